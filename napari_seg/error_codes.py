@@ -390,6 +390,17 @@ CODES = {
         "Start the scheduler and its workers, check the address, and give the same command again: finished cases are "
         "kept.",
     ),
+    "cohort.inputs_gone": Code(
+        "error",
+        "The files of several scans in a row are gone, so the drive of the scans seems to be disconnected.",
+        "Reconnect it and give the same command again: finished scans are skipped.",
+    ),
+    "cohort.taken_over": Code(
+        "error",
+        "Another run took over the cases of this one, which gave no sign of life for half a minute, such as after a "
+        "suspended laptop.",
+        "Let the other run go on. Finished results are kept; none is written twice.",
+    ),
     "cohort.timeout": Code(
         "error",
         "A scan took longer than --timeout allows.",

@@ -217,7 +217,8 @@ def serve(parent: int) -> None:
     Args:
         parent: process id of the program that sends the requests.
     """
-    for name in ("SIGINT", "SIGHUP"):  # Ctrl-C and a closed terminal reach the parent, which decides
+    # the parent gets what Ctrl-C, a closed terminal or a job scheduler sends, too, and decides; it ends this by SIGKILL
+    for name in ("SIGINT", "SIGHUP", "SIGTERM", "SIGBREAK"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.manifest import Claim, Manifest
 from napari_seg.cohort.outcome import Outcome, OutputFile
+from napari_seg.cohort.runners import machine
 from napari_seg.cohort.workers import CaseWorker, Event, PlanLine, Step, Work
 from napari_seg.errors import NapariSegError, Notice
 from napari_seg.worker import WorkerError
@@ -62,9 +64,11 @@ def add_done(
         write_seconds=seconds / 4,
         peak_bytes=600 * 2**20,
     )
-    manifest.set_moving(number, outcome)
-    manifest.set_done(number)
-    manifest.change_case(number, {"started": started, "ended": started + seconds, "attempts": 1, "runner": 1})
+    manifest.change_case(number, {"attempts": 1, "runner": 1})
+    claim = Claim(number, 1, 1, {})
+    manifest.set_moving(claim, outcome)
+    manifest.set_done(claim)
+    manifest.change_case(number, {"started": started, "ended": started + seconds})
     return number
 
 
@@ -80,9 +84,9 @@ def add_failed(
 ) -> int:
     """Add a failed case."""
     values: dict[str, Any] = {"source": f"scans/{name}.nii.gz" if source is None else source, "state": "running"}
-    number = manifest.add_case(name, values | {"model": model})
-    manifest.set_failed(number, code, message, 0.5)
-    manifest.change_case(number, {"started": started, "ended": started + 0.5, "attempts": 2, "runner": 1})
+    number = manifest.add_case(name, values | {"model": model, "attempts": 2, "runner": 1})
+    manifest.set_failed(Claim(number, 1, 2, {}), code, message)
+    manifest.change_case(number, {"started": started, "ended": started + 0.5, "seconds": 0.5})
     return number
 
 
@@ -90,7 +94,7 @@ def new_manifest(folder: Path, *, host: str = "reading-room", pid: int = 4242, e
     """Return a new manifest with one runner and settings."""
     folder.mkdir(exist_ok=True)
     manifest = Manifest.open(folder)
-    runner = manifest.add_runner(host, pid, "x", False)
+    runner = manifest.add_runner(host, pid, "x", False, machine() if host == socket.gethostname() else "another")
     manifest._write("UPDATE runners SET started = ?, ended = ? WHERE id = ?", (START, ended, runner))
     manifest.set_meta("settings", json.dumps({"tta": "none", "also": [], "crop": True}))
     return manifest

@@ -296,11 +296,11 @@ def test_edited_results_are_not_replaced_unasked(
     path, out = phantoms.write_nifti(head, tmp_path / "case.nii.gz"), tmp_path / "out"
     command = (path, "-o", out, "--bundle", bundle)
     assert predict(*command) == 0
-    assert predict(*command, "--redo") == 0  # our own, untouched: replaced
+    assert predict(*command, "--redo-all") == 0  # our own, untouched: replaced
     edited = phantoms.write_nifti(head, out / "case_seg.nii.gz").read_bytes()
     assert predict(*command) == 0
     assert "1 by an earlier run" in capsys.readouterr().out
-    assert predict(*command, "--redo") == 4
+    assert predict(*command, "--redo-all") == 4
     assert "output.exists" in capsys.readouterr().out
     assert (out / "case_seg.nii.gz").read_bytes() == edited
     assert predict(*command, "--overwrite") == 0

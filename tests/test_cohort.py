@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import napari_seg.evaluation.overlay
 import napari_seg.formats.dicom.seg_write
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
+from napari_seg.cohort import runners
 from napari_seg.cohort.cohort import Cohort
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.manifest import Manifest
@@ -116,10 +116,10 @@ def test_lost_files_are_made_again_and_edited_ones_stay(scans: Path, tmp_path: P
     (out / "a_seg.png").unlink()
     edited = phantoms.write_nifti(phantoms.head(), out / "b_seg.nii.gz").read_bytes()
     assert statuses(list(Cohort(scans, out))) == {"a": "done", "b": "done before", "c": "done before"}
-    (redone,) = [result for result in Cohort(scans / "b.nii.gz", out, redo=True)]
+    (redone,) = [result for result in Cohort(scans / "b.nii.gz", out, redo="all")]
     assert redone.code == "output.exists"
     assert (out / "b_seg.nii.gz").read_bytes() == edited
-    assert statuses(list(Cohort(scans / "b.nii.gz", out, redo=True, overwrite=True))) == {"b": "done"}
+    assert statuses(list(Cohort(scans / "b.nii.gz", out, redo="all", overwrite=True))) == {"b": "done"}
     assert (out / "b_seg.nii.gz").read_bytes() != edited
 
 
@@ -137,7 +137,7 @@ def test_other_options_or_weights_do_not_mix(
         with pytest.raises(CohortError, match="the weights or code of"):
             list(Cohort(scans, out))
     no_network.clear()
-    assert statuses(list(Cohort(scans, out, redo=True, tta="shifts"))) == dict.fromkeys("abc", "done")
+    assert statuses(list(Cohort(scans, out, redo="changed", tta="shifts"))) == dict.fromkeys("abc", "done")
     assert no_network == ["a", "b", "c"]
     assert statuses(list(Cohort(scans, out, tta="shifts"))) == dict.fromkeys("abc", "done before")
 
@@ -155,7 +155,7 @@ def test_another_scan_of_the_same_name_replaces_nothing(scans: Path, tmp_path: P
     assert (result.status, result.code) == ("failed", "output.exists")
     assert "belongs to another scan" in result.message
     assert content(out) == before
-    assert statuses(list(Cohort(other, out, redo=True))) == {"a": "done"}
+    assert statuses(list(Cohort(other, out, redo="changed"))) == {"a": "done"}
 
 
 def test_a_second_run_at_the_same_time_is_refused_unless_both_join(
@@ -165,16 +165,18 @@ def test_a_second_run_at_the_same_time_is_refused_unless_both_join(
     first = iter(Cohort(scans, out))
     next(first)
     for join in (False, True):
-        with pytest.raises(CohortError, match=f"process {os.getpid()} on") as caught:
+        with pytest.raises(CohortError, match="this process works in") as caught:
             list(Cohort(scans, out, join=join))
         assert caught.value.code == "cohort.locked"
     assert [result.status for result in first] == ["done", "done"]
     out = tmp_path / "shared"
     first = iter(Cohort(scans, out, join=True))
     assert next(first).name == "a"  # the next one is claimed, too
-    second = list(Cohort(scans, out, join=True))
-    assert statuses(second) == {"a": "done before", "c": "done"}
-    assert statuses(list(first)) == {"b": "done"}
+    second = iter(Cohort(scans, out, join=True))
+    assert statuses([next(second), next(second)]) == {"a": "done before", "c": "done"}
+    assert statuses([next(first)]) == {"b": "done"}
+    assert statuses(list(second)) == {"b": "done before"}  # it waits for what the other has
+    assert statuses(list(first)) == {"c": "done before"}
     assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + OF_THE_RUN)
 
 
@@ -186,7 +188,7 @@ from napari_seg.cohort.runners import Runner
 out = Path(sys.argv[1])
 with Manifest.open(out) as manifest, Runner(out, manifest) as runner:
     number = manifest.add_case("a", {"state": "waiting"})
-    manifest.claim(number, runner.id)
+    manifest.claim(number, runner.id, 0, {})
     (runner.staging(number, 1) / "a_seg.nii.gz").write_text("half")
     print("ready", flush=True)
     time.sleep(60)
@@ -208,7 +210,7 @@ def test_what_a_killed_run_left_is_taken_over(scans: Path, tmp_path: Path, no_ne
     assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + OF_THE_RUN)
 
 
-def test_a_run_of_another_machine_is_dead_after_two_minutes(
+def test_a_run_of_another_machine_is_dead_if_it_gives_no_sign_of_life(
     scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -216,14 +218,19 @@ def test_a_run_of_another_machine_is_dead_after_two_minutes(
     with Manifest.open(out) as manifest:
         with monkeypatch.context() as patch:
             patch.setattr("socket.gethostname", lambda: "elsewhere")
+            patch.setattr(runners, "machine", lambda: "another")
+            patch.setattr(runners, "_BEAT_SECONDS", 0.2)
             runner = Runner(out, manifest).__enter__()
+        monkeypatch.setattr(runners, "_WATCH_SECONDS", 0.1)
+        monkeypatch.setattr(runners, "DEAD_SECONDS", 1.0)
         with pytest.raises(CohortError, match="on elsewhere"):
             list(Cohort(scans, out))
-        runner._lock.release(force=True)
-        long_ago = time.time() - 130
-        os.utime(runner.folder / "lock", (long_ago, long_ago))
+        runner._has_ended.set()  # it was killed
         assert statuses(list(Cohort(scans, out))) == dict.fromkeys("abc", "done")
         assert not runner.folder.exists()
+        number = next(manifest.rows()).id
+        with pytest.raises(CohortError, match=r"cohort\.taken_over"):  # it was only asleep
+            manifest.claim(number, runner.id, 1, {})
 
 
 def test_a_case_whose_worker_dies_is_tried_once_more_alone(

@@ -7,10 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cohorts import add_done
 
 from napari_seg.cohort import manifest as module
-from napari_seg.cohort.manifest import FILE, Manifest
+from napari_seg.cohort.manifest import FILE, Claim, Manifest
 from napari_seg.cohort.outcome import Outcome, OutputFile
 from napari_seg.errors import CohortError, Notice, OutputError
 
@@ -31,17 +30,32 @@ def test_a_case_goes_from_waiting_to_done(tmp_path: Path) -> None:
         assert manifest.add_model("balls", "1", "monai", "ab") == model
         assert manifest.add_model("balls", "1", "monai", "cd") != model
         number = manifest.add_case("a", {"state": "waiting", "source": "x/a.nii", "model": model})
-        assert manifest.claim(number, 7) == 1
-        assert manifest.claim(number, 8) == 0  # another runner has it
-        manifest.set_moving(number, outcome)
-        manifest.set_done(number)
+        first, second = (manifest.add_runner("here", pid, "x", True) for pid in (7, 8))
+        claim = manifest.claim(number, first, 0, {"input_bytes": 5})
+        assert claim == Claim(number, first, 1, {})
+        assert manifest.claim(number, second, 0, {}) is None  # another runner has it
+        manifest.check_holds(claim)
+        manifest.set_moving(claim, outcome)
+        manifest.set_done(claim)
+        assert manifest.claim(number, second, 0, {}) is None  # it was started since it was planned
+        again = manifest.claim(number, second, 1, {})
+        assert again is not None
+        assert again.before == outcome.outputs
+        for late in (manifest.check_holds, manifest.set_waiting, manifest.set_done):
+            with pytest.raises(CohortError, match=r"cohort\.taken_over"):
+                late(claim)
+        manifest.end_runner(first)
+        with pytest.raises(CohortError, match=r"cohort\.taken_over"):
+            manifest.claim(number, first, 1, {})
+        manifest.set_moving(again, outcome)
+        manifest.set_done(again)
         manifest.set_meta("settings", '{"tta": null}')
         assert manifest.counts() == {"waiting": 0, "running": 0, "moving": 0, "done": 1, "failed": 0, "skipped": 0}
         with Manifest.open(tmp_path, read_only=True) as reader:  # while the other writes
             (row,) = reader.rows(("done",))
             assert reader.row("b") is None
             assert reader.settings() == {"tta": None}
-    assert (row.name, row.source, row.model, row.attempts) == ("a", "x/a.nii", model, 1)
+    assert (row.name, row.source, row.model, row.attempts) == ("a", "x/a.nii", model, 2)
     assert (row.outputs, row.volumes_ml, row.confidence) == (outcome.outputs, {"left": 1.25}, {"left": 0.9})
     assert (row.notices, row.run, row.modality) == (outcome.notices, {"match": "fast"}, "MR")
     assert (row.seconds, row.read_seconds) == (2.0, 0.5)
@@ -56,30 +70,17 @@ def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
         assert manifest.counts()["waiting"] == 0
 
 
-def test_machines_that_share_a_folder_need_the_rollback_journal(tmp_path: Path) -> None:
+def test_wal_is_used_only_where_no_other_machine_writes(tmp_path: Path) -> None:
     with Manifest.open(tmp_path) as manifest:
-        assert manifest.is_wal
-        with Manifest.open(tmp_path, is_joined=True) as other:
-            assert other.is_wal  # it can't change while the first is open
-    with Manifest.open(tmp_path, is_joined=True) as manifest:
         assert not manifest.is_wal
-
-
-@pytest.mark.parametrize("is_joined", [False, True])
-def test_the_note_before_files_are_renamed_reaches_the_disk(tmp_path: Path, is_joined: bool) -> None:
-    levels: dict[str, int] = {}
-    with Manifest.open(tmp_path, is_joined=is_joined) as manifest:
-        run = manifest._connection.execute
-
-        def note_level(statement: str) -> None:
-            if "state = " in statement:
-                levels[statement.partition("state = ")[2].split("'")[1]] = run("PRAGMA synchronous").fetchone()[0]
-
-        manifest._connection.set_trace_callback(note_level)
-        add_done(manifest, "a", {"left": 1.0})
-        manifest._connection.set_trace_callback(None)
-    normal, full = 1, 2
-    assert levels == {"moving": full, "done": full if is_joined else normal}
+        assert manifest.use_wal(True)
+        with Manifest.open(tmp_path) as other:
+            assert other.is_wal
+            other.counts()
+            assert not manifest.use_wal(False)  # it can't change while another has the file open
+        assert manifest.use_wal(False)
+    with Manifest.open(tmp_path) as manifest:
+        assert not manifest.is_wal  # the last writer leaves it so
 
 
 def test_a_folder_without_a_manifest_and_one_that_is_damaged_are_named(tmp_path: Path) -> None:

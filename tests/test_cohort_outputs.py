@@ -17,7 +17,6 @@ from napari_seg.errors import OutputError
 from napari_seg.formats.scan import Scan
 
 NAMES = {"labels": "sub/a_seg.nii.gz", "overlay": "sub/a_seg.png", "record": "sub/a_seg.json"}
-PATHS = [PurePosixPath(name) for name in NAMES.values()]
 
 
 class Killed(BaseException):
@@ -61,7 +60,7 @@ def fail_rename(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseExcepti
 def test_a_case_is_moved_into_place_and_nothing_else_is_left(tmp_path: Path) -> None:
     staging, new = staged(tmp_path, "new")
     notes = []
-    commit(tmp_path, staging, new, PATHS, lambda: notes.append(content(tmp_path)))
+    commit(tmp_path, staging, new, {}, lambda: notes.append(content(tmp_path)))
     assert content(tmp_path) == {name: f"new {role}" for role, name in NAMES.items()}
     assert not staging.exists()
     assert all(name.startswith(".napari-seg/") for name in notes[0])  # the note comes before the renames
@@ -75,25 +74,25 @@ def test_a_case_is_moved_into_place_and_nothing_else_is_left(tmp_path: Path) -> 
 def test_a_file_that_cannot_be_moved_away_leaves_everything_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    commit(tmp_path, *staged(tmp_path, "old"), PATHS, lambda: None)
+    commit(tmp_path, *staged(tmp_path, "old"), {}, lambda: None)
     before = content(tmp_path)
     staging, new = staged(tmp_path, "new")
     fail_rename(monkeypatch, number, PermissionError(errno.EACCES, "Permission denied"))
     with pytest.raises(OutputError) as caught:
-        commit(tmp_path, staging, new, PATHS, lambda: pytest.fail("nothing may be noted"))
+        commit(tmp_path, staging, new, {}, lambda: pytest.fail("nothing may be noted"))
     assert caught.value.code == "output.not_written"
     assert {name: text for name, text in content(tmp_path).items() if not name.startswith(".")} == before
 
 
 def test_a_note_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
-    commit(tmp_path, *staged(tmp_path, "old"), PATHS, lambda: None)
+    commit(tmp_path, *staged(tmp_path, "old"), {}, lambda: None)
     before = content(tmp_path)
 
     def note() -> None:
         raise OutputError("output.disk_full", "no space")
 
     with pytest.raises(OutputError):
-        commit(tmp_path, *staged(tmp_path, "new"), PATHS, note)
+        commit(tmp_path, *staged(tmp_path, "new"), {}, note)
     assert {name: text for name, text in content(tmp_path).items() if not name.startswith(".")} == before
 
 
@@ -104,13 +103,13 @@ def test_a_kill_before_the_note_is_undone_and_one_after_it_is_completed(
     for number in range(1, 7 if has_old else 4):
         output = tmp_path / str(number)
         if has_old:
-            commit(output, *staged(output, "old"), PATHS, lambda: None)
+            commit(output, *staged(output, "old"), {}, lambda: None)
         staging, new = staged(output, "new")
         notes: list[bool] = []
         with monkeypatch.context() as patch, suppress(Killed):
             patch.setattr("napari_seg.cohort.outputs.move_back", lambda *args: None)  # a kill undoes nothing
             fail_rename(patch, number, Killed())
-            commit(output, staging, new, PATHS, lambda notes=notes: notes.append(True))
+            commit(output, staging, new, {}, lambda notes=notes: notes.append(True))
         if notes:
             assert move_forward(output, staging, new)
         else:
@@ -131,7 +130,7 @@ def test_a_folder_in_the_way_is_never_moved(tmp_path: Path) -> None:
     (tmp_path / NAMES["overlay"] / "mine").touch()
     staging, new = staged(tmp_path, "new")
     with pytest.raises(OutputError, match=r"a_seg\.png is a folder"):
-        commit(tmp_path, staging, new, PATHS, lambda: None)
+        commit(tmp_path, staging, new, {}, lambda: None)
     assert (tmp_path / NAMES["overlay"] / "mine").is_file()
     assert not (tmp_path / NAMES["labels"]).exists()
 
@@ -139,7 +138,7 @@ def test_a_folder_in_the_way_is_never_moved(tmp_path: Path) -> None:
 def test_files_of_others_and_edited_ones_are_refused(tmp_path: Path) -> None:
     check_not_taken(tmp_path, case(), {})
     staging, new = staged(tmp_path, "new")
-    commit(tmp_path, staging, new, PATHS, lambda: None)
+    commit(tmp_path, staging, new, {}, lambda: None)
     check_not_taken(tmp_path, case(), new)
     with pytest.raises(OutputError, match="is not a result of this run"):
         check_not_taken(tmp_path, case(), {})

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from napari_seg.cohort import runners
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outputs import HIDDEN
-from napari_seg.cohort.runners import LOCK, Runner, is_alive, unfinished_folder
+from napari_seg.cohort.runners import BEAT, Runner, RunnerWatch, unfinished_folder
 from napari_seg.errors import OutputError
 
 
@@ -45,17 +46,24 @@ def test_an_output_folder_that_is_gone_is_named_and_not_created_again(output: Pa
     assert not list(output.iterdir())
 
 
-def test_a_runner_of_another_machine_is_dead_also_if_the_clock_of_the_drive_was_set_back(
+def test_a_runner_of_another_machine_is_watched_and_no_clock_matters(
     output: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("socket.gethostname", lambda: "elsewhere")
+        patch.setattr(runners, "machine", lambda: "another")
         runner = Runner(output, manifest).__enter__()
     (row,) = manifest.runners()
-    for seconds, expected in ((-130, False), (-100, True), (0, True), (100, True), (3600, False)):
-        moment = time.time() + seconds
-        os.utime(runner.folder / LOCK, (moment, moment))
-        assert is_alive(output, row) is expected
+    monkeypatch.setattr(runners, "DEAD_SECONDS", 0.2)
+    beat, watch = runner.folder / BEAT, RunnerWatch(output)
+    beat.write_text("7")
+    os.utime(beat, (0, 0))
+    assert watch.is_alive(row) is None
+    beat.write_text("8")
+    os.utime(beat, (time.time() + 9999,) * 2)
+    assert watch.is_alive(row)
+    assert watch.is_alive(row)
+    time.sleep(0.3)
+    assert watch.is_alive(row) is False
     runner.__exit__(None, None, None)
 
 
@@ -64,7 +72,6 @@ def test_the_next_run_removes_unfinished_files_of_killed_programs_and_keeps_thos
 ) -> None:
     left = output / HIDDEN / "0badcafe"
     left.mkdir(parents=True)
-    (left / LOCK).touch()
     (left / ".1234").write_text("half a page")
     (output / HIDDEN / "clock-0badcafe").touch()
     with unfinished_folder(output) as unfinished:

@@ -14,7 +14,7 @@ from cohorts import add_done, add_failed, new_manifest
 import napari_seg.cohort.status
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outputs import HIDDEN
-from napari_seg.cohort.runners import DEAD_SECONDS, LOCK
+from napari_seg.cohort.runners import BEAT, DEAD_SECONDS
 from napari_seg.cohort.status import MAX_FAILURES, read_status
 from napari_seg.errors import CohortError
 
@@ -72,10 +72,10 @@ def test_a_run_without_cases_left_is_finished(manifest: Manifest, now: float) ->
 
 def test_a_runner_of_another_machine_is_alive_while_it_touches_its_file(manifest: Manifest, now: float) -> None:
     folder = manifest.path.parent
-    manifest._write("UPDATE runners SET host = 'elsewhere', folder = 'abc'", ())
+    manifest._write("UPDATE runners SET host = 'elsewhere', machine = 'another', folder = 'abc'", ())
     (one,) = read_status(folder).runners
     assert (one.is_alive, one.silent_seconds) == (False, None)
-    lock = folder / HIDDEN / "abc" / LOCK
+    lock = folder / HIDDEN / "abc" / BEAT
     lock.parent.mkdir(parents=True)
     lock.touch()
     os.utime(lock, (now - 7, now - 7))

@@ -160,8 +160,8 @@ def test_other_options_are_refused_until_all_is_made_again(
     assert "was changed since it was segmented. Only the labels are opened" in warnings[0]
     model.start(bundle, SegmentOptions(device="cpu", tta="shifts"))
     model.session.jobs.wait()
-    assert states(model) == ["failed"]
-    assert "belongs to another scan" in model.rows[0].text
+    assert states(model) == ["done", "failed"]
+    assert "belongs to another scan" in model.rows[1].text
     assert "“Make all again” replaces it" in model.refusal
     model.choose_output(tmp_path / "elsewhere")
     assert model.refusal == ""
@@ -229,15 +229,17 @@ def test_a_run_of_another_process_is_followed_to_its_end_or_death(
         who = f"Process 4242 on {socket.gethostname()}"
         assert model.obstacle(None).startswith(f"{who} works in this folder")
         assert f"{who} works here since" in model.status
-        manifest.claim(numbers[1], 1)
+        first = manifest.claim(numbers[1], 1, 0, {})
+        assert first is not None
         manifest.change_case(numbers[1], {"stage": "segmenting"})
         assert states(looked(model)) == ["waiting", "running", "waiting"]
         assert "case1: segmenting …" in model.status
         assert changes == [(0, 2), (1, 1)]
         looked(model)
         assert changes == [(0, 2), (1, 1)]  # nothing is read again
-        manifest.set_failed(numbers[1], "file.truncated", "it has no end")
-        manifest.claim(numbers[2], 1)
+        manifest.set_failed(first, "file.truncated", "it has no end")
+        second = manifest.claim(numbers[2], 1, 0, {})
+        assert second is not None
         looked(model)
         assert model.progress == (1, 3)
 
@@ -248,7 +250,7 @@ def test_a_run_of_another_process_is_followed_to_its_end_or_death(
 
         alive[0] = True
         looked(model)
-        manifest.set_waiting(numbers[2])
+        manifest.set_waiting(second)
         manifest.end_runner(1)
         looked(model)
         assert "has ended: 0 of 3 scans done, 1 failed, 2 left" in model.session.messages[0].text
@@ -277,17 +279,3 @@ def test_the_status_names_the_running_scans_and_what_stop_does(tmp_path: Path) -
     assert model.status.splitlines()[1] == "Stopping: 4 running scans finish first. Stop now ends at once."
     model.stop()
     assert model.status.splitlines()[1] == "Stopping now …"
-
-
-def test_rows_that_the_manifest_has_dropped_go(tmp_path: Path) -> None:
-    model = BatchModel(Session(ViewerModel()))
-    with new_manifest(tmp_path / "out", ended=START) as manifest:
-        for name in ("a", "b", "c"):
-            add_failed(manifest, name)
-        model.choose_output(tmp_path / "out")
-        model.session.jobs.wait()
-        manifest._write("DELETE FROM cases WHERE name = ?", ("b",))
-        manifest.change_case(3, {"state": "waiting"})
-        assert [(row.name, row.state) for row in looked(model).rows] == [("a", "failed"), ("c", "waiting")]
-        manifest.change_case(3, {"state": "skipped"})
-        assert [(row.name, row.state) for row in looked(model).rows] == [("a", "failed"), ("c", "skipped")]

@@ -166,7 +166,7 @@ def files_of(root: Path) -> list[BundleFile]:
             continue
         if not stat.S_ISREG(status.st_mode):
             raise _link(root, f"{name} is a pipe, a socket or a device")
-        is_data = _is_output(name) or _is_data(path, status)
+        is_data = is_output(name) or _is_data(path, status)
         target = ""
         if path.is_symlink() and not (real := path.resolve()).is_relative_to(root.resolve()):
             target = str(real)
@@ -283,7 +283,7 @@ def _is_data(path: Path, status: os.stat_result) -> bool:
     return Path(name).suffix in WEIGHTS_ENDINGS and _weights_kind(path, state) == "data"
 
 
-def _is_output(name: str) -> bool:
+def is_output(name: str) -> bool:
     """Return whether a training wrote a file, which it may do again at any time, and no program reads it as code."""
     return (
         _OUTPUT_FOLDER.fullmatch(name.partition("/")[0]) is not None

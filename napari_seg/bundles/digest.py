@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from napari_seg.bundles.content import content_hash, files_of
+from napari_seg.bundles.content import WEIGHTS_ENDINGS, content_hash, files_of, is_output
+from napari_seg.bundles.nnunet.postprocessing import POSTPROCESSING
 from napari_seg.bundles.parts import nnunet_models
 from napari_seg.bundles.read import read_coarse
-from napari_seg.bundles.spec import WEIGHTS, Bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError
 
 
@@ -19,21 +21,42 @@ def model_digest(bundle: Bundle) -> str:
         BundleError: `bundle.unreadable`, a file can't be read; and as for `content_hash`.
     """
     digest = hashlib.sha256()
-    models = nnunet_models(bundle)
-    for model in models:
-        names = ["plans.json", "dataset.json", *(f"{fold}/{model.checkpoint}" for fold in model.folds)]
-        for name in names:
-            digest.update(f"{name} {_sha256(model, model.root / name)}\n".encode())
-    if not models:
+    for owner, path in _files(bundle):
+        digest.update(f"{path.relative_to(owner.root).as_posix()} {_sha256(owner, path)}\n".encode())
+    if not nnunet_models(bundle):
         digest.update(content_hash(bundle).encode())
-        folder = f"{WEIGHTS.parent.as_posix()}/"
-        for file in files_of(bundle.root):
-            if file.is_data and file.name.startswith(folder) and file.path.is_file():
-                digest.update(f"{file.name} {_sha256(bundle, file.path)}\n".encode())
     digest.update(bundle.reference.encode() if bundle.kind == "totalsegmentator" else b"")
     if bundle.coarse is not None:
         digest.update(model_digest(read_coarse(bundle)).encode())
     return digest.hexdigest()
+
+
+def model_stamp(bundle: Bundle) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of the files of a model: a quick way to see that it was replaced."""
+    found = []
+    for _, path in _files(bundle):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found.append((str(path), status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def _files(bundle: Bundle) -> Iterator[tuple[Bundle, Path]]:
+    """Yield the files of weights, and of a model of nnU-Net the plans, too, each with the model that it belongs to."""
+    models = nnunet_models(bundle)
+    for model in models:
+        for name in ("plans.json", "dataset.json", *(f"{fold}/{model.checkpoint}" for fold in model.folds)):
+            yield model, model.root / name
+    if models:
+        for path in sorted(bundle.root.rglob(POSTPROCESSING)):
+            yield bundle, path
+        return
+    for file in files_of(bundle.root):
+        is_weights = file.path.suffix in WEIGHTS_ENDINGS and not is_output(file.name)
+        if file.is_data and is_weights and file.path.is_file():
+            yield bundle, file.path
 
 
 def _sha256(bundle: Bundle, path: Path) -> str:

@@ -88,7 +88,7 @@ class CohortView:
         self._clock = clock
         self._lock = RLock()
         self._running: dict[int, _Running] = {}
-        self._total = self._done = self._failed = self._before = 0
+        self._total = self._done = self._failed = self._before = self._expected_before = 0
         self._throughput = Throughput()
         self._summarised = clock()
         is_live = self._console.is_terminal and not self._console.is_dumb_terminal and not is_quiet
@@ -123,7 +123,7 @@ class CohortView:
             done_before: number of cases that an earlier run has done.
         """
         with self._lock:
-            self._total, self._before = total, done_before
+            self._total, self._before, self._expected_before = total, done_before, done_before
             self._throughput.add(self._clock())
             self._summarised = self._clock()
         if self._live is None and done_before:
@@ -156,6 +156,9 @@ class CohortView:
         if result.is_earlier:  # counted at the start
             return
         name = one_line(result.name, 200)
+        if result.is_earlier and self._expected_before:  # counted from the start
+            self._expected_before -= 1
+            return
         with self._lock:
             # an unknown name belongs to an input that could not be searched
             number = next((number for number, one in self._running.items() if one.name == name), None)

@@ -106,8 +106,14 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a run over many scans."""
     parser.add_argument(
         "--redo",
-        action="store_true",
-        help="segment scans again that an earlier run finished, such as with other options or weights",
+        action="store_const",
+        const="changed",
+        default="none",
+        help="make results of an earlier run again if they were made with other options or weights, or from another "
+        "scan",
+    )
+    parser.add_argument(
+        "--redo-all", dest="redo", action="store_const", const="all", help="make all results of an earlier run again"
     )
     parser.add_argument(
         "--timeout",

@@ -1,4 +1,4 @@
-"""Signals that end a run: the first lets the running scans finish, the second ends them at once."""
+"""Signals that end a run: the first lets the running scans finish, the second ends them, the third ends the program."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def stop_by_signals(stop: Stop, show: Callable[[str], None]) -> Iterator[None]:
 
     def request(number: int, frame: object) -> None:
         stop.request()
+        if stop.count > 2:  # it may wait for a drive that does not answer
+            raise KeyboardInterrupt
         with suppress(Exception):  # the terminal may be gone
             if stop.count == 1:
                 show("stopping after the scans that are running; press Ctrl-C again to stop at once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
-from napari_seg.cohort.fingerprint import input_bytes
 from napari_seg.cohort.layout import short_model_names
 from napari_seg.cohort.manifest import FILE, Manifest
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.plan import RunPlan, plan_run, with_estimates
 from napari_seg.cohort.report.write import write_report
+from napari_seg.cohort.resume import Redo
 from napari_seg.cohort.runner import Excluded, Run, Stop, View
+from napari_seg.cohort.scan_files import input_bytes
 from napari_seg.cohort.select import SelectedCases, Selection, select_cases
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.cohort.workers import LocalPool, Pool, worker_count
@@ -48,7 +50,7 @@ class Cohort:
         model_of: returns a model of the selection by its reference, see `select_cases`; None: `read_bundle` does.
         settings: settings of the run.
         workers: number of worker processes; None: as many as keep the machine busy within the memory.
-        redo: segment cases again that an earlier run finished.
+        redo: results of earlier runs to make again: "none"; "changed", those of other options, weights or scans; "all".
         join: share the work with other runs in the same folder, which also join.
         make_pool: makes other workers than those of this machine, given the cases that are left.
         changes: single options of `SegmentOptions` and `RunSettings`, such as `device="cpu"`; they replace those of
@@ -79,7 +81,7 @@ class Cohort:
         model_of: Callable[[str, bool], Bundle] | None = None,
         settings: RunSettings | None = None,
         workers: int | None = None,
-        redo: bool = False,
+        redo: Redo = "none",
         join: bool = False,
         make_pool: Callable[[Sequence[Case]], Pool] | None = None,
         **changes: Any,
@@ -198,7 +200,7 @@ class Cohort:
             report: called with a line of text before each of these scans.
         """
         done: set[str] = set()
-        if not self._redo and (self.output / FILE).is_file():
+        if self._redo == "none" and (self.output / FILE).is_file():
             with Manifest.open(self.output, read_only=True) as manifest:
                 done = {row.name for row in manifest.rows(("done",))}
         plan = plan_run(self.selected, self.settings, done)
@@ -246,9 +248,10 @@ def _with_changes(settings: RunSettings, changes: Mapping[str, Any]) -> RunSetti
 
 def _has_gpu() -> bool:
     """Return whether this machine seems to have a GPU that torch can use, without loading torch."""
-    return any(Path(path).exists() for path in ("/dev/nvidia0", "/dev/kfd"))
+    has_device = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
+    return has_device or shutil.which("nvidia-smi") is not None
 
 
 def _fault(path: Path, fault: InputError) -> Excluded:
     name = printable(path.name)
-    return Excluded(name, fault.code, fault.message, name)
+    return Excluded(name, fault.code, fault.message.replace(str(path), name), name)

@@ -9,10 +9,6 @@ place; "done"; "failed"; "skipped", a filter or a rule excluded it.
 
 The file is in WAL mode, in which readers never wait. WAL needs shared memory, which network drives lack, so runners of
 several machines use SQLite's rollback journal.
-
-Every change survives the death of the program. The note that the files of a case are complete also waits for the disk,
-since files are renamed after it; with it, all earlier changes reach the disk. Later ones, such as that they are in
-place, may be lost in a power cut, and the next run makes them again.
 """
 
 from __future__ import annotations
@@ -25,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 from napari_seg.cohort.outcome import Outcome, OutputFile
 from napari_seg.errors import CohortError, Notice, OutputError
@@ -47,22 +43,26 @@ _MAX_VARIABLES = 500
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE runners (
-    id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, folder TEXT NOT NULL, is_joined INTEGER NOT NULL,
-    started REAL NOT NULL, ended REAL, version TEXT NOT NULL
+    id INTEGER PRIMARY KEY, host TEXT NOT NULL, machine TEXT NOT NULL DEFAULT '', pid INTEGER NOT NULL,
+    folder TEXT NOT NULL, is_joined INTEGER NOT NULL, started REAL NOT NULL, ended REAL, version TEXT NOT NULL
 );
+CREATE TABLE settings (id INTEGER PRIMARY KEY, content TEXT NOT NULL UNIQUE);
 CREATE TABLE models (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL, kind TEXT NOT NULL, digest TEXT NOT NULL,
     UNIQUE (name, digest)
 );
 CREATE TABLE cases (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, source TEXT NOT NULL DEFAULT '', format TEXT NOT NULL DEFAULT '',
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+    source TEXT NOT NULL DEFAULT '', format TEXT NOT NULL DEFAULT '',
     modality TEXT NOT NULL DEFAULT '', fingerprint TEXT NOT NULL DEFAULT '', input_sha256 TEXT NOT NULL DEFAULT '',
-    input_bytes INTEGER NOT NULL DEFAULT 0, model INTEGER REFERENCES models (id), state TEXT NOT NULL,
+    input_bytes INTEGER NOT NULL DEFAULT 0, model INTEGER REFERENCES models (id),
+    settings INTEGER REFERENCES settings (id), state TEXT NOT NULL,
     stage TEXT NOT NULL DEFAULT '', runner INTEGER REFERENCES runners (id), attempts INTEGER NOT NULL DEFAULT 0,
     code TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', seconds REAL NOT NULL DEFAULT 0,
     read_seconds REAL NOT NULL DEFAULT 0, network_seconds REAL NOT NULL DEFAULT 0,
     write_seconds REAL NOT NULL DEFAULT 0, peak_bytes INTEGER NOT NULL DEFAULT 0,
-    outputs TEXT NOT NULL DEFAULT '{}', volumes_ml TEXT NOT NULL DEFAULT '{}', confidence TEXT NOT NULL DEFAULT '{}',
+    outputs TEXT NOT NULL DEFAULT '{}', replaced TEXT NOT NULL DEFAULT '{}',
+    volumes_ml TEXT NOT NULL DEFAULT '{}', confidence TEXT NOT NULL DEFAULT '{}',
     notices TEXT NOT NULL DEFAULT '[]', run TEXT NOT NULL DEFAULT '{}', started REAL, ended REAL
 );
 CREATE INDEX cases_by_state ON cases (state);
@@ -95,6 +95,7 @@ class RunnerRow:
     Attributes:
         id: number in the manifest.
         host: name of its machine.
+        machine: digest that two machines of one name do not share.
         pid: its process id.
         folder: name of its hidden folder for unfinished files.
         is_joined: whether others may run beside it.
@@ -105,6 +106,7 @@ class RunnerRow:
 
     id: int
     host: str
+    machine: str
     pid: int
     folder: str
     is_joined: bool
@@ -123,10 +125,11 @@ class CaseRow:
         source: public path of the scan, relative to the folder of the inputs.
         format: format of the scan.
         modality: DICOM's code of the modality, once the scan was read.
-        fingerprint: digest of the sizes and of parts of the scan's files, which shows that a scan was replaced.
+        fingerprint: digest of the sizes and the times of the scan's files; see `scan_files.fingerprint`.
         input_sha256: digest of the whole files of the scan, once it was segmented.
         input_bytes: size of the files of the scan.
-        model: number of the model; None for a case without one.
+        model: number of the model; None for a scan that is not run.
+        settings: number of the settings; None before the first start.
         state: see the module.
         stage: stage of a running case.
         runner: number of the runner that claimed the case last; None if none did.
@@ -139,6 +142,7 @@ class CaseRow:
         write_seconds: part of it in which the files were written.
         peak_bytes: highest memory of the worker during the case; 0 if unknown.
         outputs: role -> file of the result.
+        replaced: role -> file of the earlier result that a result replaces, while its files are moved.
         volumes_ml: segment name -> volume in ml.
         confidence: segment name -> mean probability.
         notices: warnings about the scan or the result.
@@ -157,6 +161,7 @@ class CaseRow:
     input_sha256: str = ""
     input_bytes: int = 0
     model: int | None = None
+    settings: int | None = None
     stage: str = ""
     runner: int | None = None
     attempts: int = 0
@@ -168,12 +173,29 @@ class CaseRow:
     write_seconds: float = 0.0
     peak_bytes: int = 0
     outputs: dict[str, OutputFile] = field(default_factory=dict)
+    replaced: dict[str, OutputFile] = field(default_factory=dict)
     volumes_ml: dict[str, float] = field(default_factory=dict)
     confidence: dict[str, float] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
     run: dict[str, Any] = field(default_factory=dict)
     started: float | None = None
     ended: float | None = None
+
+
+class Claim(NamedTuple):
+    """A case that a runner holds: nobody else changes it, unless the runner seems dead and another one takes over.
+
+    Attributes:
+        number: number of the case.
+        runner: number of the runner.
+        attempt: how often the case was started, this time included.
+        before: role -> file of its earlier result.
+    """
+
+    number: int
+    runner: int
+    attempt: int
+    before: dict[str, OutputFile]
 
 
 class Manifest:
@@ -185,13 +207,12 @@ class Manifest:
         self._is_read_only = is_read_only
 
     @classmethod
-    def open(cls, folder: Path, *, read_only: bool = False, is_joined: bool = False) -> Self:
+    def open(cls, folder: Path, *, read_only: bool = False) -> Self:
         """Open the manifest of an output folder; create it unless it is only read.
 
         Args:
             folder: the output folder.
             read_only: read only; works while a runner writes, and on a read-only medium.
-            is_joined: several machines may write, so that WAL can't be used.
 
         Raises:
             CohortError: `cohort.no_manifest`, there is none to read; `cohort.manifest`, the file is damaged or from a
@@ -212,7 +233,7 @@ class Manifest:
         try:
             with _faults(path):
                 if not read_only:
-                    manifest._prepare(is_joined)
+                    manifest._prepare()
                 known = manifest.meta("format")
         except BaseException:
             connection.close()
@@ -240,8 +261,8 @@ class Manifest:
         with suppress(sqlite3.Error):
             self._connection.close()
 
-    def _prepare(self, is_joined: bool) -> None:
-        """Create the tables of a new file, and choose the journal."""
+    def _prepare(self) -> None:
+        """Create the tables of a new file."""
         run = self._connection.execute
         run("PRAGMA synchronous = FULL")
         with self.transaction():
@@ -253,28 +274,17 @@ class Manifest:
                     run(statement)
                 values = {"format": FORMAT, "version": __version__, "created": str(time.time())}
                 self._connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
-        mode = "delete" if is_joined else "wal"
-        if run("PRAGMA journal_mode").fetchone()[0] != mode:
-            with suppress(sqlite3.OperationalError):  # others have the file open; `Runners.register` decides
-                run(f"PRAGMA journal_mode = {mode}").fetchone()
-        if self.is_wal:  # a rollback journal that was not synced could damage the file in a power cut
-            run("PRAGMA synchronous = NORMAL")
+
+    def use_wal(self, on: bool) -> bool:
+        """Switch WAL on or off, and return whether the file is in the required mode; not while others have it open."""
+        with suppress(sqlite3.OperationalError):
+            self._connection.execute(f"PRAGMA journal_mode = {'wal' if on else 'delete'}").fetchone()
+        return self.is_wal == on
 
     @property
     def is_wal(self) -> bool:
         """Whether the file is in WAL mode, which several machines can't share."""
         return bool(self._connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
-
-    @contextmanager
-    def _synced(self) -> Iterator[None]:
-        """Let each change of a block, and all before it, wait until it has reached the disk."""
-        with _faults(self.path):
-            (level,) = self._connection.execute("PRAGMA synchronous").fetchone()
-            self._connection.execute("PRAGMA synchronous = FULL")
-            try:
-                yield
-            finally:
-                self._connection.execute(f"PRAGMA synchronous = {level}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -296,6 +306,16 @@ class Manifest:
 
     # content
 
+    def add_settings(self, content: Mapping[str, Any]) -> int:
+        """Return the number of settings, which are added if they are new."""
+        text = json.dumps(content, sort_keys=True)
+        self._write("INSERT OR IGNORE INTO settings (content) VALUES (?)", (text,))
+        return int(self._read("SELECT id FROM settings WHERE content = ?", (text,)).fetchone()[0])
+
+    def all_settings(self) -> dict[int, dict[str, Any]]:
+        """Return number -> settings, of all runs."""
+        return {int(row[0]): json.loads(row[1]) for row in self._read("SELECT id, content FROM settings")}
+
     def meta(self, key: str) -> str | None:
         """Return a value of the run as a whole; None if there is none."""
         row = self._read("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -307,7 +327,7 @@ class Manifest:
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings of the run, which decide its results; see `RunSettings.to_record`."""
+        """Return the settings of the last run, which decide its results; see `RunSettings.to_record`."""
         return dict(json.loads(self.meta("settings") or "{}"))
 
     def models(self) -> list[ModelRow]:
@@ -371,17 +391,18 @@ class Manifest:
 
     def runners(self) -> list[RunnerRow]:
         """Return all runners, in the order of their starts."""
-        names = "id, host, pid, folder, is_joined, started, ended, version"
+        names = "id, host, machine, pid, folder, is_joined, started, ended, version"
         rows = self._read(f"SELECT {names} FROM runners ORDER BY id")
         return [RunnerRow(**dict(row) | {"is_joined": bool(row["is_joined"])}) for row in rows]
 
     # changes of runners; several of them belong into a transaction
 
-    def add_runner(self, host: str, pid: int, folder: str, is_joined: bool) -> int:
+    def add_runner(self, host: str, pid: int, folder: str, is_joined: bool, machine: str = "") -> int:
         """Add a runner that starts now, and return its number."""
+        columns = "host, machine, pid, folder, is_joined, started, version"
         found = self._write(
-            "INSERT INTO runners (host, pid, folder, is_joined, started, version) VALUES (?, ?, ?, ?, ?, ?)",
-            (host, pid, folder, is_joined, time.time(), __version__),
+            f"INSERT INTO runners ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (host, machine, pid, folder, is_joined, time.time(), __version__),
         )
         assert found.lastrowid is not None
         return found.lastrowid
@@ -419,47 +440,107 @@ class Manifest:
         found = self._write(f"UPDATE cases SET {changes} WHERE id = ?{condition}", (*content, number, *if_state))
         return found.rowcount == 1
 
-    def claim(self, number: int, runner: int) -> int:
-        """Claim a waiting case for a runner; return the number of the attempt, 0 if another runner has the case."""
-        values = {"state": "running", "stage": "", "runner": runner, "started": time.time(), "ended": None}
-        if not self.change_case(number, values | {"code": "", "message": ""}, if_state=("waiting",)):
-            return 0
-        self._write("UPDATE cases SET attempts = attempts + 1 WHERE id = ?", (number,))
-        return int(self._read("SELECT attempts FROM cases WHERE id = ?", (number,)).fetchone()[0])
+    def remove_unused(self) -> None:
+        """Remove scans that an earlier plan left out; the next plan adds them again."""
+        self._write("DELETE FROM cases WHERE model IS NULL AND state IN ('failed', 'skipped')", ())
 
-    def set_moving(self, number: int, outcome: Outcome) -> None:
-        """Note the result of a case on the disk, before its files are renamed into place."""
-        values = {
-            "state": "moving",
-            "stage": "",
-            "outputs": {role: output.to_record() for role, output in outcome.outputs.items()},
-            "volumes_ml": {name: round(ml, 6) for name, ml in outcome.volumes_ml.items()},
-            "confidence": {name: round(mean, 6) for name, mean in outcome.confidence.items()},
-            "notices": [{"code": one.code, "message": one.message, "segment": one.segment} for one in outcome.notices],
-            "run": outcome.run,
-            "modality": outcome.modality,
-            "input_sha256": outcome.input_sha256,
-            "seconds": round(outcome.seconds, 3),
-            "read_seconds": round(outcome.read_seconds, 3),
-            "network_seconds": round(outcome.network_seconds, 3),
-            "write_seconds": round(outcome.write_seconds, 3),
-            "peak_bytes": outcome.peak_bytes,
-        }
-        with self._synced():
-            self.change_case(number, values)
+    def claim(self, number: int, runner: int, attempts: int, values: Mapping[str, Any]) -> Claim | None:
+        """Claim a case for a runner; return None if another runner has it or has tried it in the meantime.
 
-    def set_done(self, number: int) -> None:
-        """Note that all files of a case are in place."""
-        self.change_case(number, {"state": "done", "code": "", "message": "", "ended": time.time()})
+        Args:
+            number: number of the case.
+            runner: number of the runner.
+            attempts: how often the case had been started when it was planned; does not matter for a waiting case.
+            values: column -> new value.
 
-    def set_failed(self, number: int, code: str, message: str, seconds: float = 0.0) -> None:
-        """Note the failure of a case."""
+        Raises:
+            CohortError: `cohort.taken_over`, another runner took over the cases of this one.
+        """
+        with self.transaction():
+            ended = self._read("SELECT ended FROM runners WHERE id = ?", (runner,)).fetchone()
+            if ended is None or ended[0] is not None:
+                raise _taken_over()
+            row = self._read("SELECT state, attempts, outputs FROM cases WHERE id = ?", (number,)).fetchone()
+            if row["state"] in ("running", "moving") or (row["state"] != "waiting" and row["attempts"] != attempts):
+                return None
+            claim = Claim(number, runner, row["attempts"] + 1, _outputs(row["outputs"]))
+            now = {"state": "running", "stage": "", "runner": runner, "attempts": claim.attempt}
+            clean = {"code": "", "message": "", "started": time.time(), "ended": None}
+            self.change_case(number, now | clean | dict(values))
+        return claim
+
+    def check_holds(self, claim: Claim) -> None:
+        """Check that a runner still holds a case.
+
+        Raises:
+            CohortError: `cohort.taken_over`.
+        """
+        row = self._read("SELECT runner, attempts FROM cases WHERE id = ?", (claim.number,)).fetchone()
+        if tuple(row) != (claim.runner, claim.attempt):
+            raise _taken_over()
+
+    def set_moving(self, claim: Claim, outcome: Outcome) -> None:
+        """Note the result of a case, before its files are renamed into place.
+
+        Raises:
+            CohortError: `cohort.taken_over`, the runner does not hold the case any more.
+        """
+        self._change_held(
+            claim,
+            "running",
+            {
+                "state": "moving",
+                "stage": "",
+                "outputs": _records(outcome.outputs),
+                "replaced": _records(claim.before),
+                "volumes_ml": {name: round(ml, 6) for name, ml in outcome.volumes_ml.items()},
+                "confidence": {name: round(mean, 6) for name, mean in outcome.confidence.items()},
+                "notices": [
+                    {"code": one.code, "message": one.message, "segment": one.segment} for one in outcome.notices
+                ],
+                "run": outcome.run,
+                "modality": outcome.modality,
+                "input_sha256": outcome.input_sha256,
+                "seconds": round(outcome.seconds, 3),
+                "read_seconds": round(outcome.read_seconds, 3),
+                "network_seconds": round(outcome.network_seconds, 3),
+                "write_seconds": round(outcome.write_seconds, 3),
+                "peak_bytes": outcome.peak_bytes,
+            },
+        )
+
+    def set_done(self, claim: Claim) -> None:
+        """Note that all files of a case are in place; see `set_moving`."""
+        values = {"state": "done", "code": "", "message": "", "replaced": {}, "ended": time.time()}
+        self._change_held(claim, "moving", values)
+
+    def set_failed(self, claim: Claim, code: str, message: str) -> None:
+        """Note the failure of a case; see `set_moving`."""
         values = {"state": "failed", "stage": "", "code": code, "message": message, "ended": time.time()}
-        self.change_case(number, values | {"seconds": round(seconds, 3)})
+        self._change_held(claim, "running", values)
 
-    def set_waiting(self, number: int) -> None:
-        """Return a case to those that wait."""
-        self.change_case(number, {"state": "waiting", "stage": ""})
+    def set_waiting(self, claim: Claim) -> None:
+        """Return a case to those that wait; see `set_moving`."""
+        self._change_held(claim, "running", {"state": "waiting", "stage": ""})
+
+    def finish_moving(self, row: CaseRow) -> None:
+        """Note that all files of a case are in place, which a runner that died did not do."""
+        values = {"state": "done", "code": "", "message": "", "replaced": {}, "ended": time.time()}
+        self.change_case(row.id, values, if_state=("moving",))
+
+    def undo_moving(self, row: CaseRow) -> None:
+        """Return a case whose new files were lost to those that wait; the files that it replaced are its result."""
+        values = {"state": "waiting", "stage": "", "outputs": _records(row.replaced), "replaced": {}}
+        self.change_case(row.id, values, if_state=("running", "moving"))
+
+    def _change_held(self, claim: Claim, state: State, values: Mapping[str, Any]) -> None:
+        """Change a case that a runner holds in a state."""
+        changes = ", ".join(f"{column} = ?" for column in values)
+        content = [json.dumps(v) if isinstance(v, (dict, list)) else v for v in values.values()]
+        condition = "id = ? AND runner = ? AND attempts = ? AND state = ?"
+        holder = (claim.number, claim.runner, claim.attempt, state)
+        if self._write(f"UPDATE cases SET {changes} WHERE {condition}", (*content, *holder)).rowcount != 1:
+            raise _taken_over()
 
     def _write(self, text: str, values: Sequence[Any]) -> sqlite3.Cursor:
         with _faults(self.path):
@@ -471,32 +552,35 @@ class Manifest:
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open a manifest for reading; on a read-only medium, or if nobody has it open, without its journal."""
+    """Open a manifest for reading; on a read-only medium without its journal."""
     where = path.resolve().as_uri()
     with _faults(path):
-        if _is_at_rest(path):  # otherwise reading would leave a new journal next to it
-            return sqlite3.connect(f"{where}?immutable=1", uri=True, isolation_level=None)
         connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=_WAIT_SECONDS, isolation_level=None)
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
             return connection
-        except sqlite3.OperationalError:  # WAL needs a file next to the manifest, which can't be written there
+        except sqlite3.Error as error:
             connection.close()
+            if not any(word in str(error).lower() for word in ("readonly", "unable to open")):
+                raise
+            # WAL needs a file next to the manifest, which can't be written there
             return sqlite3.connect(f"{where}?immutable=1", uri=True, isolation_level=None)
-        except sqlite3.Error:
-            connection.close()
-            raise
 
 
-def _is_at_rest(path: Path) -> bool:
-    """Return whether a manifest is in WAL mode and has no journal, so that no program has it open."""
-    if path.with_name(f"{path.name}-wal").exists():
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(20)[18:] == b"\x02\x02"  # the versions of the format for writing and for reading
-    except OSError:
-        return False
+def _taken_over() -> CohortError:
+    text = (
+        "another run took over the cases of this one, because this one gave no sign of life for a while; finished "
+        "results are kept; let the other run go on"
+    )
+    return CohortError("cohort.taken_over", text)
+
+
+def _records(files: Mapping[str, OutputFile]) -> dict[str, Any]:
+    return {role: file.to_record() for role, file in files.items()}
+
+
+def _outputs(text: str) -> dict[str, OutputFile]:
+    return {role: OutputFile(**one) for role, one in json.loads(text).items()}
 
 
 @contextmanager
@@ -504,6 +588,8 @@ def _faults(path: Path) -> Iterator[None]:
     """Replace errors of SQLite by errors that say what to do."""
     try:
         yield
+    except (sqlite3.ProgrammingError, sqlite3.IntegrityError):  # faults of this program
+        raise
     except sqlite3.Error as error:
         text = str(error).lower()
         if "full" in text:
@@ -519,15 +605,15 @@ def _faults(path: Path) -> Iterator[None]:
             message = f"{path} could not be read or written ({error}); check the drive and run again"
             raise OutputError("output.not_written", message) from error
         message = (
-            f"{path} is damaged or of another program ({error}); finished results are not affected; move it away, "
-            "and run again with another output folder, or with --overwrite"
+            f"{path} is damaged or of another program ({error}); finished results are not affected; restore it from a "
+            "copy, or move it away and choose another output folder"
         )
         raise CohortError("cohort.manifest", message) from error
 
 
 def _case_row(row: sqlite3.Row) -> CaseRow:
     values = dict(row)
-    outputs = {role: OutputFile(**one) for role, one in json.loads(values["outputs"]).items()}
+    files = {name: _outputs(values[name]) for name in ("outputs", "replaced")}
     notices = tuple(Notice(one["code"], one["message"], one["segment"]) for one in json.loads(values["notices"]))
     decoded = {name: json.loads(values[name]) for name in ("volumes_ml", "confidence", "run")}
-    return CaseRow(**values | decoded | {"outputs": outputs, "notices": notices})
+    return CaseRow(**values | decoded | files | {"notices": notices})

@@ -6,17 +6,19 @@ it also has confidence maps, statistics and the labels in other formats.
 
 A worker writes the files of a case into a staging folder of its own, `.napari-seg/<runner>/<case>.<attempt>`. Then the
 runner commits them: it moves the files that they replace into the staging folder, notes the new files in the manifest,
-and renames them into place. The note is the moment that counts: what was replaced is moved back if a run ends before
-it, and what is new is moved forward if a run ends after it, even if it is killed.
+and renames them into place. A run that ends before the note moves back what was replaced. After the note, the new files
+are moved forward, by this run or by the next one. A label map never lies in the output folder without its record, which
+tells a search for scans that it is a result.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from napari_seg.cohort.case import Case
@@ -51,8 +53,8 @@ def staged_file(path: Path, target: PurePosixPath) -> OutputFile:
         path: the file.
         target: its path relative to the output folder.
     """
-    digest = sha256_of([path])
     _sync(path)
+    digest = sha256_of([path])
     status = path.stat()
     return OutputFile(str(target), digest, status.st_size, status.st_mtime_ns)
 
@@ -110,7 +112,7 @@ def commit(
     output: Path,
     staging: Path,
     new: Mapping[str, OutputFile],
-    old: Iterable[PurePosixPath],
+    before: Mapping[str, OutputFile],
     note: Callable[[], None],
 ) -> None:
     """Move the complete files of a case from its staging folder into place.
@@ -118,24 +120,21 @@ def commit(
     Args:
         output: the output folder.
         staging: the staging folder; removed at the end.
-        new: files of the case.
-        old: paths that are moved away first, if they exist: those of the new files, and other files of an earlier
-            result.
+        new: role -> file of the case.
+        before: role -> file of its earlier result, which goes.
         note: notes the new files in the manifest; called when nothing is left in their way.
 
     Raises:
-        OutputError: `output.not_written`, a folder has the name of a file, or a file is locked; what was there is kept
-            unless `note` was called.
+        OutputError: `output.not_written`, a file is missing in the staging folder, a folder has the name of a file, or
+            a file is locked; what was there is kept.
+        Unfinished: a file could not be renamed after the note.
     """
-    replaced = staging / _REPLACED
     try:
-        for target in old:
-            if os.path.lexists(path := output / target):
-                if path.is_dir():
-                    text = f"{target} is a folder; expected a file or nothing; move it away or rename it"
-                    raise OutputError("output.not_written", text)
-                (replaced / target).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, replaced / target)
+        for file in new.values():
+            if not (staging / PurePosixPath(file.path).name).is_file():
+                text = f"{PurePosixPath(file.path).name} was removed before it was complete; run again"
+                raise OutputError("output.not_written", text)
+        _move_away(output, staging, new, before)
         note()
     except BaseException as error:
         move_back(output, staging)
@@ -143,45 +142,96 @@ def commit(
             raise not_written(next(iter(new.values())).path, error) from error
         raise
     try:
-        move_forward(output, staging, new)
+        is_complete = move_forward(output, staging, new)
     except OSError as error:
-        raise not_written(next(iter(new.values())).path, error) from error
+        raise Unfinished(error.strerror or type(error).__name__) from error
+    if not is_complete:
+        raise Unfinished("a file is missing")
+
+
+class Unfinished(Exception):
+    """The files of a case were noted, and not all of them could be renamed; the next try goes on."""
 
 
 def move_forward(output: Path, staging: Path, new: Mapping[str, OutputFile]) -> bool:
     """Rename the noted files of a case into place, however far an earlier try came; return whether all are there.
 
+    The staging folder is removed if they are.
+
     Raises:
-        OSError: a file could not be renamed; the next try goes on.
+        OSError: a file could not be renamed.
     """
-    targets = [(staging / PurePosixPath(file.path).name, output / file.path, file) for file in new.values()]
-    for source, target, _ in targets:
+    in_order = sorted(new.items(), key=lambda entry: entry[0] != "record")
+    targets = [(staging / PurePosixPath(file.path).name, output / file.path, file) for _, file in in_order]
+    for source, target, file in targets:
         if source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, target)
+            _rename(source, target)
+        elif not target.is_file() or sha256_of([target]) != file.sha256:
+            return False
     for folder in {target.parent for _, target, _ in targets}:
         _sync(folder)
-    is_complete = all(target.is_file() and target.stat().st_size == file.bytes for _, target, file in targets)
     shutil.rmtree(staging, ignore_errors=True)
-    return is_complete
+    return True
 
 
 def move_back(output: Path, staging: Path) -> None:
-    """Move files that a case would have replaced back to their places."""
+    """Move files that a case would have replaced back to their places.
+
+    Raises:
+        OSError: a file could not be renamed; the next try goes on.
+    """
     replaced = staging / _REPLACED
-    for path in sorted(replaced.rglob("*")):
+    if not replaced.is_dir():
+        return
+    paths = sorted(replaced.rglob("*"), key=lambda path: (path.suffix != ".json", path))
+    for path in paths:
         target = output / path.relative_to(replaced)
         if path.is_file() and not os.path.lexists(target):
-            os.replace(path, target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _rename(path, target)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, have reached the disk; some systems can't do it for folders."""
-    with suppress(OSError):
-        # Windows syncs only files that are open for writing
-        handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+def _move_away(output: Path, staging: Path, new: Mapping[str, OutputFile], before: Mapping[str, OutputFile]) -> None:
+    """Move the files that lie in the way of new ones, and other files of an earlier result, into the staging folder."""
+    roles = sorted((*before.items(), *new.items()), key=lambda entry: entry[0] == "record")
+    for target in dict.fromkeys(PurePosixPath(file.path) for _, file in roles):
+        path, place = output / target, staging / _REPLACED / target
+        if os.path.lexists(path):
+            if path.is_dir():
+                text = f"{target} is a folder; expected a file or nothing; move it away or rename it"
+                raise OutputError("output.not_written", text)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _rename(path, place)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename a file; on Windows, try again for some seconds, because other programs look into new files."""
+    for delay in (0.1, 0.3, 1.0, 3.0) if os.name == "nt" else ():
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            os.replace(source, target)
+            return
+        except PermissionError:
+            time.sleep(delay)
+    os.replace(source, target)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, have reached the disk.
+
+    Raises:
+        OSError: the content of a file did not reach the disk.
+    """
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
+        return
+    # Windows syncs only files that are open for writing
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not is_folder and error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system can't do it
+            raise
+    finally:
+        os.close(handle)

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Literal, Protocol
 
-from napari_seg.bundles.digest import model_digest
+from napari_seg.bundles.digest import model_digest, model_stamp
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.cohort.case import Case
-from napari_seg.cohort.fingerprint import fingerprint, input_bytes
 from napari_seg.cohort.fit import check_fit
-from napari_seg.cohort.manifest import CaseRow, Manifest
-from napari_seg.cohort.outcome import CaseResult, Outcome, OutputFile
-from napari_seg.cohort.outputs import are_unchanged, check_not_taken, commit
+from napari_seg.cohort.manifest import CaseRow, Claim, Manifest
+from napari_seg.cohort.naming import compared
+from napari_seg.cohort.outcome import CaseResult, Outcome
+from napari_seg.cohort.outputs import Unfinished, check_not_taken, commit
+from napari_seg.cohort.resume import Redo, Resume, Wanted
 from napari_seg.cohort.runners import Runner
-from napari_seg.cohort.settings import RunSettings, differences
+from napari_seg.cohort.scan_files import fingerprint, input_bytes
+from napari_seg.cohort.settings import RunSettings
 from napari_seg.cohort.workers import Failed, Finished, PlanLine, Pool, Step, Work
-from napari_seg.errors import Cancelled, CohortError, NapariSegError, OutputError
-from napari_seg.formats.atomic import atomic_write, make_output_folder
+from napari_seg.errors import Cancelled, CohortError, EnvironmentFault, NapariSegError, OutputError
+from napari_seg.formats.atomic import atomic_write, make_output_folder, not_written
 
 CODES_OF_ALL_CASES = (
     "bundle.config",
@@ -53,9 +57,24 @@ CODES_OF_ALL_CASES = (
 )
 """Codes of errors that every other case would have too: they end the run."""
 
+log = logging.getLogger(__name__)
+
 _POLL_SECONDS = 0.5
 
-_NOTE_SECONDS = 1.0
+_JOIN_SECONDS = 5.0
+"""Seconds between two looks at cases that other runners have."""
+
+_STAGE_SECONDS = 2.0
+"""Minimum time between two notes of the stage of a case, because each waits for the disk."""
+
+_MAX_ENDED = 2
+"""Starts of a case without a result from which on it is run last: it may be what ended the earlier runs."""
+
+_STAMP_SECONDS = 5.0
+"""Seconds between two checks that a model is still the one that was read."""
+
+_MAX_GONE = 3
+"""Cases in a row whose files are gone, after which the drive of the inputs counts as gone."""
 
 _MAX_LOST = 3
 """Workers of a cluster that a case may lose before it fails; a machine that is switched off says nothing of a case."""
@@ -121,12 +140,12 @@ class Run:
 
     Attributes:
         output: output folder, created if missing; nothing is written outside it.
-        cases: cases with names that are unique; each has a bundle.
+        cases: cases with keys that are unique; each has a bundle.
         settings: settings of the run.
         make_pool: makes the workers, given the cases that are left to run.
         excluded: scans that are not run, for the manifest.
         extra_files: path relative to the output folder -> text of files that are written unless they exist.
-        redo: segment cases again that an earlier run finished.
+        redo: results of earlier runs to make again.
         is_joined: share the work with other runners in the same folder.
         stop: takes requests to end.
         view: shows the run; None: nothing does.
@@ -138,7 +157,7 @@ class Run:
     make_pool: Callable[[Sequence[Case]], Pool]
     excluded: Sequence[Excluded] = ()
     extra_files: Mapping[PurePosixPath, str] = field(default_factory=dict)
-    redo: bool = False
+    redo: Redo = "none"
     is_joined: bool = False
     stop: Stop = field(default_factory=Stop)
     view: View | None = None
@@ -151,16 +170,16 @@ class Run:
 
         Raises:
             CohortError: `cohort.locked`, another runner works in the folder; `cohort.changed`, results there were made
-                with other options or weights; `cohort.manifest`.
+                with other options or weights, or the model changed meanwhile; `cohort.taken_over`; `cohort.manifest`.
             OutputError: `output.folder`, the folder can't be created or written to; `output.disk_full`.
             BundleError: a model is untrusted, incomplete or does not fit any scan.
-            EnvironmentFault: the device or the template is missing.
-            Cancelled: `stop` was requested.
+            EnvironmentFault: the device or the template is missing; `cohort.inputs_gone`.
+            Cancelled: `stop` was requested before all cases had ended.
         """
         models = _models(self.cases)
         make_output_folder(self.output)
         with (
-            Manifest.open(self.output, is_joined=self.is_joined) as manifest,
+            Manifest.open(self.output) as manifest,
             Runner(self.output, manifest, is_joined=self.is_joined) as runner,
         ):
             for path, text in self.extra_files.items():
@@ -172,11 +191,14 @@ class Run:
 
 @dataclass
 class _Model:
-    """A model of the run: its bundle, its digest and its number in the manifest."""
+    """A model of the run: its bundle, its digest, what its files look like, and its number in the manifest."""
 
     bundle: Bundle
     digest: str
+    stamp: tuple
+    checked: float
     number: int = 0
+    fault: NapariSegError | None = None
 
 
 def _models(cases: Iterable[Case]) -> dict[int, _Model]:
@@ -190,8 +212,26 @@ def _models(cases: Iterable[Case]) -> dict[int, _Model]:
         assert bundle is not None
         check_runnable(bundle)
         check_fit(bundle, its_cases)
-        found[number] = _Model(bundle, model_digest(bundle))
+        stamp = model_stamp(bundle)
+        found[number] = _Model(bundle, model_digest(bundle), stamp, time.monotonic())
     return found
+
+
+@dataclass
+class _Planned:
+    """A case that is left to run: the case, and how often it was started before."""
+
+    case: Case
+    attempts: int = 0
+
+
+@dataclass
+class _Running:
+    """A case that a worker has: the claim on it, its staging folder, and when its stage was noted last."""
+
+    claim: Claim
+    staging: Path
+    noted: float = 0.0
 
 
 class _Loop:
@@ -202,277 +242,380 @@ class _Loop:
         self._manifest = manifest
         self._runner = runner
         self._models = models
-        self._cases: dict[int, Case] = {}
-        """Number in the manifest -> case, of those that this runner may claim or has claimed."""
-        self._before: dict[int, dict[str, OutputFile]] = {}
-        """Number -> files of an earlier result, which the new ones replace."""
-        self._waiting: deque[int] = deque()
+        self._settings = json.loads(json.dumps(run.settings.to_record()))
+        self._settings_number = 0
+        self._view = _GuardedView(run.view)
+        self._planned: dict[int, _Planned] = {}
+        """Number in the manifest -> case, of all that are left."""
         self._refused: list[CaseResult] = []
+        self._waiting: deque[int] = deque()
         self._retries: deque[int] = deque()
         self._retried: set[int] = set()
         self._lost: Counter[int] = Counter()
-        self._stages: dict[int, str] = {}
-        """Number -> stage that is not noted yet."""
-        self._noted = 0.0
-        self._running: dict[int, Path] = {}
-        """Number -> staging folder."""
+        self._running: dict[int, _Running] = {}
+        self._elsewhere: set[int] = set()
+        """Cases that other runners have."""
+        self._looked = time.monotonic()
+        self._gone = 0
 
     def results(self) -> Iterator[CaseResult]:
         """Yield the result of each case; see `Run.results`."""
         earlier = self._plan()
-        if self._run.view is not None:
-            self._run.view.on_start(len(self._run.cases) + len(self._run.excluded), len(earlier))
-        for excluded in self._run.excluded:
-            yield self._shown(_excluded_result(excluded))
+        left = len(self._planned)
+        self._view.on_start(left + len(earlier) + len(self._refused), len(earlier))
         for result in self._refused:
             yield self._shown(result)
         for name in earlier:
-            row = self._manifest.row(name)
-            assert row is not None
-            yield self._shown(self._result_of(row, is_earlier=True))
-        if not self._waiting:
+            yield self._shown(self._result_of(self._row(name), is_earlier=True))
+        if not self._planned:
             return
-        pool = self._run.make_pool([self._cases[number] for number in self._waiting])
+        waiting = [self._planned[number].case for number in self._waiting]
+        pool = self._run.make_pool(waiting) if waiting else None
         is_orderly = False
         try:
             yield from self._run_all(pool)
             is_orderly = True
         finally:
-            pool.close(now=not is_orderly)
-        if self._run.stop.count:
-            raise Cancelled()
+            if pool is not None:
+                pool.close(now=not is_orderly)
 
     # before the run
 
     def _plan(self) -> list[str]:
-        """Add the cases to the manifest, and return the names of those that an earlier run finished."""
-        rows = {row.name: row for row in self._manifest.rows()}
-        self._check_same(rows)
+        """Compare the cases with the manifest, add new ones, and return the keys of those that an earlier run finished.
+
+        Files are looked at before the transaction, in which other runners wait.
+        """
+        rows = {compared(row.name): row for row in self._manifest.rows()}
+        models = {model.id: model for model in self._manifest.models()}
+        overwrite = self._run.settings.overwrite
+        resume = Resume(self._run.output, models, self._manifest.all_settings(), self._run.redo, overwrite)
         earlier: list[str] = []
+        chosen: list[tuple[Case, CaseRow | None]] = []
+        others: list[int] = []
+        excluded = list(self._run.excluded)
+        for case in self._run.cases:
+            if self._run.stop.count:
+                raise Cancelled()
+            row, model = rows.get(compared(case.key)), self._models[id(case.bundle)]
+            decision = resume.decide(case, row, Wanted(self._settings, model.bundle.name, model.digest))
+            if decision == "run":
+                chosen.append((case, row))
+            elif decision == "other scan":
+                text = (
+                    f"the result {case.key} belongs to another scan, or to this scan before it changed; choose another "
+                    "folder, or pass --redo to replace it"
+                )
+                excluded.append(Excluded(case.key, "output.exists", text, case.source))
+            elif row is not None and decision == "busy":
+                others.append(row.id)
+                self._planned[row.id] = _Planned(case, row.attempts)
+            elif row is not None and decision == "keep":
+                earlier.append(row.name)
+        resume.check()
+        keys = {compared(case.key) for case in self._run.cases}
         # without one transaction for all, each case would wait for the disk
         with self._manifest.transaction():
             for model in self._models.values():
                 bundle = model.bundle
                 model.number = self._manifest.add_model(bundle.name, bundle.version, bundle.kind, model.digest)
-            for case in self._run.cases:
-                row = rows.get(case.key)
-                if row is not None and row.state in ("running", "moving"):  # another runner has it
-                    continue
-                if row is not None and row.state == "done" and not self._run.redo:
-                    if not self._is_of(case, row):
-                        self._refused.append(self._refusal(case))
-                        continue
-                    if self._is_current(row):
-                        earlier.append(case.key)
-                        continue
-                number = self._add(case, row)
-                self._cases[number] = case
+            self._settings_number = self._manifest.add_settings(self._settings)
+            self._manifest.set_meta("settings", json.dumps(self._settings))
+            self._manifest.remove_unused()
+            for case, row in chosen:
+                number, attempts = self._add(case, row)
+                self._planned[number] = _Planned(case, attempts)
                 self._waiting.append(number)
-                if row is not None:
-                    self._before[number] = row.outputs
-            for excluded in self._run.excluded:
-                self._add_excluded(excluded, rows.get(excluded.name))
-            self._manifest.set_meta("settings", json.dumps(self._run.settings.to_record()))
+            for one in excluded:
+                self._add_excluded(one, keys)
+        if others and not self._run.is_joined:  # files that an earlier run could not move, and neither could this one
+            for number in others:
+                text = "its files can't be moved into place; close programs that have them open, and run again"
+                name = self._planned.pop(number).case.key
+                self._refused.append(CaseResult(name, "failed", "output.not_written", f"{name}: {text}"))
+        else:
+            self._elsewhere.update(others)
+        # a case that took down two runs goes last
+        self._waiting = deque(sorted(self._waiting, key=lambda number: self._planned[number].attempts >= _MAX_ENDED))
         return earlier
 
-    def _check_same(self, rows: dict[str, CaseRow]) -> None:
-        """Refuse to mix results of different options or weights in one folder.
+    def _add(self, case: Case, row: CaseRow | None) -> tuple[int, int]:
+        """Return the number of a case, which is added if it is new, and how often it was started before."""
+        if row is None and (row := self._manifest.row(case.key)) is None:  # another runner may have added it
+            values = {"source": case.source, "format": case.scan.format, "model": self._model_of(case).number}
+            return self._manifest.add_case(case.key, values | {"state": "waiting"}), 0
+        return row.id, row.attempts
 
-        Raises:
-            CohortError: `cohort.changed`.
-        """
-        done = [row for row in rows.values() if row.state == "done"]
-        if not done or self._run.redo:
-            return
-        changes = differences(self._manifest.settings(), json.loads(json.dumps(self._run.settings.to_record())))
-        known = {model.id: model for model in self._manifest.models()}
-        for case in self._run.cases:
-            row, model = rows.get(case.key), self._models[id(case.bundle)]
-            if row is not None and row.state == "done" and row.model is not None:
-                before = known[row.model]
-                if before.digest != model.digest:
-                    same = before.name == model.bundle.name
-                    what = f"the weights or code of {before.name!r} changed" if same else ""
-                    changes.append(what or f"the model was {before.name!r} and is {model.bundle.name!r}")
-                    break
-        if changes:
-            text = (
-                f"{self._run.output} has {len(done)} results that were made otherwise: {'; '.join(changes)}; choose "
-                "another folder, or pass --redo to make them again"
-            )
-            raise CohortError("cohort.changed", text)
-
-    @staticmethod
-    def _is_of(case: Case, row: CaseRow) -> bool:
-        """Return whether a result was made from the scan as it is now."""
-        return fingerprint(case.scan) in (row.fingerprint, "")
-
-    def _refusal(self, case: Case) -> CaseResult:
-        text = (
-            f"the result {case.key} belongs to another scan, or to this scan before it changed; choose another "
-            "folder, or pass --redo to replace it"
-        )
-        return CaseResult(case.key, "failed", "output.exists", text, case.source)
-
-    def _is_current(self, row: CaseRow) -> bool:
-        """Return whether the files of a result are there; without `overwrite`, edited ones stay, too."""
-        if self._run.settings.overwrite:
-            return are_unchanged(self._run.output, row.outputs)
-        return all((self._run.output / file.path).is_file() for file in row.outputs.values())
-
-    def _add(self, case: Case, row: CaseRow | None) -> int:
-        """Add a case that waits to the manifest, or return one to those that wait; return its number."""
-        values = {
-            "source": case.source,
-            "format": case.scan.format,
-            "model": self._models[id(case.bundle)].number,
-            "state": "waiting",
-            "stage": "",
-        }
-        if row is None:
-            return self._manifest.add_case(case.key, values)
-        self._manifest.change_case(row.id, values)
-        return row.id
-
-    def _add_excluded(self, excluded: Excluded, row: CaseRow | None) -> None:
-        if row is not None and row.state in ("done", "running", "moving"):
-            return
+    def _add_excluded(self, excluded: Excluded, keys: set[str]) -> None:
+        """Add a scan that is not run, under a name that no case of the run has."""
+        name, number = excluded.name, 2
         values = {
             "source": excluded.source,
             "state": "failed" if excluded.is_failure else "skipped",
             "code": excluded.code,
             "message": excluded.message,
+            "ended": time.time(),
         }
+        while compared(name) in keys:
+            name, number = f"{excluded.name} ({number})", number + 1
+        keys.add(compared(name))
+        row = self._manifest.row(name)
         if row is None:
-            self._manifest.add_case(excluded.name, values)
-        else:
+            self._manifest.add_case(name, values)
+        elif row.state not in ("done", "running", "moving"):
             self._manifest.change_case(row.id, values)
+        status: Literal["failed", "skipped"] = "failed" if excluded.is_failure else "skipped"
+        self._refused.append(CaseResult(name, status, excluded.code, excluded.message, excluded.source))
 
     # the run
 
-    def _run_all(self, pool: Pool) -> Iterator[CaseResult]:
-        """Run the waiting cases, then once more, one at a time, those whose worker died; yield results."""
-        while True:
+    def _run_all(self, pool: Pool | None) -> Iterator[CaseResult]:
+        """Run the waiting cases, then once more, one at a time, those whose worker died; yield results.
+
+        Raises:
+            Cancelled: the end was requested before all cases had ended.
+        """
+        while self._planned:
             stop = self._run.stop.count
-            if stop > 1:
+            if stop > 1 or (stop and not self._running):
                 raise Cancelled()
+            if self._elsewhere and time.monotonic() - self._looked > _JOIN_SECONDS * (not stop):
+                for result in self._look_at_others():
+                    yield self._shown(result)
+            if pool is None:
+                if self._waiting:  # another runner left them
+                    pool = self._run.make_pool([self._planned[number].case for number in self._waiting])
+                else:
+                    time.sleep(_POLL_SECONDS)
+                    continue
             if stop:
                 self._take_back(pool)
             else:
-                self._fill(pool)
-            if not self._running:
-                return
-            event = pool.next_event(_POLL_SECONDS)
-            self._runner.beat()
-            if event is not None and event.number in self._running:
-                result = self._handle(event)
-                if result is not None:
+                for result in self._fill(pool):
                     yield self._shown(result)
-            self._note_stages()
+            event = pool.next_event(_POLL_SECONDS) if self._running else None
+            if event is not None and event.number in self._running:
+                ended = self._handle(event)
+                if ended is not None:
+                    yield self._shown(ended)
+            elif not self._running and self._elsewhere:
+                time.sleep(_POLL_SECONDS)
 
-    def _note_stages(self) -> None:
-        """Note now and then which stages the running cases have reached; each note waits for the disk."""
-        now = time.monotonic()
-        if self._stages and now - self._noted > _NOTE_SECONDS:
-            with self._manifest.transaction():
-                for number in self._stages.keys() & self._running.keys():
-                    self._manifest.change_case(number, {"stage": self._stages[number]})
-            self._stages.clear()
-            self._noted = now
-
-    def _fill(self, pool: Pool) -> None:
-        """Claim cases until all workers are busy and one case waits for the next free one."""
+    def _fill(self, pool: Pool) -> Iterator[CaseResult]:
+        """Claim cases until all workers are busy and one case waits for the next free one; yield what fails at once."""
         while self._waiting and len(self._running) <= pool.size:
-            self._submit(pool, self._waiting.popleft(), is_alone=False)
-        if self._retries and not self._running:
-            self._submit(pool, self._retries.popleft(), is_alone=True)
+            yield from self._submit(pool, self._waiting.popleft(), is_alone=False)
+        if self._retries and not self._running and not self._waiting:
+            yield from self._submit(pool, self._retries.popleft(), is_alone=True)
 
     def _take_back(self, pool: Pool) -> None:
         """Leave cases that no worker has begun to the next run."""
         for number in pool.take_back():
-            shutil.rmtree(self._running.pop(number), ignore_errors=True)
-            self._manifest.set_waiting(number)
+            running = self._running.pop(number)
+            shutil.rmtree(running.staging, ignore_errors=True)
+            self._manifest.set_waiting(running.claim)
+            self._waiting.append(number)
 
-    def _submit(self, pool: Pool, number: int, *, is_alone: bool) -> None:
-        case = self._cases[number]
-        values = {"fingerprint": fingerprint(case.scan), "input_bytes": input_bytes(case.scan)}
-        with self._manifest.transaction():  # a short one: other runners wait for it
-            attempt = self._manifest.claim(number, self._runner.id)
-            if not attempt:  # another runner has it
-                return
-            self._manifest.change_case(number, values)
-        model = self._models[id(case.bundle)]
-        staging = self._runner.staging(number, attempt)
-        self._running[number] = staging
-        pool.submit(Work(number, case, model.bundle, model.digest, staging, self._run.settings, is_alone))
+    def _submit(self, pool: Pool, number: int, *, is_alone: bool) -> Iterator[CaseResult]:
+        planned = self._planned[number]
+        case, model = planned.case, self._model_of(planned.case)
+        if time.monotonic() - model.checked > _STAMP_SECONDS:
+            model.checked = time.monotonic()
+            if model_stamp(model.bundle) != model.stamp:
+                text = f"the files of {model.bundle.name!r} changed during the run; run again with --redo"
+                raise CohortError("cohort.changed", text)
+        values = {
+            "source": case.source,
+            "format": case.scan.format,
+            "model": model.number,
+            "settings": self._settings_number,
+            "fingerprint": fingerprint(case.scan),
+            "input_bytes": input_bytes(case.scan),
+        }
+        claim = self._manifest.claim(number, self._runner.id, planned.attempts, values)
+        if claim is None:
+            self._elsewhere.add(number)
+            return
+        planned.attempts = claim.attempt
+        running = _Running(claim, self._runner.staging(number, claim.attempt))
+        self._running[number] = running
+        fault = model.fault
+        if fault is None and not self._run.settings.overwrite:
+            fault = self._taken(case, claim)
+        if fault is None:
+            work = Work(number, case, model.bundle, model.digest, running.staging, self._run.settings, is_alone)
+            pool.submit(work)
+        elif (result := self._handle(Failed(number, fault))) is not None:
+            yield result
+
+    def _taken(self, case: Case, claim: Claim) -> NapariSegError | None:
+        """Return the error for files of others in the place of the results; None without any."""
+        try:
+            check_not_taken(self._run.output, case, claim.before)
+        except OutputError as error:
+            return error
+        except OSError as error:
+            return not_written(f"the results of {case.name}", error)
+        return None
 
     def _handle(self, event: Step | PlanLine | Finished | Failed) -> CaseResult | None:
         """Take an event of a running case; return the result if it ended."""
-        view, number = self._run.view, event.number
-        case = self._cases[number]
+        number = event.number
+        case, running = self._planned[number].case, self._running[number]
         if isinstance(event, Step):
             if event.stage == "starting":
-                if view is not None:
-                    view.on_case_start(number, case.key)
-            elif view is not None:
-                view.on_progress(number, event.stage, event.done, event.total)
-            if event.done == 0 or event.stage == "starting":
-                self._stages[number] = event.stage
+                self._view.on_case_start(number, case.key)
+            else:
+                self._view.on_progress(number, event.stage, event.done, event.total)
+            self._note_stage(number, running, event.stage)
             return None
         if isinstance(event, PlanLine):
-            if view is not None:
-                view.on_plan(number, event.text)
+            self._view.on_plan(number, event.text)
             return None
-        staging = self._running.pop(number)
-        if isinstance(event, Finished):
-            try:
-                self._commit(number, case, staging, event.outcome)
-            except OutputError as error:
-                event = Failed(number, error)
-        if isinstance(event, Failed):
-            shutil.rmtree(staging, ignore_errors=True)
-            if event.error.code in CODES_OF_ALL_CASES or self._is_output_gone(event.error):
-                raise event.error
-            if event.error.code == "cohort.worker_lost" and self._lost[number] < _MAX_LOST:
-                self._lost[number] += 1
-                self._waiting.appendleft(number)
-                self._manifest.set_waiting(number)
+        del self._running[number]
+        error = self._committed(case, running, event.outcome) if isinstance(event, Finished) else event.error
+        if isinstance(error, Unfinished):
+            del self._planned[number]
+            text = f"the files of {case.key} could not all be renamed ({error}); the next run completes them"
+            return CaseResult(case.key, "failed", "output.not_written", text, case.source, model=self._name(case))
+        if error is not None:
+            shutil.rmtree(running.staging, ignore_errors=True)
+            if self._is_tried_again(
+                number, running.claim, error, is_crash=isinstance(event, Failed) and event.is_crash
+            ):
                 return None
-            if event.is_crash and number not in self._retried:  # nothing else will use memory next time
-                self._retried.add(number)
-                self._retries.append(number)
-                self._manifest.set_waiting(number)
-                return None
-            self._manifest.set_failed(number, event.error.code, event.error.message)
-        row = self._manifest.row(case.key)
-        assert row is not None
-        return self._result_of(row)
+            self._manifest.set_failed(running.claim, error.code, error.message)
+        del self._planned[number]
+        return self._result_of(self._row(case.key))
 
-    def _commit(self, number: int, case: Case, staging: Path, outcome: Outcome) -> None:
-        """Move the files of a case into place, and note that it is done."""
-        output, before = self._run.output, self._before.get(number, {})
-        if not self._run.settings.overwrite:
-            check_not_taken(output, case, before)
-        old = [PurePosixPath(file.path) for file in (*before.values(), *outcome.outputs.values())]
-        commit(output, staging, outcome.outputs, old, lambda: self._manifest.set_moving(number, outcome))
-        self._manifest.set_done(number)
+    def _note_stage(self, number: int, running: _Running, stage: str) -> None:
+        """Note the stage of a case for those who read the manifest; a fault of that does not matter."""
+        now = time.monotonic()
+        if now - running.noted > _STAGE_SECONDS:
+            running.noted = now
+            with suppress(CohortError, OutputError):
+                self._manifest.change_case(number, {"stage": stage}, if_state=("running",))
 
-    def _is_output_gone(self, error: NapariSegError) -> bool:
-        """Return whether nothing can be written to the output folder any more; raise the reason."""
-        if error.code.startswith("output."):
+    def _committed(self, case: Case, running: _Running, outcome: Outcome) -> NapariSegError | Unfinished | None:
+        """Move the files of a case into place, and note that it is done; return what went wrong."""
+        output, claim = self._run.output, running.claim
+        self._manifest.check_holds(claim)
+        if not self._run.settings.overwrite and (fault := self._taken(case, claim)) is not None:
+            return fault
+        try:
+            commit(
+                output,
+                running.staging,
+                outcome.outputs,
+                claim.before,
+                lambda: self._manifest.set_moving(claim, outcome),
+            )
+        except Unfinished as error:
+            return error
+        except OutputError as error:
+            return error
+        except OSError as error:  # what was moved away could not be moved back; the next run does
+            raise not_written(f"the results of {case.name}", error) from error
+        self._manifest.set_done(claim)
+        self._gone = 0
+        return None
+
+    def _is_tried_again(self, number: int, claim: Claim, error: NapariSegError, *, is_crash: bool) -> bool:
+        """Return whether a case that failed is tried again later.
+
+        Raises:
+            NapariSegError: the error concerns all other cases, too.
+        """
+        model = self._model_of(self._planned[number].case)
+        if error.code in CODES_OF_ALL_CASES:
+            if not error.code.startswith("bundle.") or len(self._models) == 1:
+                raise error
+            model.fault = error
+        self._check_folders(number, error)
+        if error.code == "cohort.worker_lost" and self._lost[number] < _MAX_LOST:
+            self._lost[number] += 1
+            self._waiting.appendleft(number)
+        elif is_crash and number not in self._retried and not self._run.stop.count:
+            self._retried.add(number)  # nothing else will use memory then
+            self._retries.append(number)
+        elif is_crash and self._run.stop.count:  # whatever ends the run may have ended the worker
+            self._waiting.append(number)
+        else:
+            return False
+        self._manifest.set_waiting(claim)
+        return True
+
+    def _check_folders(self, number: int, error: NapariSegError) -> None:
+        """End the run if the output folder, or the drive of the inputs, is gone.
+
+        Raises:
+            OutputError: nothing can be written to the output folder any more.
+            EnvironmentFault: `cohort.inputs_gone`.
+        """
+        if error.code.startswith("output.") and error.code != "output.exists":
             self._runner.check_output()
-        return False
+        files = self._planned[number].case.scan.files
+        self._gone = self._gone + 1 if not any(file.exists() for file in files) else 0
+        if self._gone >= _MAX_GONE:
+            text = f"the files of {_MAX_GONE} scans in a row are gone; check the drive of the scans, and run again"
+            raise EnvironmentFault("cohort.inputs_gone", text)
+
+    def _look_at_others(self) -> Iterator[CaseResult]:
+        """Yield the results of cases that other runners have finished, and take over those of runners that died."""
+        self._looked = time.monotonic()
+        self._runner.recover_dead()
+        for number in sorted(self._elsewhere):
+            row = self._row(self._planned[number].case.key)
+            if row.state == "waiting":
+                self._waiting.append(number)
+            elif row.state in ("done", "failed", "skipped"):
+                del self._planned[number]
+                yield self._result_of(row, is_earlier=True)
+            else:
+                continue
+            self._elsewhere.discard(number)
 
     # results
 
     def _shown(self, result: CaseResult) -> CaseResult:
-        if self._run.view is not None:
-            self._run.view.on_result(result)
+        self._view.on_result(result)
         return result
+
+    def _row(self, key: str) -> CaseRow:
+        row = self._manifest.row(key)
+        assert row is not None
+        return row
+
+    def _model_of(self, case: Case) -> _Model:
+        return self._models[id(case.bundle)]
+
+    def _name(self, case: Case) -> str:
+        return self._model_of(case).bundle.name
 
     def _result_of(self, row: CaseRow, *, is_earlier: bool = False) -> CaseResult:
         names = {model.number: model.bundle.name for model in self._models.values()}
         return result_of(self._run.output, row, names.get(row.model or 0, ""), is_earlier=is_earlier)
+
+
+class _GuardedView:
+    """Passes calls on to a view until one fails: a closed terminal must not end a run."""
+
+    def __init__(self, view: View | None) -> None:
+        self._view = view
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def call(*args: object) -> None:
+            if self._view is None:
+                return
+            try:
+                getattr(self._view, name)(*args)
+            except NapariSegError:
+                raise
+            except Exception as error:
+                self._view = None
+                log.warning("the run is not shown any more (%s)", type(error).__name__)
+
+        return call
 
 
 def result_of(output: Path, row: CaseRow, model: str, *, is_earlier: bool = False) -> CaseResult:
@@ -501,8 +644,3 @@ def result_of(output: Path, row: CaseRow, model: str, *, is_earlier: bool = Fals
         model,
         is_earlier,
     )
-
-
-def _excluded_result(excluded: Excluded) -> CaseResult:
-    status = "failed" if excluded.is_failure else "skipped"
-    return CaseResult(excluded.name, status, excluded.code, excluded.message, excluded.source)  # type: ignore[arg-type]

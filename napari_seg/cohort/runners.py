@@ -1,17 +1,22 @@
 """Runners: processes that work on the cases of one output folder, one at a time or several on purpose.
 
-A runner holds a lock on a file in its hidden folder and touches that file every few seconds. On the same machine the
-lock tells whether it is alive, whatever the clock says. A runner of another machine counts as dead if it has not
-touched its file for two minutes, by the clock of the drive.
+A runner holds a lock on a file in its hidden folder, and a thread of it counts in another file every few seconds. On
+the same machine the lock tells whether it is alive. On another machine it counts as dead if that file did not change
+for half a minute of watching. No two clocks are ever compared. A runner that was taken for dead by mistake changes
+nothing any more: each of its changes holds only for cases that are still its own (see `Manifest.claim`).
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import secrets
 import shutil
 import socket
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,14 +25,24 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from napari_seg.cohort.manifest import Manifest, RunnerRow
+from napari_seg.cohort.manifest import CaseRow, Manifest, RunnerRow
 from napari_seg.cohort.outputs import HIDDEN, move_back, move_forward
 from napari_seg.errors import CohortError, OutputError
 from napari_seg.formats.atomic import make_output_folder, not_written
 
-LOCK = "lock"
+BEAT = "alive"
+"""Name of the file in which a runner counts."""
+
+DEAD_SECONDS = 30.0
+"""Time without a sign of life after which a runner of another machine counts as dead."""
+
+_LOCK = "lock"
 _BEAT_SECONDS = 5.0
-DEAD_SECONDS = 120.0
+_WATCH_SECONDS = 1.0
+
+_UNFINISHED = "unfinished-"
+_YOUNG_SECONDS = 600.0
+"""Age from which on a folder of unfinished files counts as left by a program that was killed."""
 
 
 class Runner:
@@ -44,6 +59,7 @@ class Runner:
 
     Raises:
         CohortError: `cohort.locked`, another runner is alive, and not both may share the work.
+        OutputError: `output.not_written`, `output.disk_full`.
     """
 
     def __init__(self, output: Path, manifest: Manifest, *, is_joined: bool = False) -> None:
@@ -52,73 +68,37 @@ class Runner:
         self.folder = output / HIDDEN / secrets.token_hex(4)
         self._manifest = manifest
         self._is_joined = is_joined
-        self._beaten = 0.0
+        self._watch = RunnerWatch(output)
+        self._has_ended = threading.Event()
 
     def __enter__(self) -> Self:
-        host = socket.gethostname()
         try:
-            self._make_folder()
-            self.beat()
-        except OSError as error:
-            raise not_written(str(self.folder), error) from error
-        try:
-            with self._manifest.transaction():
-                for other in self._manifest.runners():
-                    if other.ended is not None:
-                        continue
-                    if is_alive(self.output, other):
-                        self._refuse_unless_shared(other)
-                    else:
-                        self._recover(other.id, self.output / HIDDEN / other.folder)
-                self.id = self._manifest.add_runner(host, os.getpid(), self.folder.name, self._is_joined)
+            while not self._register():
+                time.sleep(_WATCH_SECONDS)
         except BaseException:
             self._remove_folder()
             raise
-        self._sweep()
+        # only one machine can use WAL, and only this runner has the file open, or others that share it without WAL
+        if not self._manifest.use_wal(not self._is_joined) and self._is_joined:
+            self.__exit__(None, None, None)
+            text = f"another program reads {self._manifest.path}, which must be closed before machines can share it"
+            raise CohortError("cohort.locked", f"{text}; close it and run again")
+        threading.Thread(target=self._beat, name="napari-seg alive", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._has_ended.set()
+        is_recovered = False
         with suppress(Exception), self._manifest.transaction():  # the drive may be gone; the next run recovers
-            self._recover(self.id, self.folder)
-        self._remove_folder()
-        self._sweep()
+            is_recovered = self._recover(self.id, self.folder)
+        if is_recovered:
+            self._remove_folder()
+        with suppress(Exception), self._manifest.transaction():
+            self._sweep()
         with suppress(OSError):
             (self.output / HIDDEN).rmdir()
-
-    def _make_folder(self) -> None:
-        """Create the hidden folder and lock it."""
-        while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / LOCK)
-            try:
-                with suppress(NotImplementedError):  # a file system without locks
-                    self._lock.acquire(timeout=_BEAT_SECONDS)
-                return
-            except FileNotFoundError:  # a runner that ended removed it before it was locked
-                continue
-
-    def beat(self) -> None:
-        """Show that this runner is alive; does something every few seconds only."""
-        if time.monotonic() - self._beaten > _BEAT_SECONDS:
-            self._beaten = time.monotonic()
-            with suppress(OSError):
-                os.utime(self.folder / LOCK)
-
-    def check_output(self) -> None:
-        """Check that the output folder is still there and can be written to; one that is gone is not created again.
-
-        Raises:
-            OutputError: `output.folder`, `output.disk_full`.
-        """
-        if not (self.folder / LOCK).exists():
-            text = (
-                f"{self.output} is gone, or is no longer the folder in which this run began; reconnect its drive, or "
-                "move the folder back, and give the same command again"
-            )
-            raise OutputError("output.folder", text)
-        make_output_folder(self.output)
 
     def staging(self, number: int, attempt: int) -> Path:
         """Create and return the empty staging folder of a case.
@@ -132,45 +112,127 @@ class Runner:
             folder.mkdir()
         except OSError as error:
             self.check_output()
-            raise not_written(str(folder), error) from error
+            raise not_written(f"{HIDDEN}/{self.folder.name}", error) from error
         return folder
+
+    def check_output(self) -> None:
+        """Check that the output folder is still there and can be written to; one that is gone is not created again.
+
+        Raises:
+            OutputError: `output.folder`, `output.disk_full`.
+        """
+        if not (self.folder / BEAT).exists():
+            text = (
+                f"{self.output} is gone, or is no longer the folder in which this run began; reconnect its drive, or "
+                "move the folder back, and give the same command again"
+            )
+            raise OutputError("output.folder", text)
+        make_output_folder(self.output)
+
+    def recover_dead(self) -> None:
+        """Take over the cases of other runners that have died since."""
+        others = [row for row in self._manifest.runners() if row.ended is None and row.id != self.id]
+        dead = [row for row in others if self._watch.is_alive(row) is False]
+        if dead:
+            with self._manifest.transaction():
+                for row in dead:
+                    self._recover(row.id, self.output / HIDDEN / row.folder)
+
+    def _register(self) -> bool:
+        """Register this process; return false while it is unknown whether another runner is alive.
+
+        One transaction holds from the look at the other runners to the entry of this one, so that of two that start at
+        the same time the second sees the first.
+        """
+        judged = {row.id: self._watch.is_alive(row) for row in self._manifest.runners() if row.ended is None}
+        with self._manifest.transaction():
+            others = [row for row in self._manifest.runners() if row.ended is None]
+            for other in others:
+                if judged.get(other.id) is not False:
+                    if judged.get(other.id):
+                        self._refuse_unless_shared(other)
+                        continue
+                    return False
+                self._recover(other.id, self.output / HIDDEN / other.folder)
+            try:
+                self._make_folder()
+            except OSError as error:
+                raise not_written(HIDDEN, error) from error
+            name = self.folder.name
+            self.id = self._manifest.add_runner(socket.gethostname(), os.getpid(), name, self._is_joined, machine())
+            self._sweep()
+        return True
+
+    def _make_folder(self) -> None:
+        """Create the hidden folder and lock it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / BEAT).write_text("0")
+        self._lock = FileLock(self.folder / _LOCK)
+        try:
+            self._lock.acquire(timeout=_BEAT_SECONDS)
+        except NotImplementedError:  # a file system without locks
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                raise
+
+    def _beat(self) -> None:
+        """Count in a file until the runner ends; in a thread of its own."""
+        count = 0
+        while not self._has_ended.wait(_BEAT_SECONDS):
+            count += 1
+            with suppress(OSError):
+                (self.folder / BEAT).write_text(str(count))
 
     def _refuse_unless_shared(self, other: RunnerRow) -> None:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(other.started))
-        who = f"process {other.pid} on {other.host} works in {self.output} since {since}"
+        is_here = other.pid == os.getpid() and other.machine == machine()
+        who = "this process" if is_here else f"process {other.pid} on {other.host}"
+        who = f"{who} works in {self.output} since {since}"
         if not (self._is_joined and other.is_joined):
             first = "it was started without --join; " if self._is_joined and not other.is_joined else ""
             text = f"{who}; {first}wait for it, stop it, or start both with --join to share the work"
             raise CohortError("cohort.locked", text)
-        if self._manifest.is_wal:
-            text = f"{who} and keeps the manifest in a mode that machines can't share; stop it and start both again"
-            raise CohortError("cohort.locked", text)
 
-    def _recover(self, runner: int, folder: Path) -> None:
-        """Complete or undo what a runner left, and note its end."""
+    def _recover(self, runner: int, folder: Path) -> bool:
+        """Complete or undo what a runner left, and note its end; return false if a file could not be renamed yet."""
+        is_complete = True
         for row in [row for row in self._manifest.rows(("running", "moving")) if row.runner == runner]:
-            staging = folder / f"{row.id}.{row.attempts}"
-            if row.state == "moving" and move_forward(self.output, staging, row.outputs):
-                self._manifest.set_done(row.id)
-            else:
-                move_back(self.output, staging)
-                self._manifest.set_waiting(row.id)
-        self._manifest.end_runner(runner)
+            try:
+                self._recover_case(row, folder / f"{row.id}.{row.attempts}")
+            except OSError:  # such as a file that is open in another program on Windows
+                is_complete = False
+        if is_complete:
+            self._manifest.end_runner(runner)
+        return is_complete
+
+    def _recover_case(self, row: CaseRow, staging: Path) -> None:
+        if row.state == "moving" and move_forward(self.output, staging, row.outputs):
+            self._manifest.finish_moving(row)
+            return
+        move_back(self.output, staging)
+        if row.state == "moving":
+            self._manifest.undo_moving(row)
+        else:
+            self._manifest.change_case(row.id, {"state": "waiting", "stage": ""})
 
     def _remove_folder(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, AttributeError):  # it may not have come so far
             self._lock.release(force=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _sweep(self) -> None:
-        """Remove hidden folders of runners that have ended; a dying worker may have written into them since."""
-        alive = {row.folder for row in self._manifest.runners() if row.ended is None} | {self.folder.name}
-        with suppress(OSError, NotImplementedError):
-            for folder in (self.output / HIDDEN).iterdir():
-                if not folder.is_dir():
-                    folder.unlink(missing_ok=True)
-                elif folder.name not in alive and not _is_locked(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
+        """Remove the hidden folders of runners that have ended; a dying worker may have written into them since.
+
+        It belongs into a transaction: a runner registers its folder in one.
+        """
+        kept = {row.folder for row in self._manifest.runners() if row.ended is None}
+        with suppress(OSError):
+            for path in (self.output / HIDDEN).iterdir():
+                is_young = path.name.startswith(_UNFINISHED) and time.time() - path.stat().st_mtime < _YOUNG_SECONDS
+                if path.name not in kept and not is_young:
+                    shutil.rmtree(path, ignore_errors=True)
+                    path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -185,61 +247,64 @@ def unfinished_folder(output: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder could not be created.
     """
-    folder = output / HIDDEN / secrets.token_hex(4)
+    folder = output / HIDDEN / f"{_UNFINISHED}{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
-    lock = FileLock(folder / LOCK)
     try:
-        with suppress(NotImplementedError):  # a file system without locks
-            lock.acquire(timeout=_BEAT_SECONDS)
         yield folder
     finally:
-        with suppress(OSError):
-            lock.release(force=True)
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # others are in it
             folder.parent.rmdir()
 
 
-def is_alive(output: Path, runner: RunnerRow) -> bool:
-    """Return whether a runner that has not ended is alive.
+class RunnerWatch:
+    """Tells whether runners of an output folder are alive; nothing is written.
 
     Args:
         output: the output folder.
-        runner: the runner.
     """
-    if runner.ended is not None:
-        return False
-    folder = output / HIDDEN / runner.folder
-    if runner.host == socket.gethostname():
-        with suppress(OSError, NotImplementedError):  # a read-only medium, or a file system without locks
-            return _is_locked(folder)
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._seen: dict[int, tuple[str, float, bool]] = {}
+
+    def is_alive(self, runner: RunnerRow) -> bool | None:
+        """Return whether a runner is alive; None if it is not known yet, for one of another machine: ask again.
+
+        Args:
+            runner: the runner.
+        """
+        if runner.ended is not None:
+            return False
+        folder = self._output / HIDDEN / runner.folder
+        if runner.machine == machine() and (locked := _is_locked(folder)) is not None:
+            return locked
+        try:
+            content = (folder / BEAT).read_text()
+        except OSError:
+            content = ""
+        now = time.monotonic()
+        before, since, has_changed = self._seen.setdefault(runner.id, (content, now, False))
+        if content != before:
+            self._seen[runner.id] = (content, now, True)
+            return True
+        if now - since > DEAD_SECONDS:
+            return False
+        return True if has_changed else None
+
+
+def machine() -> str:
+    """Return a short text that differs between machines, and between starts of one on Linux, without naming it."""
     try:
-        touched = (folder / LOCK).stat().st_mtime
-        return abs(_now(output) - touched) < DEAD_SECONDS  # later than now: the clock was set back since
+        text = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
-        return False
+        text = str(uuid.getnode())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _now(output: Path) -> float:
-    """Return the time by the clock of the drive; by that of this machine if the folder is read-only."""
-    probe = output / HIDDEN / f"clock-{secrets.token_hex(4)}"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
-
-
-def _is_locked(folder: Path) -> bool:
-    """Return whether a process of this machine holds the lock in a hidden folder.
-
-    Raises:
-        OSError, NotImplementedError: it can't be found out.
-    """
-    path = folder / LOCK
+def _is_locked(folder: Path) -> bool | None:
+    """Return whether a process of this machine holds the lock in a hidden folder; None if it can't be found out."""
+    path = folder / _LOCK
     if not path.is_file():
         return False
     lock = FileLock(path)
@@ -247,5 +312,7 @@ def _is_locked(folder: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
+    except (NotImplementedError, OSError):
+        return None
     lock.release(force=True)
     return False

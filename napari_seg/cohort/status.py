@@ -1,12 +1,11 @@
 """State of a run as another program sees it, from its manifest, while it goes on or after; nothing is written.
 
 Whether a runner is alive is judged without taking its lock: on the same machine by its process, on another one by the
-time at which it last touched its lock file, which it does every few seconds.
+time of the file in which it counts every few seconds; that is only an estimate, because clocks may differ.
 """
 
 from __future__ import annotations
 
-import socket
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from napari_seg.cohort.manifest import CaseRow, Manifest, RunnerRow
 from napari_seg.cohort.outputs import HIDDEN
-from napari_seg.cohort.runners import DEAD_SECONDS, LOCK
+from napari_seg.cohort.runners import BEAT, DEAD_SECONDS, machine
 from napari_seg.cohort.throughput import WINDOW, Throughput
 from napari_seg.worker import is_process_alive
 
@@ -146,10 +145,10 @@ def status_of(manifest: Manifest) -> RunStatus:
 
 
 def _runner_status(row: RunnerRow, folder: Path, now: float) -> RunnerStatus:
-    if row.host == socket.gethostname():
+    if row.machine == machine():
         return RunnerStatus(row, is_process_alive(row.pid, row.started))
     try:
-        silent = now - (folder / HIDDEN / row.folder / LOCK).stat().st_mtime
+        silent = now - (folder / HIDDEN / row.folder / BEAT).stat().st_mtime
     except OSError:
         return RunnerStatus(row, False)
-    return RunnerStatus(row, silent < DEAD_SECONDS, max(silent, 0.0))
+    return RunnerStatus(row, silent < 2 * DEAD_SECONDS, max(silent, 0.0))

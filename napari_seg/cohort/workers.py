@@ -20,7 +20,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.outcome import Outcome
 from napari_seg.cohort.segment_case import segment_case
 from napari_seg.cohort.settings import RunSettings
-from napari_seg.errors import Cancelled, InputError, NapariSegError
+from napari_seg.errors import Cancelled, EnvironmentFault, InputError, NapariSegError
 from napari_seg.memory import SAFE_FRACTION, free_bytes
 from napari_seg.progress import Progress, describe_seconds
 from napari_seg.worker import WorkerDied, WorkerError, WorkerProcess
@@ -132,9 +132,9 @@ class CaseWorker:
         self._threads = threads
         self._memory_bytes = memory_bytes
 
-    def warm_up(self) -> None:
-        """Start the process and load its libraries."""
-        self._process.run(_warm_up, self._threads)
+    def warm_up(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
+        """Start the process, if it does not run, and load its libraries."""
+        self._process.run(_warm_up, self._threads, is_stopping=is_stopping)
 
     def run(
         self,
@@ -147,7 +147,9 @@ class CaseWorker:
         """Segment a case, and return its result or the reason of its failure; nothing is raised."""
         callbacks = {"progress": on_step, "on_plan": on_plan}
         seconds = work.settings.timeout_seconds or float("inf")
-        memory_bytes = work.settings.options.memory_bytes if work.is_alone else self._memory_bytes
+        memory_bytes = self._memory_bytes
+        if work.is_alone:  # in half of the memory, which no other case uses
+            memory_bytes = (work.settings.options.memory_bytes or int(SAFE_FRACTION * free_bytes())) // 2
         name = work.case.name
         try:
             outcome = self._process.run(
@@ -175,6 +177,9 @@ class CaseWorker:
             return Failed(work.number, InputError("environment.memory", text), is_crash=True)
         except NapariSegError as error:
             return Failed(work.number, error, is_crash=error.code in ("environment.memory", "file.too_large"))
+        except OSError as error:  # the process could not start
+            text = f"the worker process of {name} could not start ({error.strerror or type(error).__name__})"
+            return Failed(work.number, EnvironmentFault("environment.ended", text), is_crash=True)
         except WorkerError as error:  # an error in the program; its text may contain private data
             where = error.places.rpartition("\n")[2]
             text = f"this should not have happened: {error.kind} in {where}; please report it"
@@ -259,18 +264,34 @@ class LocalPool:
 
     def _serve(self, worker: CaseWorker) -> None:
         """Run cases in one worker until the pool closes; in a thread of its own."""
-        with suppress(NapariSegError, WorkerError, MemoryError):  # the first case finds out why
-            worker.warm_up()
-        while (work := self._waiting.get()) is not None and not self._is_stopping.is_set():
+        while True:
+            if not self._is_stopping.is_set():
+                # before the time of a case counts; the case finds out why if it fails
+                with suppress(NapariSegError, WorkerError, MemoryError, OSError):
+                    worker.warm_up(self._is_stopping.is_set)
+            work = self._waiting.get()
+            if work is None or self._is_stopping.is_set():
+                return
+            if work.is_alone:
+                for other in self._workers:
+                    if other is not worker:
+                        other.close()
             self._events.put(Step(work.number, "starting", 0, 1))
-            event = worker.run(
+            event = self._run(worker, work)
+            if not (isinstance(event, Failed) and isinstance(event.error, Cancelled)):
+                self._events.put(event)
+
+    def _run(self, worker: CaseWorker, work: Work) -> Finished | Failed:
+        try:
+            return worker.run(
                 work,
                 on_step=partial(self._put_step, work.number),
                 on_plan=partial(self._put_plan, work.number),
                 is_stopping=self._is_stopping.is_set,
             )
-            if not (isinstance(event, Failed) and isinstance(event.error, Cancelled)):
-                self._events.put(event)
+        except Exception as error:  # a thread that ends without an event would let the run wait for ever
+            text = f"this should not have happened: {type(error).__name__} in a worker's thread; please report it"
+            return Failed(work.number, InputError("internal.error", text), is_crash=True)
 
     def _put_step(self, number: int, stage: str, done: int, total: int) -> None:
         self._events.put(Step(number, stage, done, total))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from psygnal import Signal
 
 from napari_seg.cohort.discover import find_cases
-from napari_seg.cohort.fingerprint import fingerprint
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.report.write import REPORT
+from napari_seg.cohort.scan_files import fingerprint
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.errors import CohortError
 from napari_seg.formats.endings import nifti_ending
@@ -57,7 +57,7 @@ class BatchModel:
     Attributes:
         changed: emitted after every change that the tab shows.
         rows_changed: emitted with the first and the last index of the rows that are new or have changed; before that,
-            (-1, -1) if rows are dropped.
+            (-1, -1) if all rows are dropped.
         session: receives messages.
         inputs: folder of scans.
         output: folder of results.
@@ -220,10 +220,8 @@ class BatchModel:
 
     def _on_look(self, found: Look) -> None:
         before, self._look, self._fault = self._look, found, None
-        is_same = before is not None and before.created == found.created
-        if (self.rows and not is_same) or found.removed:
-            self.rows = [row for row in self.rows if row.number not in found.removed] if is_same else []
-            self._places = {row.number: place for place, row in enumerate(self.rows)}
+        if before is not None and before.created != found.created and self.rows:  # another manifest
+            self.rows, self._places = [], {}
             self.rows_changed.emit(-1, -1)
         places = []
         for row in found.rows:

@@ -99,7 +99,7 @@ class BatchRun:
             chosen.bundle,
             settings=chosen.settings,
             workers=chosen.workers,
-            redo=chosen.redo,
+            redo="all" if chosen.redo else "none",
         )
         cohort.stop, cohort.view = self.stop, _View(self, job)
         job.post(setattr, self, "cases", cohort.cases)

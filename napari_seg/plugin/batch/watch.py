@@ -6,14 +6,13 @@ A look reads what has changed since the look before it. It writes nothing, and w
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.cohort.manifest import CaseRow, Manifest, RunnerRow
 from napari_seg.cohort.report.write import REPORT
-from napari_seg.cohort.runners import is_alive
+from napari_seg.cohort.runners import RunnerWatch, machine
 from napari_seg.cohort.status import RunnerStatus, RunStatus, status_of
 from napari_seg.errors import CohortError, Notice
 from napari_seg.plugin.messages import gui_text_of
@@ -68,7 +67,6 @@ class Look:
         has_report: whether the folder has a report.
         marks: number -> mark of each case, which differs after every change.
         is_partial: whether there are more rows, which the next look finds.
-        removed: numbers of cases that the manifest does not have any more.
     """
 
     folder: Path
@@ -80,7 +78,6 @@ class Look:
     has_report: bool = False
     marks: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     is_partial: bool = False
-    removed: tuple[int, ...] = ()
 
 
 def look(folder: Path, before: Look | None = None) -> Look:
@@ -106,7 +103,6 @@ def look(folder: Path, before: Look | None = None) -> Look:
         alive = {row.id for row in at_work}
         marks = {number: (*mark, mark[-1] in alive) for number, mark in manifest.marks().items()}
         known = before.marks if before is not None and (before.folder, before.created) == (folder, created) else {}
-        removed = tuple(number for number in known if number not in marks)
         changed = [number for number, mark in marks.items() if known.get(number) != mark]
         for number in changed[MAX_ROWS:]:  # for the next look
             marks[number] = known.get(number, ())
@@ -114,17 +110,17 @@ def look(folder: Path, before: Look | None = None) -> Look:
         rows = tuple(_row(row, folder, row.runner in alive) for row in manifest.rows_of(changed))
     unended = [one.row for one in status.runners if one.row.ended is None and not at_work]
     lost = unended[-1] if unended else None
-    return Look(folder, created, rows, status, at_work, lost, (folder / REPORT).is_file(), marks, is_partial, removed)
+    return Look(folder, created, rows, status, at_work, lost, (folder / REPORT).is_file(), marks, is_partial)
 
 
 def is_here(runner: RunnerRow) -> bool:
     """Return whether a runner is, or was, this process."""
-    return (runner.host, runner.pid) == (socket.gethostname(), os.getpid())
+    return (runner.machine, runner.pid) == (machine(), os.getpid())
 
 
 def _is_at_work(folder: Path, runner: RunnerStatus) -> bool:
     """Return whether a runner works; this process may have lost a run and go on without it."""
-    return runner.is_alive and (not is_here(runner.row) or is_alive(folder, runner.row))
+    return runner.is_alive and (not is_here(runner.row) or RunnerWatch(folder).is_alive(runner.row) is True)
 
 
 def _row(row: CaseRow, folder: Path, is_run: bool) -> Row:

@@ -1,0 +1,122 @@
+"""Decide what a run does with each case, from what earlier runs noted in the manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_seg.cohort.case import Case
+from napari_seg.cohort.manifest import CaseRow, ModelRow
+from napari_seg.cohort.outputs import are_unchanged
+from napari_seg.cohort.scan_files import is_same
+from napari_seg.cohort.settings import differences
+from napari_seg.errors import CohortError
+
+Redo = Literal["none", "changed", "all"]
+"""Results of earlier runs to make again: none; those of other options, weights or scans; all."""
+
+Decision = Literal["run", "keep", "busy", "other scan", "changed"]
+"""What a run does with a case: segment it; keep the result of an earlier run; leave it to another runner; refuse it,
+because the result of that name was made from another scan, or otherwise."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a case is to be segmented.
+
+    Attributes:
+        settings: content of the settings; see `RunSettings.to_record`.
+        model_name: name of the model.
+        model_digest: digest of the model.
+    """
+
+    settings: Mapping[str, Any]
+    model_name: str
+    model_digest: str
+
+
+class Resume:
+    """Compares cases with the results in an output folder.
+
+    Args:
+        output: the output folder.
+        models: number -> model, of the manifest.
+        settings: number -> settings, of the manifest.
+        redo: results to make again.
+        overwrite: whether results that a person edited are made again, too.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        models: Mapping[int, ModelRow],
+        settings: Mapping[int, Mapping[str, Any]],
+        redo: Redo,
+        overwrite: bool,
+    ) -> None:
+        self._output = output
+        self._models = models
+        self._settings = settings
+        self._redo = redo
+        self._overwrite = overwrite
+        self._changes: Counter[str] = Counter()
+        self._changed = 0
+
+    def decide(self, case: Case, row: CaseRow | None, wanted: Wanted) -> Decision:
+        """Return what to do with a case; its files are read only if their times changed.
+
+        Args:
+            case: the case.
+            row: the case in the manifest; None if it is new.
+            wanted: how it is to be segmented.
+        """
+        if row is None or row.state in ("waiting", "failed", "skipped"):
+            return "run"
+        if row.state in ("running", "moving"):
+            return "busy"
+        if self._redo == "all":
+            return "run"
+        is_of_scan = is_same(case.scan, row.fingerprint, row.input_sha256)
+        changes = self._differences(row, wanted)
+        if self._redo == "changed" and (changes or not is_of_scan):
+            return "run"
+        if not is_of_scan:
+            return "other scan"
+        if changes:
+            self._changed += 1
+            self._changes.update(changes)
+            return "changed"
+        return "keep" if self._has_files(row) else "run"
+
+    def check(self) -> None:
+        """Refuse to mix results of different options or weights in one folder, after all cases were compared.
+
+        Raises:
+            CohortError: `cohort.changed`.
+        """
+        if self._changed:
+            changes = "; ".join(change for change, _ in self._changes.most_common())
+            text = (
+                f"{self._output} has {self._changed} results of these scans that were made with other settings: "
+                f"{changes}; choose another folder, or pass --redo to make them again"
+            )
+            raise CohortError("cohort.changed", text)
+
+    def _differences(self, row: CaseRow, wanted: Wanted) -> list[str]:
+        changes = differences(self._settings.get(row.settings or 0, {}), wanted.settings)
+        model = self._models.get(row.model or 0)
+        if model is not None and model.digest != wanted.model_digest:
+            if model.name == wanted.model_name:
+                changes.append(f"the weights or code of {model.name!r} changed")
+            else:
+                changes.append(f"the model was {model.name!r} and is {wanted.model_name!r}")
+        return changes
+
+    def _has_files(self, row: CaseRow) -> bool:
+        """Return whether the files of a result are there; without `overwrite`, edited ones count, too."""
+        if self._overwrite:
+            return are_unchanged(self._output, row.outputs)
+        return all((self._output / file.path).is_file() for file in row.outputs.values())
