@@ -260,13 +260,15 @@ def resample(
     if array.shape[-3:] != source.shape:
         raise InputError("geometry.shape", f"found an array of shape {array.shape} for a grid of {source.shape}")
     to_source = index_affine(source, target)
-    if is_same_lattice(source, target):
-        return _copied_voxels(array, np.rint(to_source), target, outside)
-
-    if order == 1 and (parallel := parallel_axes(to_source, target.shape)) is not None:
+    is_copy = is_same_lattice(source, target)
+    if is_copy:
+        to_source = np.rint(to_source)
+    if (parallel := parallel_axes(to_source, target.shape)) is not None:
         places = [
             (n, to_source[axis, n] * np.arange(target.shape[n]) + to_source[axis, 3]) for axis, n in enumerate(parallel)
         ]
+        if is_copy or order == 0:
+            return _nearest_along_axes(array, places, outside)
         return _interpolated_along_axes(array, source, places, outside)
 
     from scipy.ndimage import affine_transform
@@ -300,23 +302,6 @@ def is_same_lattice(source: Grid, target: Grid) -> bool:
     return bool((drift[:, :3] @ ends + drift[:, 3]).max() < WHOLE_VOXEL_TOLERANCE)
 
 
-def _copied_voxels(array: NDArray, to_source: NDArray[np.float64], target: Grid, outside: float | None) -> NDArray:
-    source_axis_of = [int(np.argmax(np.abs(to_source[:3, n]))) for n in range(3)]
-    lead = tuple(range(array.ndim - 3))
-    turned = array.transpose(*lead, *(len(lead) + axis for axis in source_axis_of))
-    picks, inside = [], []
-    for n, axis in enumerate(source_axis_of):
-        indices = (np.arange(target.shape[n]) * to_source[axis, n] + to_source[axis, 3]).astype(int)
-        size = turned.shape[len(lead) + n]
-        picks.append(np.clip(indices, 0, size - 1))
-        inside.append((indices >= 0) & (indices < size))
-    result = turned[(..., *np.ix_(*picks))]
-    if outside is not None and not all(i.all() for i in inside):
-        i, j, k = inside
-        result[..., ~(i[:, None, None] & j[:, None] & k)] = outside
-    return np.ascontiguousarray(result)
-
-
 def parallel_axes(to_source: NDArray[np.float64], target_shape: Sequence[int]) -> list[int] | None:
     """Return, for each source axis, the parallel target axis; None if the grids are rotated against each other.
 
@@ -328,6 +313,33 @@ def parallel_axes(to_source: NDArray[np.float64], target_shape: Sequence[int]) -
     parallel = [int(row.argmax()) for row in linear]
     others = [sum(row[m] * (target_shape[m] - 1) for m in range(3) if m != parallel[n]) for n, row in enumerate(linear)]
     return parallel if sorted(parallel) == [0, 1, 2] and max(others) < WHOLE_VOXEL_TOLERANCE else None
+
+
+def _nearest_along_axes(
+    array: NDArray, places: list[tuple[int, NDArray[np.float64]]], outside: float | None
+) -> NDArray:
+    """Return the nearest voxels, picked along one axis after the other.
+
+    Args:
+        array: (..., I, J, K).
+        places: for each source axis, the parallel target axis, and the fractional source index at each of its voxels.
+        outside: value beyond the edge; None repeats the edge.
+    """
+    lead = array.ndim - 3
+    source_axis_of = [int(axis) for axis in np.argsort([n for n, _ in places])]
+    turned = array.transpose(*range(lead), *(lead + axis for axis in source_axis_of))
+    picks, inside = [], []
+    for n, axis in enumerate(source_axis_of):
+        indices = np.floor(places[axis][1] + 0.5).astype(np.int64)
+        size = turned.shape[lead + n]
+        picks.append(np.clip(indices, 0, size - 1))
+        inside.append((indices >= 0) & (indices < size))
+    chosen: Any = (..., *np.ix_(*picks))
+    result = turned[chosen]
+    if outside is not None and not all(i.all() for i in inside):
+        i, j, k = inside
+        result[..., ~(i[:, None, None] & j[:, None] & k)] = outside
+    return np.ascontiguousarray(result)
 
 
 def _interpolated_along_axes(

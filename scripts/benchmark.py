@@ -8,6 +8,7 @@
     python scripts/benchmark.py plans                        estimates compared with what it takes
     python scripts/benchmark.py reading                      a long CT series, and other readers: some minutes
     python scripts/benchmark.py versions --other ../old --scan T1      another checkout of this program: half an hour
+    python scripts/benchmark.py cohort --folder CROPS --peer PYTHON       a folder of small scans, and nnU-Net: an hour
     python scripts/benchmark.py train --dataset Task04_Hippocampus      the training loop, and nnU-Net's
 
 Each writes its own section and leaves the others. Needs the extras [bench] and [openvino]. With --work what is made on
@@ -27,6 +28,7 @@ import signal
 import sys
 from pathlib import Path
 
+from benchmarks.cohort import RUNS, cohort, describe_cohort
 from benchmarks.measuring import CHECKOUT
 from benchmarks.memory import describe_memory, memory
 from benchmarks.networks import Standard
@@ -40,6 +42,7 @@ from benchmarks.versions import CASES, describe_versions, versions
 
 SECTIONS = {
     "predict": describe_predict,
+    "cohort": describe_cohort,
     "scaling": describe_scaling,
     "memory": describe_memory,
     "plans": describe_plans,
@@ -87,6 +90,18 @@ def parse() -> argparse.Namespace:
     )
     command.add_argument("--training-amp", action="store_true", help="trained in bfloat16, if the processor has it")
     command.set_defaults(measure=predict)
+
+    command = commands.add_parser("cohort", parents=[shared, network], help="a folder of small scans, and nnU-Net")
+    command.add_argument("--folder", type=absolute, required=True, help="NIfTI files, such as imagesTr of Task04")
+    command.add_argument("--cases", type=int, help="only the first ones")
+    command.add_argument("--sample", type=int, default=8, help="scans that get a process of their own each")
+    command.add_argument("--rounds", type=int, default=3, help="runs of each program")
+    command.add_argument("--only", nargs="+", choices=RUNS, help="programs that run; default: all")
+    command.add_argument("--training-steps", type=int, default=100, help="of the network, before all else")
+    command.add_argument(
+        "--peer", type=absolute_link, default=Path(sys.executable), help="Python of an environment that has nnU-Net"
+    )
+    command.set_defaults(measure=cohort, classes=3, features=[32, 64, 128, 256], patch=32)
 
     command = commands.add_parser("scaling", parents=[shared, network], help="scans that grow twofold")
     command.add_argument("--shape", type=int, nargs=3, default=[128, 192, 192], help="of the smallest scan")

@@ -2,11 +2,13 @@
 
     python scripts/kill_dask.py SCANS --work FOLDER
     python scripts/kill_dask.py SCANS --work FOLDER --kills 20 -- --model FOLDER
+    python scripts/kill_dask.py --simulated 100 --work FOLDER
 
-Arguments after `--` go to `napari-seg predict`. Three experiments, each on a scheduler and three workers of this
-machine: one worker is killed half-way and another one joins late; workers are killed and replaced; the client is killed
-and started again. The exit status is 0 if every run ends with the files of an undisturbed run on one machine, byte for
-byte, with each case done once and without a temporary file.
+With --simulated, cases only sleep and write small files, so that a run takes seconds. Arguments after `--` go to
+`napari-seg predict`, or to simulated_cases.py. Three experiments, each on a scheduler and three workers of this
+machine: one worker is killed half-way and another one joins late; workers are killed and replaced; the client is
+killed and started again. The exit status is 0 if every run ends with the files of an undisturbed run on one machine,
+byte for byte, with each case done once and without a temporary file.
 """
 
 from __future__ import annotations
@@ -29,11 +31,16 @@ from dask_processes import DaskProcesses
 
 _WORKERS = 3
 _POLL_SECONDS = 0.1
+_ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+"""Variables of the workers, which import the simulated cases."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scans", type=Path, help="folder with scans, such as crops of a few kB")
+    parser.add_argument("scans", type=Path, nargs="?", help="folder with scans, such as crops of a few kB")
+    parser.add_argument(
+        "--simulated", type=int, default=0, metavar="N", help="number of simulated cases, without SCANS"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs; emptied first")
     parser.add_argument("--kills", type=int, default=20, help="kills of workers, and as many of clients")
     parser.add_argument("--seed", type=int, default=0)
@@ -43,7 +50,9 @@ def main() -> int:
     shutil.rmtree(arguments.work, ignore_errors=True)
     arguments.work.mkdir(parents=True)
     chance = random.Random(arguments.seed)
-    runs = Runs(arguments.scans, arguments.work, further)
+    if bool(arguments.simulated) == (arguments.scans is not None):
+        parser.error("expected SCANS or --simulated")
+    runs = Runs(arguments.scans or arguments.simulated, arguments.work, further)
     began = time.monotonic()
     runs.finish(runs.start("whole"))
     seconds = time.monotonic() - began
@@ -59,9 +68,9 @@ def main() -> int:
 
 
 class Runs:
-    """Runs of `napari-seg predict` over the same scans into folders of their own."""
+    """Runs over the same scans, or as many simulated cases, into folders of their own."""
 
-    def __init__(self, scans: Path, work: Path, further: list[str]) -> None:
+    def __init__(self, scans: Path | int, work: Path, further: list[str]) -> None:
         self._scans = scans
         self._work = work
         self._further = further
@@ -75,17 +84,23 @@ class Runs:
         """Start a scheduler and its workers."""
         folder = self._work / f"{name}_cluster"
         folder.mkdir()
-        with DaskProcesses(folder) as cluster:
+        with DaskProcesses(folder, _ENVIRONMENT) as cluster:
             for _ in range(_WORKERS):
                 cluster.add_worker()
             yield cluster
 
     def start(self, name: str, cluster: DaskProcesses | None = None) -> subprocess.Popen[bytes]:
         """Start a run, on one machine or on a cluster."""
-        where = ["--workers", "1"] if cluster is None else ["--dask", str(cluster.file)]
+        where = ["--dask", "local:8" if cluster is None else str(cluster.file)]
+        if isinstance(self._scans, int):
+            words = [str(Path(__file__).with_name("simulated_cases.py")), str(self._scans), "--work", str(self._work)]
+        else:
+            if cluster is None:
+                where = ["--workers", "1"]
+            words = ["-m", "napari_seg", "predict", str(self._scans)]
+        command = [sys.executable, *words, "--output", str(self.output(name)), *where, *self._further]
         with (self._work / f"{name}.log").open("ab") as log:
-            command = [sys.executable, "-m", "napari_seg", "predict", str(self._scans), "-o", str(self.output(name))]
-            return subprocess.Popen([*command, *where, *self._further], stdout=log, stderr=log)
+            return subprocess.Popen(command, stdout=log, stderr=log)
 
     def finish(self, process: subprocess.Popen[bytes]) -> None:
         """Wait for the end of a run.

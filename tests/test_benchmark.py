@@ -19,7 +19,19 @@ pytest.importorskip("psutil")
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import benchmark
-from benchmarks import learning, measuring, networks, plans, predict, reading, report, scaling, segmenting, train
+from benchmarks import (
+    cohort,
+    learning,
+    measuring,
+    networks,
+    plans,
+    predict,
+    reading,
+    report,
+    scaling,
+    segmenting,
+    train,
+)
 
 MACHINE = {
     "processor": "a processor",
@@ -421,3 +433,28 @@ def test_nnunet_and_the_bundle_compute_the_same(tmp_path):
     window = torch.from_numpy(ours)[None, None]
     with torch.inference_mode():
         torch.testing.assert_close(load_model(bundle, "cpu").network(window), predictor.network(window))
+
+
+def test_programs_are_compared_by_scans_a_minute_and_by_the_scans_that_both_segmented():
+    taken = {"seconds": 60.0, "processor_seconds": 90.0, "first_seconds": 9.0, "peak_gib": 0.5}
+    runs = {
+        "each": [taken | {"per_minute": 10.0, "read": 0.2, "network": 0.7, "write": 0.1}],
+        "nnunet": [taken | {"per_minute": 5.0}],
+    }
+    one, other = np.zeros((2, 2, 2), np.uint8), np.ones((2, 2, 2), np.uint8)
+    rows = cohort.summary(runs, {"each": [one], "nnunet": [one, other]})
+    assert rows["each"]["per_minute_ratio"]["median"] == 2
+    assert rows["each"]["equal"] == 1
+    assert "processor_seconds_ratio" not in rows["each"]
+    network = {"features": [8, 16], "patch": 32, "classes": 3}
+    figures = {"machine": MACHINE, "scans": 2, "sample": 1, "rounds": 1, "network": network, "runs": rows}
+    text = cohort.describe_cohort(figures)
+    assert "| 10 (10-10) | 2 (2-2) | 9.0 | 90.00 | 0.50 | 20% / 70% / 10% | 100.000% | 1.0000 |" in text
+    assert "windows of 32³, 3 classes" in text
+
+
+def test_scans_get_the_names_that_nnunet_expects(tmp_path):
+    for name in ("b.nii.gz", "a.nii.gz", "._a.nii.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    names = [path.name for path in cohort.link_scans(tmp_path, tmp_path / "links", None)]
+    assert names == ["a_0000.nii.gz", "b_0000.nii.gz"]

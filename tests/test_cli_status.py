@@ -57,6 +57,15 @@ def test_a_run_that_goes_on(manifest: Manifest, capsys: pytest.CaptureFixture) -
     assert snapshot(folder) == before
 
 
+def test_a_case_without_a_stage_starts_or_moves(manifest: Manifest, capsys: pytest.CaptureFixture) -> None:
+    manifest._write("UPDATE cases SET stage = ''", ())
+    manifest.add_case("last", {"state": "moving"})
+    main(["status", str(manifest.path.parent)])
+    text = capsys.readouterr().out
+    assert "now: starting, " in text
+    assert "last: moving, " in text
+
+
 def test_a_finished_run(manifest: Manifest, capsys: pytest.CaptureFixture) -> None:
     finish(manifest)
     manifest._write("UPDATE cases SET state = 'done' WHERE state = 'failed'", ())

@@ -12,16 +12,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import phantoms
 import pytest
 from dask_processes import DaskProcesses
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cohort.case import Case
+from napari_seg.cohort.cohort import Cohort
+from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import Outcome
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.cohort.workers import Event, Failed, Finished, PlanLine, Step, Work
-from napari_seg.errors import EnvironmentFault
+from napari_seg.errors import Cancelled, EnvironmentFault, InputError
 from napari_seg.formats.scan import Scan
+from napari_seg.volume import Volume
 
 pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
 
@@ -29,6 +33,7 @@ import distributed
 
 from napari_seg.cohort import distributed as pools
 from napari_seg.cohort.dask_cluster import local_cluster
+from napari_seg.cohort.dask_task import worker_lost
 from napari_seg.cohort.distributed import DaskPool
 
 
@@ -95,7 +100,7 @@ def events_of(pool: DaskPool, count: int) -> list[Event]:
     """Return events until `count` cases have ended."""
     events: list[Event] = []
     while sum(isinstance(event, (Finished, Failed)) for event in events) < count:
-        event = pool.next_event(10)
+        event = pool.next_event(60)
         assert event is not None
         events.append(event)
     return events
@@ -192,7 +197,7 @@ def test_a_second_run_of_a_task_writes_nothing(make_pool: Any, tmp_path: Path) -
     pool._send(task)
     event = events_of(pool, 1)[-1]
     assert isinstance(event, Failed)
-    assert (event.error.code, event.is_crash) == ("cohort.worker_lost", True)
+    assert event.error.code == "cohort.worker_lost"
     assert list(work.staging.iterdir()) == []
 
 
@@ -312,7 +317,7 @@ def test_a_missing_scheduler_is_named() -> None:
 
 
 def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -335,7 +340,7 @@ def test_workers_of_other_processes_die_and_join(make_pool: Any, tmp_path: Path)
         cluster.add_worker()
         event = events_of(pool, 1)[-1]
         assert isinstance(event, Failed)
-        assert (event.error.code, event.is_crash) == ("cohort.worker_lost", True)
+        assert event.error.code == "cohort.worker_lost"
         # a client that dies leaves no case running
         code = f"""
 import os
@@ -354,3 +359,52 @@ os._exit(9)
         _until((tmp_path / "1 stopped").exists)
         cluster.scheduler.kill()
         assert error_of(pool).code == "cohort.scheduler"
+
+
+@pytest.fixture
+def two_scans(tmp_path: Path, head: Volume) -> Path:
+    (tmp_path / "scans").mkdir()
+    for name in ("a", "b"):
+        phantoms.write_nifti(head, tmp_path / "scans" / f"{name}.nii.gz")
+    return tmp_path / "scans"
+
+
+def lose(work: Work, *, on_step: Any, on_plan: Any, is_stopping: Any) -> Failed:
+    """A case that its worker loses each time, and notes its attempts beside the scan."""
+    with (work.case.scan.files[0].parent / f"{work.case.name} attempts").open("a") as file:
+        file.write(f"{work.staging.name}\n")
+    return worker_lost(work.number)
+
+
+def test_a_case_that_loses_four_workers_fails(make_pool: Any, two_scans: Path, tmp_path: Path) -> None:
+    cohort = Cohort(two_scans, tmp_path / "out", make_pool=lambda cases: make_pool(function=lose))
+    assert [(result.status, result.code) for result in cohort] == [("failed", "cohort.worker_lost")] * 2
+    # each attempt has a folder of its own
+    attempts = [len(set((two_scans / f"{name} attempts").read_text().split())) for name in "ab"]
+    assert attempts == [4, 4]
+    assert [path.name for path in (tmp_path / "out").rglob("*") if "napari-seg" in path.name] == []
+
+
+def fail_later(work: Work, *, on_step: Any, on_plan: Any, is_stopping: Any) -> Failed:
+    """A case that begins, and fails once a file `go` lies beside the scan."""
+    folder = work.case.scan.files[0].parent
+    (folder / "begun").touch()
+    _until((folder / "go").exists)
+    return Failed(work.number, InputError("file.unreadable", "no"))
+
+
+def test_a_stop_leaves_waiting_cases_to_the_next_run(make_pool: Any, two_scans: Path, tmp_path: Path) -> None:
+    cohort = Cohort(two_scans, tmp_path / "out", make_pool=lambda cases: make_pool("local:1", function=fail_later))
+
+    def stop() -> None:
+        _until((two_scans / "begun").exists)
+        cohort.stop.request()
+        # the folder of the case that waits is removed
+        _until(lambda: len(list((tmp_path / "out").glob(".napari-seg/*/*.*"))) == 1)
+        (two_scans / "go").touch()
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(Cancelled):
+        list(cohort)
+    with Manifest.open(tmp_path / "out", read_only=True) as manifest:
+        assert {state: count for state, count in manifest.counts().items() if count} == {"failed": 1, "waiting": 1}

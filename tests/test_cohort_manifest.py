@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from cohorts import add_done
 
 from napari_seg.cohort import manifest as module
 from napari_seg.cohort.manifest import FILE, Claim, Manifest
@@ -81,6 +82,23 @@ def test_wal_is_used_only_where_no_other_machine_writes(tmp_path: Path) -> None:
         assert manifest.use_wal(False)
     with Manifest.open(tmp_path) as manifest:
         assert not manifest.is_wal  # the last writer leaves it so
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_the_note_before_files_are_renamed_reaches_the_disk(tmp_path: Path, is_joined: bool) -> None:
+    levels: dict[str, int] = {}
+    with Manifest.open(tmp_path, is_joined=is_joined) as manifest:
+        run = manifest._connection.execute
+
+        def note_level(statement: str) -> None:
+            if "state = " in statement:
+                levels[statement.partition("state = ")[2].split("'")[1]] = run("PRAGMA synchronous").fetchone()[0]
+
+        manifest._connection.set_trace_callback(note_level)
+        add_done(manifest, "a", {"left": 1.0})
+        manifest._connection.set_trace_callback(None)
+    normal, full = 1, 2
+    assert levels == {"moving": full, "done": full if is_joined else normal}
 
 
 def test_a_folder_without_a_manifest_and_one_that_is_damaged_are_named(tmp_path: Path) -> None:

@@ -279,3 +279,17 @@ def test_the_status_names_the_running_scans_and_what_stop_does(tmp_path: Path) -
     assert model.status.splitlines()[1] == "Stopping: 4 running scans finish first. Stop now ends at once."
     model.stop()
     assert model.status.splitlines()[1] == "Stopping now …"
+
+
+def test_rows_that_the_manifest_has_dropped_go(tmp_path: Path) -> None:
+    model = BatchModel(Session(ViewerModel()))
+    with new_manifest(tmp_path / "out", ended=START) as manifest:
+        for name in ("a", "b", "c"):
+            add_failed(manifest, name)
+        model.choose_output(tmp_path / "out")
+        model.session.jobs.wait()
+        manifest._write("DELETE FROM cases WHERE name = ?", ("b",))
+        manifest.change_case(3, {"state": "waiting"})
+        assert [(row.name, row.state) for row in looked(model).rows] == [("a", "failed"), ("c", "waiting")]
+        manifest.change_case(3, {"state": "skipped"})
+        assert [(row.name, row.state) for row in looked(model).rows] == [("a", "failed"), ("c", "skipped")]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -217,6 +218,7 @@ def _is_taken(one: _Idle) -> bool:
     return True
 
 
+@cache
 def result_versions() -> dict[str, str]:
     """Return the versions that could change results; the libraries are not imported."""
     return {"Python": ".".join(platform.python_version_tuple()[:2]), "torch": metadata.version("torch")}
@@ -224,7 +226,7 @@ def result_versions() -> dict[str, str]:
 
 def worker_lost(number: int) -> Failed:
     text = "the Dask worker that ran this case died or left before the case was finished"
-    return Failed(number, EnvironmentFault("cohort.worker_lost", text), is_crash=True)
+    return Failed(number, EnvironmentFault("cohort.worker_lost", text))
 
 
 def _not_shared(host: str, verb: str, place: str) -> EnvironmentFault:

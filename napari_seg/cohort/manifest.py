@@ -9,6 +9,10 @@ place; "done"; "failed"; "skipped", a filter or a rule excluded it.
 
 The file is in WAL mode, in which readers never wait. WAL needs shared memory, which network drives lack, so runners of
 several machines use SQLite's rollback journal.
+
+Every change survives the death of the program. The note that the files of a case are complete also waits for the disk,
+since files are renamed after it; with it, all earlier changes reach the disk. Later ones, such as that they are in
+place, may be lost in a power cut, and the next run makes them again.
 """
 
 from __future__ import annotations
@@ -279,12 +283,25 @@ class Manifest:
         """Switch WAL on or off, and return whether the file is in the required mode; not while others have it open."""
         with suppress(sqlite3.OperationalError):
             self._connection.execute(f"PRAGMA journal_mode = {'wal' if on else 'delete'}").fetchone()
+        # a rollback journal that was not synced could damage the file in a power cut
+        self._connection.execute(f"PRAGMA synchronous = {'NORMAL' if self.is_wal else 'FULL'}")
         return self.is_wal == on
 
     @property
     def is_wal(self) -> bool:
         """Whether the file is in WAL mode, which several machines can't share."""
         return bool(self._connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+
+    @contextmanager
+    def _synced(self) -> Iterator[None]:
+        """Let each change of a block, and all before it, wait until it has reached the disk."""
+        with _faults(self.path):
+            (level,) = self._connection.execute("PRAGMA synchronous").fetchone()
+            self._connection.execute("PRAGMA synchronous = FULL")
+            try:
+                yield
+            finally:
+                self._connection.execute(f"PRAGMA synchronous = {level}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -485,29 +502,25 @@ class Manifest:
         Raises:
             CohortError: `cohort.taken_over`, the runner does not hold the case any more.
         """
-        self._change_held(
-            claim,
-            "running",
-            {
-                "state": "moving",
-                "stage": "",
-                "outputs": _records(outcome.outputs),
-                "replaced": _records(claim.before),
-                "volumes_ml": {name: round(ml, 6) for name, ml in outcome.volumes_ml.items()},
-                "confidence": {name: round(mean, 6) for name, mean in outcome.confidence.items()},
-                "notices": [
-                    {"code": one.code, "message": one.message, "segment": one.segment} for one in outcome.notices
-                ],
-                "run": outcome.run,
-                "modality": outcome.modality,
-                "input_sha256": outcome.input_sha256,
-                "seconds": round(outcome.seconds, 3),
-                "read_seconds": round(outcome.read_seconds, 3),
-                "network_seconds": round(outcome.network_seconds, 3),
-                "write_seconds": round(outcome.write_seconds, 3),
-                "peak_bytes": outcome.peak_bytes,
-            },
-        )
+        values = {
+            "state": "moving",
+            "stage": "",
+            "outputs": _records(outcome.outputs),
+            "replaced": _records(claim.before),
+            "volumes_ml": {name: round(ml, 6) for name, ml in outcome.volumes_ml.items()},
+            "confidence": {name: round(mean, 6) for name, mean in outcome.confidence.items()},
+            "notices": [{"code": one.code, "message": one.message, "segment": one.segment} for one in outcome.notices],
+            "run": outcome.run,
+            "modality": outcome.modality,
+            "input_sha256": outcome.input_sha256,
+            "seconds": round(outcome.seconds, 3),
+            "read_seconds": round(outcome.read_seconds, 3),
+            "network_seconds": round(outcome.network_seconds, 3),
+            "write_seconds": round(outcome.write_seconds, 3),
+            "peak_bytes": outcome.peak_bytes,
+        }
+        with self._synced():
+            self._change_held(claim, "running", values)
 
     def set_done(self, claim: Claim) -> None:
         """Note that all files of a case are in place; see `set_moving`."""

@@ -85,7 +85,7 @@ def draw_overlay(volume: Volume, segmentation: Segmentation, path: Path, title: 
     for line in lines:
         draw.text((_MARGIN, y), line, fill=_ALARM, font=_font(13))
         y += _LINE
-    sheet.save(path, format="PNG")
+    sheet.save(path, format="PNG", compress_level=4)  # half the time of 6, the default, and a tenth larger
 
 
 _View = tuple[list[NDArray[np.float64]], float]

@@ -57,7 +57,7 @@ class BatchModel:
     Attributes:
         changed: emitted after every change that the tab shows.
         rows_changed: emitted with the first and the last index of the rows that are new or have changed; before that,
-            (-1, -1) if all rows are dropped.
+            (-1, -1) if rows are dropped.
         session: receives messages.
         inputs: folder of scans.
         output: folder of results.
@@ -220,8 +220,10 @@ class BatchModel:
 
     def _on_look(self, found: Look) -> None:
         before, self._look, self._fault = self._look, found, None
-        if before is not None and before.created != found.created and self.rows:  # another manifest
-            self.rows, self._places = [], {}
+        is_same = before is not None and before.created == found.created
+        if (self.rows and not is_same) or found.removed:
+            self.rows = [row for row in self.rows if row.number not in found.removed] if is_same else []
+            self._places = {row.number: place for place, row in enumerate(self.rows)}
             self.rows_changed.emit(-1, -1)
         places = []
         for row in found.rows:

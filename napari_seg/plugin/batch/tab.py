@@ -98,7 +98,7 @@ class BatchTab(QWidget):
         self._table = table_view(self._cases, stretched=3)
         header = self._table.horizontalHeader()
         header.setSectionResizeMode(2, QHeaderView.ResizeMode.Fixed)  # so that it does not move while a run goes on
-        header.resizeSection(2, self.fontMetrics().horizontalAdvance("000000"))
+        header.resizeSection(2, self.fontMetrics().horizontalAdvance("0000") + 8)
         self._table.doubleClicked.connect(lambda index: self.open_row(self._cases.place_of(index.row())))
         self._table.installEventFilter(self)
         self._table.selectionModel().selectionChanged.connect(lambda *_: self._show_details())

@@ -69,7 +69,7 @@ class CaseTable(QAbstractTableModel):
         """Show rows that are new or have changed.
 
         Args:
-            first: place of the first of them; -1 if all rows were dropped.
+            first: place of the first of them; -1 if rows were dropped.
             last: place of the last.
         """
         shown = self._let_through()

@@ -67,6 +67,7 @@ class Look:
         has_report: whether the folder has a report.
         marks: number -> mark of each case, which differs after every change.
         is_partial: whether there are more rows, which the next look finds.
+        removed: numbers of cases that the manifest does not have any more.
     """
 
     folder: Path
@@ -78,6 +79,7 @@ class Look:
     has_report: bool = False
     marks: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     is_partial: bool = False
+    removed: tuple[int, ...] = ()
 
 
 def look(folder: Path, before: Look | None = None) -> Look:
@@ -103,6 +105,7 @@ def look(folder: Path, before: Look | None = None) -> Look:
         alive = {row.id for row in at_work}
         marks = {number: (*mark, mark[-1] in alive) for number, mark in manifest.marks().items()}
         known = before.marks if before is not None and (before.folder, before.created) == (folder, created) else {}
+        removed = tuple(number for number in known if number not in marks)
         changed = [number for number, mark in marks.items() if known.get(number) != mark]
         for number in changed[MAX_ROWS:]:  # for the next look
             marks[number] = known.get(number, ())
@@ -110,7 +113,7 @@ def look(folder: Path, before: Look | None = None) -> Look:
         rows = tuple(_row(row, folder, row.runner in alive) for row in manifest.rows_of(changed))
     unended = [one.row for one in status.runners if one.row.ended is None and not at_work]
     lost = unended[-1] if unended else None
-    return Look(folder, created, rows, status, at_work, lost, (folder / REPORT).is_file(), marks, is_partial)
+    return Look(folder, created, rows, status, at_work, lost, (folder / REPORT).is_file(), marks, is_partial, removed)
 
 
 def is_here(runner: RunnerRow) -> bool:
