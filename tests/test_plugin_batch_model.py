@@ -278,7 +278,10 @@ def test_the_status_names_the_running_scans_and_what_stop_does(tmp_path: Path) -
     model.stop()
     assert model.status.splitlines()[1] == "Stopping: 4 running scans finish first. Stop now ends at once."
     model.stop()
-    assert model.status.splitlines()[1] == "Stopping now …"
+    assert model.status.splitlines() == ["1 of 9 scans, 1 failed", "Stopping now …"]
+    model.run = BatchRun(choices, model._on_result, job=Job(SimpleQueue()), total=1)
+    model.run.add_result(CaseResult("scan0", "done"))
+    assert model.status.splitlines() == ["1 of 1 scans", "Writing the report …"]
 
 
 def test_rows_that_the_manifest_has_dropped_go(tmp_path: Path) -> None:

@@ -331,13 +331,16 @@ class BatchModel:
             return str(run.job.progress)
         failed = f", {run.counts['failed']} failed" if run.counts["failed"] else ""
         first = f"{run.ended} of {run.total} scans{failed}"
-        running = [f"{name}: {progress}" for name, progress in run.running.items()]
+        running = _some([f"{name}: {progress}" for name, progress in run.running.items()])
+        if run.stop.count > 1:
+            return "\n".join([first, "Stopping now …"])
+        if run.ended == run.total or (run.is_stopping and not running):
+            return "\n".join([first, "Writing the report …"])
         if run.is_stopping:
             number = len(run.running)
             them = "the running scan finishes" if number == 1 else f"{number} running scans finish"
-            last = "Stopping now …" if run.stop.count > 1 else f"Stopping: {them} first. Stop now ends at once."
-            return "\n".join([first, last, *_some(running)])
-        return "\n".join([first + self._pace(run.total - run.ended), *_some(running)])
+            return "\n".join([first, f"Stopping: {them} first. Stop now ends at once.", *running])
+        return "\n".join([first + self._pace(run.total - run.ended), *running])
 
     def _counts(self) -> str:
         failed, skipped = self.count("failed"), self.count("skipped")
