@@ -40,7 +40,7 @@ def test_a_filter_shows_some_rows_and_follows_their_changes(qtbot: Any) -> None:
     table.refresh(0, 2)
     assert (inserted, changed, resets) == ([(0, 1), (2, 2)], [(0, 1)], [])
     assert texts()[0] == ["⚠", "a", "3", "ball 1.00 ml"]
-    assert table.index(0, 1).data(Qt.ItemDataRole.ToolTipRole) == "a\nball 1.00 ml\nodd\nopen it"
+    assert table.index(0, 1).data(Qt.ItemDataRole.ToolTipRole) == ("<qt>a<br>ball 1.00 ml<br>odd<br>open it</qt>")
     assert table.counts() == {
         "All": 3,
         "Running": 1,
@@ -65,3 +65,15 @@ def test_a_filter_shows_some_rows_and_follows_their_changes(qtbot: Any) -> None:
     rows.clear()
     table.refresh(-1, -1)
     assert texts() == []
+
+
+def test_names_of_a_strangers_manifest_are_no_markup(qtbot: Any) -> None:
+    owner = QWidget()
+    qtbot.addWidget(owner)
+    rows = [Row(1, "<img src='//host/share/a.png'>\x1b[2J", "failed", "<b>broke</b>")]
+    table = CaseTable(lambda: rows, lambda row: "", owner)
+    table.refresh(0, 0)
+    tip = table.index(0, 1).data(Qt.ItemDataRole.ToolTipRole)
+    assert "<img" not in tip
+    assert "<b>" not in tip
+    assert "\x1b" not in tip + table.index(0, 1).data()

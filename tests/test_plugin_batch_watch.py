@@ -70,3 +70,13 @@ def test_done_cases_have_labels_and_many_structures_are_cut_to_those_found(tmp_p
     assert (row.text, row.seconds, row.source) == ("left 1.00 ml, right 0.00 ml", 3.0, "scans/case.nii.gz")
     many = {f"s{number}": float(number < 2) for number in range(30)}
     assert volumes_text(many) == "s0 1.00 ml, s1 1.00 ml, 28 others not found"
+
+
+@pytest.mark.parametrize("path", ["../secret.nii.gz", "/etc/secret.nii.gz", "//host/share/a.nii.gz", "C:/a.nii.gz"])
+def test_a_strangers_manifest_leads_to_no_file_outside_its_folder(path: str, tmp_path: Path) -> None:
+    with new_manifest(tmp_path / "out", ended=START + 9) as manifest:
+        number = add_done(manifest, "case", {"left": 1.0})
+        files = {"labels": {"path": path, "sha256": "", "bytes": 1, "mtime_ns": 1}}
+        manifest.change_case(number, {"outputs": files})
+    (row,) = look(tmp_path / "out").rows
+    assert row.labels is None

@@ -1,6 +1,7 @@
 """Widgets and dialogs that several tabs use."""
 
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 from qtpy.QtCore import QAbstractTableModel, QEvent, QObject, Qt, QTimer
@@ -91,6 +92,11 @@ def button(text: str, tool_tip: str, on_click: Callable[..., object] | None = No
     if on_click is not None:
         widget.clicked.connect(lambda *_: on_click())
     return widget
+
+
+def plain_tip(text: str) -> str:
+    """Return a text with foreign words as a tool tip, in which Qt finds no markup; markup may refer to other files."""
+    return f"<qt>{escape(text).replace(chr(10), '<br>')}</qt>"
 
 
 def row(*widgets: QWidget) -> QHBoxLayout:

@@ -16,7 +16,7 @@ from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.report.write import REPORT
 from napari_seg.cohort.scan_files import fingerprint
 from napari_seg.cohort.settings import RunSettings
-from napari_seg.errors import CohortError
+from napari_seg.errors import CohortError, one_line
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.plugin.batch.run import BatchChoices, BatchRun
 from napari_seg.plugin.batch.watch import Look, Row, is_here, look
@@ -318,7 +318,7 @@ class BatchModel:
             return ""
         if others := self.others:
             lines = [f"{_who(one)} works here since {_clock(one.started)}." for one in others]
-            running = [f"{row.name}: {row.text}" for row in self.rows if row.state == "running"]
+            running = [f"{row.title}: {row.text}" for row in self.rows if row.state == "running"]
             return "\n".join([*lines, f"{self._counts()}{self._pace(self.left)}", *_some(running)])
         if (lost := self._look.lost) is not None and self.left:
             ended = f"{_who(lost)} was killed or has crashed. Finished scans are kept; Continue runs the others."
@@ -415,9 +415,9 @@ class BatchModel:
         case = next((one for one in self._cases if one.key == row.name), None)
         case = case or next((one for one in self._cases if one.source == row.source), None)
         if case is None:
-            return None, f"The scan {row.name} was not found below {inputs}."
+            return None, f"The scan {row.title} was not found below {inputs}."
         if row.fingerprint and fingerprint(case.scan) not in (row.fingerprint, ""):
-            return None, f"The scan {row.name} below {inputs} is another one, or was changed since it was segmented."
+            return None, f"The scan {row.title} below {inputs} is another one, or was changed since it was segmented."
         return case, ""
 
     def write_table(self, path: Path) -> None:
@@ -463,7 +463,7 @@ def _who(runner: RunnerRow) -> str:
     """Return a name of a process for a person."""
     if is_here(runner):
         return "Another window of this napari"
-    return f"Process {runner.pid} on {runner.host}"
+    return f"Process {runner.pid} on {one_line(runner.host, 80)}"
 
 
 def _clock(seconds: float) -> str:

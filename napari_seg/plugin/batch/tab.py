@@ -24,7 +24,7 @@ from superqt.utils import signals_blocked
 from napari_seg.formats.kinds import LABEL_FORMATS, MENU_FORMATS, RUN_FORMATS, FormatName
 from napari_seg.plugin.batch.model import BatchModel
 from napari_seg.plugin.batch.table import FILTERS, CaseTable
-from napari_seg.plugin.controls import DetailsPane, ask_folder, button, row, table_view
+from napari_seg.plugin.controls import DetailsPane, ask_folder, button, plain_tip, row, table_view
 from napari_seg.plugin.messages import Message
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.study.model import StudyModel
@@ -145,7 +145,7 @@ class BatchTab(QWidget):
         entry, study = self.model.rows[number], self.study
         if study.is_loading:
             return
-        self.model.session.show_messages(Message("info", f"Opening {entry.name} …"))
+        self.model.session.show_messages(Message("info", f"Opening {entry.title} …"))
         study.load(partial(self.model.read, entry, study.scans(), study.frame(), self.segmenting.bundle))
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
@@ -224,7 +224,7 @@ class BatchTab(QWidget):
         """Show everything about the selected row."""
         texts = []
         for entry in [self.model.rows[place] for place in self._selected()]:
-            lines = [entry.name, entry.text or entry.state, *(f"⚠ {notice}" for notice in entry.notices)]
+            lines = [entry.title, entry.text or entry.state, *(f"⚠ {notice}" for notice in entry.notices)]
             texts += [*lines, self.model.scan_hint(entry)]
         if not texts and self.model.rows:
             texts = ["Select a scan to read everything about it; double-click it to open it with its result."]
@@ -240,9 +240,8 @@ class BatchTab(QWidget):
         if not is_running:
             self._run_button.setText(model.run_title)
         self._run_button.setEnabled(not obstacle)
-        self._run_button.setToolTip(
-            obstacle or "Segment every scan of the folder that has no result yet; those that failed are tried again."
-        )
+        does = "Segment every scan of the folder that has no result yet; those that failed are tried again."
+        self._run_button.setToolTip(plain_tip(obstacle or does))
         self._hint.setVisible(not model.rows and not model.is_at_work)
         self._refusal_frame.setVisible(bool(model.refusal))
         self._refusal.setText(model.refusal)

@@ -9,6 +9,7 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
 from qtpy.QtWidgets import QWidget
 
 from napari_seg.plugin.batch.watch import Row
+from napari_seg.plugin.controls import plain_tip
 
 _HEADS = ("", "Scan", "s", "Result")
 _MARKS = {"waiting": "·", "running": "▶", "stopped": "–", "done": "✓", "failed": "✕", "skipped": "–"}
@@ -115,7 +116,7 @@ class CaseTable(QAbstractTableModel):
         if role == Qt.ItemDataRole.TextAlignmentRole and index.column() == 2:
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         if role == Qt.ItemDataRole.ToolTipRole:
-            return "\n".join(filter(None, [row.name, row.text or row.state, *row.notices, self._hint(row)]))
+            return plain_tip("\n".join(filter(None, [row.title, row.text or row.state, *row.notices, self._hint(row)])))
         return None
 
     @staticmethod
@@ -123,7 +124,7 @@ class CaseTable(QAbstractTableModel):
         if column == 0:
             return "⚠" if row.notices else _MARKS[row.state]
         if column == 1:
-            return row.name
+            return row.title
         if column == 2:
             return f"{row.seconds:.0f}" if row.seconds else ""
         return row.text or row.state

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.cohort.manifest import CaseRow, Manifest, RunnerRow
+from napari_seg.cohort.report.thumbnails import is_below
 from napari_seg.cohort.report.write import REPORT
 from napari_seg.cohort.runners import RunnerWatch, machine
 from napari_seg.cohort.status import RunnerStatus, RunStatus, status_of
-from napari_seg.errors import CohortError, Notice
+from napari_seg.errors import CohortError, Notice, one_line, printable
 from napari_seg.plugin.messages import gui_text_of
 
 RowState = Literal["waiting", "running", "stopped", "done", "failed", "skipped"]
+
+_MAX_TITLE = 200
 
 MAX_ROWS = 1000
 """Rows that one look reads, so that the first ones show soon."""
@@ -51,6 +54,11 @@ class Row:
     notices: tuple[str, ...] = ()
     labels: Path | None = None
     fingerprint: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name on one line, for a person."""
+        return one_line(self.name, _MAX_TITLE)
 
 
 @dataclass(frozen=True)
@@ -130,14 +138,16 @@ def _row(row: CaseRow, folder: Path, is_run: bool) -> Row:
     claimed: RowState = "running" if is_run else "stopped"
     state: RowState = claimed if row.state == "running" or row.state == "moving" else row.state
     labels = row.outputs.get("labels") if state == "done" else None
+    if labels is not None and not is_below(labels.path):  # a stranger made the manifest
+        labels = None
     return Row(
         number=row.id,
         name=row.name,
         state=state,
-        text=_text(row, state),
+        text=printable(_text(row, state)),
         seconds=row.seconds if state in ("done", "failed") else 0.0,
         source=row.source,
-        notices=tuple(gui_text_of(notice) for notice in row.notices) if state == "done" else (),
+        notices=tuple(printable(gui_text_of(notice)) for notice in row.notices) if state == "done" else (),
         labels=None if labels is None else folder / labels.path,
         fingerprint=row.fingerprint,
     )
