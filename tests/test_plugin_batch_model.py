@@ -145,7 +145,7 @@ def test_other_options_are_refused_until_all_is_made_again(
     model.start(bundle, SegmentOptions(device="cpu", tta="shifts"))
     model.session.jobs.wait()
     assert "tta was" in model.refusal
-    assert "“Make all again” replaces them" in model.refusal
+    assert "“Make again” replaces them" in model.refusal
     assert "--" not in model.refusal
     model.start(bundle, SegmentOptions(device="cpu", tta="shifts"), redo=True)
     assert model.refusal == ""
@@ -162,7 +162,7 @@ def test_other_options_are_refused_until_all_is_made_again(
     model.session.jobs.wait()
     assert states(model) == ["done", "failed"]
     assert "belongs to another scan" in model.rows[1].text
-    assert "“Make all again” replaces it" in model.refusal
+    assert "“Make again” replaces it" in model.refusal
     model.choose_output(tmp_path / "elsewhere")
     assert model.refusal == ""
     assert model.rows == []

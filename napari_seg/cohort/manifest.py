@@ -385,8 +385,8 @@ class Manifest:
                 yield _case_row(row)
 
     def marks(self) -> dict[int, tuple[Any, ...]]:
-        """Return number -> state, stage, attempts, code and runner of all cases; one of them differs after a change."""
-        rows = self._read("SELECT id, state, stage, attempts, code, runner FROM cases ORDER BY id")
+        """Return number -> name, state, stage, attempts, code and runner of all cases; each change alters one."""
+        rows = self._read("SELECT id, name, state, stage, attempts, code, runner FROM cases ORDER BY id")
         return {int(number): tuple(mark) for number, *mark in rows}
 
     def rows_of(self, numbers: Sequence[int]) -> Iterator[CaseRow]:

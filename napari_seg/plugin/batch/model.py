@@ -14,7 +14,7 @@ from psygnal import Signal
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.report.write import REPORT
-from napari_seg.cohort.scan_files import fingerprint
+from napari_seg.cohort.scan_files import is_same
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.errors import CohortError, one_line
 from napari_seg.formats.endings import nifti_ending
@@ -145,7 +145,7 @@ class BatchModel:
         Args:
             bundle: the bundle.
             options: options of `segment`.
-            redo: segment cases again that an earlier run finished.
+            redo: replace results of earlier runs that were made otherwise; without it, they end the run.
         """
         assert self.inputs is not None
         assert self.output is not None
@@ -220,9 +220,9 @@ class BatchModel:
 
     def _on_look(self, found: Look) -> None:
         before, self._look, self._fault = self._look, found, None
-        is_same = before is not None and before.created == found.created
-        if (self.rows and not is_same) or found.removed:
-            self.rows = [row for row in self.rows if row.number not in found.removed] if is_same else []
+        is_known = before is not None and before.created == found.created
+        if (self.rows and not is_known) or found.removed:
+            self.rows = [row for row in self.rows if row.number not in found.removed] if is_known else []
             self._places = {row.number: place for place, row in enumerate(self.rows)}
             self.rows_changed.emit(-1, -1)
         places = []
@@ -416,7 +416,7 @@ class BatchModel:
         case = case or next((one for one in self._cases if one.source == row.source), None)
         if case is None:
             return None, f"The scan {row.title} was not found below {inputs}."
-        if row.fingerprint and fingerprint(case.scan) not in (row.fingerprint, ""):
+        if row.fingerprint and not is_same(case.scan, row.fingerprint, row.input_sha256):
             return None, f"The scan {row.title} below {inputs} is another one, or was changed since it was segmented."
         return case, ""
 

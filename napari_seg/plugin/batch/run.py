@@ -31,7 +31,7 @@ class BatchChoices:
         bundle: the model.
         settings: options of the run.
         workers: scans that are segmented at once; None for a number that keeps this computer busy.
-        redo: segment scans again that an earlier run finished.
+        redo: replace results of earlier runs that were made otherwise: with other options, another model or scan.
     """
 
     inputs: Path
@@ -99,7 +99,7 @@ class BatchRun:
             chosen.bundle,
             settings=chosen.settings,
             workers=chosen.workers,
-            redo="all" if chosen.redo else "none",
+            redo="changed" if chosen.redo else "none",
         )
         cohort.stop, cohort.view = self.stop, _View(self, job)
         job.post(setattr, self, "cases", cohort.cases)

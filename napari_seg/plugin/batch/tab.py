@@ -85,7 +85,9 @@ class BatchTab(QWidget):
         self._refusal_frame = QFrame()
         self._refusal_frame.setFrameShape(QFrame.Shape.StyledPanel)
         self._redo_button = button(
-            "Make all again", "Replace the results of the earlier run.", partial(self.run, redo=True)
+            "Make again",
+            "Segment these scans again, and replace the results that were made otherwise.",
+            partial(self.run, redo=True),
         )
         refusal = QVBoxLayout(self._refusal_frame)
         refusal.addWidget(self._refusal)
@@ -135,7 +137,7 @@ class BatchTab(QWidget):
     # from the user to the model
 
     def run(self, *, redo: bool = False) -> None:
-        """Run the selected model over the folder; finished scans of an earlier run are kept unless `redo`."""
+        """Run the selected model over the folder; `redo` replaces results that were made otherwise."""
         bundle = self.segmenting.runnable_bundle
         if bundle is not None and not self.model.obstacle(bundle):
             self.model.start(bundle, self.segmenting.run_options, redo=redo)

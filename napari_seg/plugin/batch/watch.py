@@ -42,7 +42,8 @@ class Row:
         source: public path of the scan.
         notices: warnings about the scan or the result.
         labels: file of the label map; None unless done.
-        fingerprint: digest of the scan, which shows that a scan was replaced; "" before its start.
+        fingerprint: digest of the sizes and times of the scan's files; "" before its start.
+        input_sha256: digest of the scan's files; "" before its end.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Row:
     notices: tuple[str, ...] = ()
     labels: Path | None = None
     fingerprint: str = ""
+    input_sha256: str = ""
 
     @property
     def title(self) -> str:
@@ -150,6 +152,7 @@ def _row(row: CaseRow, folder: Path, is_run: bool) -> Row:
         notices=tuple(printable(gui_text_of(notice)) for notice in row.notices) if state == "done" else (),
         labels=None if labels is None else folder / labels.path,
         fingerprint=row.fingerprint,
+        input_sha256=row.input_sha256,
     )
 
 
