@@ -24,7 +24,10 @@ WHOLE_VOXEL_TOLERANCE = 1e-3
 """Maximum distance in voxels, anywhere in the grid, between two lattices that count as the same."""
 
 PLANES_AT_ONCE = 16
-"""Number of planes that are interpolated at once if two grids have parallel axes."""
+"""Number of planes of a large array that are interpolated at once if two grids have parallel axes."""
+
+_SMALL_SIZE = 2**17
+"""Number of values of an array that is interpolated as a whole."""
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """(4, 4) matrix from LPS+, the frame of DICOM and ITK, to RAS+; it is its own inverse."""
@@ -360,7 +363,8 @@ def _interpolated_along_axes(
     result = np.empty((*array.shape[:lead], *(len(index) for _, index in places)), dtype)
     last = int(np.argmax(source.shape))  # a few planes at a time, so that intermediate arrays stay small
     index = places[last][1]
-    for some in np.array_split(np.arange(len(index)), max(1, len(index) // PLANES_AT_ONCE)):
+    pieces = min(len(index) // PLANES_AT_ONCE, max(array.size, result.size) // _SMALL_SIZE)
+    for some in np.array_split(np.arange(len(index)), max(1, pieces)):
         near, far = np.clip([np.floor(index[some].min()), np.floor(index[some].max()) + 1], 0, source.shape[last] - 1)
         planes = slice(int(near), int(far) + 1)
         behind = [slice(None)] * (2 - last)
