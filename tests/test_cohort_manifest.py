@@ -87,7 +87,8 @@ def test_wal_is_used_only_where_no_other_machine_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_joined", [False, True])
 def test_the_note_before_files_are_renamed_reaches_the_disk(tmp_path: Path, is_joined: bool) -> None:
     levels: dict[str, int] = {}
-    with Manifest.open(tmp_path, is_joined=is_joined) as manifest:
+    with Manifest.open(tmp_path) as manifest:
+        manifest.use_wal(not is_joined)
         run = manifest._connection.execute
 
         def note_level(statement: str) -> None:
