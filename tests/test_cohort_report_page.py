@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -210,6 +211,22 @@ def test_a_browser_draws_the_page_without_a_complaint(manifest: Manifest, tmp_pa
     assert len([tag for tag, _ in drawn.elements if tag == "circle"]) == 9 * 7
     assert not [tag for tag, _ in drawn.elements if tag == "img"]  # no preview, and none of the attacks
     assert not [name for _, attributes in drawn.elements for name in attributes if name.startswith("on")]
+
+
+def test_cases_that_were_run_with_different_options_are_told(manifest: Manifest) -> None:
+    attack = ATTACKS[0]
+    for n, tta in enumerate(("none", "none", attack)):
+        number = add_done(manifest, f"case_{n}", {"front": 1.0})
+        manifest.change_case(number, {"settings": manifest.add_settings({"tta": tta, "crop": True})})
+    manifest.add_settings({"tta": "of nobody"})
+    page = written(manifest)
+    assert "Cases were run with different options" in page.text
+    assert "settings 1, 2 cases" in page.text
+    assert "settings 2, 1 case" in page.text
+    assert attack in page.text
+    assert "of nobody" not in page.text
+    with (manifest.path.parent / "cases.csv").open(newline="") as file:
+        assert [row["settings"] for row in csv.DictReader(file)] == ["1", "1", "2"]
 
 
 def test_a_run_without_cases_has_a_page(manifest: Manifest) -> None:

@@ -94,7 +94,7 @@ def test_the_tables_of_a_run_with_two_models(manifest: Manifest) -> None:
 
     known = json.loads((folder / CASES_JSON).read_text(encoding="utf-8"))
     assert known["counts"] == {"waiting": 1, "running": 0, "moving": 0, "done": 2, "failed": 1, "skipped": 0}
-    assert known["settings"]["tta"] == "none"
+    assert known["settings"]["0"]["tta"] == "none"
     assert [case["name"] for case in known["cases"]] == ["a_head", "a_body", "b_head", "c_head"]
     assert known["cases"][0]["volumes_ml"] == {"front": 1.25, "back": 0.0}
     assert known["cases"][0]["outputs"]["labels"]["path"] == "a_head_seg.nii.gz"

@@ -58,7 +58,8 @@ class Facts:
         counts: state -> number of cases.
         models: number -> model.
         runners: the processes that ran it.
-        settings: the settings that decide the results.
+        settings: number -> settings that decide results, of those that a case was run with.
+        with_settings: number of settings -> number of finished cases.
         failed: code -> failed cases.
         skipped: code -> skipped cases.
         notices: code of a notice -> number of cases that have it.
@@ -79,7 +80,8 @@ class Facts:
     counts: dict[str, int]
     models: dict[int, ModelRow]
     runners: list[RunnerRow]
-    settings: dict[str, object]
+    settings: dict[int, dict[str, object]]
+    with_settings: Counter[int] = field(default_factory=Counter)
     failed: dict[str, list[Ended]] = field(default_factory=dict)
     skipped: dict[str, list[Ended]] = field(default_factory=dict)
     notices: Counter[str] = field(default_factory=Counter)
@@ -124,7 +126,7 @@ def gather(manifest: Manifest) -> Facts:
         counts=counts,
         models={model.id: model for model in manifest.models()},
         runners=manifest.runners(),
-        settings=manifest.settings(),
+        settings=manifest.all_settings() or {0: manifest.settings()},
     )
     volumes: dict[int, dict[str, array[float]]] = defaultdict(lambda: defaultdict(lambda: array("d")))
     cases: dict[int, dict[str, array[int]]] = defaultdict(lambda: defaultdict(lambda: array("q")))
@@ -141,6 +143,7 @@ def gather(manifest: Manifest) -> Facts:
         facts.peak_bytes = max(facts.peak_bytes, row.peak_bytes)
         if row.state != "done":
             continue
+        facts.with_settings[row.settings or 0] += 1
         seconds.append(row.seconds)
         ends.append(row.ended or 0.0)
         for n, part in enumerate((row.read_seconds, row.network_seconds, row.write_seconds)):

@@ -28,9 +28,10 @@ def lead(facts: Facts) -> str:
     """Return the line below the title: what is left, when it ran, and by which version."""
     left = sum(facts.counts[state] for state in ("waiting", "running", "moving"))
     verb = "was" if left == 1 else "were"
+    mixed = "<b class=warn>Cases were run with different options; see below.</b> " * (len(facts.with_settings) > 1)
     text = f"<b class=warn>{_cases_in_words(left)} {verb} not finished when this page was written.</b> " if left else ""
     return (
-        f'<a class="skip" href="#cases">Skip to the cases</a>{text}{_span(facts)}. napari-seg '
+        f'<a class="skip" href="#cases">Skip to the cases</a>{text}{mixed}{_span(facts)}. napari-seg '
         f"{escape(facts.version or __version__)}. For research; not a medical device."
     )
 
@@ -191,17 +192,29 @@ def run(facts: Facts) -> str:
         [escape(one.host), str(one.pid), escape(one.version), _time(one.started), _time(one.ended) or "no orderly end"]
         for one in facts.runners
     ]
-    settings = [[escape(str(name)), escape(_in_words(value))] for name, value in sorted(facts.settings.items())]
     parts = (
         ("Models", ["name", "version", "kind", "digest"], models, (0, 1, 2, 3)),
         ("Processes", ["host", "process", "napari-seg", "start (UTC)", "end (UTC)"], runners, (0, 2, 3, 4)),
-        ("Options", ["option", "value"], settings, (0, 1)),
+        ("Options", *_options(facts)),
     )
     return "".join(
         f'<h3>{heading}</h3><div class="facts">{table(heads, rows, text=text)}</div>'
         for heading, heads, rows, text in parts
         if rows
     )
+
+
+def _options(facts: Facts) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+    """Return headings, rows and text columns of the options: a column for each of several settings."""
+    used = [number for number in facts.settings if facts.with_settings[number]] or list(facts.settings)[-1:]
+    names = sorted({name for number in used for name in facts.settings[number]})
+    heads = [f"settings {number}, {_cases_in_words(facts.with_settings[number])}" for number in used]
+    rows = []
+    for name in names:
+        values = [escape(_in_words(facts.settings[number].get(name))) for number in used]
+        is_same = len(set(values)) == 1
+        rows.append([escape(name), *(value if is_same else f"<b class=warn>{value}</b>" for value in values)])
+    return ["option", *(heads if len(used) > 1 else ["value"])], rows, tuple(range(len(used) + 1))
 
 
 def _in_words(value: object) -> str:
