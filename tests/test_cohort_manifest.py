@@ -92,7 +92,7 @@ def test_the_note_before_files_are_renamed_reaches_the_disk(tmp_path: Path, is_j
         run = manifest._connection.execute
 
         def note_level(statement: str) -> None:
-            if "state = " in statement:
+            if "SET state = " in statement:
                 levels[statement.partition("state = ")[2].split("'")[1]] = run("PRAGMA synchronous").fetchone()[0]
 
         manifest._connection.set_trace_callback(note_level)
