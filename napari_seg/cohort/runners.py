@@ -40,10 +40,6 @@ _LOCK = "lock"
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
 
-_UNFINISHED = "unfinished-"
-_YOUNG_SECONDS = 600.0
-"""Age from which on a folder of unfinished files counts as left by a program that was killed."""
-
 
 class Runner:
     """This process as a runner; a context manager that registers it, recovers what dead runners left, and ends it.
@@ -167,14 +163,7 @@ class Runner:
         """Create the hidden folder and lock it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / BEAT).write_text("0")
-        self._lock = FileLock(self.folder / _LOCK)
-        try:
-            self._lock.acquire(timeout=_BEAT_SECONDS)
-        except NotImplementedError:  # a file system without locks
-            pass
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
-                raise
+        self._lock = _locked(self.folder)
 
     def _beat(self) -> None:
         """Count in a file until the runner ends; in a thread of its own."""
@@ -229,8 +218,7 @@ class Runner:
         kept = {row.folder for row in self._manifest.runners() if row.ended is None}
         with suppress(OSError):
             for path in (self.output / HIDDEN).iterdir():
-                is_young = path.name.startswith(_UNFINISHED) and time.time() - path.stat().st_mtime < _YOUNG_SECONDS
-                if path.name not in kept and not is_young:
+                if path.name not in kept and not _is_locked(path):
                     shutil.rmtree(path, ignore_errors=True)
                     path.unlink(missing_ok=True)
 
@@ -247,11 +235,14 @@ def unfinished_folder(output: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder could not be created.
     """
-    folder = output / HIDDEN / f"{_UNFINISHED}{secrets.token_hex(4)}"
+    folder = output / HIDDEN / secrets.token_hex(4)
     folder.mkdir(parents=True)
+    lock = _locked(folder)
     try:
         yield folder
     finally:
+        with suppress(OSError):
+            lock.release(force=True)
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # others are in it
             folder.parent.rmdir()
@@ -300,6 +291,23 @@ def machine() -> str:
     except OSError:
         text = str(uuid.getnode())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _locked(folder: Path) -> FileLock:
+    """Lock a hidden folder, and return the lock; some file systems have none.
+
+    Raises:
+        OSError: the folder can't be written to.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=_BEAT_SECONDS)
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            raise
+    return lock
 
 
 def _is_locked(folder: Path) -> bool | None:
