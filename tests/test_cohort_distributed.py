@@ -29,6 +29,7 @@ from napari_seg.volume import Volume
 
 pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
 
+import dask
 import distributed
 
 from napari_seg.cohort import distributed as pools
@@ -306,14 +307,27 @@ def test_the_death_of_the_scheduler_ends_the_run(make_pool: Any, tmp_path: Path)
     client.close()
 
 
-def test_a_missing_scheduler_is_named() -> None:
+def test_a_missing_scheduler_is_named(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="no Dask scheduler answers at tcp://127"):
         DaskPool("tcp://127.0.0.1:9", connect_seconds=1)
     with pytest.raises(EnvironmentFault, match="found no scheduler file"):
         DaskPool("no/such/file.json")
-    with pytest.raises(EnvironmentFault) as raised:
-        DaskPool("tls://127.0.0.1:9", connect_seconds=1)
-    assert raised.value.code == "cohort.tls"
+    for content in ("", "[]", "{}"):
+        (tmp_path / "file.json").write_text(content)
+        with pytest.raises(EnvironmentFault, match="is no scheduler file") as raised:
+            DaskPool(tmp_path / "file.json")
+        assert raised.value.code == "cohort.scheduler"
+
+
+def test_tls_needs_certificates(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text('{"address": "tls://127.0.0.1:9"}')
+    for where in ("tls://127.0.0.1:9", tmp_path / "file.json"):
+        with pytest.raises(EnvironmentFault, match="names no certificates") as raised:
+            DaskPool(where)
+        assert raised.value.code == "cohort.tls"
+    files = {f"distributed.comm.tls.{name}": str(tmp_path / "no.pem") for name in ("ca-file", "client.cert")}
+    with dask.config.set(files), pytest.raises(EnvironmentFault, match="can't be read"):
+        DaskPool("tls://127.0.0.1:9")
 
 
 def _until(holds: Callable[[], bool]) -> None:

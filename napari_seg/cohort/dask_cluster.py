@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -42,22 +43,42 @@ def local_cluster(count: int, resources: Mapping[str, float]) -> distributed.Spe
 
 
 def connected_client(where: str, seconds: float) -> distributed.Client:
-    """Return a client of the scheduler at an address or of a scheduler file."""
+    """Return a client of the scheduler at an address or of a scheduler file.
+
+    Raises:
+        EnvironmentFault: `cohort.scheduler`, no scheduler answers within so many seconds; `cohort.tls`, it is reached
+            by TLS, and the certificates are missing.
+    """
+    address = where if "://" in where else _address_in(Path(where))
+    if address.startswith("tls://"):
+        _check_certificates()
     try:
-        if "://" in where:
-            return distributed.Client(where, timeout=seconds, set_as_default=False)
-        if not os.path.exists(where):
-            text = f"found no scheduler file {where}; start one: dask scheduler --scheduler-file {where}"
-            raise EnvironmentFault("cohort.scheduler", text)
-        return distributed.Client(scheduler_file=where, timeout=seconds, set_as_default=False)
-    except TypeError as error:
-        if "ssl_context" not in str(error):
-            raise
-        text = (
-            "the scheduler is reached by TLS, and Dask's configuration names no certificates; set "
-            "distributed.comm.tls.ca-file, and cert and key below distributed.comm.tls.client"
-        )
-        raise EnvironmentFault("cohort.tls", text) from None
+        return distributed.Client(address, timeout=seconds, set_as_default=False)
     except (OSError, ValueError) as error:
-        text = f"no Dask scheduler answers at {where} ({type(error).__name__}); start it, or correct the address"
+        text = f"no Dask scheduler answers at {address} ({type(error).__name__}); start it, or correct the address"
         raise EnvironmentFault("cohort.scheduler", text) from error
+
+
+def _address_in(file: Path) -> str:
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+    except FileNotFoundError:
+        text = f"found no scheduler file {file}; start a scheduler: dask scheduler --scheduler-file {file}"
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        text = f"{file} is no scheduler file ({type(error).__name__}); expected what 'dask scheduler' writes there"
+    raise EnvironmentFault("cohort.scheduler", text)
+
+
+def _check_certificates() -> None:
+    """Check that Dask's configuration names certificates for a client."""
+    try:
+        if distributed.Security().get_connection_args("client")["ssl_context"] is not None:
+            return
+        found = "names no certificates"
+    except OSError as error:
+        found = f"names certificates that can't be read ({error.strerror or error})"
+    text = (
+        f"the scheduler is reached by TLS, and Dask's configuration {found}; set distributed.comm.tls.ca-file, and "
+        "cert and key below distributed.comm.tls.client"
+    )
+    raise EnvironmentFault("cohort.tls", text)
