@@ -73,6 +73,10 @@ def test_a_finished_run(manifest: Manifest, capsys: pytest.CaptureFixture) -> No
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("finished ")
     assert ", ended 20" in lines[-1]
+    report = manifest.path.parent / "report.html"
+    report.write_text("")
+    main(["status", str(manifest.path.parent)])
+    assert capsys.readouterr().out.splitlines()[-1] == f"report   {report}"
 
 
 def test_a_run_that_was_killed_is_no_success(manifest: Manifest, capsys: pytest.CaptureFixture) -> None:

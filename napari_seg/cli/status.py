@@ -43,6 +43,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.cli.progress import Output
+    from napari_seg.cohort.report.write import REPORT
     from napari_seg.cohort.status import read_status
 
     status = read_status(arguments.output)
@@ -57,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.watch and status.state == "running":
         status = _watch(arguments.output, status, console)
     console.print(describe(status, console))
+    if status.state != "running" and (arguments.output / REPORT).is_file():
+        console.print(_line("report", str(arguments.output / REPORT)))
     return _exit_code(status)
 
 
