@@ -232,7 +232,8 @@ class Cohort:
         largest = max(input_bytes(case.scan) for case in cases)
         has_gpu = _has_gpu() if options.device == "auto" else options.device.startswith("cuda")
         count = worker_count(len(cases), largest, options.memory_bytes, has_gpu=has_gpu)
-        return LocalPool(self._workers or count, memory_bytes=options.memory_bytes)
+        kinds = {case.bundle.kind for case in cases if case.bundle is not None}
+        return LocalPool(self._workers or count, memory_bytes=options.memory_bytes, kinds=kinds)
 
 
 def _model_of(reference: str, is_of_user: bool) -> Bundle:

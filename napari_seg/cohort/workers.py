@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -125,16 +125,20 @@ class CaseWorker:
     Args:
         threads: threads of the network; None: all cores.
         memory_bytes: most memory of the process; None for that of the settings.
+        kinds: kinds of the bundles, whose libraries are loaded before the first case.
     """
 
-    def __init__(self, threads: int | None = None, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self, threads: int | None = None, memory_bytes: int | None = None, kinds: Collection[str] = ()
+    ) -> None:
         self._process = WorkerProcess()
         self._threads = threads
         self._memory_bytes = memory_bytes
+        self._kinds = sorted(kinds)
 
     def warm_up(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         """Start the process, if it does not run, and load its libraries."""
-        self._process.run(_warm_up, self._threads, is_stopping=is_stopping)
+        self._process.run(_warm_up, self._threads, self._kinds, is_stopping=is_stopping)
 
     def run(
         self,
@@ -190,8 +194,14 @@ class CaseWorker:
         self._process.close()
 
 
-def _warm_up(threads: int | None) -> None:
-    import napari_seg.inference.segment  # noqa: F401  (loads torch and monai)
+def _warm_up(threads: int | None, kinds: Collection[str]) -> None:
+    """Load what each case needs, so that the time of the first one counts its own work only."""
+    import napari_seg.evaluation.overlay
+    import napari_seg.inference.engine
+    import napari_seg.inference.segment
+
+    if "monai" in kinds:
+        import napari_seg.bundles.monai  # noqa: F401
 
     _use_threads(threads)
 
@@ -215,9 +225,12 @@ class LocalPool:
         size: number of workers.
         threads: threads of each network; None: the cores are divided.
         memory_bytes: memory of all workers together; None for a safe part of the free memory.
+        kinds: kinds of the bundles of the run.
     """
 
-    def __init__(self, size: int, threads: int | None = None, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self, size: int, threads: int | None = None, memory_bytes: int | None = None, kinds: Collection[str] = ()
+    ) -> None:
         self.size = size
         if threads is None and size > 1:
             threads = max(1, core_count() // size)
@@ -227,7 +240,7 @@ class LocalPool:
         self._waiting: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._is_stopping = threading.Event()
-        self._workers = [CaseWorker(threads, each) for _ in range(size)]
+        self._workers = [CaseWorker(threads, each, kinds) for _ in range(size)]
         self._threads = [threading.Thread(target=self._serve, args=(one,), daemon=True) for one in self._workers]
         for thread in self._threads:
             thread.start()
