@@ -14,6 +14,8 @@ def printable(text: str) -> str:
     Bytes of a file name that are not UTF-8 are read as Latin-1; control characters, such as the escape codes of a
     terminal, become "_".
     """
+    if text.isprintable():
+        return text
     letters = (chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in text)
     return "".join(c if c.isprintable() or c in "\n\t" else "_" for c in letters)
 

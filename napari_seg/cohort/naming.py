@@ -19,7 +19,7 @@ from napari_seg.errors import InputError, printable
 from napari_seg.formats.archive import shown
 from napari_seg.formats.channel_sets import common_folder
 from napari_seg.formats.channels import ChannelSet
-from napari_seg.formats.endings import ARCHIVE_ENDINGS, has_ending, nifti_ending
+from napari_seg.formats.endings import ARCHIVE_ENDINGS, NIFTI_ENDINGS, ending_of, has_ending, nifti_ending
 from napari_seg.formats.record import read_record
 from napari_seg.formats.scan import Scan
 
@@ -40,15 +40,13 @@ _LEVEL = re.compile(f"anat|func|dwi|fmap|perf|pet|nifti|ses(sion)?-.*|{_IMAGES.p
 
 def is_result(path: Path) -> bool:
     """Return whether an earlier run wrote a label map, confidence map or preview, judged by the record next to it."""
-    ending = nifti_ending(path) or (path.suffix if path.suffix == ".png" else "")
+    ending = ending_of(path, (*NIFTI_ENDINGS, ".png"))
+    if not ending:
+        return False
     stem = path.name.removesuffix(ending)
     for name in CONFIDENCE_MAPS:
         stem = stem.removesuffix(f"_{name}")
-    return (
-        bool(ending)
-        and stem.endswith((SUFFIX, BIDS_SUFFIX))
-        and read_record(path.with_name(f"{stem}.json")) is not None
-    )
+    return stem.endswith((SUFFIX, BIDS_SUFFIX)) and read_record(path.with_name(f"{stem}.json")) is not None
 
 
 def is_certainty_map(path: Path) -> bool:
@@ -64,6 +62,7 @@ class _Folders:
     def __init__(self, files: Sequence[Path], scans: Sequence[Scan | ChannelSet]) -> None:
         self._public: dict[PurePath, str] = {}
         self._study: dict[PurePath, str] = {}
+        self._below: dict[tuple[PurePath, PurePath, bool], tuple[str, ...]] = {}
         for file, scan in zip(files, scans, strict=True):
             if scan.format == "dicom":
                 from napari_seg.formats.dicom.headers import read_header
@@ -82,18 +81,38 @@ class _Folders:
         name = printable(self._public.get(folder, _split(folder.name)[0]))
         return name or hashlib.sha256(self._study.get(folder, "").encode()).hexdigest()[:6]
 
-    def below(self, root: PurePath, folder: PurePath, has_endings: bool = False) -> list[str]:
-        """Return the public names of the folders below a root, down to a folder.
+    def below(self, root: PurePath, folder: PurePath, has_endings: bool = False) -> tuple[str, ...]:
+        """Return the public names of the folders below a root, down to a folder; none if it lies elsewhere.
 
         Args:
             root: ancestor of the folder, or the folder itself; not included.
             folder: the last folder; included.
             has_endings: keep the endings of archives.
         """
-        levels = [
-            level for level in reversed([folder, *folder.parents]) if level.is_relative_to(root) and level != root
-        ]
-        return [self.name(level) + (_split(level.name)[1] if has_endings else "") for level in levels]
+        key = root, folder, has_endings
+        if key not in self._below:
+            names: tuple[str, ...] = ()
+            if folder != root and root in folder.parents:
+                ending = _split(folder.name)[1] if has_endings else ""
+                names = (*self.below(root, folder.parent, has_endings), self.name(folder) + ending)
+            self._below[key] = names
+        return self._below[key]
+
+
+class _Roots:
+    """Folders, of which the first that contains a file is looked up once for all files of a folder."""
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._roots = list(roots)
+        self._of: dict[Path, Path | None] = {}
+
+    def of(self, file: Path) -> Path:
+        """Return the first root that contains a file, or that is the file; its folder if none does."""
+        folder = file.parent
+        if folder not in self._of:
+            above = {folder, *folder.parents}
+            self._of[folder] = next((root for root in self._roots if root in above), None)
+        return self._of[folder] or (file if file in self._roots else folder)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -138,10 +157,12 @@ def named_scans(
         inputs: absolute paths of the files and folders that were searched.
         given: for each scan the name that a list gives it, "" if none does; empty without lists.
     """
-    named = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
+    searched = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
+    named = _Roots(sorted(searched, key=lambda path: len(path.parts)))
     roots = list(dict.fromkeys(path if path.is_dir() else path.parent for path in inputs))
     with suppress(ValueError):  # the inputs lie on several drives
         roots = [Path(os.path.commonpath(roots))]
+    common = _Roots(roots)
     files = [Path(os.path.abspath(shown(scan.files[0]))) for scan in scans]
     folders = _Folders(files, scans)
     given = given or [""] * len(scans)
@@ -164,8 +185,8 @@ def named_scans(
         names[number] = unique.take(names[number])
     found, real_folders = [], dict[Path, str]()
     for scan, file, name, stem in zip(scans, files, names, stems, strict=True):
-        root = _root_of(file, roots)
-        below = tuple(folders.below(root, file.parent))
+        root = common.of(file)
+        below = folders.below(root, file.parent)
         source = _source(scan, file, root, folders)
         found.append(NamedScan(scan, name, stem, below, source, str(place_of(scan.files[0], real_folders))))
     return found
@@ -209,13 +230,12 @@ def place_of(file: Path, real_folders: dict[Path, str]) -> Path:
     return shown(Path(real_folders[folder], file.name))
 
 
-def _name(scan: Scan | ChannelSet, file: Path, named: Sequence[Path], folders: _Folders) -> str:
+def _name(scan: Scan | ChannelSet, file: Path, named: _Roots, folders: _Folders) -> str:
     """Return the name of a scan, from its file and its folders (see `find_cases`)."""
-    outermost = sorted((root for root in named if file.is_relative_to(root)), key=lambda root: len(root.parts))
-    root = outermost[0] if outermost else file.parent
+    root = named.of(file)  # the outermost
     if not scan.name and isinstance(scan, ChannelSet):
         folder = Path(os.path.abspath(common_folder(scan)))
-        levels = folders.below(root, folder) if folder.is_relative_to(root) else []
+        levels = folders.below(root, folder)
         return "_".join(levels) or folders.name(folder)
     if scan.format == "dicom":
         return scan.name
@@ -234,11 +254,6 @@ def _words(text: str) -> str:
     return f" {re.sub(r'[-_. ]+', ' ', text.casefold()).strip()} "
 
 
-def _root_of(file: Path, roots: Sequence[Path]) -> Path:
-    """Return the first root that contains a file; its folder if none does."""
-    return next((root for root in roots if file.is_relative_to(root)), file.parent)
-
-
 def _source(scan: Scan | ChannelSet, file: Path, root: Path, folders: _Folders) -> str:
     """Return the path of a scan relative to a root, in public names."""
     levels = folders.below(root, file.parent, has_endings=True)
@@ -247,7 +262,7 @@ def _source(scan: Scan | ChannelSet, file: Path, root: Path, folders: _Folders) 
     return "/".join(levels) or folders.name(file.parent)
 
 
-def _with_folders(names: list[str], folders: list[list[str]]) -> list[str]:
+def _with_folders(names: list[str], folders: list[tuple[str, ...]]) -> list[str]:
     """Return the names preceded by their folders, without leading folders that all of them share."""
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
     return ["_".join([*levels[shared:], name]) for levels, name in zip(folders, names, strict=True)]

@@ -18,8 +18,11 @@ _NOT_DICOM = (*NIFTI_ENDINGS, *PAIR_ENDINGS, *ITK_ENDINGS, *ARCHIVE_ENDINGS, *IM
 
 def ending_of(path: Path, endings: Sequence[str]) -> str:
     """Return the first of some endings that a file name has, as it is spelled there; "" if it has none of them."""
-    ending = next((e for e in endings if path.name.lower().endswith(e)), "")
-    return path.name[len(path.name) - len(ending) :] if ending else ""
+    name = path.name
+    lower = name.lower()
+    if not lower.endswith(tuple(endings)):  # most files of a large folder
+        return ""
+    return name[-next(len(ending) for ending in endings if lower.endswith(ending)) :]
 
 
 def has_ending(path: Path, endings: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ from napari_seg.formats.endings import (
     IMAGE2D_ENDINGS,
     ITK_ENDINGS,
     NIFTI_ENDINGS,
+    PAIR_ENDINGS,
     SEG_NRRD_ENDINGS,
     ending_of,
     has_ending,
@@ -24,6 +25,8 @@ from napari_seg.formats.endings import (
 from napari_seg.formats.scan import Scan
 from napari_seg.formats.temporary import remove_leftovers
 from napari_seg.formats.walk import LeftOut, file_type, files_below
+
+_KNOWN_ENDINGS = (*NIFTI_ENDINGS, *PAIR_ENDINGS, *SEG_NRRD_ENDINGS, *ITK_ENDINGS, *ARCHIVE_ENDINGS, *IMAGE2D_ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def find(path: str | os.PathLike[str], ignore: Callable[[Path], bool] = lambda f
             left_out += parts_left_out
     scans, skipped = _scans_among(files)
     skipped += [Skipped(*one) for one in left_out]
-    order = {file: n for n, file in enumerate(sorted([*files, *(one.files[0] for one in skipped)], key=_shown_path))}
+    order = {file: n for n, file in enumerate(sorted([*files, *(one.files[0] for one in skipped)], key=_order))}
     scans.sort(key=lambda scan: order[scan.files[0]])
     skipped.sort(key=lambda one: order[one.files[0]])
     return Found(tuple(scans), tuple(skipped))
@@ -118,8 +121,9 @@ def _is_named_as_scan(path: Path) -> bool:
     return has_ending(path, (*NIFTI_ENDINGS, *ITK_ENDINGS, ".dcm"))
 
 
-def _shown_path(path: Path) -> Path:
-    return shown(path.absolute())
+def _order(path: Path) -> list[str]:
+    """Return what files are sorted by: the path for messages; comparing its parts is quicker than comparing paths."""
+    return os.path.normcase(shown(path.absolute())).split(os.sep)
 
 
 def _files_of(file: Path) -> tuple[list[Path], list[LeftOut]]:
@@ -141,7 +145,9 @@ def _scans_among(files: Sequence[Path]) -> tuple[list[Scan], list[Skipped]]:
     pairs: dict[Path, list[Path]] = {}
     others: list[Path] = []
     for file in files:
-        if ending := nifti_ending(file):
+        if not has_ending(file, _KNOWN_ENDINGS):
+            others.append(file)
+        elif ending := nifti_ending(file):
             scans.append(Scan(file.name[: -len(ending)], "nifti", (file,)))
         elif ending := pair_ending(file):
             pairs.setdefault(file.with_name(file.name[: -len(ending)]), []).append(file)
@@ -197,12 +203,27 @@ def _by_content(files: Sequence[Path]) -> tuple[list[Scan], list[Skipped]]:
     from napari_seg.formats.dicom.series import find_series
     from napari_seg.formats.nifti import is_nifti
 
-    series, no_series = find_series(files)
+    unknown = {file for file in files if _is_of_unknown_format(file)}
+    series, no_series = find_series(files, unknown)
     scans = [Scan(one.name, "dicom", one.files) for one in series]
     skipped: list[Skipped] = []
     for file, code, message in no_series:
-        if code == "skip.not_an_image" and is_nifti(file):
+        if code == "skip.not_an_image" and file not in unknown and is_nifti(file):
             scans.append(Scan(file.name, "nifti", (file,)))
         else:
             skipped.append(Skipped((file,), code, message))
     return scans, skipped
+
+
+def _is_of_unknown_format(file: Path) -> bool:
+    """Return whether a file is certainly neither DICOM nor NIfTI, by its name and its first bytes, read once."""
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(352)
+    except OSError:
+        return False
+    is_compressed, has_preamble = head[:2] == b"\x1f\x8b", head[128:132] == b"DICM"
+    may_be_nifti = head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
+    # DICOM without a preamble begins with an element of group 2 or 8
+    may_lack_preamble = head[:1] in (b"\2", b"\x08", b"\0")
+    return not (is_compressed or has_preamble or may_be_nifti or may_lack_preamble or has_ending(file, (".dcm",)))

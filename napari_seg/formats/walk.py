@@ -70,7 +70,7 @@ def files_below(folder: Path, is_scan: Callable[[Path], bool]) -> tuple[list[Pat
                 left_out.append(((path,), "skip.link", f"{path.name} is a link without a target"))
             else:
                 left_out.append(((path,), "skip.not_a_file", f"{path.name} is a pipe, a socket or a device"))
-    return sorted(files), left_out
+    return sorted(files, key=lambda file: os.path.normcase(file).split(os.sep)), left_out
 
 
 def file_type(path: Path) -> Literal["file", "folder", "special", "missing"]:

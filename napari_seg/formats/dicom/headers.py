@@ -16,6 +16,7 @@ from sys import intern
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError
+from napari_seg.formats.dicom.plain_header import MAX_BYTES, plain_header
 from napari_seg.formats.dicom.private_words import Tags, label_of, private_keywords
 from napari_seg.formats.dicom.volumes import VOLUME_ATTRIBUTES
 
@@ -148,7 +149,7 @@ def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
                 text = "holds zeros where a DICOM header begins, so it was not copied whole; copy or export it again"
                 raise InputError("file.not_dicom", text)
             stream.seek(0)
-            tags, syntax, offset, pixel_bytes = _parse(stream)
+            tags, syntax, offset, pixel_bytes = _parse_plain(stream) or _parse(stream)
     except EOFError:
         raise InputError("file.truncated", _CUT) from None
     except OSError as error:
@@ -165,6 +166,52 @@ def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
         if sop_class(tags).endswith("ImageStorage"):
             raise InputError("file.truncated", _CUT)
     return Header(path, tags, syntax, offset, pixel_bytes, size - offset)
+
+
+def _parse_plain(stream: IO[bytes]) -> tuple[dict[str, Any], str, int, int | None] | None:
+    """Return what `_parse` returns for a header that `plain_header` reads; None for any other, with the stream at 0."""
+    found = plain_header(stream.read(MAX_BYTES), _names())
+    stream.seek(0)
+    if found is None:
+        return None
+    tags: dict[str, Any] = {}
+    for tag, (vr, value) in found.elements.items():
+        name = _names()[tag]
+        if name in _SEQUENCES:
+            if value and name == "DetectorInformationSequence":
+                return None
+            tags[name] = bool(value)
+            continue
+        key = tag, vr, value
+        if key not in _values:
+            try:
+                _keep(key, _converted_alone(tag, vr.decode(), value))
+            except Exception:
+                if name in _NEEDED:  # pydicom raises the error again
+                    return None
+                continue
+        tags[name] = _values[key]
+    return (tags, found.transfer_syntax, found.pixel_offset, found.pixel_bytes)
+
+
+@lru_cache(maxsize=1)
+def _names() -> dict[int, str]:
+    """Return the tag and the name of each attribute that a header keeps; that of the character set, too."""
+    from pydicom.datadict import keyword_for_tag
+
+    names = {attribute.tag: attribute.name for attribute in VOLUME_ATTRIBUTES if attribute.tag is not None}
+    return {int(tag): names.get(int(tag)) or intern(keyword_for_tag(tag)) for tag in (*_tags(), 0x00080005)}
+
+
+def _converted_alone(tag: int, vr: str, value: bytes) -> Any:
+    """Return the plain value of an element of ASCII text, or of numbers in little endian with explicit VR."""
+    from pydicom.dataelem import RawDataElement, convert_raw_data_element, empty_value_for_VR
+    from pydicom.tag import Tag
+
+    stored = value or empty_value_for_VR(vr, raw=True)
+    raw = RawDataElement(Tag(tag), vr, len(value), stored, 0, False, True)
+    with quiet_pydicom():
+        return plain_value(convert_raw_data_element(raw).value)
 
 
 def _parse(stream: IO[bytes]) -> tuple[dict[str, Any], str, int, int | None]:
@@ -271,13 +318,41 @@ def _plain_tags(dataset: Dataset) -> dict[str, Any]:
             continue
         try:
             # pydicom converts a value at its first use; a malformed one must fail here and not later.
-            tags[name] = plain_value(dataset[tag].value)
+            tags[name] = _converted(dataset, tag)
         except Exception:
             if name in _NEEDED:
                 raise
     if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:  # stated nowhere else
         tags["SOPClassUID"] = DIRECTORY
     return tags
+
+
+_values: dict[tuple[Any, ...], Any] = {}
+"""Stored bytes of an element -> its plain value: the files of a series share most values, and pydicom takes long."""
+
+_MAX_VALUES = 50_000
+
+
+def _converted(dataset: Dataset, tag: BaseTag) -> Any:
+    """Return the plain value of an element; equal bytes are converted once."""
+    from pydicom.dataelem import RawDataElement
+
+    raw = dataset.get_item(tag)
+    if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes) or len(raw.value) > 256:
+        return plain_value(dataset[tag].value)
+    character_set = dataset.original_character_set
+    if not isinstance(character_set, str):
+        character_set = tuple(character_set or ())
+    key = int(tag), raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian, character_set
+    if key not in _values:
+        _keep(key, plain_value(dataset[tag].value))
+    return _values[key]
+
+
+def _keep(key: tuple[Any, ...], value: Any) -> None:
+    if len(_values) >= _MAX_VALUES:
+        _values.clear()
+    _values[key] = value
 
 
 def plain_value(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +91,9 @@ class _Part:
         return bool(np.abs(lengths - 1).max() <= ORIENTATION_TOLERANCE and min(spacing_mm) > 0)
 
 
-def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, str, str]]]:
+def find_series(
+    files: Sequence[Path], others: Container[Path] = frozenset()
+) -> tuple[list[Series], list[tuple[Path, str, str]]]:
     """Return the image series among files of any format, in the order of their first files, and the files left out.
 
     A series that mixes images of different kinds (magnitude and phase, a reformatted plane) is split by kind, unless
@@ -99,6 +101,10 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
     (reports, segmentations, plans, dose) or no pixels, are localizers, or are grey images without any geometry
     (secondary captures, X-rays). A DICOM file with a damaged header becomes a series of its own, so that reading it
     reports what is wrong. Only the paths of the files and the first header of each series are kept.
+
+    Args:
+        files: files of any format.
+        others: those that are known to be no DICOM files.
 
     Returns:
         The series; and for each file left out its path, a code and a message.
@@ -109,6 +115,9 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
     private: dict[Path, frozenset[str]] = {}
     text = "is no scan of a known format"
     for n, path in enumerate(files):
+        if path in others:
+            left_out.append((path, "skip.not_an_image", text))
+            continue
         try:
             header = read_header(path)
         except InputError:

@@ -1,0 +1,149 @@
+"""Read the elements of a plain DICOM header from its bytes, many times faster than with a data set of pydicom.
+
+A folder may hold 100,000 files, of which only some elements each are needed. Plain means: a preamble, little endian
+with explicit VR, text in ASCII, and pixels that begin in the first 16 KiB. Every other header is left to pydicom, and
+so is the conversion of values, so that the result is the same.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+_EXPLICIT = "1.2.840.10008.1.2.1"
+_ENCAPSULATED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
+"""Transfer syntaxes with explicit VR and little endian: of uncompressed pixels, and beginnings of all others."""
+
+MAX_BYTES = 1 << 14
+_MAX_VALUE_BYTES = 256
+_MAX_DEPTH = 16
+_UNDEFINED = 0xFFFFFFFF
+_SYNTAX, _CHARACTER_SET, _PIXELS = 0x00020010, 0x00080005, 0x7FE00010
+
+_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+_SHORT = frozenset(
+    (
+        *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"),
+        *(b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
+    )
+)
+"""VRs with a length of four bytes, and of two."""
+
+_TEXT = frozenset((b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UT"))
+"""VRs whose values depend on the character set."""
+
+_ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_HEAD, _LENGTH, _ITEM_HEAD = struct.Struct("<HH2sH"), struct.Struct("<I"), struct.Struct("<HHI")
+
+
+@dataclass(frozen=True)
+class PlainHeader:
+    """Elements of a plain header.
+
+    Attributes:
+        elements: tag -> VR and stored bytes, of the elements that were asked for.
+        transfer_syntax: UID of the transfer syntax.
+        pixel_offset: position in the file at which the pixels begin.
+        pixel_bytes: length of the pixels that the file states; None for compressed pixels, which state none.
+    """
+
+    elements: dict[int, tuple[bytes, bytes]]
+    transfer_syntax: str
+    pixel_offset: int
+    pixel_bytes: int | None
+
+
+def plain_header(block: bytes, wanted: Mapping[int, str]) -> PlainHeader | None:
+    """Return the elements of a plain header; None for any other header, or one that is damaged.
+
+    Args:
+        block: the first bytes of the file.
+        wanted: tags of the elements to return.
+    """
+    if block[128:132] != b"DICM":
+        return None
+    elements: dict[int, tuple[bytes, bytes]] = {}
+    syntax, before = "", 0
+    for tag, vr, start, length in _elements(block):
+        if tag <= before or vr == b"":  # the order is wrong, or the header is not plain
+            return None
+        before = tag
+        if tag == _PIXELS:
+            if syntax != _EXPLICIT and not syntax.startswith(_ENCAPSULATED):
+                return None
+            return PlainHeader(elements, syntax, start, None if length == _UNDEFINED else length)
+        if tag > _PIXELS - 8 or length == _UNDEFINED or start + length > len(block):
+            return None
+        if tag == _SYNTAX:
+            syntax = block[start : start + length].decode("latin-1").rstrip("\0 ")
+        if tag in wanted:
+            # a private element of unknown VR needs the dictionary of its creator
+            if vr == b"UN" or (length > _MAX_VALUE_BYTES and vr != b"SQ"):
+                return None
+            value = block[start : start + length]
+            if vr == b"SQ":  # only whether it has items
+                value = value[:2] if value[2:4] == b"\0\xe0" else b""
+            if vr in _TEXT and not _is_plain_ascii(value):
+                return None
+            elements[tag] = vr, value
+        if tag == _CHARACTER_SET and b"13" in block[start : start + length]:  # "~" means something else there
+            return None
+    return None
+
+
+def _elements(block: bytes) -> Iterator[tuple[int, bytes, int, int]]:
+    """Yield tag, VR, start and length of each element; an empty VR if it is not one of explicit VR."""
+    position, end = 132, len(block) - 12
+    while position <= end:
+        tag, vr, start, length = _element_at(block, position)
+        if vr == b"SQ" and length == _UNDEFINED:
+            length = _end_of_sequence(block, start) - start
+            if length < 0:
+                vr = b""
+        yield tag, vr, start, length
+        position = start + length
+
+
+def _element_at(block: bytes, position: int) -> tuple[int, bytes, int, int]:
+    """Return tag, VR, start and length of the element at a position."""
+    group, element, vr, length = _HEAD.unpack_from(block, position)
+    position += 8
+    if vr in _LONG:
+        (length,) = _LENGTH.unpack_from(block, position)
+        position += 4
+    elif vr not in _SHORT:
+        vr = b""
+    return group << 16 | element, vr, position, length
+
+
+def _end_of_sequence(block: bytes, position: int, depth: int = 0) -> int:
+    """Return the position after a sequence of undefined length; -1 if it does not end in the block."""
+    end = len(block) - 12
+    while position <= end and depth < _MAX_DEPTH:
+        group, element, length = _ITEM_HEAD.unpack_from(block, position)
+        tag = group << 16 | element
+        position += 8
+        if tag == _END_OF_SEQUENCE:
+            return position
+        if tag != _ITEM:
+            return -1
+        if length != _UNDEFINED:
+            position += length
+            continue
+        while position <= end:
+            tag, vr, start, length = _element_at(block, position)
+            if tag == _END_OF_ITEM:
+                position += 8
+                break
+            if length == _UNDEFINED:
+                position = _end_of_sequence(block, start, depth + 1) if vr == b"SQ" else -1
+            else:
+                position = start + length
+            if not vr or position < 0:
+                return -1
+    return -1
+
+
+def _is_plain_ascii(value: bytes) -> bool:
+    return value.isascii() and b"\x1b" not in value
