@@ -91,8 +91,11 @@ def parse() -> argparse.Namespace:
     command.add_argument("--training-amp", action="store_true", help="trained in bfloat16, if the processor has it")
     command.set_defaults(measure=predict)
 
-    command = commands.add_parser("cohort", parents=[shared, network], help="a folder of small scans, and nnU-Net")
+    command = commands.add_parser("cohort", parents=[shared], help="a folder of small scans, and nnU-Net")
     command.add_argument("--folder", type=absolute, required=True, help="NIfTI files, such as imagesTr of Task04")
+    command.add_argument("--classes", type=int, default=3, help="of the network, background included")
+    command.add_argument("--features", type=int, nargs="+", default=[32, 64, 128, 256], help="channels of its stages")
+    command.add_argument("--windows", type=int, nargs=3, default=[40, 56, 40], help="size of its windows, in voxels")
     command.add_argument("--cases", type=int, help="only the first ones")
     command.add_argument("--sample", type=int, default=8, help="scans that get a process of their own each")
     command.add_argument("--rounds", type=int, default=3, help="runs of each program")
@@ -101,7 +104,7 @@ def parse() -> argparse.Namespace:
     command.add_argument(
         "--peer", type=absolute_link, default=Path(sys.executable), help="Python of an environment that has nnU-Net"
     )
-    command.set_defaults(measure=cohort, classes=3, features=[32, 64, 128, 256], patch=32)
+    command.set_defaults(measure=cohort)
 
     command = commands.add_parser("scaling", parents=[shared, network], help="scans that grow twofold")
     command.add_argument("--shape", type=int, nargs=3, default=[128, 192, 192], help="of the smallest scan")

@@ -446,11 +446,12 @@ def test_programs_are_compared_by_scans_a_minute_and_by_the_scans_that_both_segm
     assert rows["each"]["per_minute_ratio"]["median"] == 2
     assert rows["each"]["equal"] == 1
     assert "processor_seconds_ratio" not in rows["each"]
-    network = {"features": [8, 16], "patch": 32, "classes": 3}
+    network = {"features": [8, 16], "classes": 3}
     figures = {"machine": MACHINE, "scans": 2, "sample": 1, "rounds": 1, "network": network, "runs": rows}
+    figures["windows"] = [40, 56, 40]
     text = cohort.describe_cohort(figures)
     assert "| 10 (10-10) | 2 (2-2) | 9.0 | 90.00 | 0.50 | 20% / 70% / 10% | 100.000% | 1.0000 |" in text
-    assert "windows of 32³, 3 classes" in text
+    assert "windows of 40×56×40, 3 classes" in text
 
 
 def test_scans_get_the_names_that_nnunet_expects(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import shutil
 import sys
@@ -23,12 +24,20 @@ from numpy.typing import NDArray
 
 RUNS = {
     "fast": "napari-seg, the folder, `--match fast`",
+    "openvino": "napari-seg, the folder, `--match fast --backend openvino`",
+    "bfloat16": "napari-seg, the folder, `--match fast --backend openvino --precision bfloat16`",
     "exact": "napari-seg, the folder, `--match exact --tta none`",
     "each": "napari-seg, a process for each scan, `--match fast`",
     "nnunet": "nnU-Net, the folder, `-npp 2 -nps 2 --disable_tta`",
 }
-OPTIONS = {"fast": ("--match", "fast"), "exact": ("--match", "exact", "--tta", "none")}
-OPTIONS["each"] = OPTIONS["fast"]
+_FAST = ("--match", "fast")
+OPTIONS = {
+    "fast": _FAST,
+    "openvino": (*_FAST, "--backend", "openvino"),
+    "bfloat16": (*_FAST, "--backend", "openvino", "--precision", "bfloat16"),
+    "exact": ("--match", "exact", "--tta", "none"),
+    "each": _FAST,
+}
 PHASES = ("read", "network", "write")
 
 
@@ -38,12 +47,12 @@ def cohort(args: argparse.Namespace) -> dict[str, object]:
     about["versions"] |= versions_in(args.peer, PEER_VERSIONS)
     work = args.work or Path(tempfile.mkdtemp(prefix="benchmark-"))
     scans = link_scans(args.folder, work / "cohort_scans", args.cases)
-    network = Standard(args.classes, tuple(args.features), args.patch)
-    training = Training(args.training_steps, args.patch)
-    model = work / f"cohort_model_{args.patch}_{'_'.join(map(str, args.features))}"
+    network = Standard(args.classes, tuple(args.features), max(args.windows))
+    training = Training(args.training_steps, min(args.windows))
+    model = work / "_".join(map(str, ["cohort_model", *args.windows, "of", *args.features]))
     if not model.exists():
         with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
-            pool.submit(make_model, scans[0], model, network, training).result()
+            pool.submit(make_model, scans[0], model, network, training, args.windows).result()
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in args.only or RUNS}
     for n in range(args.rounds):
         for name in runs if n % 2 == 0 else reversed(runs):
@@ -56,6 +65,7 @@ def cohort(args: argparse.Namespace) -> dict[str, object]:
         "sample": min(args.sample, len(scans)),
         "rounds": args.rounds,
         "network": asdict(network),
+        "windows": list(args.windows),
         "runs": summary(runs, {name: labels(work / "cohort_runs" / name / "labels", scans) for name in runs}),
     }
 
@@ -73,11 +83,16 @@ def link_scans(folder: Path, links: Path, count: int | None) -> list[Path]:
     return scans
 
 
-def make_model(scan: Path, root: Path, network: Standard, training: Training) -> None:
-    """Write a model of nnU-Net that has learnt a rule on one of the scans."""
+def make_model(scan: Path, root: Path, network: Standard, training: Training, windows: Sequence[int]) -> None:
+    """Write a model of nnU-Net that has learnt a rule on one of the scans; `windows` is the size of its windows."""
     root.parent.mkdir(parents=True, exist_ok=True)
-    learnt = learnt_weights(root.with_suffix(".pt"), scan, network, training)
-    make_nnunet_model(root, network, learnt["model"])
+    part = root.with_name(f"part_{root.name}")
+    learnt = learnt_weights(root.with_name(f"{root.name}.pt"), scan, network, training)
+    make_nnunet_model(part, network, learnt["model"])
+    plans = json.loads((part / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["patch_size"] = list(windows)
+    (part / "plans.json").write_text(json.dumps(plans, indent=1))
+    part.rename(root)
 
 
 def run(name: str, scans: Sequence[Path], model: Path, folder: Path, peer: Path) -> dict[str, float]:
@@ -162,11 +177,11 @@ def describe_cohort(figures: dict) -> str:
     lines += paragraph(
         f"{figures['scans']} scans in one folder and one model of nnU-Net",
         f"({len(network['features'])} stages of {', '.join(map(str, network['features']))} channels, windows of",
-        f"{network['patch']}³, {network['classes']} classes), which has learnt a rule on one of the scans: the table",
-        "shows speed and agreement, not accuracy. Each run goes from the start of its process to its end; runs take",
-        f"turns, and figures are medians of {figures['rounds']} rounds with minimum and maximum. The row with a",
-        f'process for each scan is measured over {figures["sample"]} scans. "First" is the time to the first label',
-        "map. Processor time and memory are those of all processes of a program together.",
+        f"{'×'.join(map(str, figures['windows']))}, {network['classes']} classes), which has learnt a rule on one",
+        "of the scans: the table shows speed and agreement, not accuracy. Each run goes from the start of its process",
+        f"to its end; runs take turns, and figures are medians of {figures['rounds']} rounds with minimum and maximum.",
+        f'The row with a process for each scan is measured over {figures["sample"]} scans. "First" is the time to',
+        "the first label map. Processor time and memory are those of all processes of a program together.",
     )
     lines += [describe_machine(figures["machine"]), ""]
     head = ["program", "scans a minute", "times nnU-Net's", "first, s", "processor, s a scan", "memory, GiB"]
