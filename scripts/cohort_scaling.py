@@ -45,8 +45,12 @@ def measured(count: int, workers: int, seconds: float, work: Path) -> str:
     """Return the row of one run."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    here = str(Path(__file__).parent)
-    with DaskProcesses(work, {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}) as cluster:
+    environment = {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+        # one case waits at each thread, as it does at each worker of one thread by Dask's default
+        "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "2.0",
+    }
+    with DaskProcesses(work, environment) as cluster:
         threads = min(workers, _THREADS)
         for _ in range(workers // threads):
             cluster.add_worker(threads)
