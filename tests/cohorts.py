@@ -135,7 +135,9 @@ class InlineProcess:
 class InlinePool:
     """A pool without processes: cases run when their events are asked for, so that monkeypatches reach them."""
 
-    def __init__(self, size: int = 1, threads: int | None = None, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self, size: int = 1, threads: int | None = None, memory_bytes: int | None = None, kinds: object = ()
+    ) -> None:
         self.size = 1
         self._worker = CaseWorker()
         self._worker._process = InlineProcess()  # type: ignore[assignment]
