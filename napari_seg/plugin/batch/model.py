@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from dataclasses import replace
 from functools import partial
@@ -12,34 +11,28 @@ from typing import TYPE_CHECKING, Literal
 from psygnal import Signal
 
 from napari_seg.cohort.discover import find_cases
-from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.report.write import REPORT
 from napari_seg.cohort.scan_files import is_same
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.errors import CohortError, one_line
-from napari_seg.formats.endings import nifti_ending
+from napari_seg.plugin.batch.results import read_row, write_table
 from napari_seg.plugin.batch.run import BatchChoices, BatchRun
 from napari_seg.plugin.batch.watch import Look, Row, is_here, look
 from napari_seg.plugin.job import Job
-from napari_seg.plugin.layer_info import frame_of
-from napari_seg.plugin.layers import image_layers, layer_of
 from napari_seg.plugin.messages import Message, gui_text_of, message_of
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.study.label_files import label_layers, read_labels
 from napari_seg.plugin.study.model import Loaded
 from napari_seg.progress import describe_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari.layers import Layer
     from numpy.typing import NDArray
 
     from napari_seg.bundles.spec import Bundle
     from napari_seg.cohort.case import Case
     from napari_seg.cohort.manifest import RunnerRow
     from napari_seg.cohort.outcome import CaseResult
-    from napari_seg.errors import Notice
     from napari_seg.formats.kinds import FormatName
     from napari_seg.inference.options import SegmentOptions
     from napari_seg.volume import Volume
@@ -372,27 +365,8 @@ class BatchModel:
         Raises:
             NapariSegError: the scan or its result can't be read.
         """
-        layers: list[Layer] = []
-        warnings: tuple[str, ...] = ()
         case, reason = self._find(row, bundle)
-        if case is None:
-            warnings = (f"{reason} Only the labels are opened." if row.labels is not None else reason,)
-        else:
-            files = set(case.scan.files)  # a series is sorted by slice, a found scan by name
-            volume = next((one for one in scans if set(one.source.files) == files), None)
-            if volume is None:
-                model = case.bundle or bundle
-                channels = model.in_channels if model is not None and model.in_channels > 1 else None
-                volume = case.scan.read(channels=channels, one_slice=True)
-                layers, warnings = [layer_of(one) for one in image_layers(volume, frame)], _texts_of(volume.notices)
-                frame = frame_of(layers)
-            scans = [volume]
-        if row.labels is not None:
-            found = read_labels(row.labels, scans)
-            name = row.labels.name.removesuffix(nifti_ending(row.labels))
-            layers += [layer_of(one) for one in label_layers(found, name, frame)]
-            warnings += _texts_of(found.notices)
-        return layers, warnings
+        return read_row(row, case, reason, scans, frame, bundle)
 
     def scan_hint(self, row: Row) -> str:
         """Return what a double-click opens, for a person."""
@@ -430,30 +404,8 @@ class BatchModel:
             OutputError: `output.not_written`, `output.disk_full`.
             CohortError: `cohort.no_manifest`, `cohort.manifest`.
         """
-        from napari_seg.formats.atomic import verified_write
-
         assert self.output is not None
-        states = {row.name: row.state for row in list(self.rows)}
-        with Manifest.open(self.output, read_only=True) as manifest:
-            structures = list(dict.fromkeys(name for row in manifest.rows(("done",)) for name in row.volumes_ml))
-            with verified_write(path, ".csv") as hidden, hidden.open("w", encoding="utf-8", newline="") as file:
-                table = csv.writer(file)
-                table.writerow(
-                    ["scan", "state", "seconds", *(f"{name} (ml)" for name in structures), "code", "remarks"]
-                )
-                for row in manifest.rows():
-                    volumes = [row.volumes_ml.get(name) if row.state == "done" else None for name in structures]
-                    remarks = "; ".join([*filter(None, [row.message]), *(one.message for one in row.notices)])
-                    table.writerow(
-                        [
-                            row.name,
-                            states.get(row.name, row.state),
-                            f"{row.seconds:.1f}" if row.seconds else "",
-                            *("" if ml is None else f"{ml:.4f}" for ml in volumes),
-                            row.code,
-                            remarks,
-                        ]
-                    )
+        write_table(self.output, self.rows, path)
 
 
 _NO_INPUTS = "The folder of the scans is not chosen (“Scans…”)."
@@ -477,7 +429,3 @@ def _some(running: list[str]) -> list[str]:
     """Return the first of some lines, and the number of the others."""
     more = len(running) - _SHOWN_RUNNING
     return running[:_SHOWN_RUNNING] + [f"and {more} more"] * (more > 0)
-
-
-def _texts_of(notices: Sequence[Notice]) -> tuple[str, ...]:
-    return tuple(gui_text_of(notice) for notice in notices)
