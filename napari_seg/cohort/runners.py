@@ -220,7 +220,8 @@ class Runner:
             for path in (self.output / HIDDEN).iterdir():
                 if path.name not in kept and not _is_locked(path):
                     shutil.rmtree(path, ignore_errors=True)
-                    path.unlink(missing_ok=True)
+                    with suppress(OSError):  # a folder that a dying worker still fills
+                        path.unlink(missing_ok=True)
 
 
 @contextmanager
