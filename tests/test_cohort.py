@@ -226,6 +226,7 @@ def test_a_run_of_another_machine_is_dead_if_it_gives_no_sign_of_life(
         with pytest.raises(CohortError, match="on elsewhere"):
             list(Cohort(scans, out))
         runner._has_ended.set()  # it was killed
+        runner._lock.release(force=True)
         assert statuses(list(Cohort(scans, out))) == dict.fromkeys("abc", "done")
         assert not runner.folder.exists()
         number = next(manifest.rows()).id

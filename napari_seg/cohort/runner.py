@@ -293,6 +293,7 @@ class _Loop:
         earlier: list[str] = []
         chosen: list[tuple[Case, CaseRow | None]] = []
         others: list[int] = []
+        suspects: set[int] = set()
         excluded = list(self._run.excluded)
         for case in self._run.cases:
             if self._run.stop.count:
@@ -326,6 +327,8 @@ class _Loop:
                 number, attempts = self._add(case, row)
                 self._planned[number] = _Planned(case, attempts)
                 self._waiting.append(number)
+                if row is not None and row.state == "waiting" and attempts >= _MAX_ENDED:
+                    suspects.add(number)
             for one in excluded:
                 self._add_excluded(one, keys)
         if others and not self._run.is_joined:  # files that an earlier run could not move, and neither could this one
@@ -335,8 +338,7 @@ class _Loop:
                 self._refused.append(CaseResult(name, "failed", "output.not_written", f"{name}: {text}"))
         else:
             self._elsewhere.update(others)
-        # a case that took down two runs goes last
-        self._waiting = deque(sorted(self._waiting, key=lambda number: self._planned[number].attempts >= _MAX_ENDED))
+        self._waiting = deque(sorted(self._waiting, key=suspects.__contains__))
         return earlier
 
     def _add(self, case: Case, row: CaseRow | None) -> tuple[int, int]:
