@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,3 +82,20 @@ def test_the_next_run_removes_unfinished_files_of_killed_programs_and_keeps_thos
         assert {path.name for path in (output / HIDDEN).iterdir()} == {unfinished.name}
         assert (unfinished / ".5678").is_file()
     assert not (output / HIDDEN).exists()
+
+
+def test_a_leftover_that_can_not_be_removed_yet_keeps_no_other_one(
+    output: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.rmtree
+
+    def rmtree(path: Path, *args: object, **options: object) -> None:
+        if Path(path).name != "stuck":  # a dying worker writes into it
+            real(path, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    for name in ("stuck", *(f"left{number}" for number in range(20))):
+        (output / HIDDEN / name).mkdir(parents=True)
+    with Runner(output, manifest):
+        pass
+    assert [path.name for path in (output / HIDDEN).iterdir()] == ["stuck"]
