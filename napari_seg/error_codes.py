@@ -434,6 +434,11 @@ CODES = {
         "A name in a list of scans occurs twice, or is no valid file name.",
         "Give each scan a name of its own, of letters, digits, - and _.",
     ),
+    "cohort.list_twice": Code(
+        "error",
+        "A list gives one scan two names.",
+        "Correct the path of one of the entries, or remove it.",
+    ),
     "cohort.modality": Code(
         "skip",
         "The scan has another modality than `--modality` accepts, or states none: NIfTI files state it only in their "

@@ -81,11 +81,28 @@ def test_scans_of_a_list_without_names_are_grouped_as_those_of_a_folder(scans: P
 def test_a_scan_below_two_inputs_is_found_once_and_counted(scans: Path) -> None:
     table = write_list(scans.parent / "list.csv", "path,model\nscans/p1_T1.nii.gz,\nscans/p1_T1.nii.gz,a\n")
     found = find_candidates([scans, scans / "p1_T1.nii.gz", table])
-    assert found.repeated == 2  # with another model it is another case
+    assert found.repeated == 2  # below the folder twice, and in the list; with another model it is another case
     assert [one.model for one in found.candidates if one.scan.name == "p1_T1"] == ["", "a"]
     if sys.platform != "win32":
         (scans.parent / "link").symlink_to(scans)
         assert find_candidates([scans, scans.parent / "link"]).repeated == 4
+
+
+def test_a_second_name_for_a_scan_is_refused_and_not_lost(scans: Path) -> None:
+    table = write_list(scans / "list.csv", "path,name\np1_T1.nii.gz,pat1\np1_T1.nii.gz,pat2\np2_T1.nii.gz,\n")
+    cases, faults = find_cases([table])
+    assert [case.name for case in cases] == ["pat1", "p2_T1"]
+    assert [fault.code for _, fault in faults] == ["cohort.list_twice"]
+    assert "the scan of pat1" in faults[0][1].message
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_a_list_says_has_priority_over_the_folder(scans: Path, is_first: bool) -> None:
+    table = write_list(scans.parent / "list.csv", "path,name,model\nscans/p1_T1.nii.gz,pat1,\nscans/p2_T1.nii.gz,,m\n")
+    found = find_candidates([table, scans] if is_first else [scans, table])
+    told = {(one.name, one.model) for one in found.candidates if one.scan.name in ("p1_T1", "p2_T1")}
+    assert told == {("pat1", ""), ("", "m")}
+    assert (len(found.candidates), found.repeated) == (4, 2)
 
 
 def test_an_archive_in_a_list_is_unpacked(scans: Path, tmp_path: Path) -> None:

@@ -100,6 +100,19 @@ def test_bids_without_a_subject_is_refused(folders: tuple[str, ...]) -> None:
         spots("bids", scan("T1", *folders))
 
 
+def test_contradictory_subjects_are_refused() -> None:
+    for one in (scan("sub-01_T1w", "sub-02", "anat"), scan("sub-01_ses-1_T1w", "sub-01", "ses-2", "anat")):
+        with pytest.raises(InputError, match=r"cohort\.not_bids.*in its name and .*in its folders"):
+            spots("bids", one)
+
+
+def test_models_whose_names_differ_by_a_dash_have_tables_of_their_own() -> None:
+    bundle = read_bundle()
+    names = short_model_names([(one, bundle) for one in ("my-model", "mymodel", "my_model")])
+    assert names == ["my-model", "mymodel-2", "my-model-3"]
+    assert len(files_of_layout("bids", dict.fromkeys(names, bundle))) == 2 + 3
+
+
 def test_bids_requires_a_description_and_the_names_of_labels() -> None:
     bundle = read_bundle()
     files = files_of_layout("bids", {"hippo-campus": bundle})
@@ -117,7 +130,7 @@ def test_short_names_of_models_come_from_what_a_user_gives() -> None:
     bundle = read_bundle()
     given = ["", "totalsegmentator:total", "/models/Liver_v2/", r"C:\models\liver v2", "folder:3d_fullres@0,1"]
     names = short_model_names([(one, bundle) for one in given])
-    assert names == ["hippocampus", "total", "liver-v2", "liver-v2_2", "3d-fullres-0-1"]
+    assert names == ["hippocampus", "total", "liver-v2", "liver-v2-2", "3d-fullres-0-1"]
 
 
 @pytest.mark.parametrize("layout", ["flat", "mirror", "bids"])

@@ -85,6 +85,7 @@ def test_filters_read_headers(scans: Path, asked: dict[str, Any], kept: list[str
         ({"series": ("*.nii.gz",)}, {"MR_T1w_sagittal_003": "cohort.series"}),
         ({"exclude": ("b",)}, {"b_thorax_ct": "cohort.excluded", "b_broken": "cohort.excluded"}),
         ({"exclude": ("b/thorax*", "*sagittal*")}, dict.fromkeys(["b_thorax_ct", ALL[0]], "cohort.excluded")),
+        ({"exclude": ("dicom/*",)}, {"MR_T1w_sagittal_003": "cohort.excluded"}),
         ({"exclude": ("scans*", "tmp", "pytest*")}, {}),  # folders above the input say nothing
     ],
 )

@@ -261,6 +261,8 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
         cohort.view = view
         for result in cohort:
             on_result(result)
+    if cohort.selected.repeated and not is_quiet:
+        print(f"napari-seg: {cohort.selected.repeated} scans were found twice, and run once", file=sys.stderr)
     if cohort.report_fault is not None:
         print(f"napari-seg: the results are complete, but not their report: {cohort.report_fault}", file=sys.stderr)
     return cohort

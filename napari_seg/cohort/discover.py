@@ -77,7 +77,8 @@ def find_cases(
     For a model with several channels, images that belong together are one case; see `formats.channel_sets`.
 
     Results of earlier runs are skipped. The name of a case consists of the folders between the input and the file, and
-    the name of the file, so that it does not depend on other files. Exceptions:
+    the name of the file, so that it depends on other files only if two names would be equal: these are preceded by
+    further folders, or numbered. Exceptions:
 
     - Folders such as `images` or `imagesTr` are left out, so that results match the label maps of a data set.
     - A file that repeats the name of one of its folders (`sub-01/anat/sub-01_T1w`) is named without folders.
@@ -110,7 +111,8 @@ def find_candidates(inputs: Sequence[Path]) -> FoundScans:
     Args:
         inputs: files, folders and lists.
     """
-    scans: dict[tuple[object, ...], Candidate] = {}
+    scans: dict[_Key, Candidate] = {}
+    listed: set[tuple[Path, ...]] = set()
     faults: list[tuple[Path, InputError]] = []
     searched: list[Path] = []
     others: Counter[str] = Counter()
@@ -121,14 +123,58 @@ def find_candidates(inputs: Sequence[Path]) -> FoundScans:
         try:
             for candidate in _listed(path, others) if has_entries else _below(path, others):
                 # a link is a second name of a scan
-                key = (candidate.model, *(place_of(file, real_folders) for file in candidate.scan.files))
-                repeated += key in scans
-                scans.setdefault(key, candidate)
+                files = tuple(place_of(file, real_folders) for file in candidate.scan.files)
+                repeated += not _added(candidate, files, scans, listed, is_listed=has_entries)
         except InputError as fault:
             faults.append((path, fault))
             continue
         searched.append(Path(os.path.abspath(path.parent if has_entries else path)))
     return FoundScans(list(scans.values()), faults, searched, others, repeated)
+
+
+_Key = tuple[tuple[Path, ...], str, str]
+"""Files of a scan, the model that a list gives, and the name that it gives if this is another name for the same."""
+
+
+def _added(
+    candidate: Candidate,
+    files: tuple[Path, ...],
+    scans: dict[_Key, Candidate],
+    listed: set[tuple[Path, ...]],
+    *,
+    is_listed: bool,
+) -> bool:
+    """Add a scan to those that were found; return whether it is a further one.
+
+    What a list says about a scan has priority over its folder. A second name for the same scan is refused.
+
+    Args:
+        candidate: the scan.
+        files: its files, links resolved.
+        scans: scans that were found.
+        listed: files of the scans that lists name.
+        is_listed: whether a list names it.
+    """
+    key: _Key = files, candidate.model, ""
+    if not is_listed:
+        if files in listed or key in scans:
+            return False
+        scans[key] = candidate
+        return True
+    is_further = files in listed or scans.pop((files, "", ""), None) is None
+    listed.add(files)
+    first = scans.get(key)
+    if first is None or not first.name:
+        scans[key] = candidate
+        return first is None and is_further
+    if candidate.name in ("", first.name):
+        return False
+    problem = candidate.problem or InputError(
+        "cohort.list_twice",
+        f"this is the scan of {first.name} under another name; expected one name for each scan; correct the path",
+    )
+    scans[files, candidate.model, candidate.name] = replace(candidate, problem=problem)
+    return True
 
 
 def units_of(candidates: Iterable[Candidate], channel_names: Sequence[str]) -> list[Candidate]:

@@ -98,8 +98,9 @@ class Places:
         entities = {found["key"]: found["label"] for word in words if (found := _ENTITY.fullmatch(word))}
         for pattern, key in ((_SUBJECT, "sub"), (_SESSION, "ses")):
             level = next((one for one in reversed(scan.folders) if pattern.fullmatch(one)), "")
-            if level and key not in entities:
-                entities[key] = level.partition("-")[2]
+            if level and entities.setdefault(key, level.partition("-")[2]) != level.partition("-")[2]:
+                text = f"{scan.source} has {key}-{entities[key]} in its name and {level} in its folders"
+                raise InputError("cohort.not_bids", f"{text}; expected the same; rename the file or the folder")
         if "sub" not in entities:
             raise InputError(
                 "cohort.not_bids",
@@ -136,8 +137,15 @@ def short_model_names(models: Sequence[tuple[str, Bundle]]) -> list[str]:
     Args:
         models: the reference by which a user names each model, "" for the shipped one, and the model.
     """
-    unique = UniqueNames()
-    return [unique.take(_short_name(reference, bundle)) for reference, bundle in models]
+    names: list[str] = []
+    for reference, bundle in models:
+        name = unique = _short_name(reference, bundle)
+        # names of files in BIDS keep letters and digits only
+        taken, number = {_alphanumeric(one) for one in names}, 2
+        while _alphanumeric(unique) in taken:
+            unique, number = f"{name}-{number}", number + 1
+        names.append(unique)
+    return names
 
 
 def _short_name(reference: str, bundle: Bundle) -> str:

@@ -284,8 +284,9 @@ def _texts(candidate: Candidate) -> tuple[str, ...]:
 
 
 def _parts(candidate: Candidate) -> tuple[str, ...]:
-    """Return the name of a scan, and the path below its input with all its folders."""
+    """Return the name of a scan, the path below its input, all ends of that path, and its folders."""
     file = Path(os.path.abspath(shown(candidate.scan.files[0])))
     root = Path(os.path.abspath(candidate.root))
     below = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
-    return candidate.scan.name, below.as_posix(), *below.parts
+    ends = ("/".join(below.parts[number:]) for number in range(len(below.parts)))
+    return candidate.scan.name, *ends, *below.parts
