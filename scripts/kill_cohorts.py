@@ -48,9 +48,9 @@ SLOW_RENAMES = """
 import os, sys, time
 rename = os.replace
 def slow(source, target, **options):
-    time.sleep(0.05)
+    time.sleep(0.03)
     rename(source, target, **options)
-    time.sleep(0.05)
+    time.sleep(0.03)
 os.replace = slow
 from napari_seg.cli.main import main
 sys.exit(main(sys.argv[1:]))
@@ -69,9 +69,10 @@ sys.meta_path.insert(0, Hide())
 
 REPLACE = """
 import importlib.util, os, sys
+names = {f"napari_seg.inference.{name}" for name in ("engine", "segment", "threads")} | {"napari_seg.bundles.monai"}
 class Replace:
     def find_spec(self, name, path=None, target=None):
-        if name in ("napari_seg.inference.segment", "napari_seg.inference.threads"):
+        if name in names:
             return importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(__file__), "stand_in.py"))
 sys.meta_path.insert(0, Replace())
 """
