@@ -117,6 +117,12 @@ class WorkerProcess:
             return content
         raise content if kind == "error" else WorkerError(*content)
 
+    def kill(self) -> None:
+        """Kill the process, if it runs; may be called by another thread than the one that uses it."""
+        popen = self._popen
+        if popen is not None:
+            popen.kill()
+
     def close(self) -> None:
         """Kill the process, if it runs, and release all its memory."""
         if self._popen is not None:

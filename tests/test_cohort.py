@@ -483,3 +483,67 @@ def test_a_report_that_can_not_be_written_costs_no_result(
     assert len(list(cohort)) == 3
     assert cohort.report_fault.code == "internal.error"
     assert "private" not in cohort.report_fault.message
+
+
+def test_joined_runs_with_other_options_are_refused(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    refusals: list[str] = []
+
+    class Second:
+        """Starts another run when the first has begun and nothing is done yet."""
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *args: None
+
+        def on_start(self, total: int, done_before: int) -> None:
+            try:
+                list(Cohort(scans, out, join=True, tta="shifts"))
+            except CohortError as error:
+                refusals.append(str(error))
+
+    cohort = Cohort(scans, out, join=True)
+    cohort.view = Second()
+    assert statuses(list(cohort)) == dict.fromkeys("abc", "done")
+    assert len(refusals) == 1
+    assert "cohort.changed" in refusals[0]
+    assert "with other options, models or another version" in refusals[0]
+
+
+def test_a_redo_that_fails_keeps_the_earlier_result(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    list(Cohort(scans / "a.nii.gz", out))
+    before = content(out)
+
+    def fail(volume: Volume, *args: Any, **options: Any) -> Segmentation:
+        raise LocaliseError("localise.failed", "no head")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_seg.inference.segment.segment", fail)
+        (result,) = Cohort(scans / "a.nii.gz", out, redo="changed", tta="shifts")
+    assert (result.name, result.code) == ("a (2)", "localise.failed")
+    assert "the earlier result is kept" in result.message
+    edited = phantoms.write_nifti(phantoms.head(), out / "a_seg.nii.gz").read_bytes()
+    (result,) = Cohort(scans / "a.nii.gz", out, redo="changed", tta="shifts")
+    assert (result.name, result.code) == ("a (2)", "output.exists")
+    assert (out / "a_seg.nii.gz").read_bytes() == edited
+    assert statuses(list(Cohort(scans / "a.nii.gz", out))) == {"a": "done before"}
+    assert content(out) == before | {"a_seg.nii.gz": edited}
+
+
+def test_a_file_that_can_not_be_looked_at_ends_no_run(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = Cohort(scans, tmp_path / "out")
+    assert len(cohort.cases) == 3
+    real = os.stat
+
+    def stale(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("b.nii.gz") and "scans" in str(path):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", stale)
+    monkeypatch.setattr("napari_seg.inference.segment.segment", lambda *args, **options: 1 / 0)
+    assert {result.name: result.code for result in cohort} == dict.fromkeys("abc", "internal.error")

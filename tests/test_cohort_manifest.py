@@ -42,7 +42,7 @@ def test_a_case_goes_from_waiting_to_done(tmp_path: Path) -> None:
         again = manifest.claim(number, second, 1, {})
         assert again is not None
         assert again.before == outcome.outputs
-        for late in (manifest.check_holds, manifest.set_waiting, manifest.set_done):
+        for late in (manifest.check_holds, manifest.set_back, manifest.set_done):
             with pytest.raises(CohortError, match=r"cohort\.taken_over"):
                 late(claim)
         manifest.end_runner(first)

@@ -123,6 +123,21 @@ def test_a_result_whose_files_were_lost_is_not_complete(tmp_path: Path) -> None:
     staging, new = staged(tmp_path, "new")
     (staging / "a_seg.png").unlink()
     assert not move_forward(tmp_path, staging, new)
+    assert not (tmp_path / "sub").exists()  # nothing is renamed then
+
+
+def test_a_record_that_came_before_its_lost_labels_goes_again(tmp_path: Path) -> None:
+    commit(tmp_path, *staged(tmp_path, "old"), {}, lambda: None)
+    before = content(tmp_path)
+    staging, new = staged(tmp_path, "new")
+    (staging / "replaced" / "sub").mkdir(parents=True)
+    for name in NAMES.values():  # a power cut after the first rename, which the labels did not survive
+        (tmp_path / name).rename(staging / "replaced" / name)
+    (staging / "a_seg.json").rename(tmp_path / NAMES["record"])
+    (staging / "a_seg.nii.gz").unlink()
+    assert not move_forward(tmp_path, staging, new)
+    move_back(tmp_path, staging, new)
+    assert {name: text for name, text in content(tmp_path).items() if not name.startswith(".")} == before
 
 
 def test_a_folder_in_the_way_is_never_moved(tmp_path: Path) -> None:

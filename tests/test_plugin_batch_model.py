@@ -250,7 +250,7 @@ def test_a_run_of_another_process_is_followed_to_its_end_or_death(
 
         alive[0] = True
         looked(model)
-        manifest.set_waiting(second)
+        manifest.set_back(second)
         manifest.end_runner(1)
         looked(model)
         assert "has ended: 0 of 3 scans done, 1 failed, 2 left" in model.session.messages[0].text

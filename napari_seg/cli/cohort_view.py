@@ -153,8 +153,6 @@ class CohortView:
 
     def on_result(self, result: CaseResult) -> None:
         """Count a case that has ended, and print it: only failures on a terminal, each case elsewhere."""
-        if result.is_earlier:  # counted at the start
-            return
         name = one_line(result.name, 200)
         if result.is_earlier and self._expected_before:  # counted from the start
             self._expected_before -= 1

@@ -95,6 +95,8 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"napari-seg: {error}", file=sys.stderr)
     if error.code in ("input.missing", "input.none", "dataset.missing", "cohort.no_manifest"):
         return ExitCode.NOTHING_FOUND
+    if error.code in ("bundle.weights", "bundle.unreadable"):
+        return ExitCode.ENVIRONMENT
     if error.code in ("cohort.changed", "cohort.network", "cohort.rules", "cohort.rules_unreachable"):
         return ExitCode.USAGE
     if isinstance(error, (CohortError, EnvironmentFault, OutputError, DownloadError)):

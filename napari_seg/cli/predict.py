@@ -240,7 +240,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not cohort.cases:
         return ExitCode.NOTHING_FOUND
     failed = sum(result.status == "failed" for result in results)
-    return exit_code(failed, len(results))
+    return exit_code(failed, sum(result.status != "skipped" for result in results))
 
 
 def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> Cohort:

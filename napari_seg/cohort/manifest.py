@@ -48,7 +48,8 @@ _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE runners (
     id INTEGER PRIMARY KEY, host TEXT NOT NULL, machine TEXT NOT NULL DEFAULT '', pid INTEGER NOT NULL,
-    folder TEXT NOT NULL, is_joined INTEGER NOT NULL, started REAL NOT NULL, ended REAL, version TEXT NOT NULL
+    folder TEXT NOT NULL, is_joined INTEGER NOT NULL, started REAL NOT NULL, ended REAL, version TEXT NOT NULL,
+    wanted TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE settings (id INTEGER PRIMARY KEY, content TEXT NOT NULL UNIQUE);
 CREATE TABLE models (
@@ -401,6 +402,10 @@ class Manifest:
         text = "SELECT ended FROM cases WHERE state IN ('done', 'failed') AND ended > 0 ORDER BY ended DESC LIMIT ?"
         return [float(ended) for (ended,) in self._read(text, (count,))][::-1]
 
+    def case(self, number: int) -> CaseRow:
+        """Return the case of a number."""
+        return _case_row(self._read("SELECT * FROM cases WHERE id = ?", (number,)).fetchone())
+
     def row(self, name: str) -> CaseRow | None:
         """Return the case of a name; None if there is none."""
         row = self._read("SELECT * FROM cases WHERE name = ?", (name,)).fetchone()
@@ -424,9 +429,33 @@ class Manifest:
         assert found.lastrowid is not None
         return found.lastrowid
 
-    def end_runner(self, runner: int) -> None:
-        """Note the end of a runner."""
-        self._write("UPDATE runners SET ended = ? WHERE id = ?", (time.time(), runner))
+    def end_runner(self, runner: int, *, was_killed: bool = False) -> None:
+        """Note the end of a runner: now, or the last sign of life of one that was killed."""
+        last = "SELECT coalesce(max(max(cases.started, coalesce(cases.ended, 0))), 0)"
+        killed = f"max(started, ({last} FROM cases WHERE cases.runner = runners.id))"
+        if was_killed:
+            self._write(f"UPDATE runners SET ended = {killed} WHERE id = ?", (runner,))
+        else:
+            self._write("UPDATE runners SET ended = ? WHERE id = ?", (time.time(), runner))
+
+    def share(self, runner: int, wanted: str) -> RunnerRow | None:
+        """Note what a runner makes; return another one that has not ended and makes something else.
+
+        Args:
+            runner: number of the runner.
+            wanted: text that says how it segments scans.
+        """
+        self._write("UPDATE runners SET wanted = ? WHERE id = ?", (wanted, runner))
+        rows = self._read(
+            "SELECT id FROM runners WHERE ended IS NULL AND id <> ? AND wanted NOT IN ('', ?)", (runner, wanted)
+        )
+        others = {int(row[0]) for row in rows}
+        return next((row for row in self.runners() if row.id in others), None)
+
+    def has_ended(self, runner: int) -> bool:
+        """Return whether a runner has ended, or was taken for dead."""
+        row = self._read("SELECT ended FROM runners WHERE id = ?", (runner,)).fetchone()
+        return row is None or row[0] is not None
 
     # changes of cases
 
@@ -474,9 +503,8 @@ class Manifest:
             CohortError: `cohort.taken_over`, another runner took over the cases of this one.
         """
         with self.transaction():
-            ended = self._read("SELECT ended FROM runners WHERE id = ?", (runner,)).fetchone()
-            if ended is None or ended[0] is not None:
-                raise _taken_over()
+            if self.has_ended(runner):
+                raise taken_over()
             row = self._read("SELECT state, attempts, outputs FROM cases WHERE id = ?", (number,)).fetchone()
             if row["state"] in ("running", "moving") or (row["state"] != "waiting" and row["attempts"] != attempts):
                 return None
@@ -494,15 +522,20 @@ class Manifest:
         """
         row = self._read("SELECT runner, attempts FROM cases WHERE id = ?", (claim.number,)).fetchone()
         if tuple(row) != (claim.runner, claim.attempt):
-            raise _taken_over()
+            raise taken_over()
 
-    def set_moving(self, claim: Claim, outcome: Outcome) -> None:
+    def set_moving(self, claim: Claim, outcome: Outcome, values: Mapping[str, Any] | None = None) -> None:
         """Note the result of a case, before its files are renamed into place.
+
+        Args:
+            claim: the claim on the case.
+            outcome: its result.
+            values: column -> new value, of others.
 
         Raises:
             CohortError: `cohort.taken_over`, the runner does not hold the case any more.
         """
-        values = {
+        noted = {
             "state": "moving",
             "stage": "",
             "outputs": _records(outcome.outputs),
@@ -520,7 +553,7 @@ class Manifest:
             "peak_bytes": outcome.peak_bytes,
         }
         with self._synced():
-            self._change_held(claim, "running", values)
+            self._change_held(claim, "running", noted | dict(values or {}))
 
     def set_done(self, claim: Claim) -> None:
         """Note that all files of a case are in place; see `set_moving`."""
@@ -532,18 +565,21 @@ class Manifest:
         values = {"state": "failed", "stage": "", "code": code, "message": message, "ended": time.time()}
         self._change_held(claim, "running", values)
 
-    def set_waiting(self, claim: Claim) -> None:
-        """Return a case to those that wait; see `set_moving`."""
-        self._change_held(claim, "running", {"state": "waiting", "stage": ""})
+    def set_back(self, claim: Claim) -> None:
+        """Return a case to those that wait, or to those that are done if it has an earlier result; see `set_moving`."""
+        self._change_held(claim, "running", {"state": "done" if claim.before else "waiting", "stage": ""})
 
     def finish_moving(self, row: CaseRow) -> None:
         """Note that all files of a case are in place, which a runner that died did not do."""
         values = {"state": "done", "code": "", "message": "", "replaced": {}, "ended": time.time()}
         self.change_case(row.id, values, if_state=("moving",))
 
-    def undo_moving(self, row: CaseRow) -> None:
-        """Return a case whose new files were lost to those that wait; the files that it replaced are its result."""
-        values = {"state": "waiting", "stage": "", "outputs": _records(row.replaced), "replaced": {}}
+    def undo(self, row: CaseRow) -> None:
+        """Return a case that a runner left to its state before: its earlier result, if it has one, counts again."""
+        if row.state == "moving":  # its values are those of the new files, which were lost
+            values = {"state": "waiting", "stage": "", "outputs": _records(row.replaced), "replaced": {}}
+        else:
+            values = {"state": "done" if row.outputs else "waiting", "stage": ""}
         self.change_case(row.id, values, if_state=("running", "moving"))
 
     def _change_held(self, claim: Claim, state: State, values: Mapping[str, Any]) -> None:
@@ -553,7 +589,7 @@ class Manifest:
         condition = "id = ? AND runner = ? AND attempts = ? AND state = ?"
         holder = (claim.number, claim.runner, claim.attempt, state)
         if self._write(f"UPDATE cases SET {changes} WHERE {condition}", (*content, *holder)).rowcount != 1:
-            raise _taken_over()
+            raise taken_over()
 
     def _write(self, text: str, values: Sequence[Any]) -> sqlite3.Cursor:
         with _faults(self.path):
@@ -580,7 +616,8 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
             return sqlite3.connect(f"{where}?immutable=1", uri=True, isolation_level=None)
 
 
-def _taken_over() -> CohortError:
+def taken_over() -> CohortError:
+    """Return the error for a runner whose cases another one has taken over."""
     text = (
         "another run took over the cases of this one, because this one gave no sign of life for a while; finished "
         "results are kept; let the other run go on"

@@ -53,7 +53,7 @@ def staged_file(path: Path, target: PurePosixPath) -> OutputFile:
         path: the file.
         target: its path relative to the output folder.
     """
-    _sync(path)
+    sync(path)
     digest = sha256_of([path])
     status = path.stat()
     return OutputFile(str(target), digest, status.st_size, status.st_mtime_ns)
@@ -163,24 +163,34 @@ def move_forward(output: Path, staging: Path, new: Mapping[str, OutputFile]) -> 
     """
     in_order = sorted(new.items(), key=lambda entry: entry[0] != "record")
     targets = [(staging / PurePosixPath(file.path).name, output / file.path, file) for _, file in in_order]
-    for source, target, file in targets:
-        if source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _rename(source, target)
-        elif not target.is_file() or sha256_of([target]) != file.sha256:
-            return False
+    waiting = [(source, target) for source, target, _ in targets if source.is_file()]
+    in_place = [entry for entry in targets if entry[:2] not in waiting]
+    if not all(target.is_file() and sha256_of([target]) == file.sha256 for _, target, file in in_place):
+        return False  # before anything is renamed
+    for source, target in waiting:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _rename(source, target)
     for folder in {target.parent for _, target, _ in targets}:
-        _sync(folder)
+        sync(folder)
     shutil.rmtree(staging, ignore_errors=True)
     return True
 
 
-def move_back(output: Path, staging: Path) -> None:
+def move_back(output: Path, staging: Path, new: Mapping[str, OutputFile] | None = None) -> None:
     """Move files that a case would have replaced back to their places.
+
+    Args:
+        output: the output folder.
+        staging: the staging folder of the case.
+        new: files that were noted; those that are in place already go.
 
     Raises:
         OSError: a file could not be renamed; the next try goes on.
     """
+    for file in (new or {}).values():
+        path = output / file.path
+        if path.is_file() and sha256_of([path]) == file.sha256:
+            path.unlink()
     replaced = staging / _REPLACED
     if not replaced.is_dir():
         return
@@ -217,7 +227,7 @@ def _rename(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, have reached the disk.
 
     Raises:

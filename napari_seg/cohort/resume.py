@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -119,4 +120,4 @@ class Resume:
         """Return whether the files of a result are there; without `overwrite`, edited ones count, too."""
         if self._overwrite:
             return are_unchanged(self._output, row.outputs)
-        return all((self._output / file.path).is_file() for file in row.outputs.values())
+        return all(os.path.isfile(self._output / file.path) for file in row.outputs.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections import Counter, deque
@@ -29,6 +30,8 @@ from napari_seg.cohort.settings import RunSettings
 from napari_seg.cohort.workers import Failed, Finished, PlanLine, Pool, Step, Work
 from napari_seg.errors import Cancelled, CohortError, EnvironmentFault, NapariSegError, OutputError
 from napari_seg.formats.atomic import atomic_write, make_output_folder, not_written
+from napari_seg.version import __version__
+from napari_seg.worker import WorkerDied
 
 CODES_OF_ALL_CASES = (
     "bundle.config",
@@ -72,6 +75,9 @@ _MAX_ENDED = 2
 
 _STAMP_SECONDS = 5.0
 """Seconds between two checks that a model is still the one that was read."""
+
+_STUCK_SECONDS = 60.0
+"""Time for another runner to move the files of a case into place."""
 
 _MAX_GONE = 3
 """Cases in a row whose files are gone, after which the drive of the inputs counts as gone."""
@@ -227,10 +233,12 @@ class _Planned:
 
 @dataclass
 class _Running:
-    """A case that a worker has: the claim on it, its staging folder, and when its stage was noted last."""
+    """A case that a worker has: the claim, its staging folder, what becomes true of it once it is done, and when its
+    stage was noted last."""
 
     claim: Claim
     staging: Path
+    values: dict[str, object]
     noted: float = 0.0
 
 
@@ -242,7 +250,7 @@ class _Loop:
         self._manifest = manifest
         self._runner = runner
         self._models = models
-        self._settings = json.loads(json.dumps(run.settings.to_record()))
+        self._settings = json.loads(json.dumps(run.settings.to_record() | {"version": __version__}))
         self._settings_number = 0
         self._view = _GuardedView(run.view)
         self._planned: dict[int, _Planned] = {}
@@ -251,6 +259,9 @@ class _Loop:
         self._waiting: deque[int] = deque()
         self._retries: deque[int] = deque()
         self._retried: set[int] = set()
+        self._killed: set[int] = set()
+        self._keys: set[str] = set()
+        self._moving_since: dict[int, float] = {}
         self._lost: Counter[int] = Counter()
         self._running: dict[int, _Running] = {}
         self._elsewhere: set[int] = set()
@@ -265,8 +276,10 @@ class _Loop:
         self._view.on_start(left + len(earlier) + len(self._refused), len(earlier))
         for result in self._refused:
             yield self._shown(result)
-        for name in earlier:
-            yield self._shown(self._result_of(self._row(name), is_earlier=True))
+        for number in earlier:
+            row = self._manifest.case(number)
+            if row.state == "done":  # unless another runner makes it again
+                yield self._shown(self._result_of(row, is_earlier=True))
         if not self._planned:
             return
         waiting = [self._planned[number].case for number in self._waiting]
@@ -281,8 +294,8 @@ class _Loop:
 
     # before the run
 
-    def _plan(self) -> list[str]:
-        """Compare the cases with the manifest, add new ones, and return the keys of those that an earlier run finished.
+    def _plan(self) -> list[int]:
+        """Compare the cases with the manifest, add new ones, and return the numbers of those that are done already.
 
         Files are looked at before the transaction, in which other runners wait.
         """
@@ -290,14 +303,14 @@ class _Loop:
         models = {model.id: model for model in self._manifest.models()}
         overwrite = self._run.settings.overwrite
         resume = Resume(self._run.output, models, self._manifest.all_settings(), self._run.redo, overwrite)
-        earlier: list[str] = []
+        earlier: list[int] = []
         chosen: list[tuple[Case, CaseRow | None]] = []
         others: list[int] = []
         suspects: set[int] = set()
         excluded = list(self._run.excluded)
         for case in self._run.cases:
             if self._run.stop.count:
-                raise Cancelled()
+                raise _stopped()
             row, model = rows.get(compared(case.key)), self._models[id(case.bundle)]
             decision = resume.decide(case, row, Wanted(self._settings, model.bundle.name, model.digest))
             if decision == "run":
@@ -312,11 +325,19 @@ class _Loop:
                 others.append(row.id)
                 self._planned[row.id] = _Planned(case, row.attempts)
             elif row is not None and decision == "keep":
-                earlier.append(row.name)
+                earlier.append(row.id)
         resume.check()
-        keys = {compared(case.key) for case in self._run.cases}
+        self._keys = {compared(case.key) for case in self._run.cases}
+        digests = sorted(model.digest for model in self._models.values())
+        wanted = json.dumps([self._settings, digests], sort_keys=True)
         # without one transaction for all, each case would wait for the disk
         with self._manifest.transaction():
+            if (other := self._manifest.share(self._runner.id, wanted)) is not None:
+                text = (
+                    f"process {other.pid} on {other.host} segments scans into {self._run.output} with other options, "
+                    "models or another version; start all runs that share a folder with the same ones"
+                )
+                raise CohortError("cohort.changed", text)
             for model in self._models.values():
                 bundle = model.bundle
                 model.number = self._manifest.add_model(bundle.name, bundle.version, bundle.kind, model.digest)
@@ -330,7 +351,7 @@ class _Loop:
                 if row is not None and row.state == "waiting" and attempts >= _MAX_ENDED:
                     suspects.add(number)
             for one in excluded:
-                self._add_excluded(one, keys)
+                self._refused.append(self._add_excluded(one))
         if others and not self._run.is_joined:  # files that an earlier run could not move, and neither could this one
             for number in others:
                 text = "its files can't be moved into place; close programs that have them open, and run again"
@@ -348,8 +369,8 @@ class _Loop:
             return self._manifest.add_case(case.key, values | {"state": "waiting"}), 0
         return row.id, row.attempts
 
-    def _add_excluded(self, excluded: Excluded, keys: set[str]) -> None:
-        """Add a scan that is not run, under a name that no case of the run has."""
+    def _add_excluded(self, excluded: Excluded) -> CaseResult:
+        """Add a scan that is not run, under a name that no case of the run has, and return its result."""
         name, number = excluded.name, 2
         values = {
             "source": excluded.source,
@@ -358,16 +379,16 @@ class _Loop:
             "message": excluded.message,
             "ended": time.time(),
         }
-        while compared(name) in keys:
+        while compared(name) in self._keys:
             name, number = f"{excluded.name} ({number})", number + 1
-        keys.add(compared(name))
+        self._keys.add(compared(name))
         row = self._manifest.row(name)
         if row is None:
             self._manifest.add_case(name, values)
         elif row.state not in ("done", "running", "moving"):
             self._manifest.change_case(row.id, values)
         status: Literal["failed", "skipped"] = "failed" if excluded.is_failure else "skipped"
-        self._refused.append(CaseResult(name, status, excluded.code, excluded.message, excluded.source))
+        return CaseResult(name, status, excluded.code, excluded.message, excluded.source)
 
     # the run
 
@@ -380,7 +401,7 @@ class _Loop:
         while self._planned:
             stop = self._run.stop.count
             if stop > 1 or (stop and not self._running):
-                raise Cancelled()
+                raise _stopped()
             if self._elsewhere and time.monotonic() - self._looked > _JOIN_SECONDS * (not stop):
                 for result in self._look_at_others():
                     yield self._shown(result)
@@ -415,7 +436,7 @@ class _Loop:
         for number in pool.take_back():
             running = self._running.pop(number)
             shutil.rmtree(running.staging, ignore_errors=True)
-            self._manifest.set_waiting(running.claim)
+            self._manifest.set_back(running.claim)
             self._waiting.append(number)
 
     def _submit(self, pool: Pool, number: int, *, is_alone: bool) -> Iterator[CaseResult]:
@@ -426,6 +447,10 @@ class _Loop:
             if model_stamp(model.bundle) != model.stamp:
                 text = f"the files of {model.bundle.name!r} changed during the run; run again with --redo"
                 raise CohortError("cohort.changed", text)
+        claim = self._manifest.claim(number, self._runner.id, planned.attempts, {})
+        if claim is None:
+            self._elsewhere.add(number)
+            return
         values = {
             "source": case.source,
             "format": case.scan.format,
@@ -434,19 +459,15 @@ class _Loop:
             "fingerprint": fingerprint(case.scan),
             "input_bytes": input_bytes(case.scan),
         }
-        claim = self._manifest.claim(number, self._runner.id, planned.attempts, values)
-        if claim is None:
-            self._elsewhere.add(number)
-            return
         planned.attempts = claim.attempt
-        running = _Running(claim, self._runner.staging(number, claim.attempt))
+        running = _Running(claim, self._runner.staging(number, claim.attempt), values)
         self._running[number] = running
         fault = model.fault
         if fault is None and not self._run.settings.overwrite:
             fault = self._taken(case, claim)
         if fault is None:
-            work = Work(number, case, model.bundle, model.digest, running.staging, self._run.settings, is_alone)
-            pool.submit(work)
+            settings, was_killed = self._run.settings, number in self._killed
+            pool.submit(Work(number, case, model.bundle, model.digest, running.staging, settings, is_alone, was_killed))
         elif (result := self._handle(Failed(number, fault))) is not None:
             yield result
 
@@ -486,9 +507,21 @@ class _Loop:
                 number, running.claim, error, is_crash=isinstance(event, Failed) and event.is_crash
             ):
                 return None
-            self._manifest.set_failed(running.claim, error.code, error.message)
+            del self._planned[number]
+            return self._failed(case, running, error)
         del self._planned[number]
-        return self._result_of(self._row(case.key))
+        return self._result_of(self._manifest.case(number))
+
+    def _failed(self, case: Case, running: _Running, error: NapariSegError) -> CaseResult:
+        """Note that a case failed, and return that; an earlier result of it stays, and counts again."""
+        if not running.claim.before:
+            self._manifest.change_case(running.claim.number, running.values, if_state=("running",))
+            self._manifest.set_failed(running.claim, error.code, error.message)
+            return self._result_of(self._manifest.case(running.claim.number))
+        self._manifest.set_back(running.claim)
+        text = f"{error.message}; the earlier result is kept"
+        with self._manifest.transaction():
+            return self._add_excluded(Excluded(case.key, error.code, text, case.source))
 
     def _note_stage(self, number: int, running: _Running, stage: str) -> None:
         """Note the stage of a case for those who read the manifest; a fault of that does not matter."""
@@ -510,7 +543,7 @@ class _Loop:
                 running.staging,
                 outcome.outputs,
                 claim.before,
-                lambda: self._manifest.set_moving(claim, outcome),
+                lambda: self._manifest.set_moving(claim, outcome, running.values),
             )
         except Unfinished as error:
             return error
@@ -539,12 +572,14 @@ class _Loop:
             self._waiting.appendleft(number)
         elif is_crash and number not in self._retried and not self._run.stop.count:
             self._retried.add(number)  # nothing else will use memory then
+            if isinstance(error, WorkerDied):
+                self._killed.add(number)
             self._retries.append(number)
         elif is_crash and self._run.stop.count:  # whatever ends the run may have ended the worker
             self._waiting.append(number)
         else:
             return False
-        self._manifest.set_waiting(claim)
+        self._manifest.set_back(claim)
         return True
 
     def _check_folders(self, number: int, error: NapariSegError) -> None:
@@ -557,7 +592,7 @@ class _Loop:
         if error.code.startswith("output.") and error.code != "output.exists":
             self._runner.check_output()
         files = self._planned[number].case.scan.files
-        self._gone = self._gone + 1 if not any(file.exists() for file in files) else 0
+        self._gone = self._gone + 1 if not any(os.path.exists(file) for file in files) else 0
         if self._gone >= _MAX_GONE:
             text = f"the files of {_MAX_GONE} scans in a row are gone; check the drive of the scans, and run again"
             raise EnvironmentFault("cohort.inputs_gone", text)
@@ -567,9 +602,13 @@ class _Loop:
         self._looked = time.monotonic()
         self._runner.recover_dead()
         for number in sorted(self._elsewhere):
-            row = self._row(self._planned[number].case.key)
+            row = self._manifest.case(number)
             if row.state == "waiting":
                 self._waiting.append(number)
+            elif row.state == "moving" and self._is_stuck(number):
+                case = self._planned.pop(number).case
+                text = f"the files of {case.key} can't be moved into place by the run that has them; run again later"
+                yield CaseResult(case.key, "failed", "output.not_written", text, case.source, model=self._name(case))
             elif row.state in ("done", "failed", "skipped"):
                 del self._planned[number]
                 yield self._result_of(row, is_earlier=True)
@@ -577,16 +616,16 @@ class _Loop:
                 continue
             self._elsewhere.discard(number)
 
+    def _is_stuck(self, number: int) -> bool:
+        """Return whether another runner has not moved the files of a case for a while: it may wait for this one."""
+        since = self._moving_since.setdefault(number, time.monotonic())
+        return time.monotonic() - since > _STUCK_SECONDS
+
     # results
 
     def _shown(self, result: CaseResult) -> CaseResult:
         self._view.on_result(result)
         return result
-
-    def _row(self, key: str) -> CaseRow:
-        row = self._manifest.row(key)
-        assert row is not None
-        return row
 
     def _model_of(self, case: Case) -> _Model:
         return self._models[id(case.bundle)]
@@ -618,6 +657,11 @@ class _GuardedView:
                 log.warning("the run is not shown any more (%s)", type(error).__name__)
 
         return call
+
+
+def _stopped() -> Cancelled:
+    text = "stopped before the end; finished results are kept, and the same command goes on with the rest"
+    return Cancelled("run.cancelled", text)
 
 
 def result_of(output: Path, row: CaseRow, model: str, *, is_earlier: bool = False) -> CaseResult:

@@ -25,7 +25,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from napari_seg.cohort.manifest import CaseRow, Manifest, RunnerRow
+from napari_seg.cohort.manifest import CaseRow, Manifest, RunnerRow, taken_over
 from napari_seg.cohort.outputs import HIDDEN, move_back, move_forward
 from napari_seg.errors import CohortError, OutputError
 from napari_seg.formats.atomic import make_output_folder, not_written
@@ -39,6 +39,9 @@ DEAD_SECONDS = 30.0
 _LOCK = "lock"
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
+
+_NETWORK_DRIVES = ("nfs", "cifs", "smb", "fuse.", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "glusterfs", "pvfs")
+"""Types of drives that machines share, or their first letters."""
 
 
 class Runner:
@@ -75,7 +78,7 @@ class Runner:
             self._remove_folder()
             raise
         # only one machine can use WAL, and only this runner has the file open, or others that share it without WAL
-        if not self._manifest.use_wal(not self._is_joined) and self._is_joined:
+        if not self._manifest.use_wal(not self._is_joined and not is_network_drive(self.output)) and self._is_joined:
             self.__exit__(None, None, None)
             text = f"another program reads {self._manifest.path}, which must be closed before machines can share it"
             raise CohortError("cohort.locked", f"{text}; close it and run again")
@@ -115,9 +118,12 @@ class Runner:
         """Check that the output folder is still there and can be written to; one that is gone is not created again.
 
         Raises:
+            CohortError: `cohort.taken_over`, it is this run that was taken for dead.
             OutputError: `output.folder`, `output.disk_full`.
         """
-        if not (self.folder / BEAT).exists():
+        if self._manifest.has_ended(self.id):
+            raise taken_over()
+        if not os.path.exists(self.folder / BEAT):
             text = (
                 f"{self.output} is gone, or is no longer the folder in which this run began; reconnect its drive, or "
                 "move the folder back, and give the same command again"
@@ -130,7 +136,7 @@ class Runner:
         others = [row for row in self._manifest.runners() if row.ended is None and row.id != self.id]
         dead = [row for row in others if self._watch.is_alive(row) is False]
         if dead:
-            with self._manifest.transaction():
+            with suppress(CohortError), self._manifest.transaction():  # it can wait
                 for row in dead:
                     self._recover(row.id, self.output / HIDDEN / row.folder)
 
@@ -192,18 +198,15 @@ class Runner:
             except OSError:  # such as a file that is open in another program on Windows
                 is_complete = False
         if is_complete:
-            self._manifest.end_runner(runner)
+            self._manifest.end_runner(runner, was_killed=runner != self.id)
         return is_complete
 
     def _recover_case(self, row: CaseRow, staging: Path) -> None:
         if row.state == "moving" and move_forward(self.output, staging, row.outputs):
             self._manifest.finish_moving(row)
             return
-        move_back(self.output, staging)
-        if row.state == "moving":
-            self._manifest.undo_moving(row)
-        else:
-            self._manifest.change_case(row.id, {"state": "waiting", "stage": ""})
+        move_back(self.output, staging, row.outputs if row.state == "moving" else None)
+        self._manifest.undo(row)
 
     def _remove_folder(self) -> None:
         with suppress(OSError, AttributeError):  # it may not have come so far
@@ -283,6 +286,21 @@ class RunnerWatch:
         if now - since > DEAD_SECONDS:
             return False
         return True if has_changed else None
+
+
+def is_network_drive(folder: Path) -> bool:
+    """Return whether a folder lies on a drive that other machines may use, too, as far as the system tells."""
+    if os.name == "nt":
+        return str(folder.resolve()).startswith("\\\\")
+    found = ""
+    with suppress(OSError):
+        place, longest = folder.resolve(), 0
+        for line in Path("/proc/self/mounts").read_text().splitlines():  # Linux
+            _, mount, kind, *_ = line.split(" ")
+            mount = mount.replace("\\040", " ")
+            if place.is_relative_to(mount) and len(mount) >= longest:
+                found, longest = kind, len(mount)
+    return found.startswith(_NETWORK_DRIVES)
 
 
 def machine() -> str:

@@ -16,7 +16,7 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.naming import CONFIDENCE_MAPS
 from napari_seg.cohort.outcome import Outcome, OutputFile
-from napari_seg.cohort.outputs import STATISTICS, result_paths, sha256_of, staged_file
+from napari_seg.cohort.outputs import STATISTICS, result_paths, sha256_of, staged_file, sync
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.errors import InputError, Notice, OutputError
 from napari_seg.formats.atomic import atomic_write, not_written
@@ -168,6 +168,7 @@ def _write_files(
     record |= {"sha256": outputs["labels"].sha256, "overlay_sha256": outputs["overlay"].sha256, "beside": beside}
     write_record(path_of("record"), record)
     outputs["record"] = staged_file(path_of("record"), targets["record"])
+    sync(staging)
     return found, outputs
 
 

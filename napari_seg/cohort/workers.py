@@ -44,6 +44,7 @@ class Work:
         staging: folder for its files.
         settings: settings of the run.
         is_alone: whether it may use the memory of all workers, because nothing else runs.
+        was_killed: whether its worker died at the first try: then it uses half of that memory.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Work:
     staging: Path
     settings: RunSettings
     is_alone: bool = False
+    was_killed: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,10 @@ class CaseWorker:
         callbacks = {"progress": on_step, "on_plan": on_plan}
         seconds = work.settings.timeout_seconds or float("inf")
         memory_bytes = self._memory_bytes
-        if work.is_alone:  # in half of the memory, which no other case uses
-            memory_bytes = (work.settings.options.memory_bytes or int(SAFE_FRACTION * free_bytes())) // 2
+        if work.is_alone:  # no other case uses memory
+            memory_bytes = work.settings.options.memory_bytes or int(SAFE_FRACTION * free_bytes())
+            if work.was_killed:
+                memory_bytes //= 2
         name = work.case.name
         try:
             outcome = self._process.run(
@@ -188,6 +192,10 @@ class CaseWorker:
             where = error.places.rpartition("\n")[2]
             text = f"this should not have happened: {error.kind} in {where}; please report it"
             return Failed(work.number, InputError("internal.error", text))
+
+    def kill(self) -> None:
+        """Kill the process of an idle worker, which releases its memory; it starts again when it is needed."""
+        self._process.kill()
 
     def close(self) -> None:
         """Kill the process and what it runs."""
@@ -280,7 +288,7 @@ class LocalPool:
         while True:
             if not self._is_stopping.is_set():
                 # before the time of a case counts; the case finds out why if it fails
-                with suppress(NapariSegError, WorkerError, MemoryError, OSError):
+                with suppress(Exception):
                     worker.warm_up(self._is_stopping.is_set)
             work = self._waiting.get()
             if work is None or self._is_stopping.is_set():
@@ -288,7 +296,7 @@ class LocalPool:
             if work.is_alone:
                 for other in self._workers:
                     if other is not worker:
-                        other.close()
+                        other.kill()
             self._events.put(Step(work.number, "starting", 0, 1))
             event = self._run(worker, work)
             if not (isinstance(event, Failed) and isinstance(event.error, Cancelled)):
