@@ -1,4 +1,4 @@
-"""Break runs of `napari-seg predict` in every way that docs/reference/when-a-run-breaks.md lists, and check the table.
+"""Break runs of `napari-seg predict` in the ways that docs/reference/when-a-run-breaks.md lists, and check its rows.
 
     python scripts/break_cohorts.py --work FOLDER
     python scripts/break_cohorts.py --work FOLDER --only disk-full sigsegv
