@@ -150,7 +150,7 @@ class Run:
         settings: settings of the run.
         make_pool: makes the workers, given the cases that are left to run.
         excluded: scans that are not run, for the manifest.
-        extra_files: path relative to the output folder -> text of files that are written unless they exist.
+        extra_files: path relative to the output folder -> text of further files; JSON files are kept if they exist.
         redo: results of earlier runs to make again.
         is_joined: share the work with other runners in the same folder.
         stop: takes requests to end.
@@ -189,7 +189,8 @@ class Run:
             Runner(self.output, manifest, is_joined=self.is_joined) as runner,
         ):
             for path, text in self.extra_files.items():
-                if not (self.output / path).exists():
+                # a person may have added to a description; a table of labels follows from the model
+                if path.suffix != ".json" or not os.path.exists(self.output / path):
                     make_output_folder((self.output / path).parent)
                     atomic_write(self.output / path, text)
             yield from _Loop(self, manifest, runner, models).results()

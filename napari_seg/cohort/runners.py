@@ -40,6 +40,8 @@ _LOCK = "lock"
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
 
+_TRIES = 3
+
 _NETWORK_DRIVES = ("nfs", "cifs", "smb", "fuse.", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "glusterfs", "pvfs")
 """Types of drives that machines share, or their first letters."""
 
@@ -77,8 +79,9 @@ class Runner:
         except BaseException:
             self._remove_folder()
             raise
-        # only one machine can use WAL, and only this runner has the file open, or others that share it without WAL
-        if not self._manifest.use_wal(not self._is_joined and not is_network_drive(self.output)) and self._is_joined:
+        # only one machine can use WAL; a program that looks at the file for a moment delays the switch
+        is_wal = not self._is_joined and not is_network_drive(self.output)
+        if not any(self._manifest.use_wal(is_wal) or time.sleep(_WATCH_SECONDS) for _ in range(_TRIES)) and not is_wal:
             self.__exit__(None, None, None)
             text = f"another program reads {self._manifest.path}, which must be closed before machines can share it"
             raise CohortError("cohort.locked", f"{text}; close it and run again")
