@@ -38,13 +38,13 @@ def test_trust_is_printed_and_remembered(scan: Path, tmp_path: Path, capsys: pyt
     assert f"sha256 {digest}, 4 files" in printed
     assert "scripts/nets.py: all lines run (19)  (Python module of the bundle)" in printed
     assert "configs/inference.yaml:3: scripts.nets.Threshold" in printed
-    assert main([*words, "--overwrite"]) == 0
+    assert main([*words, "--redo-all"]) == 0
     assert "you allow" not in capsys.readouterr().err
     with (root / "configs" / "inference.yaml").open("a") as file:
         file.write('\nmore: "$1 + 1"\n')
-    assert main([*words, "--overwrite"]) == 1
+    assert main([*words, "--redo-all"]) == 1
     assert "bundle.trust_changed" in capsys.readouterr().err
-    assert main([*words, "--overwrite", "--trust-bundle"]) == 0
+    assert main([*words, "--redo-all", "--trust-bundle"]) == 0
 
 
 @pytest.mark.usefixtures("inline_cohorts")
@@ -59,7 +59,7 @@ def test_a_bundle_without_code_needs_no_trust_and_leaves_no_memory(
     assert main(words) == 0
     assert "you allow" not in capsys.readouterr().err
     assert not (store_root() / "trust.json").exists()
-    assert main([*words[:-1], "--overwrite"]) == 0
+    assert main([*words[:-1], "--redo-all"]) == 0
 
 
 @pytest.mark.usefixtures("inline_cohorts")
@@ -72,7 +72,7 @@ def test_trust_holds_for_one_run_where_the_store_can_t_be_written(
     words = ["predict", str(scan), "-o", str(tmp_path / "out"), "--bundle", str(root), "--device", "cpu"]
     assert main([*words, "--trust"]) == 0
     assert "for this run only" in capsys.readouterr().err
-    assert main([*words, "--overwrite"]) == 1
+    assert main([*words, "--redo-all"]) == 1
 
 
 PLAIN = """

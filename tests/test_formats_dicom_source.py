@@ -52,7 +52,15 @@ def test_headers_are_parsed_once_and_the_geometry_is_solved_once(
         parsed[Path(stream.name)] += 1
         return parse(stream, *args, **options)
 
+    plain = headers._parse_plain
+
+    def counted_plain(stream: Any) -> Any:
+        found = plain(stream)
+        parsed[Path(stream.name)] += found is not None
+        return found
+
     monkeypatch.setattr(pydicom.filereader, "read_partial", counted)
+    monkeypatch.setattr(headers, "_parse_plain", counted_plain)
     (scan,) = find_scans(tmp_path / "series")
     read_here = series_reader(scan.files, name=scan.name)
     assert parsed == Counter(paths)  # found and handed over to the worker

@@ -81,7 +81,7 @@ class Runner:
             raise
         # only one machine can use WAL; a program that looks at the file for a moment delays the switch
         is_wal = not self._is_joined and not is_network_drive(self.output)
-        if not any(self._manifest.use_wal(is_wal) or time.sleep(_WATCH_SECONDS) for _ in range(_TRIES)) and not is_wal:
+        if not self._switch_journal(is_wal) and not is_wal:
             self.__exit__(None, None, None)
             text = f"another program reads {self._manifest.path}, which must be closed before machines can share it"
             raise CohortError("cohort.locked", f"{text}; close it and run again")
@@ -142,6 +142,14 @@ class Runner:
             with suppress(CohortError), self._manifest.transaction():  # it can wait
                 for row in dead:
                     self._recover(row.id, self.output / HIDDEN / row.folder)
+
+    def _switch_journal(self, is_wal: bool) -> bool:
+        """Switch WAL on or off, and return whether that succeeded."""
+        for _ in range(_TRIES):
+            if self._manifest.use_wal(is_wal):
+                return True
+            time.sleep(_WATCH_SECONDS)
+        return False
 
     def _register(self) -> bool:
         """Register this process; return false while it is unknown whether another runner is alive.
