@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from napari_seg.cohort.manifest import Claim, Manifest
+from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import Outcome, OutputFile
+from napari_seg.cohort.rows import Claim
 from napari_seg.cohort.runners import machine
 from napari_seg.cohort.workers import CaseWorker, Event, PlanLine, Step, Work
 from napari_seg.errors import NapariSegError, Notice

@@ -25,7 +25,7 @@ from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.report.write import REPORT_FILES
-from napari_seg.cohort.runner import Excluded
+from napari_seg.cohort.run import Excluded
 from napari_seg.cohort.runners import Runner
 from napari_seg.errors import (
     Cancelled,
@@ -133,7 +133,7 @@ def test_other_options_or_weights_do_not_mix(
     assert caught.value.code == "cohort.changed"
     list(Cohort(scans, out, memory_bytes=2**33, timeout_seconds=99))  # they change no label
     with monkeypatch.context() as patch:
-        patch.setattr("napari_seg.cohort.runner.model_digest", lambda bundle: "other weights")
+        patch.setattr("napari_seg.cohort.used_models.model_digest", lambda bundle: "other weights")
         with pytest.raises(CohortError, match="the weights or code of"):
             list(Cohort(scans, out))
     no_network.clear()

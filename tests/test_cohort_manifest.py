@@ -10,8 +10,9 @@ import pytest
 from cohorts import add_done
 
 from napari_seg.cohort import manifest as module
-from napari_seg.cohort.manifest import FILE, Claim, Manifest
+from napari_seg.cohort.manifest import FILE, Manifest
 from napari_seg.cohort.outcome import Outcome, OutputFile
+from napari_seg.cohort.rows import Claim
 from napari_seg.errors import CohortError, Notice, OutputError
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from cohorts import START, add_done, add_failed, add_model, new_manifest
 
-from napari_seg.cohort.manifest import CaseRow, Manifest
+from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.report.facts import gather
 from napari_seg.cohort.report.tables import (
     CASE_COLUMNS,
@@ -24,6 +24,7 @@ from napari_seg.cohort.report.tables import (
     utc,
     write_tables,
 )
+from napari_seg.cohort.rows import CaseRow
 from napari_seg.errors import Notice
 
 

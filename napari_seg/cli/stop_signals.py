@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_seg.cohort.runner import Stop
+    from napari_seg.cohort.run import Stop
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """Ctrl-C, what `kill` and job schedulers send, a closed terminal, and Ctrl-Break on Windows."""

@@ -14,12 +14,13 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.layout import short_model_names
+from napari_seg.cohort.loop import run_cases
 from napari_seg.cohort.manifest import FILE, Manifest
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.plan import RunPlan, plan_run, with_estimates
 from napari_seg.cohort.report.write import write_report
 from napari_seg.cohort.resume import Redo
-from napari_seg.cohort.runner import Excluded, Run, Stop, View
+from napari_seg.cohort.run import Excluded, Run, Stop, View
 from napari_seg.cohort.scan_files import input_bytes
 from napari_seg.cohort.select import SelectedCases, Selection, select_cases
 from napari_seg.cohort.settings import RunSettings
@@ -152,7 +153,7 @@ class Cohort:
         self.selected = SelectedCases(tuple(self._cases), models=dict(zip(names, models, strict=True)))
 
     def __iter__(self) -> Iterator[CaseResult]:
-        """Run the cases, and yield the result of each; see `Run.results`."""
+        """Run the cases, and yield the result of each; see `run_cases`."""
         run = Run(
             output=self.output,
             cases=self.cases,
@@ -166,7 +167,7 @@ class Cohort:
             view=self.view,
         )
         try:
-            yield from run.results()
+            yield from run_cases(run)
         except CohortError:  # the folder belongs to another run
             raise
         except BaseException:

@@ -22,12 +22,12 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Self, get_args
 
 from napari_seg.cohort.outcome import Outcome, OutputFile
+from napari_seg.cohort.rows import CaseRow, Claim, ModelRow, RunnerRow, State
 from napari_seg.errors import CohortError, Notice, OutputError
 from napari_seg.version import __version__
 
@@ -35,8 +35,6 @@ FILE = "manifest.sqlite"
 """Name of the manifest in the output folder."""
 
 FORMAT = "1"
-
-State = Literal["waiting", "running", "moving", "done", "failed", "skipped"]
 
 _WAIT_SECONDS = 30.0
 """Time to wait for another program that writes the manifest."""
@@ -72,135 +70,6 @@ CREATE TABLE cases (
 );
 CREATE INDEX cases_by_state ON cases (state);
 """
-
-
-@dataclass(frozen=True)
-class ModelRow:
-    """A model of the run.
-
-    Attributes:
-        id: number in the manifest.
-        name: title of the bundle.
-        version: version of the bundle.
-        kind: format of the bundle.
-        digest: digest of weights, configs and code; see `model_digest`.
-    """
-
-    id: int
-    name: str
-    version: str
-    kind: str
-    digest: str
-
-
-@dataclass(frozen=True)
-class RunnerRow:
-    """A process that ran, or runs, cases of the cohort.
-
-    Attributes:
-        id: number in the manifest.
-        host: name of its machine.
-        machine: digest that two machines of one name do not share.
-        pid: its process id.
-        folder: name of its hidden folder for unfinished files.
-        is_joined: whether others may run beside it.
-        started: time of its start, in seconds since 1970 UTC.
-        ended: time of its orderly end; None while it runs, or if it was killed.
-        version: version of this program.
-    """
-
-    id: int
-    host: str
-    machine: str
-    pid: int
-    folder: str
-    is_joined: bool
-    started: float
-    ended: float | None
-    version: str
-
-
-@dataclass(frozen=True)
-class CaseRow:
-    """A case of the manifest.
-
-    Attributes:
-        id: number in the manifest; cases have the order in which they were planned.
-        name: name of the case.
-        source: public path of the scan, relative to the folder of the inputs.
-        format: format of the scan.
-        modality: DICOM's code of the modality, once the scan was read.
-        fingerprint: digest of the sizes and the times of the scan's files; see `scan_files.fingerprint`.
-        input_sha256: digest of the whole files of the scan, once it was segmented.
-        input_bytes: size of the files of the scan.
-        model: number of the model; None for a scan that is not run.
-        settings: number of the settings; None before the first start.
-        state: see the module.
-        stage: stage of a running case.
-        runner: number of the runner that claimed the case last; None if none did.
-        attempts: how often the case was started.
-        code: code of an error or of the reason to skip the case; "" otherwise.
-        message: the same in words.
-        seconds: time from opening the scan to writing the last file.
-        read_seconds: part of it in which the scan was read.
-        network_seconds: part of it in which the scan was segmented.
-        write_seconds: part of it in which the files were written.
-        peak_bytes: highest memory of the worker during the case; 0 if unknown.
-        outputs: role -> file of the result.
-        replaced: role -> file of the earlier result that a result replaces, while its files are moved.
-        volumes_ml: segment name -> volume in ml.
-        confidence: segment name -> mean probability.
-        notices: warnings about the scan or the result.
-        run: how the model was run.
-        started: time of the last start, in seconds since 1970 UTC; None before it.
-        ended: time of the end; None before it.
-    """
-
-    id: int
-    name: str
-    state: State
-    source: str = ""
-    format: str = ""
-    modality: str = ""
-    fingerprint: str = ""
-    input_sha256: str = ""
-    input_bytes: int = 0
-    model: int | None = None
-    settings: int | None = None
-    stage: str = ""
-    runner: int | None = None
-    attempts: int = 0
-    code: str = ""
-    message: str = ""
-    seconds: float = 0.0
-    read_seconds: float = 0.0
-    network_seconds: float = 0.0
-    write_seconds: float = 0.0
-    peak_bytes: int = 0
-    outputs: dict[str, OutputFile] = field(default_factory=dict)
-    replaced: dict[str, OutputFile] = field(default_factory=dict)
-    volumes_ml: dict[str, float] = field(default_factory=dict)
-    confidence: dict[str, float] = field(default_factory=dict)
-    notices: tuple[Notice, ...] = ()
-    run: dict[str, Any] = field(default_factory=dict)
-    started: float | None = None
-    ended: float | None = None
-
-
-class Claim(NamedTuple):
-    """A case that a runner holds: nobody else changes it, unless the runner seems dead and another one takes over.
-
-    Attributes:
-        number: number of the case.
-        runner: number of the runner.
-        attempt: how often the case was started, this time included.
-        before: role -> file of its earlier result.
-    """
-
-    number: int
-    runner: int
-    attempt: int
-    before: dict[str, OutputFile]
 
 
 class Manifest:

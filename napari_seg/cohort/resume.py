@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.cohort.case import Case
-from napari_seg.cohort.manifest import CaseRow, ModelRow
 from napari_seg.cohort.outputs import are_unchanged
+from napari_seg.cohort.rows import CaseRow, ModelRow
 from napari_seg.cohort.scan_files import is_same
 from napari_seg.cohort.settings import differences
 from napari_seg.errors import CohortError

@@ -25,8 +25,9 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from napari_seg.cohort.manifest import CaseRow, Manifest, RunnerRow, taken_over
+from napari_seg.cohort.manifest import Manifest, taken_over
 from napari_seg.cohort.outputs import HIDDEN, move_back, move_forward
+from napari_seg.cohort.rows import CaseRow, RunnerRow
 from napari_seg.errors import CohortError, OutputError
 from napari_seg.formats.atomic import make_output_folder, not_written
 

@@ -12,8 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_seg.cohort.manifest import CaseRow, Manifest, RunnerRow
+from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outputs import HIDDEN
+from napari_seg.cohort.rows import CaseRow, RunnerRow
 from napari_seg.cohort.runners import BEAT, DEAD_SECONDS, machine
 from napari_seg.cohort.throughput import WINDOW, Throughput
 from napari_seg.worker import is_process_alive

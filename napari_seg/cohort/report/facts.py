@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.cohort.manifest import CaseRow, Manifest, ModelRow, RunnerRow
+from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.report.distributions import Distribution, distribution
+from napari_seg.cohort.rows import CaseRow, ModelRow, RunnerRow
 
 MAX_UNUSUAL = 500
 """Unusual volumes that are listed."""

@@ -14,11 +14,11 @@ from math import isfinite
 from pathlib import Path
 from typing import IO, Any, get_args
 
-from napari_seg.cohort.manifest import CaseRow, State
 from napari_seg.cohort.report import sections
 from napari_seg.cohort.report.distributions import LIMIT, Distribution
 from napari_seg.cohort.report.facts import Facts
 from napari_seg.cohort.report.thumbnails import MAX_EMBEDDED_BYTES, is_below, thumbnails
+from napari_seg.cohort.rows import CaseRow, State
 from napari_seg.error_codes import CODES
 from napari_seg.evaluation.html import document
 

@@ -16,9 +16,9 @@ from math import isinf
 from pathlib import Path
 from typing import IO, Any
 
-from napari_seg.cohort.manifest import CaseRow
 from napari_seg.cohort.report.distributions import LIMIT
 from napari_seg.cohort.report.facts import Facts
+from napari_seg.cohort.rows import CaseRow
 from napari_seg.formats.atomic import atomic_file
 from napari_seg.version import __version__
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from napari_seg.bundles.spec import Bundle
     from napari_seg.cohort.case import Case
-    from napari_seg.cohort.manifest import RunnerRow
     from napari_seg.cohort.outcome import CaseResult
+    from napari_seg.cohort.rows import RunnerRow
     from napari_seg.formats.kinds import FormatName
     from napari_seg.inference.options import SegmentOptions
     from napari_seg.volume import Volume

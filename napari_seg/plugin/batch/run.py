@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from napari_seg.cohort.cohort import Cohort
-from napari_seg.cohort.runner import Stop
+from napari_seg.cohort.run import Stop
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.plugin.job import Job, JobProgress
 
@@ -88,7 +88,7 @@ class BatchRun:
 
         Raises:
             Cancelled: the run was stopped.
-            NapariSegError: see `napari_seg.cohort.runner.Run.results`.
+            NapariSegError: see `napari_seg.cohort.loop.run_cases`.
         """
         job.progress = JobProgress("Looking for scans")
         chosen = self.choices

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_seg.cohort.manifest import CaseRow, Manifest, RunnerRow
+from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.report.thumbnails import is_below
 from napari_seg.cohort.report.write import REPORT
+from napari_seg.cohort.rows import CaseRow, RunnerRow
 from napari_seg.cohort.runners import RunnerWatch, machine
 from napari_seg.cohort.status import RunnerStatus, RunStatus, status_of
 from napari_seg.errors import CohortError, Notice, one_line, printable

@@ -1,32 +1,29 @@
-"""Run a cohort: claim cases, hand them to workers, commit their results, and note everything in the manifest."""
+"""Run cases: claim them, hand them to workers, commit their results, and note everything in the manifest."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from napari_seg.bundles.digest import model_digest, model_stamp
-from napari_seg.bundles.spec import Bundle
-from napari_seg.bundles.trust import check_runnable
 from napari_seg.cohort.case import Case
-from napari_seg.cohort.fit import check_fit
-from napari_seg.cohort.manifest import CaseRow, Claim, Manifest
+from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult, Outcome
 from napari_seg.cohort.outputs import Unfinished, check_not_taken, commit
-from napari_seg.cohort.resume import Redo, Resume, Wanted
+from napari_seg.cohort.resume import Resume, Wanted
+from napari_seg.cohort.rows import CaseRow, Claim
+from napari_seg.cohort.run import Excluded, GuardedView, Run
 from napari_seg.cohort.runners import Runner
 from napari_seg.cohort.scan_files import fingerprint, input_bytes
-from napari_seg.cohort.settings import RunSettings
+from napari_seg.cohort.used_models import UsedModel, used_models
 from napari_seg.cohort.workers import Failed, Finished, PlanLine, Pool, Step, Work
 from napari_seg.errors import Cancelled, CohortError, EnvironmentFault, NapariSegError, OutputError
 from napari_seg.formats.atomic import atomic_write, make_output_folder, not_written
@@ -60,8 +57,6 @@ CODES_OF_ALL_CASES = (
 )
 """Codes of errors that every other case would have too: they end the run."""
 
-log = logging.getLogger(__name__)
-
 _POLL_SECONDS = 0.5
 
 _JOIN_SECONDS = 5.0
@@ -73,9 +68,6 @@ _STAGE_SECONDS = 2.0
 _MAX_ENDED = 2
 """Starts of a case without a result from which on it is run last: it may be what ended the earlier runs."""
 
-_STAMP_SECONDS = 5.0
-"""Seconds between two checks that a model is still the one that was read."""
-
 _STUCK_SECONDS = 60.0
 """Time for another runner to move the files of a case into place."""
 
@@ -86,142 +78,32 @@ _MAX_LOST = 3
 """Workers of a cluster that a case may lose before it fails; a machine that is switched off says nothing of a case."""
 
 
-@dataclass(frozen=True)
-class Excluded:
-    """A scan that is not run.
+def run_cases(run: Run) -> Iterator[CaseResult]:
+    """Run the cases, and yield the result of each: first those of earlier runs, then others as they come.
 
-    Attributes:
-        name: name of the case, or of the input.
-        code: code of the error, or of the reason to skip it.
-        message: the same in words.
-        source: path of the scan, in public names.
-        is_failure: whether it is an error; otherwise it was skipped on purpose.
+    Cases that an earlier run finished are not run again; those that failed are. A case that fails does not stop the
+    others.
+
+    Raises:
+        CohortError: `cohort.locked`, another runner works in the folder; `cohort.changed`, results there were made
+            with other options or weights, or the model changed meanwhile; `cohort.taken_over`; `cohort.manifest`.
+        OutputError: `output.folder`, the folder can't be created or written to; `output.disk_full`.
+        BundleError: a model is untrusted, incomplete or does not fit any scan.
+        EnvironmentFault: the device or the template is missing; `cohort.inputs_gone`.
+        Cancelled: `run.stop` was requested before all cases had ended.
     """
-
-    name: str
-    code: str
-    message: str
-    source: str = ""
-    is_failure: bool = True
-
-
-class Stop:
-    """Request to end a run: the first lets running cases finish, the second ends them at once."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    @property
-    def count(self) -> int:
-        """Requests so far."""
-        return self._count
-
-    def request(self) -> None:
-        """Ask to end; may be called by a signal handler or another thread."""
-        self._count += 1
-
-
-class View(Protocol):
-    """What shows a run while it goes on; all methods are called in the thread of the run."""
-
-    def on_start(self, total: int, done_before: int) -> None:
-        """Show how many cases there are, and how many of them an earlier run finished."""
-
-    def on_case_start(self, number: int, name: str) -> None:
-        """Show that a worker starts a case."""
-
-    def on_progress(self, number: int, stage: str, done: int, total: int) -> None:
-        """Show the progress of a case."""
-
-    def on_plan(self, number: int, text: str) -> None:
-        """Show a line on the windows and the memory of a case."""
-
-    def on_result(self, result: CaseResult) -> None:
-        """Show the result of a case."""
-
-
-@dataclass
-class Run:
-    """A run over cases.
-
-    Attributes:
-        output: output folder, created if missing; nothing is written outside it.
-        cases: cases with keys that are unique; each has a bundle.
-        settings: settings of the run.
-        make_pool: makes the workers, given the cases that are left to run.
-        excluded: scans that are not run, for the manifest.
-        extra_files: path relative to the output folder -> text of further files; JSON files are kept if they exist.
-        redo: results of earlier runs to make again.
-        is_joined: share the work with other runners in the same folder.
-        stop: takes requests to end.
-        view: shows the run; None: nothing does.
-    """
-
-    output: Path
-    cases: Sequence[Case]
-    settings: RunSettings
-    make_pool: Callable[[Sequence[Case]], Pool]
-    excluded: Sequence[Excluded] = ()
-    extra_files: Mapping[PurePosixPath, str] = field(default_factory=dict)
-    redo: Redo = "none"
-    is_joined: bool = False
-    stop: Stop = field(default_factory=Stop)
-    view: View | None = None
-
-    def results(self) -> Iterator[CaseResult]:
-        """Run the cases, and yield the result of each: first those of earlier runs, then others as they come.
-
-        Cases that an earlier run finished are not run again; those that failed are. A case that fails does not stop the
-        others.
-
-        Raises:
-            CohortError: `cohort.locked`, another runner works in the folder; `cohort.changed`, results there were made
-                with other options or weights, or the model changed meanwhile; `cohort.taken_over`; `cohort.manifest`.
-            OutputError: `output.folder`, the folder can't be created or written to; `output.disk_full`.
-            BundleError: a model is untrusted, incomplete or does not fit any scan.
-            EnvironmentFault: the device or the template is missing; `cohort.inputs_gone`.
-            Cancelled: `stop` was requested before all cases had ended.
-        """
-        models = _models(self.cases)
-        make_output_folder(self.output)
-        with (
-            Manifest.open(self.output) as manifest,
-            Runner(self.output, manifest, is_joined=self.is_joined) as runner,
-        ):
-            for path, text in self.extra_files.items():
-                # a person may have added to a description; a table of labels follows from the model
-                if path.suffix != ".json" or not os.path.exists(self.output / path):
-                    make_output_folder((self.output / path).parent)
-                    atomic_write(self.output / path, text)
-            yield from _Loop(self, manifest, runner, models).results()
-
-
-@dataclass
-class _Model:
-    """A model of the run: its bundle, its digest, what its files look like, and its number in the manifest."""
-
-    bundle: Bundle
-    digest: str
-    stamp: tuple
-    checked: float
-    number: int = 0
-    fault: NapariSegError | None = None
-
-
-def _models(cases: Iterable[Case]) -> dict[int, _Model]:
-    """Return the models of the cases by the identity of their bundles, after checking that each may run."""
-    of_each: dict[int, list[Case]] = {}
-    for case in cases:
-        of_each.setdefault(id(case.bundle), []).append(case)
-    found: dict[int, _Model] = {}
-    for number, its_cases in of_each.items():
-        bundle = its_cases[0].bundle
-        assert bundle is not None
-        check_runnable(bundle)
-        check_fit(bundle, its_cases)
-        stamp = model_stamp(bundle)
-        found[number] = _Model(bundle, model_digest(bundle), stamp, time.monotonic())
-    return found
+    models = used_models(run.cases)
+    make_output_folder(run.output)
+    with (
+        Manifest.open(run.output) as manifest,
+        Runner(run.output, manifest, is_joined=run.is_joined) as runner,
+    ):
+        for path, text in run.extra_files.items():
+            # a person may have added to a description; a table of labels follows from the model
+            if path.suffix != ".json" or not os.path.exists(run.output / path):
+                make_output_folder((run.output / path).parent)
+                atomic_write(run.output / path, text)
+        yield from _Loop(run, manifest, runner, models).results()
 
 
 @dataclass
@@ -246,14 +128,14 @@ class _Running:
 class _Loop:
     """The cases of a run, from the plan to the last result."""
 
-    def __init__(self, run: Run, manifest: Manifest, runner: Runner, models: dict[int, _Model]) -> None:
+    def __init__(self, run: Run, manifest: Manifest, runner: Runner, models: dict[int, UsedModel]) -> None:
         self._run = run
         self._manifest = manifest
         self._runner = runner
         self._models = models
         self._settings = json.loads(json.dumps(run.settings.to_record() | {"version": __version__}))
         self._settings_number = 0
-        self._view = _GuardedView(run.view)
+        self._view = GuardedView(run.view)
         self._planned: dict[int, _Planned] = {}
         """Number in the manifest -> case, of all that are left."""
         self._refused: list[CaseResult] = []
@@ -271,7 +153,7 @@ class _Loop:
         self._gone = 0
 
     def results(self) -> Iterator[CaseResult]:
-        """Yield the result of each case; see `Run.results`."""
+        """Yield the result of each case; see `run_cases`."""
         earlier = self._plan()
         left = len(self._planned)
         self._view.on_start(left + len(earlier) + len(self._refused), len(earlier))
@@ -443,11 +325,7 @@ class _Loop:
     def _submit(self, pool: Pool, number: int, *, is_alone: bool) -> Iterator[CaseResult]:
         planned = self._planned[number]
         case, model = planned.case, self._model_of(planned.case)
-        if time.monotonic() - model.checked > _STAMP_SECONDS:
-            model.checked = time.monotonic()
-            if model_stamp(model.bundle) != model.stamp:
-                text = f"the files of {model.bundle.name!r} changed during the run; run again with --redo"
-                raise CohortError("cohort.changed", text)
+        model.check()
         claim = self._manifest.claim(number, self._runner.id, planned.attempts, {})
         if claim is None:
             self._elsewhere.add(number)
@@ -628,7 +506,7 @@ class _Loop:
         self._view.on_result(result)
         return result
 
-    def _model_of(self, case: Case) -> _Model:
+    def _model_of(self, case: Case) -> UsedModel:
         return self._models[id(case.bundle)]
 
     def _name(self, case: Case) -> str:
@@ -637,27 +515,6 @@ class _Loop:
     def _result_of(self, row: CaseRow, *, is_earlier: bool = False) -> CaseResult:
         names = {model.number: model.bundle.name for model in self._models.values()}
         return result_of(self._run.output, row, names.get(row.model or 0, ""), is_earlier=is_earlier)
-
-
-class _GuardedView:
-    """Passes calls on to a view until one fails: a closed terminal must not end a run."""
-
-    def __init__(self, view: View | None) -> None:
-        self._view = view
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        def call(*args: object) -> None:
-            if self._view is None:
-                return
-            try:
-                getattr(self._view, name)(*args)
-            except NapariSegError:
-                raise
-            except Exception as error:
-                self._view = None
-                log.warning("the run is not shown any more (%s)", type(error).__name__)
-
-        return call
 
 
 def _stopped() -> Cancelled:

@@ -1,0 +1,57 @@
+"""The models of a run: checked before the run, and watched while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from napari_seg.bundles.digest import model_digest, model_stamp
+from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.trust import check_runnable
+from napari_seg.cohort.case import Case
+from napari_seg.cohort.fit import check_fit
+from napari_seg.errors import CohortError, NapariSegError
+
+_STAMP_SECONDS = 5.0
+"""Seconds between two checks that a model is still the one that was read."""
+
+
+@dataclass
+class UsedModel:
+    """A model of the run: its bundle, its digest, what its files look like, and its number in the manifest."""
+
+    bundle: Bundle
+    digest: str
+    stamp: tuple
+    checked: float
+    number: int = 0
+    fault: NapariSegError | None = None
+
+    def check(self) -> None:
+        """Check now and then that the files of the model have not changed since it was read.
+
+        Raises:
+            CohortError: `cohort.changed`.
+        """
+        if time.monotonic() - self.checked > _STAMP_SECONDS:
+            self.checked = time.monotonic()
+            if model_stamp(self.bundle) != self.stamp:
+                text = f"the files of {self.bundle.name!r} changed during the run; run again with --redo"
+                raise CohortError("cohort.changed", text)
+
+
+def used_models(cases: Iterable[Case]) -> dict[int, UsedModel]:
+    """Return the models of the cases by the identity of their bundles, after checking that each may run."""
+    of_each: dict[int, list[Case]] = {}
+    for case in cases:
+        of_each.setdefault(id(case.bundle), []).append(case)
+    found: dict[int, UsedModel] = {}
+    for number, its_cases in of_each.items():
+        bundle = its_cases[0].bundle
+        assert bundle is not None
+        check_runnable(bundle)
+        check_fit(bundle, its_cases)
+        stamp = model_stamp(bundle)
+        found[number] = UsedModel(bundle, model_digest(bundle), stamp, time.monotonic())
+    return found
