@@ -172,7 +172,7 @@ def files_of_layout(layout: Layout, models: Mapping[str, Bundle]) -> dict[PurePo
     }
     files = {
         DERIVATIVES / "dataset_description.json": json.dumps(description, indent=2) + "\n",
-        DERIVATIVES / ".bidsignore": "*_dseg.png\n*_dseg_*\n*_failed.json\n*.seg.nrrd\n*_seg.dcm\n",
+        DERIVATIVES / ".bidsignore": "*_dseg.png\n*_dseg_*\n*.seg.nrrd\n*_seg.dcm\n",
     }
     for name, bundle in models.items():
         rows = ["index\tname\tcolor"]

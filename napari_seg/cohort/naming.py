@@ -25,7 +25,6 @@ from napari_seg.formats.scan import Scan
 
 SUFFIX = Case.suffix
 BIDS_SUFFIX = "_dseg"
-FAILED = "_failed"
 CONFIDENCE_MAPS = ("confidence", "entropy")
 
 MAX_NAME_BYTES = 255 - len(f"{SUFFIX}_confidence.nii.gz")
