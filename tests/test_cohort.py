@@ -188,7 +188,7 @@ from napari_seg.cohort.runners import Runner
 out = Path(sys.argv[1])
 with Manifest.open(out) as manifest, Runner(out, manifest) as runner:
     number = manifest.add_case("a", {"state": "waiting"})
-    manifest.claim(number, runner.id, 0, {})
+    manifest.claim(number, runner.id, 0)
     (runner.staging(number, 1) / "a_seg.nii.gz").write_text("half")
     print("ready", flush=True)
     time.sleep(60)
@@ -231,7 +231,7 @@ def test_a_run_of_another_machine_is_dead_if_it_gives_no_sign_of_life(
         assert not runner.folder.exists()
         number = next(manifest.rows()).id
         with pytest.raises(CohortError, match=r"cohort\.taken_over"):  # it was only asleep
-            manifest.claim(number, runner.id, 1, {})
+            manifest.claim(number, runner.id, 1)
 
 
 def test_a_case_whose_worker_dies_is_tried_once_more_alone(

@@ -33,14 +33,14 @@ def test_a_case_goes_from_waiting_to_done(tmp_path: Path) -> None:
         assert manifest.add_model("balls", "1", "monai", "cd") != model
         number = manifest.add_case("a", {"state": "waiting", "source": "x/a.nii", "model": model})
         first, second = (manifest.add_runner("here", pid, "x", True) for pid in (7, 8))
-        claim = manifest.claim(number, first, 0, {"input_bytes": 5})
+        claim = manifest.claim(number, first, 0)
         assert claim == Claim(number, first, 1, {})
-        assert manifest.claim(number, second, 0, {}) is None  # another runner has it
+        assert manifest.claim(number, second, 0) is None  # another runner has it
         manifest.check_holds(claim)
         manifest.set_moving(claim, outcome)
         manifest.set_done(claim)
-        assert manifest.claim(number, second, 0, {}) is None  # it was started since it was planned
-        again = manifest.claim(number, second, 1, {})
+        assert manifest.claim(number, second, 0) is None  # it was started since it was planned
+        again = manifest.claim(number, second, 1)
         assert again is not None
         assert again.before == outcome.outputs
         for late in (manifest.check_holds, manifest.set_back, manifest.set_done):
@@ -48,7 +48,7 @@ def test_a_case_goes_from_waiting_to_done(tmp_path: Path) -> None:
                 late(claim)
         manifest.end_runner(first)
         with pytest.raises(CohortError, match=r"cohort\.taken_over"):
-            manifest.claim(number, first, 1, {})
+            manifest.claim(number, first, 1)
         manifest.set_moving(again, outcome)
         manifest.set_done(again)
         manifest.set_meta("settings", '{"tta": null}')

@@ -229,7 +229,7 @@ def test_a_run_of_another_process_is_followed_to_its_end_or_death(
         who = f"Process 4242 on {socket.gethostname()}"
         assert model.obstacle(None).startswith(f"{who} works in this folder")
         assert f"{who} works here since" in model.status
-        first = manifest.claim(numbers[1], 1, 0, {})
+        first = manifest.claim(numbers[1], 1, 0)
         assert first is not None
         manifest.change_case(numbers[1], {"stage": "segmenting"})
         assert states(looked(model)) == ["waiting", "running", "waiting"]
@@ -238,7 +238,7 @@ def test_a_run_of_another_process_is_followed_to_its_end_or_death(
         looked(model)
         assert changes == [(0, 2), (1, 1)]  # nothing is read again
         manifest.set_failed(first, "file.truncated", "it has no end")
-        second = manifest.claim(numbers[2], 1, 0, {})
+        second = manifest.claim(numbers[2], 1, 0)
         assert second is not None
         looked(model)
         assert model.progress == (1, 3)

@@ -49,7 +49,7 @@ def test_many_rows_come_in_parts_and_each_change_once(tmp_path: Path, monkeypatc
 def test_a_run_that_this_process_has_lost_does_not_go_on(tmp_path: Path) -> None:
     with new_manifest(tmp_path / "out", host=socket.gethostname(), pid=os.getpid()) as manifest:
         number = manifest.add_case("case", {"state": "waiting"})
-        manifest.claim(number, 1, 0, {})
+        manifest.claim(number, 1, 0)
         found = look(tmp_path / "out")
         assert found.at_work == ()
         assert found.lost == manifest.runners()[0]

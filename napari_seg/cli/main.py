@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from napari_seg.cli import convert, demo, evaluate, inspect, models, predict, report, status, train
 from napari_seg.cli.exit_codes import ExitCode
+from napari_seg.cli.stop_signals import signals_handled
 from napari_seg.version import __version__
 
 
@@ -113,17 +114,9 @@ def _signals_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = {}
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
-        number = getattr(signal, name, None)  # each system has only some of them
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
-            with suppress(ValueError):  # only the main thread may set handlers
-                before[number] = signal.signal(number, interrupt)
-    try:
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")
+    with signals_handled(names, interrupt, lambda before: before is signal.SIG_DFL):  # `nohup` ignores SIGHUP
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _discard_output() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +31,29 @@ def stop_by_signals(stop: Stop, show: Callable[[str], None]) -> Iterator[None]:
             if stop.count == 1:
                 show("stopping after the scans that are running; press Ctrl-C again to stop at once")
 
+    with signals_handled(_SIGNALS, request, lambda before: before is not signal.SIG_IGN):  # `nohup` ignores SIGHUP
+        yield
+
+
+@contextmanager
+def signals_handled(
+    names: Sequence[str], handler: Callable[[int, Any], object], is_replaced: Callable[[object], bool]
+) -> Iterator[None]:
+    """Handle signals while a block runs, as far as the system has them.
+
+    Args:
+        names: names of the signals, such as "SIGTERM".
+        handler: called with the number of a signal and the current frame.
+        is_replaced: returns whether a handler that is set gives way.
+    """
     before: dict[int, Any] = {}
-    for name in _SIGNALS:
-        number = getattr(signal, name, None)  # each system has only some of them
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP
+    for name in names:
+        number = getattr(signal, name, None)
+        if number is not None and is_replaced(signal.getsignal(number)):
             with suppress(ValueError):  # only the main thread may set handlers
-                before[number] = signal.signal(number, request)
+                before[number] = signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, one in before.items():
+            signal.signal(number, one)

@@ -255,9 +255,10 @@ class _Loop:
     def _add_excluded(self, excluded: Excluded) -> CaseResult:
         """Add a scan that is not run, under a name that no case of the run has, and return its result."""
         name, number = excluded.name, 2
+        status: Literal["failed", "skipped"] = "failed" if excluded.is_failure else "skipped"
         values = {
             "source": excluded.source,
-            "state": "failed" if excluded.is_failure else "skipped",
+            "state": status,
             "code": excluded.code,
             "message": excluded.message,
             "ended": time.time(),
@@ -270,7 +271,6 @@ class _Loop:
             self._manifest.add_case(name, values)
         elif row.state not in ("done", "running", "moving"):
             self._manifest.change_case(row.id, values)
-        status: Literal["failed", "skipped"] = "failed" if excluded.is_failure else "skipped"
         return CaseResult(name, status, excluded.code, excluded.message, excluded.source)
 
     # the run
@@ -326,7 +326,7 @@ class _Loop:
         planned = self._planned[number]
         case, model = planned.case, self._model_of(planned.case)
         model.check()
-        claim = self._manifest.claim(number, self._runner.id, planned.attempts, {})
+        claim = self._manifest.claim(number, self._runner.id, planned.attempts)
         if claim is None:
             self._elsewhere.add(number)
             return

@@ -349,24 +349,20 @@ class Manifest:
             values: column -> new value; mappings and lists are stored as JSON.
             if_state: change the case only in one of these states; empty: in any.
         """
-        changes = ", ".join(f"{column} = ?" for column in values)
-        condition = f" AND state IN ({', '.join('?' * len(if_state))})" if if_state else ""
-        content = [json.dumps(v) if isinstance(v, (dict, list)) else v for v in values.values()]
-        found = self._write(f"UPDATE cases SET {changes} WHERE id = ?{condition}", (*content, number, *if_state))
-        return found.rowcount == 1
+        condition = f"id = ? AND state IN ({', '.join('?' * len(if_state))})" if if_state else "id = ?"
+        return self._update_case(values, condition, (number, *if_state))
 
     def remove_unused(self) -> None:
         """Remove scans that an earlier plan left out; the next plan adds them again."""
         self._write("DELETE FROM cases WHERE model IS NULL AND state IN ('failed', 'skipped')", ())
 
-    def claim(self, number: int, runner: int, attempts: int, values: Mapping[str, Any]) -> Claim | None:
+    def claim(self, number: int, runner: int, attempts: int) -> Claim | None:
         """Claim a case for a runner; return None if another runner has it or has tried it in the meantime.
 
         Args:
             number: number of the case.
             runner: number of the runner.
             attempts: how often the case had been started when it was planned; does not matter for a waiting case.
-            values: column -> new value.
 
         Raises:
             CohortError: `cohort.taken_over`, another runner took over the cases of this one.
@@ -380,7 +376,7 @@ class Manifest:
             claim = Claim(number, runner, row["attempts"] + 1, _outputs(row["outputs"]))
             now = {"state": "running", "stage": "", "runner": runner, "attempts": claim.attempt}
             clean = {"code": "", "message": "", "started": time.time(), "ended": None}
-            self.change_case(number, now | clean | dict(values))
+            self.change_case(number, now | clean)
         return claim
 
     def check_holds(self, claim: Claim) -> None:
@@ -426,8 +422,7 @@ class Manifest:
 
     def set_done(self, claim: Claim) -> None:
         """Note that all files of a case are in place; see `set_moving`."""
-        values = {"state": "done", "code": "", "message": "", "replaced": {}, "ended": time.time()}
-        self._change_held(claim, "moving", values)
+        self._change_held(claim, "moving", _done_now())
 
     def set_failed(self, claim: Claim, code: str, message: str) -> None:
         """Note the failure of a case; see `set_moving`."""
@@ -440,8 +435,7 @@ class Manifest:
 
     def finish_moving(self, row: CaseRow) -> None:
         """Note that all files of a case are in place, which a runner that died did not do."""
-        values = {"state": "done", "code": "", "message": "", "replaced": {}, "ended": time.time()}
-        self.change_case(row.id, values, if_state=("moving",))
+        self.change_case(row.id, _done_now(), if_state=("moving",))
 
     def undo(self, row: CaseRow) -> None:
         """Return a case that a runner left to its state before: its earlier result, if it has one, counts again."""
@@ -453,12 +447,15 @@ class Manifest:
 
     def _change_held(self, claim: Claim, state: State, values: Mapping[str, Any]) -> None:
         """Change a case that a runner holds in a state."""
+        condition = "id = ? AND runner = ? AND attempts = ? AND state = ?"
+        if not self._update_case(values, condition, (claim.number, claim.runner, claim.attempt, state)):
+            raise taken_over()
+
+    def _update_case(self, values: Mapping[str, Any], condition: str, parameters: Sequence[Any]) -> bool:
+        """Set columns of the case that meets a condition; return whether there is one."""
         changes = ", ".join(f"{column} = ?" for column in values)
         content = [json.dumps(v) if isinstance(v, (dict, list)) else v for v in values.values()]
-        condition = "id = ? AND runner = ? AND attempts = ? AND state = ?"
-        holder = (claim.number, claim.runner, claim.attempt, state)
-        if self._write(f"UPDATE cases SET {changes} WHERE {condition}", (*content, *holder)).rowcount != 1:
-            raise taken_over()
+        return self._write(f"UPDATE cases SET {changes} WHERE {condition}", (*content, *parameters)).rowcount == 1
 
     def _write(self, text: str, values: Sequence[Any]) -> sqlite3.Cursor:
         with _faults(self.path):
@@ -492,6 +489,10 @@ def taken_over() -> CohortError:
         "results are kept; let the other run go on"
     )
     return CohortError("cohort.taken_over", text)
+
+
+def _done_now() -> dict[str, Any]:
+    return {"state": "done", "code": "", "message": "", "replaced": {}, "ended": time.time()}
 
 
 def _records(files: Mapping[str, OutputFile]) -> dict[str, Any]:
