@@ -21,8 +21,9 @@ FLOORS = [
     {"formats", "evaluation"},
     {"bundles"},
     {"localise"},
-    {"inference"},
+    {"inference", "editing"},
     {"cohort", "training"},
+    {"learning"},
     {"cli", "plugin"},
 ]
 OWNERS = {
@@ -39,7 +40,9 @@ OWNERS = {
     "dask": {"cohort", "plugin"},
     "distributed": {"cohort"},
     "segnets": {"training"},
-    "SimpleITK": {"formats", "localise"},
+    "SimpleITK": {"formats", "localise", "editing"},
+    "numpymaxflow": {"editing"},
+    "numba": {"editing"},
     "napari": {"plugin"},
     "qtpy": {"plugin"},
     "superqt": {"plugin"},
