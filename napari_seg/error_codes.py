@@ -32,6 +32,7 @@ AREAS = {
     "data": "The numbers in a scan",
     "dataset": "The data set of a training",
     "download": "Downloads of models",
+    "edit": "Editing and prompts",
     "environment": "This machine",
     "evaluation": "The comparison of results with references",
     "file": "A file as such",
@@ -630,6 +631,21 @@ CODES = {
         "error",
         "A server sent a web page in place of a file, for example to ask for an account or a confirmation.",
         "Download the file in a browser, or choose another source, such as `hf:MONAI/NAME`.",
+    ),
+    # edit
+    "edit.prompt_conflict": Code(
+        "error",
+        "A voxel is marked both as part of the structure and as not part of it.",
+        "Remove one of the two marks.",
+    ),
+    "edit.prompt_missing": Code(
+        "error", "There is no prompt to find the structure by.", "Click on the structure, or draw a box around it."
+    ),
+    "edit.prompt_outside": Code(
+        "error", "A prompt lies outside the scan, or a box is empty.", "Click inside the scan; draw the box again."
+    ),
+    "edit.prompt_shape": Code(
+        "error", "Prompts are not voxel indices of shape (N, 3).", "Give one row of three indices for each voxel."
     ),
     # environment
     "environment.backend": Code(

@@ -1,0 +1,90 @@
+"""Prompts: what a person points at to say which voxels belong to a structure and which do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from napari_seg.editing.change import Box
+from napari_seg.errors import InputError
+
+
+def _no_voxels() -> NDArray[np.intp]:
+    return np.empty((0, 3), np.intp)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Hints about one structure, in voxel indices of the label map.
+
+    A click is one voxel, a scribble is its painted voxels; both are listed alike. Lists and tuples are accepted.
+
+    Attributes:
+        positive: (N, 3) voxels that belong to the structure.
+        negative: (M, 3) voxels that do not belong to it.
+        box: part of the label map that encloses the structure; None if it is unknown.
+
+    Raises:
+        InputError: `edit.prompt_shape` (indices are not (N, 3)) or `edit.prompt_conflict` (a voxel is positive and
+            negative).
+    """
+
+    positive: NDArray[np.intp] = field(default_factory=_no_voxels)
+    negative: NDArray[np.intp] = field(default_factory=_no_voxels)
+    box: Box | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("positive", "negative"):
+            object.__setattr__(self, name, _voxels(getattr(self, name)))
+        both = {*map(tuple, self.positive.tolist())} & {*map(tuple, self.negative.tolist())}
+        if both:
+            raise InputError(
+                "edit.prompt_conflict",
+                f"found voxel {min(both)} marked both as part of the structure and as not part of it; "
+                "remove one of the two marks",
+            )
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether there is neither a click, a scribble nor a box."""
+        return not len(self.positive) and not len(self.negative) and self.box is None
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise an error if no structure can be found from these prompts.
+
+        Args:
+            shape: (I, J, K) of the label map.
+
+        Raises:
+            InputError: `edit.prompt_missing` or `edit.prompt_outside`.
+        """
+        if self.is_empty:
+            raise InputError("edit.prompt_missing", "found no prompt; click on the structure or draw a box around it")
+        voxels = np.concatenate([self.positive, self.negative])
+        inside = (voxels >= 0).all(axis=1) & (voxels < np.array(shape)).all(axis=1)
+        if not inside.all():
+            raise InputError(
+                "edit.prompt_outside",
+                f"found a prompt at voxel {tuple(voxels[~inside][0].tolist())}; expected one inside the scan of "
+                f"{' x '.join(map(str, shape))} voxels",
+            )
+        if self.box is not None:
+            fits = all(0 <= (s.start or 0) < s.stop <= n for s, n in zip(self.box, shape, strict=True))
+            if not fits:
+                raise InputError(
+                    "edit.prompt_outside", "found a box that is empty or not inside the scan; draw it again"
+                )
+
+
+def _voxels(indices: ArrayLike) -> NDArray[np.intp]:
+    """Return indices as a read-only array (N, 3) without repetitions."""
+    array = np.asarray(indices)
+    if not array.size:
+        array = _no_voxels()
+    if array.ndim != 2 or array.shape[1] != 3:
+        raise InputError("edit.prompt_shape", f"found prompts of shape {array.shape}; expected (N, 3) voxel indices")
+    unique = np.unique(array.astype(np.intp), axis=0)
+    unique.setflags(write=False)
+    return unique
