@@ -633,6 +633,56 @@ CODES = {
         "Download the file in a browser, or choose another source, such as `hf:MONAI/NAME`.",
     ),
     # edit
+    "edit.absent": Code(
+        "error",
+        "The structure to edit, or the other structure, has no voxels.",
+        "Choose a structure that has voxels.",
+    ),
+    "edit.axis": Code(
+        "error",
+        "A function of `napari_seg.editing` was called with an axis that a volume does not have.",
+        "Give 0, 1 or 2.",
+    ),
+    "edit.label": Code(
+        "error",
+        "The label is no whole number that this label map can hold, or it is background where a structure is needed.",
+        "Choose another label, or save the label map with a larger type.",
+    ),
+    "edit.not_in_structure": Code(
+        "error",
+        "The clicked voxel does not belong to the structure.",
+        "Click on the structure, or select the one that was clicked.",
+    ),
+    "edit.nothing_left": Code(
+        "error",
+        "The edit would remove the whole structure.",
+        "Choose a smaller distance, or delete the structure.",
+    ),
+    "edit.outside": Code(
+        "error",
+        "The position or the slice lies outside the scan.",
+        "Click inside the scan.",
+    ),
+    "edit.same": Code(
+        "error",
+        "A structure was to be combined with itself.",
+        "Choose two different structures.",
+    ),
+    "edit.shape": Code(
+        "error",
+        "The image or the other structure does not lie on the voxels of the label map.",
+        "Put both on one grid first.",
+    ),
+    "edit.size": Code(
+        "error",
+        "The size in mm is negative, zero, or larger than any scan.",
+        "Give a size in mm, such as 2.",
+    ),
+    "edit.volume": Code(
+        "error",
+        "The volume in ml is negative or no number.",
+        "Give a volume in ml, such as 0.5.",
+    ),
     "edit.prompt_conflict": Code(
         "error",
         "A voxel is marked both as part of the structure and as not part of it.",

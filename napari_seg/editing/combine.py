@@ -1,0 +1,141 @@
+"""Combine two structures: union, minus, within.
+
+The structures of one label map share no voxels. The other structure is therefore a label of the same label map, which
+`union` joins, or a mask from another label map on the same grid. A margin in mm makes `minus` and `within` useful for
+two structures of one label map: keep a distance, or keep what lies close by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.editing.change import Box, Change, box_of, change_structure
+from napari_seg.editing.structure import (
+    ROUNDING_MM,
+    check_label,
+    check_shape,
+    check_size,
+    distance_mm,
+    find_structure,
+    margin_of,
+    relabel,
+)
+from napari_seg.errors import InputError
+from napari_seg.geometry import Grid
+
+
+def union(
+    labels: NDArray[np.unsignedinteger],
+    grid: Grid,
+    label: int,
+    other: int | NDArray[np.bool_],
+    overwrite: Collection[int] = (),
+) -> Change:
+    """Return the change that adds another structure to a structure, which may be new.
+
+    Args:
+        labels: (I, J, K) label map.
+        grid: its grid.
+        label: label of the structure.
+        other: label of the other structure, whose voxels are all taken; or (I, J, K) mask.
+        overwrite: labels of structures that the structure may take voxels of a mask from.
+
+    Raises:
+        InputError: `edit.absent`, the other structure has no voxels; `edit.same`, both are one structure;
+            `edit.label`, `edit.shape`.
+    """
+    check_label(labels, label)
+    box, mask = _other_structure(labels, label, other)
+    if not isinstance(other, np.ndarray):
+        return relabel(labels, box, mask, label)
+    return change_structure(labels, box, label, mask | (labels[box] == label), overwrite)
+
+
+def minus(
+    labels: NDArray[np.unsignedinteger],
+    grid: Grid,
+    label: int,
+    other: int | NDArray[np.bool_],
+    *,
+    margin_mm: float = 0.0,
+) -> Change:
+    """Return the change that removes from a structure what lies in another structure, or close to it.
+
+    Args:
+        labels: (I, J, K) label map.
+        grid: its grid.
+        label: label of the structure.
+        other: label of the other structure, or (I, J, K) mask.
+        margin_mm: distance from the other structure within which voxels are removed too.
+
+    Raises:
+        InputError: `edit.absent`, `edit.same`, `edit.label`, `edit.shape`, `edit.size`.
+    """
+    box, mask, is_near = _near_other(labels, grid, label, other, margin_mm)
+    return relabel(labels, box, mask & is_near, 0)
+
+
+def within(
+    labels: NDArray[np.unsignedinteger],
+    grid: Grid,
+    label: int,
+    other: int | NDArray[np.bool_],
+    *,
+    margin_mm: float = 0.0,
+) -> Change:
+    """Return the change that keeps of a structure only what lies in another structure, or close to it.
+
+    Args:
+        labels: (I, J, K) label map.
+        grid: its grid.
+        label: label of the structure.
+        other: label of the other structure, or (I, J, K) mask.
+        margin_mm: distance from the other structure within which voxels are kept too.
+
+    Raises:
+        InputError: `edit.absent`, `edit.same`, `edit.label`, `edit.shape`, `edit.size`.
+    """
+    box, mask, is_near = _near_other(labels, grid, label, other, margin_mm)
+    return relabel(labels, box, mask & ~is_near, 0)
+
+
+def _other_structure(
+    labels: NDArray[np.unsignedinteger], label: int, other: int | NDArray[np.bool_]
+) -> tuple[Box, NDArray[np.bool_]]:
+    if isinstance(other, np.ndarray):
+        check_shape(other, labels, "another structure")
+        box = box_of(other)
+        if box is None:
+            raise InputError("edit.absent", "the other structure has no voxels; choose one that has")
+        return box, other[box]
+    if other == label:
+        raise InputError("edit.same", f"found structure {label} twice; choose two different structures")
+    return find_structure(labels, other)
+
+
+def _near_other(
+    labels: NDArray[np.unsignedinteger],
+    grid: Grid,
+    label: int,
+    other: int | NDArray[np.bool_],
+    margin_mm: float,
+) -> tuple[Box, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the box of a structure, its voxels, and the voxels in the box that lie in or near the other structure."""
+    check_size(margin_mm, "the margin", zero=True)
+    _other_structure(labels, label, other)  # refuse one without voxels
+    box, mask = find_structure(labels, label)
+    margin = margin_of(grid, margin_mm) if margin_mm else (0, 0, 0)
+    larger = tuple(
+        slice(max(place.start - more, 0), min(place.stop + more, size))
+        for place, more, size in zip(box, margin, labels.shape, strict=True)
+    )
+    near = other[larger] if isinstance(other, np.ndarray) else labels[larger] == other
+    if margin_mm:
+        near = distance_mm(near, grid) <= margin_mm + ROUNDING_MM
+    inner = tuple(
+        slice(place.start - outer.start, place.stop - outer.start) for place, outer in zip(box, larger, strict=True)
+    )
+    return box, mask, near[inner]

@@ -1,0 +1,137 @@
+"""Change the shape of a structure: smooth, fill holes, erode, dilate; all sizes in mm.
+
+Beyond the field of view nothing is known: a structure that the edge cuts off is neither rounded nor eroded there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.editing.change import Change, change_structure
+from napari_seg.editing.structure import (
+    ROUNDING_MM,
+    check_axis,
+    check_size,
+    distance_mm,
+    find_structure,
+    margin_of,
+    relabel,
+)
+from napari_seg.errors import InputError
+from napari_seg.geometry import Grid
+
+GAUSSIAN_END = 3.0
+"""Standard deviations after which the Gaussian of `smooth` ends."""
+
+
+def smooth(
+    labels: NDArray[np.unsignedinteger], grid: Grid, label: int, size_mm: float, overwrite: Collection[int] = ()
+) -> Change:
+    """Return the change that smooths the surface of a structure and keeps its volume.
+
+    The mask is blurred by a Gaussian and thresholded so that as many voxels remain as there were (voxels of equal
+    value stay together), one step of volume-preserving threshold dynamics (Ruuth and Wetton 2003, Journal of Scientific
+    Computing 19:373). A threshold of one half would shrink convex structures and delete thin ones.
+
+    Args:
+        labels: (I, J, K) label map.
+        grid: its grid.
+        label: label of the structure.
+        size_mm: standard deviation of the Gaussian; details smaller than about twice this vanish.
+        overwrite: labels of other structures that the structure may take voxels from.
+
+    Raises:
+        InputError: `edit.absent`, `edit.size`.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    check_size(size_mm, "smoothing")
+    box, mask = find_structure(labels, label, margin_of(grid, GAUSSIAN_END * size_mm))
+    sigmas = [size_mm / spacing_mm for spacing_mm in grid.spacing_mm]
+    blurred = gaussian_filter(mask.astype(np.float32), sigmas, mode="nearest", truncate=GAUSSIAN_END)
+    rest = mask.size - int(mask.sum())
+    threshold = np.partition(blurred, rest, axis=None)[rest] if rest else 0.0
+    return change_structure(labels, box, label, blurred >= threshold, overwrite)
+
+
+def fill_holes(
+    labels: NDArray[np.unsignedinteger],
+    grid: Grid,
+    label: int,
+    *,
+    axis: int | None = None,
+    overwrite: Collection[int] = (),
+) -> Change:
+    """Return the change that fills the holes of a structure.
+
+    A hole is a set of voxels, connected by faces, that the structure encloses. A hollow that is open at the edge of the
+    scan is no hole.
+
+    Args:
+        labels: (I, J, K) label map.
+        grid: its grid.
+        label: label of the structure.
+        axis: fill the holes of each slice along this axis; None: only what is enclosed in 3D.
+        overwrite: labels of other structures that are filled too where they lie in a hole.
+
+    Raises:
+        InputError: `edit.absent`, `edit.axis`.
+    """
+    from scipy.ndimage import generate_binary_structure
+    from scipy.ndimage import label as connected
+
+    neighbours = generate_binary_structure(3, 1)
+    if axis is not None:
+        check_axis(axis)
+        np.moveaxis(neighbours, axis, 0)[[0, 2]] = False
+    box, mask = find_structure(labels, label)
+    parts, count = connected(~mask, neighbours)
+    is_hole = np.ones(count + 1, bool)
+    for side in (n for n in range(3) if n != axis):
+        is_hole[np.moveaxis(parts, side, 0)[[0, -1]]] = False
+    is_hole[0] = True  # the structure itself
+    return change_structure(labels, box, label, is_hole[parts], overwrite)
+
+
+def dilate(
+    labels: NDArray[np.unsignedinteger], grid: Grid, label: int, size_mm: float, overwrite: Collection[int] = ()
+) -> Change:
+    """Return the change that adds all voxels within a distance of a structure.
+
+    Args:
+        labels: (I, J, K) label map.
+        grid: its grid.
+        label: label of the structure.
+        size_mm: largest distance between the centres of an added voxel and of a voxel of the structure.
+        overwrite: labels of other structures that the structure may take voxels from.
+
+    Raises:
+        InputError: `edit.absent`, `edit.size`.
+    """
+    check_size(size_mm, "the distance")
+    box, mask = find_structure(labels, label, margin_of(grid, size_mm))
+    return change_structure(labels, box, label, distance_mm(mask, grid) <= size_mm + ROUNDING_MM, overwrite)
+
+
+def erode(labels: NDArray[np.unsignedinteger], grid: Grid, label: int, size_mm: float) -> Change:
+    """Return the change that removes all voxels of a structure within a distance of a voxel that is not in it.
+
+    Args:
+        labels: (I, J, K) label map.
+        grid: its grid.
+        label: label of the structure.
+        size_mm: largest distance between the centres of a removed voxel and of a voxel outside the structure.
+
+    Raises:
+        InputError: `edit.absent`, `edit.size`; `edit.nothing_left`, the structure is nowhere thicker.
+    """
+    check_size(size_mm, "the distance")
+    box, mask = find_structure(labels, label, (1, 1, 1))
+    kept = mask & (distance_mm(~mask, grid) > size_mm + ROUNDING_MM)
+    if not kept.any():
+        text = f"eroding structure {label} by {size_mm:g} mm leaves nothing of it; choose a smaller distance"
+        raise InputError("edit.nothing_left", text)
+    return relabel(labels, box, mask & ~kept, 0)

@@ -1,0 +1,79 @@
+"""Islands of a structure, counted and placed by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from edited import GRID, edited
+
+from napari_seg.editing.islands import keep_island, keep_largest, list_islands, remove_island, remove_small_islands
+from napari_seg.errors import InputError
+
+LABEL = 4
+VOXEL_ML = 1.5 * 1.25 * 2.5 / 1000
+
+
+def three_islands() -> np.ndarray:
+    labels = np.zeros(GRID.shape, np.uint16)
+    labels[2:5, 3:7, 1:3] = LABEL  # 24 voxels
+    labels[12, 20, 9] = labels[13, 21, 10] = LABEL  # 2, connected by a corner
+    labels[18, 2:5, 12] = LABEL  # 3
+    labels[8:12, 8:12, 8] = 9  # another structure
+    return labels
+
+
+def test_islands_are_listed_with_their_size_and_place() -> None:
+    islands = list_islands(three_islands(), GRID, LABEL)
+    assert [island.voxels for island in islands] == [24, 3, 2]
+    assert [island.ml for island in islands] == pytest.approx([24 * VOXEL_ML, 3 * VOXEL_ML, 2 * VOXEL_ML])
+    assert [island.box for island in islands] == [
+        (slice(2, 5), slice(3, 7), slice(1, 3)),
+        (slice(18, 19), slice(2, 5), slice(12, 13)),
+        (slice(12, 14), slice(20, 22), slice(9, 11)),
+    ]
+    for island, center in zip(islands, [(3, 4.5, 1.5), (18, 3, 12), (12.5, 20.5, 9.5)], strict=True):
+        assert island.centroid_mm == pytest.approx(tuple(GRID.to_world(center)))
+        assert three_islands()[island.voxel] == LABEL
+    assert islands[2].voxel == (12, 20, 9)
+
+
+def test_the_largest_island_remains() -> None:
+    labels = three_islands()
+    expected = labels.copy()
+    expected[12:14, 20:22, 9:11] = 0
+    expected[18, 2:5, 12] = 0
+    assert np.array_equal(edited(labels, keep_largest(labels, GRID, LABEL)), expected)
+
+
+@pytest.mark.parametrize(("min_voxels", "left"), [(2, [24, 3, 2]), (2.5, [24, 3]), (3, [24, 3]), (4, [24]), (25, [])])
+def test_islands_below_a_volume_are_removed(min_voxels: float, left: list[int]) -> None:
+    labels = three_islands()
+    after = edited(labels, remove_small_islands(labels, GRID, LABEL, min_voxels * VOXEL_ML))
+    assert (after == LABEL).sum() == sum(left)
+    assert np.array_equal(after == 9, labels == 9)
+    if left:
+        assert [island.voxels for island in list_islands(after, GRID, LABEL)] == left
+
+
+def test_the_island_at_a_voxel_is_removed_or_kept() -> None:
+    labels = three_islands()
+    removed = labels.copy()
+    removed[12:14, 20:22, 9:11] = 0
+    assert np.array_equal(edited(labels, remove_island(labels, GRID, LABEL, (13, 21, 10))), removed)
+    kept = np.where(labels == 9, labels, 0)
+    kept[12, 20, 9] = kept[13, 21, 10] = LABEL
+    assert np.array_equal(edited(labels, keep_island(labels, GRID, LABEL, (12, 20, 9))), kept)
+
+
+def test_clicks_beside_the_structure_are_refused() -> None:
+    labels = three_islands()
+    for code, voxel in {"edit.not_in_structure": (8, 8, 8), "edit.outside": (20, 0, 0)}.items():
+        for function in (remove_island, keep_island):
+            with pytest.raises(InputError) as error:
+                function(labels, GRID, LABEL, voxel)
+            assert error.value.code == code
+    for function in (keep_largest, list_islands):
+        with pytest.raises(InputError, match=r"edit\.absent"):
+            function(labels, GRID, 5)
+    with pytest.raises(InputError, match=r"edit\.volume"):
+        remove_small_islands(labels, GRID, LABEL, -1.0)

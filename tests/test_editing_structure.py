@@ -1,0 +1,64 @@
+"""Place of a structure in a label map, distances, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from edited import GRID, nearest_mm
+
+from napari_seg.editing import structure
+from napari_seg.errors import InputError
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_structure_is_found_with_the_smallest_box_and_a_margin(order: str) -> None:
+    labels = np.zeros(GRID.shape, np.uint8, order=order)
+    labels[3:5, 10, 13] = 2
+    labels[4, 7, 13] = 2
+    labels[0, 0, 0] = 1
+    box, mask = structure.find_structure(labels, 2)
+    assert box == (slice(3, 5), slice(7, 11), slice(13, 14))
+    assert np.argwhere(mask).tolist() == [[0, 3, 0], [1, 0, 0], [1, 3, 0]]
+    box, _ = structure.find_structure(labels, 2, (1, 8, 2))
+    assert box == (slice(2, 6), slice(0, 19), slice(11, 14))
+    assert np.array_equal(labels, np.asarray(labels))
+
+
+def test_distances_are_those_between_the_centres_of_voxels_in_mm() -> None:
+    targets = np.zeros(GRID.shape, bool)
+    targets[3, 20, 5] = targets[15, 4, 9] = True
+    targets[8:11, 9:12, 7] = True
+    assert np.allclose(structure.distance_mm(targets, GRID), nearest_mm(targets), atol=1e-4)
+    assert np.isinf(structure.distance_mm(np.zeros((2, 3, 4), bool), GRID)).all()
+    assert not structure.distance_mm(np.ones((2, 3, 4), bool), GRID).any()
+
+
+def test_a_length_is_covered_by_whole_voxels() -> None:
+    assert structure.margin_of(GRID, 3.0) == (3, 3, 2)
+    assert structure.margin_of(GRID, 2.6) == (2, 3, 2)
+
+
+def test_what_a_label_map_does_not_have_is_refused() -> None:
+    labels = np.zeros((4, 5, 6), np.uint8)
+    refused = {
+        "edit.absent": lambda: structure.find_structure(labels, 3),
+        "edit.label": lambda: structure.check_label(labels, 256),
+        "edit.size": lambda: structure.check_size(-1.0, "a test"),
+        "edit.outside": lambda: structure.check_voxel((1, 5, 1), labels.shape),
+        "edit.shape": lambda: structure.check_shape(labels[1:], labels, "an image"),
+        "edit.axis": lambda: structure.check_slice(3, 0, labels.shape),
+    }
+    for code, call in refused.items():
+        with pytest.raises(InputError) as error:
+            call()
+        assert error.value.code == code
+    for size in (0.0, float("nan"), float("inf"), 1e9):
+        with pytest.raises(InputError, match=r"edit\.size"):
+            structure.check_size(size, "a test")
+    for index in (-1, 5):
+        with pytest.raises(InputError, match=r"edit\.outside"):
+            structure.check_slice(1, index, labels.shape)
+    with pytest.raises(InputError, match=r"edit\.label"):
+        structure.check_label(labels, 0)
+    structure.check_label(labels, 0, background=True)
+    structure.check_size(0.0, "a test", zero=True)
