@@ -470,6 +470,11 @@ CODES = {
         "A rule without conditions accepts every scan, so that the rules after it never match.",
         "Give it a condition, or make it the last one.",
     ),
+    "cohort.not_planned": Code(
+        "skip",
+        "An earlier run left the scan, and it is not among the inputs of the last run.",
+        "Nothing; to segment it, give its folder again.",
+    ),
     "cohort.series": Code("skip", "The series matches no pattern of `--series`.", "Nothing, if the pattern is right."),
     "cohort.slices": Code("skip", "The scan has fewer slices than `--min-slices`.", "Nothing, if the number is right."),
     "data.2d": Code(

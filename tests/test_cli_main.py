@@ -126,6 +126,32 @@ def test_a_failure_is_json_too(
     assert (told[-1] if isinstance(told, list) else told)["code"] == code
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["predict", "a", "-o", "b", "--tiemout", "30min"], "; did you mean --timeout?"),
+        (["models", "add", "--cleer", "a"], ""),
+        (["status", "a", "b"], ""),
+    ],
+)
+def test_an_unknown_argument_is_refused_with_the_nearest_option(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"napari-seg {words[0]}: found ")
+    assert first.endswith(f"which is no argument of this command{hint}")
+    assert second == f"'napari-seg {words[0]} --help' describes the arguments"
+
+
+def test_inputs_that_do_not_exist_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["predict", str(tmp_path / "nowhere"), "-o", str(tmp_path / "out")]) == 2
+    assert "input.missing" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_demo_without_a_folder_to_write_into_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "file").touch()
     assert main(["demo", "-o", str(tmp_path / "file")]) == 5

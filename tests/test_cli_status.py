@@ -62,7 +62,7 @@ def test_a_case_without_a_stage_starts_or_moves(manifest: Manifest, capsys: pyte
     manifest.add_case("last", {"state": "moving"})
     main(["status", str(manifest.path.parent)])
     text = capsys.readouterr().out
-    assert "now: starting, " in text
+    assert "now: waits for a free worker, " in text
     assert "last: moving, " in text
 
 

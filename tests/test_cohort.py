@@ -91,6 +91,34 @@ def statuses(results: list[CaseResult]) -> dict[str, str]:
     return {result.name: result.status + " before" * result.is_earlier for result in results}
 
 
+def test_a_folder_that_grows_keeps_the_names_of_its_results(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out, first, second = tmp_path / "out", scans / "one" / "imagesTr", scans / "two" / "imagesTr"
+    for folder in (first, second):
+        folder.mkdir(parents=True)
+    (scans / "a.nii.gz").rename(first / "x.nii.gz")
+    results = list(Cohort(first, out))
+    assert statuses(results) == {"x": "done"}
+    (scans / "b.nii.gz").rename(second / "x.nii.gz")
+    grown = Cohort([first, second], out)
+    assert [one.is_done for one in grown.plan(with_time=False).cases] == [True, False]
+    assert statuses(list(grown)) == {"x": "done before", "two_imagesTr_x": "done"}
+    assert len(no_network) == 2
+
+
+def test_a_case_that_is_no_input_any_more_is_not_left(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    list(Cohort(scans / "a.nii.gz", out))
+    with Manifest.open(out) as manifest:
+        manifest.add_case("gone", {"state": "waiting", "source": "gone.nii.gz"})
+    list(Cohort(scans / "b.nii.gz", out))
+    with Manifest.open(out, read_only=True) as manifest:
+        assert {row.name: (row.state, row.code) for row in manifest.rows()} == {
+            "a": ("done", ""),
+            "b": ("done", ""),
+            "gone": ("skipped", "cohort.not_planned"),
+        }
+
+
 def test_a_second_run_does_what_is_left(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
     out = tmp_path / "out"
     (scans / "b.nii.gz").rename(tmp_path / "b.nii.gz")

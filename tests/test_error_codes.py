@@ -23,7 +23,9 @@ MODULES = sorted(
 CODE = re.compile(r"[a-z]\w*\.\w+")
 FILES = re.compile(r".*\.(json|jsonl|yaml|csv|txt|html|png|pt|pth)")
 """Names of files, which have the form of a code."""
-LEFT_OUT = {f"cohort.{name}" for name in ("excluded", "modality", "no_rule", "rule_skips", "series", "slices")}
+LEFT_OUT = {
+    f"cohort.{name}" for name in ("excluded", "modality", "no_rule", "not_planned", "rule_skips", "series", "slices")
+}
 """Codes of scans that a run leaves out."""
 
 CARRIERS = {name for name, value in vars(errors).items() if isinstance(value, type)} | {"Skipped", "Fault"}

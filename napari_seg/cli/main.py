@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from typing import NoReturn
 
 from napari_seg.cli import convert, demo, evaluate, inspect, models, predict, report, status, train
@@ -22,9 +23,19 @@ from napari_seg.version import __version__
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.print_usage(sys.stderr)
         print(f"{self.prog}: {message}", file=sys.stderr)
+        print(f"'{self.prog} --help' describes the arguments", file=sys.stderr)
         raise SystemExit(ExitCode.USAGE)
+
+    def refuse_unknown(self, words: Sequence[str]) -> None:
+        """Refuse arguments that the parser does not know, with the nearest option that it knows."""
+        options = list(self._option_string_actions)
+        for action in self._actions:  # of commands such as `models add`
+            if isinstance(action, argparse._SubParsersAction):
+                options += [one for parser in action.choices.values() for one in parser._option_string_actions]
+        near = get_close_matches(words[0].partition("=")[0], options, 1, cutoff=0.7)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        self.error(f"found {' '.join(words)}, which is no argument of this command{hint}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,10 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "'napari-seg COMMAND --help' describes a command.",
     )
     parser.add_argument("--version", action="version", version=f"napari-seg {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for command in (demo, inspect, predict, status, report, evaluate, convert, train, models):
         command.add_parser(commands)
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        commands.choices[arguments.command].refuse_unknown(unknown)
     # MONAI warns about optional packages that are not needed here
     logging.getLogger("monai").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="monai")

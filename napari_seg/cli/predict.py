@@ -281,7 +281,7 @@ def _cohort(arguments: argparse.Namespace) -> Cohort:
     """Return the cohort of the arguments.
 
     Raises:
-        InputError: `input.none`, there is no scan below the inputs.
+        InputError: `input.none`, there is no scan below the inputs; `input.missing`, none of them exists.
     """
     from napari_seg.cohort.cohort import Cohort
     from napari_seg.errors import InputError
@@ -300,6 +300,8 @@ def _cohort(arguments: argparse.Namespace) -> Cohort:
     )
     if arguments.channel:
         cohort.use([_case_of_channels(arguments, model_of(selection.models[0], True))])
+    if not cohort.cases and cohort.excluded and all(one.code == "input.missing" for one in cohort.excluded):
+        raise InputError("input.missing", "; ".join(one.message for one in cohort.excluded))
     if not cohort.cases and not cohort.excluded:
         raise InputError(
             "input.none",

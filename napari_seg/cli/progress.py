@@ -45,7 +45,7 @@ def print_results(results: Sequence[CaseResult], output: Path, report: Path | No
     skipped = sum(r.status == "skipped" for r in results)
     earlier = sum(r.is_earlier for r in done)
     if listed_done := done if len(done) <= MAX_LISTED else []:
-        table = Table("scan", "structure", "ml", "confidence", "", title="volumes", title_justify="left")
+        table = Table("scan", "structure", "ml", "confidence", "remark", title="volumes", title_justify="left")
         for column in (2, 3):
             table.columns[column].justify = "right"
         for result in listed_done:

@@ -106,7 +106,8 @@ def describe(status: RunStatus, console: Console) -> Group:
     for row in status.running[:_MAX_RUNNING]:
         seconds = describe_seconds(max(status.read_at - (row.started or status.read_at), 0))
         again = f", attempt {row.attempts}" if row.attempts > 1 else ""
-        stage = one_line(row.stage, 40) or ("starting" if row.state == "running" else row.state)
+        # a case without a stage was read ahead, so that no worker has to wait for it
+        stage = one_line(row.stage, 40) or ("waits for a free worker" if row.state == "running" else row.state)
         lines.append(_line("case", f"{one_line(row.name, 200)}: {stage}, {seconds}{again}"))
     if len(status.running) > _MAX_RUNNING:
         lines.append(_line("", f"and {len(status.running) - _MAX_RUNNING} more"))

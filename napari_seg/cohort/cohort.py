@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
+from napari_seg.cohort.known_names import with_known_names
 from napari_seg.cohort.layout import short_model_names
 from napari_seg.cohort.loop import run_cases
 from napari_seg.cohort.manifest import FILE, Manifest
@@ -119,8 +120,17 @@ class Cohort:
             faults = [_fault(path, fault) for path, fault in selected.faults]
             refused = [Excluded(one.key, one.code, one.message, one.source) for one in selected.refused]
             skipped = [Excluded(one.key, one.code, one.message, one.source, False) for one in selected.skipped]
-            self._cases, self._excluded = list(selected.cases), [*faults, *refused, *skipped]
+            self._cases, self._excluded = self._with_known_names(selected.cases), [*faults, *refused, *skipped]
         return self._cases
+
+    def _with_known_names(self, cases: Sequence[Case]) -> list[Case]:
+        """Return cases; those that an earlier run in the folder finished have the names of their results."""
+        if not (self.output / FILE).is_file():
+            return list(cases)
+        with Manifest.open(self.output, read_only=True) as manifest:
+            models = {model.id: model.name for model in manifest.models()}
+            known_layout = manifest.meta("layout") or "flat"
+            return with_known_names(cases, manifest.rows(("done",)), models, self.selection.layout, known_layout)
 
     @cached_property
     def selected(self) -> SelectedCases:
@@ -165,6 +175,7 @@ class Cohort:
             is_joined=self._join,
             stop=self.stop,
             view=self.view,
+            layout=self.selection.layout,
         )
         try:
             yield from run_cases(run)
@@ -204,7 +215,7 @@ class Cohort:
         if self._redo == "none" and (self.output / FILE).is_file():
             with Manifest.open(self.output, read_only=True) as manifest:
                 done = {row.name for row in manifest.rows(("done",))}
-        plan = plan_run(self.selected, self.settings, done)
+        plan = plan_run(replace(self.selected, cases=tuple(self.cases)), self.settings, done)
         return with_estimates(plan, self.settings, report=report) if with_time else plan
 
     def volumes(self) -> pandas.DataFrame:

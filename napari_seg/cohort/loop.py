@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,6 +226,7 @@ class _Loop:
                 model.number = self._manifest.add_model(bundle.name, bundle.version, bundle.kind, model.digest)
             self._settings_number = self._manifest.add_settings(self._settings)
             self._manifest.set_meta("settings", json.dumps(self._settings))
+            self._manifest.set_meta("layout", self._run.layout)
             self._manifest.remove_unused()
             for case, row in chosen:
                 number, attempts = self._add(case, row)
@@ -235,6 +236,8 @@ class _Loop:
                     suspects.add(number)
             for one in excluded:
                 self._refused.append(self._add_excluded(one))
+            if not self._run.is_joined:  # runners that share the folder may have other inputs
+                self._set_aside(row for key, row in rows.items() if key not in self._keys)
         if others and not self._run.is_joined:  # files that an earlier run could not move, and neither could this one
             for number in others:
                 text = "its files can't be moved into place; close programs that have them open, and run again"
@@ -272,6 +275,14 @@ class _Loop:
         elif row.state not in ("done", "running", "moving"):
             self._manifest.change_case(row.id, values)
         return CaseResult(name, status, excluded.code, excluded.message, excluded.source)
+
+    def _set_aside(self, rows: Iterable[CaseRow]) -> None:
+        """Mark cases that earlier runs left waiting and that are not among the inputs any more."""
+        text = "it was left by an earlier run and is not among the inputs of the last one"
+        values = {"state": "skipped", "code": "cohort.not_planned", "message": text, "ended": time.time()}
+        for row in rows:
+            if row.state == "waiting":
+                self._manifest.change_case(row.id, values, if_state=("waiting",))
 
     # the run
 

@@ -108,6 +108,7 @@ class Run:
         is_joined: share the work with other runners in the same folder.
         stop: takes requests to end.
         view: shows the run; None: nothing does.
+        layout: how the output folder is arranged; see `layout`.
     """
 
     output: Path
@@ -120,3 +121,4 @@ class Run:
     is_joined: bool = False
     stop: Stop = field(default_factory=Stop)
     view: View | None = None
+    layout: str = "flat"

@@ -164,7 +164,7 @@ def _text(row: CaseRow, state: RowState) -> str:
     if state in ("failed", "skipped"):
         return gui_text_of(Notice(row.code, row.message))
     if state == "running":
-        return f"{row.stage} …" if row.stage else "starting …"
+        return f"{row.stage} …" if row.stage else "waits for a free worker"
     return "interrupted" if state == "stopped" else ""
 
 
