@@ -25,6 +25,7 @@ class Code(NamedTuple):
 
 
 AREAS = {
+    "accept": "Accepting corrected cases into a training set",
     "archive": "Archives (zip, tar)",
     "bundle": "Models and the choices of a training",
     "cohort": "Runs over many scans",
@@ -62,6 +63,34 @@ AREAS = {
 """The part of a code before the dot, and what it is about."""
 
 CODES = {
+    # accept
+    "accept.busy": Code("error", "Another program is writing into the training set.", "Try again when it is done."),
+    "accept.channels": Code(
+        "error",
+        "The scan has other channels, or another modality, than the other scans of the training set.",
+        "Choose another folder for these scans.",
+    ),
+    "accept.empty": Code(
+        "error",
+        "The labels hold no voxel of a structure that was checked.",
+        "Draw the structure, or leave this scan out.",
+    ),
+    "accept.grid": Code(
+        "error", "The labels do not lie on the voxels of the scan.", "Choose the scan that they were drawn on."
+    ),
+    "accept.not_a_set": Code(
+        "error",
+        "The folder holds other files than accepted cases, or its index is damaged.",
+        "Choose a new or empty folder.",
+    ),
+    "accept.unknown_case": Code(
+        "error", "The training set has no case of this name.", "Use a name from the list of its cases."
+    ),
+    "accept.unnamed": Code(
+        "error",
+        "A label that is in use has no name, or one that is reserved or too long.",
+        "Name the structures; background and ignore are no names of structures.",
+    ),
     # archive
     "archive.encrypted": Code(
         "error",
@@ -1408,6 +1437,11 @@ CODES = {
         "The series holds several volumes, such as times or echoes.",
         "Choose one with `--volume` if the message offers it; otherwise separate the volumes.",
     ),
+    "series.changed": Code(
+        "error",
+        "A DICOM series that a training set refers to holds other voxels than when its labels were accepted.",
+        "Open the series and accept it again.",
+    ),
     "series.colour": Code("error", "The series is in colour.", "Use a series of grey values."),
     "series.lookup_table": Code(
         "error",
@@ -1444,6 +1478,11 @@ CODES = {
         "A Siemens mosaic does not say how its slices lie, or contradicts itself; its private header was removed.",
         "Export it without mosaic, or as NIfTI from the original files.",
     ),
+    "series.moved": Code(
+        "error",
+        "Files of a DICOM series that a training set refers to are no longer where they were.",
+        "Restore them, or open the series where it is now and accept it again.",
+    ),
     "series.multiframe": Code(
         "error",
         "A file of several frames does not say where each lies.",
@@ -1451,6 +1490,12 @@ CODES = {
     ),
     "series.transfer_syntax": Code(
         "error", "The pixels are compressed in a way that can't be read.", "Export the series uncompressed."
+    ),
+    "series.unknown": Code(
+        "error",
+        "A training set refers to a DICOM series, and this machine does not know where that lies.",
+        "Open the series here and accept it again, or copy its images into the set where it is known "
+        "(`napari-seg accept --copy-series`).",
     ),
     # skip
     "skip.empty": Code("skip", "The archive holds no files.", "Nothing, if it should be empty."),

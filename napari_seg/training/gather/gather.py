@@ -29,6 +29,7 @@ from napari_seg.training.gather.named import named_pairs
 from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
 from napari_seg.training.gather.patients import CaseSource, folder_of
 from napari_seg.training.gather.polygons import polygon_pairs
+from napari_seg.training.gather.referenced import ENDING, referenced_scan
 from napari_seg.training.gather.write import RECORD, describe_notices, recorded_names, write_cases, written_names
 from napari_seg.training.write import PLAN
 
@@ -232,10 +233,11 @@ def _pairs_of(dataset: Dataset, colours: Colours, pattern: str | None) -> list[P
         pattern: regular expression of the patients; the cases without a match are patients of their own then.
 
     Raises:
-        TrainingError: `data.faults`, images or label maps have no partner.
+        TrainingError: `data.faults`, images or label maps have no partner, or DICOM series that the set refers to are
+            not here.
     """
+    faults: list[Fault] = []
     if dataset.unpaired:
-        faults: list[Fault] = []
         for case in dataset.unpaired:
             has, lacks = ("image", "label") if "image" in case else ("label", "image")
             text = f"there is no {lacks} for this {has}; add it, or remove the {has}"
@@ -246,7 +248,13 @@ def _pairs_of(dataset: Dataset, colours: Colours, pattern: str | None) -> list[P
     for case in dataset.cases:
         images, labels = (tuple(Path(path) for path in _as_list(case[key])) for key in ("image", "label"))
         names = dataset.channels if len(dataset.channels) == len(images) > 1 else [str(n) for n in range(len(images))]
-        scans = tuple((name if len(images) > 1 else "", _scan(path)) for name, path in zip(names, images, strict=True))
+        try:
+            scans = tuple(
+                (name if len(images) > 1 else "", _scan(path)) for name, path in zip(names, images, strict=True)
+            )
+        except InputError as error:
+            faults.append((error.code, case["name"], error.message))
+            continue
         is_by_structure = len(labels) > 1 or (are_by_structure and "_label-" in labels[0].name)
         structures = tuple(_entity(path) for path in labels) if is_by_structure else ()
         patient = dataset.patients.get(case["name"], "")
@@ -255,10 +263,14 @@ def _pairs_of(dataset: Dataset, colours: Colours, pattern: str | None) -> list[P
         pair = Pair(case["name"], scans, labels, structures, patient, colours=colours, labelled=labelled)
         part, fold = dataset.parts.get(case["name"], ""), dataset.folds.get(case["name"])
         pairs.append(replace(pair, part=part, fold=fold))
+    if faults:
+        raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
     return pairs
 
 
 def _scan(path: Path) -> Scan:
+    if path.name.endswith(ENDING):
+        return referenced_scan(path)
     if is_image2d(path):
         return Scan(path.stem, "image2d", (path,))
     return Scan(path.name, "itk" if has_ending(path, ITK_ENDINGS) else "nifti", (path,))

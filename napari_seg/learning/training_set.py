@@ -1,0 +1,305 @@
+"""Training set of corrections: a folder in the Decathlon's layout, whose list also says who accepted each case.
+
+    dataset.json                     list of the cases: the index, replaced in one step
+    imagesTr/case0001.nii.gz         voxels of a scan, without the texts of its header
+    imagesTr/case0002.series.json    DICOM series that stays where it is, see `training.gather.referenced`
+    labelsTr/case0001_r2.nii.gz      its labels, accepted for the second time
+    rounds/                          what each improvement of a model was trained on, see `improve`
+
+`napari-seg train FOLDER` reads the folder as it is. A file that the index names is never changed, so a training that
+runs meanwhile is not disturbed, and a process that is killed leaves the former state or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from napari_seg.errors import InputError
+from napari_seg.formats.atomic import atomic_write, not_written
+
+INDEX = "dataset.json"
+IMAGES, LABELS, ROUNDS = "imagesTr", "labelsTr", "rounds"
+_LOCK = ".lock"
+_LOCK_SECONDS = 60.0
+_KIND = "training set of corrections"
+_VERSION = 1
+_MAX_BYTES = 1 << 26
+_NAME = re.compile(r"case\d{4,6}")
+_IMAGE_FILE = re.compile(rf"\./{IMAGES}/case\d{{4,6}}\.(nii\.gz|series\.json)")
+_LABEL_FILE = re.compile(rf"\./{LABELS}/case\d{{4,6}}_r\d{{1,6}}\.nii\.gz")
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}(\..*)?")
+"""Name of a file that a killed process leaves, see `formats.atomic`."""
+
+Part = Literal["training", "validation"]
+"""What a case is for: validation compares models, and is never trained on."""
+
+_EVERY, _FIRST, _MAX_VALIDATION = 5, 2, 20
+"""Of each 5 patients, in the order in which they come, the second one is for validation, up to 20 of them."""
+
+
+@dataclass(frozen=True)
+class StructureChange:
+    """What a person changed of one structure.
+
+    Attributes:
+        voxels: number of voxels as accepted.
+        ml: volume in ml as accepted.
+        voxels_before: number of voxels as the model had them; None if that is unknown.
+        ml_before: the same in ml.
+        added: number of voxels that the model did not have.
+        removed: number of voxels that only the model had.
+    """
+
+    voxels: int
+    ml: float
+    voxels_before: int | None = None
+    ml_before: float | None = None
+    added: int | None = None
+    removed: int | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the labels of a case come from.
+
+    Attributes:
+        reader: name of the person who accepted them; "" if it is unknown.
+        time: when, in UTC, ISO 8601; "" for now.
+        model: name and version of the model that made the labels before; None if a person made them.
+        model_digest: its digest (`bundles.digest.model_digest`); "" if it is unknown.
+        actions: what the person did, in words, in order.
+        changes: structure -> what was changed; `accept` computes it.
+    """
+
+    reader: str = ""
+    time: str = ""
+    model: tuple[str, str] | None = None
+    model_digest: str = ""
+    actions: tuple[str, ...] = ()
+    changes: Mapping[str, StructureChange] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Provenance:
+        """Return what `asdict` made plain values of.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such content.
+        """
+        values = dict(content)
+        values["model"] = None if values.get("model") is None else tuple(map(str, values["model"]))
+        values["actions"] = tuple(map(str, values.get("actions", ())))
+        values["changes"] = {name: StructureChange(**one) for name, one in dict(values.get("changes", {})).items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class AcceptedCase:
+    """A case of a training set.
+
+    Attributes:
+        name: name without identifiers, such as "case0001".
+        image: file of its image, or the reference to its series, relative to the folder of the set.
+        labels: file of its labels, relative to the folder of the set.
+        patient: number of its patient, such as "patient 1".
+        part: what it is for.
+        annotated: names of the structures that were looked for; no others are learned from it.
+        scan: digest of the scan's voxels (`training.gather.referenced.voxel_digest`).
+        provenance: who accepted it, when, and what was changed.
+    """
+
+    name: str
+    image: str
+    labels: str
+    patient: str
+    part: Part
+    annotated: tuple[str, ...]
+    scan: str
+    provenance: Provenance
+
+    @property
+    def revision(self) -> int:
+        """How often it was accepted."""
+        return int(self.labels.rpartition("_r")[2].partition(".")[0])
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Content of the index of a training set.
+
+    Attributes:
+        structures: name -> value in all label maps.
+        channels: names of the channels of the images; empty if they are unknown.
+        channel_count: number of channels; 0 without a case.
+        cases: in the order in which they were accepted first.
+        next_number: number of the next new case; the number of a case that was removed is not used again.
+    """
+
+    structures: Mapping[str, int] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
+    channel_count: int = 0
+    cases: tuple[AcceptedCase, ...] = ()
+    next_number: int = 1
+
+    def case_of(self, scan: str) -> AcceptedCase | None:
+        """Return the case of a scan, by the digest of its voxels; None if it was not accepted yet."""
+        return next((case for case in self.cases if case.scan == scan), None)
+
+    def part_of(self, part: Part) -> tuple[AcceptedCase, ...]:
+        """Return the cases of a part."""
+        return tuple(case for case in self.cases if case.part == part)
+
+    def next_part(self) -> Part:
+        """Return the part of the next patient: the second of each five is for validation."""
+        patients = {case.patient: case.part for case in self.cases}
+        is_turn = len(patients) % _EVERY == _FIRST - 1
+        is_full = sum(part == "validation" for part in patients.values()) >= _MAX_VALIDATION
+        return "validation" if is_turn and not is_full else "training"
+
+    def as_list(self) -> dict[str, Any]:
+        """Return the list of cases that a training reads; the index holds more beside it."""
+        training = []
+        for case in self.cases:
+            entry = {
+                "name": case.name,
+                "image": case.image,
+                "label": case.labels,
+                "patient": case.patient,
+                "split": case.part,
+            }
+            is_partly = not set(self.structures) <= set(case.annotated)
+            training.append(entry | ({"labelled": sorted(case.annotated)} if is_partly else {}))
+        return {
+            "description": "cases accepted in napari-seg",
+            "modality": {str(number): name for number, name in enumerate(self.channels)},
+            "labels": {"background": 0, **self.structures},
+            "training": training,
+        }
+
+
+def read_training_set(folder: Path) -> TrainingSet:
+    """Return the content of a training set; an empty one for a folder that is missing or empty.
+
+    Raises:
+        InputError: `accept.not_a_set`, the folder holds something else, or its index is damaged.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        if folder.is_dir() and any(one.name != _LOCK and not _is_ours(one) for one in folder.iterdir()):
+            raise _not_a_set(folder, "other files")
+        return TrainingSet()
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError("too large")
+        content = json.loads(path.read_bytes())
+        own = content["napari_seg"]
+        if own["kind"] != _KIND or own["version"] != _VERSION:
+            raise ValueError("of another kind or version")
+        labels = {str(name): int(value) for name, value in content["labels"].items() if value}
+        channels = tuple(str(name) for name in content["modality"].values())
+        cases = tuple(_case(entry) for entry in content["training"])
+        return TrainingSet(labels, channels, int(own["channels"]), cases, int(own["next"]))
+    except OSError as error:
+        raise InputError("file.unreadable", f"{path} can't be read ({error.strerror})") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _not_a_set(folder, f"a {INDEX} that is none of napari-seg accept") from error
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether an entry of a folder without an index is what a killed first acceptance leaves."""
+    if path.name in (IMAGES, LABELS):
+        names = [one.name for one in path.iterdir()] if path.is_dir() else ["?"]
+        return all(_UNFINISHED.fullmatch(one) or one.startswith("case") for one in names)
+    return bool(_UNFINISHED.fullmatch(path.name))
+
+
+def _not_a_set(folder: Path, found: str) -> InputError:
+    text = f"{folder} holds {found}; expected a folder of accepted cases, or a new or empty one; choose another folder"
+    return InputError("accept.not_a_set", text)
+
+
+def _case(entry: Mapping[str, Any]) -> AcceptedCase:
+    """Return a case of the index; its files can lie nowhere but in the folder of the set.
+
+    Raises:
+        ValueError, LookupError, TypeError: it is none.
+    """
+    own = entry["accepted"]
+    name, image, labels, part = (str(entry[key]) for key in ("name", "image", "label", "split"))
+    if not (_NAME.fullmatch(name) and _IMAGE_FILE.fullmatch(image) and _LABEL_FILE.fullmatch(labels)):
+        raise ValueError(name)
+    if part not in ("training", "validation"):
+        raise ValueError(part)
+    annotated, scan = tuple(str(one) for one in own["annotated"]), str(own["scan"])
+    provenance = Provenance.from_dict(own["provenance"])
+    of_part: Part = "training" if part == "training" else "validation"
+    return AcceptedCase(name, image, labels, str(entry["patient"]), of_part, annotated, scan, provenance)
+
+
+def write_training_set(folder: Path, content: TrainingSet) -> None:
+    """Replace the index of a training set in one step, then remove what no list names any longer.
+
+    Raises:
+        OutputError: `output.not_written`, `output.disk_full`.
+    """
+    listed = content.as_list()
+    for entry, case in zip(listed["training"], content.cases, strict=True):
+        provenance = asdict(case.provenance)
+        entry["accepted"] = {"annotated": list(case.annotated), "scan": case.scan, "provenance": provenance}
+    listed["napari_seg"] = {
+        "kind": _KIND,
+        "version": _VERSION,
+        "channels": content.channel_count,
+        "next": content.next_number,
+    }
+    try:
+        atomic_write(folder / INDEX, json.dumps(listed, indent=1) + "\n")
+    except OSError as error:
+        raise not_written(str(folder / INDEX), error) from error
+    _sweep(folder, content)
+
+
+def _sweep(folder: Path, content: TrainingSet) -> None:
+    """Remove files that neither the index nor a list of a round names, and what killed processes left."""
+    kept = {file for case in content.cases for file in (case.image, case.labels)}
+    for path in (folder / ROUNDS).glob("*.json"):
+        try:
+            listed = json.loads(path.read_bytes())["training"]
+            kept |= {str(entry[key]).replace("../", "./") for entry in listed for key in ("image", "label")}
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return  # it is not known what the round names, so nothing is removed
+    for place in (folder, folder / IMAGES, folder / LABELS):
+        for path in place.iterdir():
+            file = f"./{place.name}/{path.name}"
+            is_old = (_IMAGE_FILE.fullmatch(file) or _LABEL_FILE.fullmatch(file)) and file not in kept
+            if (is_old or _UNFINISHED.fullmatch(path.name)) and path.is_file():
+                with suppress(OSError):  # open in another program; the next acceptance removes it
+                    path.unlink()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from changing a training set; its folder must exist.
+
+    Raises:
+        InputError: `accept.busy`, another process changes it for longer than a minute.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        with suppress(NotImplementedError):  # a file system without locks
+            lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout as error:
+        raise InputError(
+            "accept.busy", f"another program is writing into {folder}; try again when it is done"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,101 @@
+"""The index of a training set: what is read, what is refused, and when another process may write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from napari_seg.errors import InputError
+from napari_seg.learning.training_set import (
+    INDEX,
+    AcceptedCase,
+    Provenance,
+    StructureChange,
+    TrainingSet,
+    locked,
+    read_training_set,
+    write_training_set,
+)
+
+
+def case(number: int, **values: Any) -> AcceptedCase:
+    name = f"case{number:04d}"
+    given: dict[str, Any] = {
+        "name": name,
+        "image": f"./imagesTr/{name}.nii.gz",
+        "labels": f"./labelsTr/{name}_r1.nii.gz",
+        "patient": f"patient {number}",
+        "part": "training",
+        "annotated": ("Liver",),
+        "scan": "ab",
+        "provenance": Provenance("Ada", "2026-01-01T00:00:00+00:00", ("liver_ct", "1"), changes={}),
+    }
+    return AcceptedCase(**given | values)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    changes = {"Liver": StructureChange(5, 0.5, 4, 0.4, 2, 1), "Spleen": StructureChange(0, 0.0)}
+    record = Provenance("Ada", "2026-01-01T00:00:00+00:00", None, "ab", ("smooth",), changes)
+    content = TrainingSet({"Liver": 1, "Spleen": 7}, ("MR",), 1, (case(1), case(3, provenance=record)), 4)
+    write_training_set(folder, content)
+    assert read_training_set(folder) == content
+    assert content.case_of("ab") == content.cases[0]
+    assert content.case_of("cd") is None
+
+
+def test_a_folder_that_is_missing_or_empty_is_an_empty_set(tmp_path: Path) -> None:
+    assert read_training_set(tmp_path) == read_training_set(tmp_path / "new") == TrainingSet()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "no JSON",
+        "[]",
+        "{}",
+        '{"training": [], "labels": {}, "modality": {}}',
+        '{"training": [], "labels": {}, "modality": {}, "napari_seg": {"kind": "x", "version": 1}}',
+        "[" * 100_000,
+    ],
+)
+def test_another_index_is_refused(folder: Path, damage: str) -> None:
+    (folder / INDEX).write_text(damage)
+    with pytest.raises(InputError, match=r"accept\.not_a_set"):
+        read_training_set(folder)
+
+
+def test_files_of_a_round_stay_until_it_is_removed(folder: Path) -> None:
+    for name in ("imagesTr/case0001.nii.gz", "imagesTr/mine.nii.gz", "labelsTr/case0001_r1.nii.gz"):
+        (folder / name).touch()
+    (folder / "rounds").mkdir()
+    round_1 = folder / "rounds" / "round1.json"
+    entry = {"image": "../imagesTr/case0001.nii.gz", "label": "../labelsTr/case0001_r1.nii.gz"}
+    round_1.write_text(json.dumps({"training": [entry]}))
+    content = TrainingSet({"Liver": 1}, (), 1, (case(1, labels="./labelsTr/case0001_r2.nii.gz"),), 2)
+    write_training_set(folder, content)
+    assert (folder / "labelsTr" / "case0001_r1.nii.gz").is_file()
+    round_1.write_text("half")
+    write_training_set(folder, content)
+    assert (folder / "labelsTr" / "case0001_r1.nii.gz").is_file()
+    round_1.unlink()
+    write_training_set(folder, content)
+    assert sorted(path.name for path in folder.rglob("*.nii.gz")) == ["case0001.nii.gz", "mine.nii.gz"]
+
+
+def test_a_process_waits_and_then_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_seg.learning.training_set._LOCK_SECONDS", 0.1)
+    with FileLock(folder / ".lock"), pytest.raises(InputError, match=r"accept\.busy"), locked(folder):
+        pass
+    with locked(folder):
+        pass
