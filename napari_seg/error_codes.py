@@ -677,10 +677,35 @@ CODES = {
         "A function of `napari_seg.editing` was called with an axis that a volume does not have.",
         "Give 0, 1 or 2.",
     ),
+    "edit.empty_slice": Code(
+        "error",
+        "The structure has no voxels in the slice that it is to be copied from.",
+        "Choose a slice that shows the structure.",
+    ),
+    "edit.flat": Code(
+        "error",
+        "All intensities in the region are equal, so that no threshold separates two tissues.",
+        "Choose a region that shows two tissues.",
+    ),
     "edit.label": Code(
         "error",
         "The label is no whole number that this label map can hold, or it is background where a structure is needed.",
         "Choose another label, or save the label map with a larger type.",
+    ),
+    "edit.leak": Code(
+        "error",
+        "The grown region is larger than the limit: it leaked into other tissue, or the limit is too small.",
+        "Narrow the range of intensities, widen the neck, or raise the limit.",
+    ),
+    "edit.neck": Code(
+        "error",
+        "The tissue around the clicked voxel is thinner than the bridges that are not crossed.",
+        "Choose a smaller neck, or click in the middle of the structure.",
+    ),
+    "edit.not_finite": Code(
+        "error",
+        "The intensity at the clicked voxel is not a number.",
+        "Click on tissue.",
     ),
     "edit.not_in_structure": Code(
         "error",
@@ -692,10 +717,39 @@ CODES = {
         "The edit would remove the whole structure.",
         "Choose a smaller distance, or delete the structure.",
     ),
+    "edit.out_of_range": Code(
+        "error",
+        "The clicked voxel is not in the range of intensities, or belongs to another structure.",
+        "Change the range, click elsewhere, or allow to overwrite the other structure.",
+    ),
     "edit.outside": Code(
         "error",
         "The position or the slice lies outside the scan.",
         "Click inside the scan.",
+    ),
+    "edit.plane": Code(
+        "error",
+        "The plane has no direction, or its numbers are not finite.",
+        "Click on two different voxels, or choose two structures that lie apart.",
+    ),
+    "edit.polygon": Code(
+        "error",
+        "The lasso has less than three corners.",
+        "Draw around the part to cut.",
+    ),
+    "edit.prompt_conflict": Code(
+        "error",
+        "A voxel is marked both as part of the structure and as not part of it.",
+        "Remove one of the two marks.",
+    ),
+    "edit.prompt_missing": Code(
+        "error", "There is no prompt to find the structure by.", "Click on the structure, or draw a box around it."
+    ),
+    "edit.prompt_outside": Code(
+        "error", "A prompt lies outside the scan, or a box is empty.", "Click inside the scan; draw the box again."
+    ),
+    "edit.prompt_shape": Code(
+        "error", "Prompts are not voxel indices of shape (N, 3).", "Give one row of three indices for each voxel."
     ),
     "edit.same": Code(
         "error",
@@ -716,20 +770,6 @@ CODES = {
         "error",
         "The volume in ml is negative or no number.",
         "Give a volume in ml, such as 0.5.",
-    ),
-    "edit.prompt_conflict": Code(
-        "error",
-        "A voxel is marked both as part of the structure and as not part of it.",
-        "Remove one of the two marks.",
-    ),
-    "edit.prompt_missing": Code(
-        "error", "There is no prompt to find the structure by.", "Click on the structure, or draw a box around it."
-    ),
-    "edit.prompt_outside": Code(
-        "error", "A prompt lies outside the scan, or a box is empty.", "Click inside the scan; draw the box again."
-    ),
-    "edit.prompt_shape": Code(
-        "error", "Prompts are not voxel indices of shape (N, 3).", "Give one row of three indices for each voxel."
     ),
     # environment
     "environment.backend": Code(
