@@ -5,6 +5,7 @@ A state lives as long as its layer, even if the panel is closed. A duplicate of 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,38 @@ from psygnal import Signal
 from napari_seg.evaluation.measure import Measurement
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import segmentation_of
-from napari_seg.plugin.napari_private import history_lengths
+from napari_seg.plugin.napari_private import Atom, history_lengths, undone_arrays
 from napari_seg.volume import Segmentation
 
 if TYPE_CHECKING:
     from napari_seg.evaluation.metrics import Scores
+
+
+@dataclass(frozen=True)
+class EditAction:
+    """One applied action of the Edit tab.
+
+    Attributes:
+        name: name of the action, such as "Smooth".
+        label: label of the structure.
+        structure: name of the structure.
+        added: voxels that the structure gained.
+        removed: voxels that the structure lost.
+    """
+
+    name: str
+    label: int
+    structure: str
+    added: int
+    removed: int
+
+
+@dataclass
+class _LoggedAction:
+    action: EditAction
+    after: weakref.ref[NDArray]
+    """New labels of the first box, which napari's history keeps while the action can be undone or redone."""
+    is_undone: bool = False
 
 
 @dataclass
@@ -57,6 +85,22 @@ class LabelsState:
     measured_at: int | None = None
     saved: int = 0
     history: tuple[int, int] = (0, 0)
+    _logged: list[_LoggedAction] = field(default_factory=list)
+
+    @property
+    def actions(self) -> list[EditAction]:
+        """Actions of the Edit tab in the order in which they were applied, without those that were undone."""
+        return [logged.action for logged in self._logged if not logged.is_undone]
+
+    def log(self, action: EditAction, step: list[Atom]) -> None:
+        """Add an action to `actions`; call before its step is written.
+
+        Args:
+            action: the action.
+            step: step of napari's history that the action makes.
+        """
+        self._logged = [logged for logged in self._logged if not logged.is_undone]
+        self._logged.append(_LoggedAction(action, weakref.ref(step[0][2])))
 
     @property
     def is_unsaved(self) -> bool:
@@ -81,6 +125,10 @@ class LabelsState:
 
     def _on_edited(self, event: Any) -> None:
         self.history = history_lengths(event.source)
+        undone = undone_arrays(event.source)
+        for logged in self._logged:
+            if (after := logged.after()) is not None:  # what can't be redone any more stays as it was
+                logged.is_undone = id(after) in undone
         self.paints += 1
         self.painted, self.scores = True, {}
         self.count_edit()

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from napari.components.overlays import BrushCircleOverlay
     from napari.layers import Labels
     from napari.qt import QtViewer
+    from numpy.typing import NDArray
     from qtpy.QtWidgets import QWidget
+
+Atom = tuple[tuple[slice, ...], "NDArray", "NDArray"]
+"""Part of a step of napari's history: a box of the label map, its labels before and its labels after."""
 
 TESTED = "0.9"
 """napari release that the plugin is tested with."""
@@ -94,6 +98,46 @@ def record_edit(layer: Labels, edit: list) -> None:
     """Add an edit to the steps that can be undone, as if it had been painted in this layer; nothing can be redone."""
     _attribute(layer, "_undo_history").append(edit)
     _attribute(layer, "_redo_history").clear()
+
+
+def paint_step(layer: Labels, step: list[Atom]) -> None:
+    """Write new labels as one step that can be undone, as if a person had painted them.
+
+    Args:
+        layer: layer to change.
+        step: boxes of the label map, with their labels before and after.
+    """
+    for box, _, after in step:
+        layer.data[box] = after
+    record_edit(layer, step)
+    layer.refresh(extent=False)
+    layer.events.paint(value=step)
+
+
+def undone_arrays(layer: Labels) -> set[int]:
+    """Return the `id` of each array of new labels in the steps that were undone and can be redone."""
+    history = _attribute(layer, "_redo_history")
+    return {id(atom[2]) for step in history for atom in step if isinstance(atom, tuple) and len(atom) == 3}
+
+
+def restrict_brush(layer: Labels, may_paint: Callable[[tuple[slice, ...], int], Any] | None) -> None:
+    """Let napari's brush, fill and polygon change only some voxels; a stroke is still one step to undo.
+
+    Args:
+        layer: layer that is painted in.
+        may_paint: called with a box and the new label; returns the voxels of the box that may get it. None for all.
+    """
+    if may_paint is None:
+        layer.__dict__.pop("_apply_mask_to_data", None)
+        return
+    apply = type(layer)._apply_mask_to_data if hasattr(type(layer), "_apply_mask_to_data") else None
+    if apply is None:
+        raise _unsupported("Labels._apply_mask_to_data")
+
+    def apply_within(data: Any, mask: Any, new_label: int, volume_slice: tuple[slice, ...]) -> Any:
+        return apply(layer, data, mask & may_paint(volume_slice, new_label), new_label, volume_slice)
+
+    layer.__dict__["_apply_mask_to_data"] = apply_within
 
 
 def _attribute(owner: Any, name: str) -> Any:

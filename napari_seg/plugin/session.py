@@ -6,12 +6,14 @@ import weakref
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_seg.errors import InputError
 from napari_seg.plugin.contrast import widen_range
-from napari_seg.plugin.foreign_layers import TRANSFORM_EVENTS, adopt_image, adopt_labels
+from napari_seg.plugin.foreign_layers import TRANSFORM_EVENTS, adopt_image, adopt_labels, lies_on
 from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.messages import Message, message_of
@@ -106,6 +108,12 @@ class Session:
         """Labels layers with a known geometry."""
         labels = (layer for layer in self.viewer.layers if isinstance(layer, Labels))
         return [layer for layer in labels if LayerInfo.of(layer) is not None]
+
+    def image_on(self, layer: Labels) -> NDArray | None:
+        """Return the array of a scan on the same voxels as labels, the selected scan first; None without one."""
+        scans = [self.scan, *self.scans] if self.scan is not None else self.scans
+        scan = next((scan for scan in scans if lies_on(layer, scan)), None)
+        return None if scan is None else np.asarray(scan.data[0] if scan.multiscale else scan.data)
 
     def choose_scan(self, layer: Image | None) -> None:
         """Select a scan."""

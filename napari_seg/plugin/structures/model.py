@@ -16,7 +16,6 @@ from psygnal import Signal
 
 from napari_seg.evaluation.measure import Measurement, measure
 from napari_seg.formats.kinds import FormatName
-from napari_seg.plugin.foreign_layers import lies_on
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.labels_on_scan import on_scan
 from napari_seg.plugin.labels_state import LabelsState, Snapshot, state_of
@@ -26,7 +25,7 @@ from napari_seg.plugin.messages import Message
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.comparison import ReferenceComparison, compare
 from napari_seg.plugin.structures.export import export
-from napari_seg.volume import Segment
+from napari_seg.volume import Segment, distinct_color
 
 if TYPE_CHECKING:
     from napari_seg.evaluation.metrics import Scores
@@ -217,7 +216,7 @@ class StructuresModel:
 
     def measure(self, snapshot: Snapshot) -> Measurements:
         """Measure the structures of a snapshot; slow, call outside the main thread."""
-        measured = measure(snapshot.labels, self._image_on(snapshot.layer))
+        measured = measure(snapshot.labels, self.session.image_on(snapshot.layer))
         if snapshot.info.placement.is_view:
             counts = {label: one.voxels for label, one in measured.items()}
         else:  # the layer is resampled; volumes come from the grid of the file
@@ -266,6 +265,24 @@ class StructuresModel:
         self.state.hidden -= {label}
         self.state.hidden |= set() if shown else {label}
         self._recolour()
+
+    def add(self, name: str) -> int | None:
+        """Add a structure without voxels to the selected labels, select it and return its label.
+
+        Returns:
+            The lowest free label; None if the type of the labels has no further one.
+        """
+        layer = self._watched
+        assert layer is not None
+        used = {segment.label for segment in _segments(layer, self.state)}
+        free = next(label for label in range(1, len(used) + 2) if label not in used)
+        if free > np.iinfo(layer.data.dtype).max:
+            return None
+        info = LayerInfo.require(layer)
+        replace(info, segments=(*info.segments, Segment(free, name.strip(), distinct_color(free)))).attach(layer)
+        self._change(free)
+        layer.selected_label = free
+        return free
 
     def rename(self, label: int, name: str) -> None:
         """Rename a structure; an empty name is ignored."""
@@ -316,12 +333,6 @@ class StructuresModel:
     def _on_unsaved_changed(self) -> None:
         if not self.session.is_closed:
             self.changed.emit()
-
-    def _image_on(self, layer: Labels) -> NDArray | None:
-        """Return the array of a scan on the same voxels as the labels, the selected scan first; None without one."""
-        scans = [self.session.scan, *self.session.scans] if self.session.scan is not None else self.session.scans
-        scan = next((scan for scan in scans if lies_on(layer, scan)), None)
-        return None if scan is None else np.asarray(scan.data[0] if scan.multiscale else scan.data)
 
 
 def _segments(layer: Labels, state: LabelsState) -> tuple[Segment, ...]:

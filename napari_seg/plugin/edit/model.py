@@ -1,0 +1,410 @@
+"""Model of the Edit tab, without Qt: compute a change of a structure, preview it, apply it as one step of undo.
+
+One request is worked on at a time: an operation on the whole structure, a tool, or the refinement by prompts. Its change
+is computed in a job from the labels of the layer itself, which no function of `editing` modifies. If a person edits the
+labels meanwhile, or while the preview is shown, the request is computed again; a change is never applied to other labels
+than those it was computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from napari_seg.editing.change import Change
+from napari_seg.editing.prompts import Prompts
+from napari_seg.editing.refine import refine
+from napari_seg.errors import InputError
+from napari_seg.plugin.edit.operations import OPERATIONS, Situation
+from napari_seg.plugin.edit.preview import Preview
+from napari_seg.plugin.edit.step import fits
+from napari_seg.plugin.edit.strokes import Strokes
+from napari_seg.plugin.foreign_layers import lies_on
+from napari_seg.plugin.job import Job
+from napari_seg.plugin.labels_state import EditAction, state_of
+from napari_seg.plugin.layer_info import placement_of, volume_of
+from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.messages import Message, message_of
+from napari_seg.plugin.napari_private import paint_step
+from napari_seg.plugin.views import Marks, views_of
+from napari_seg.volume import Segmentation
+
+if TYPE_CHECKING:
+    from napari_seg.plugin.session import Session
+    from napari_seg.plugin.structures.model import Structure, StructuresModel
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is computed.
+
+    Attributes:
+        name: name of the action.
+        compute: returns the change.
+        is_of_prompts: whether it depends on the prompts.
+    """
+
+    name: str
+    compute: Callable[[Situation], Change]
+    is_of_prompts: bool = False
+
+
+class EditModel:
+    """State of the Edit tab of one viewer.
+
+    Args:
+        session: source of the selected labels and scan; receives messages.
+        structures: names and colours of the structures.
+
+    Attributes:
+        changed: emitted after any change of what the tab shows.
+        preview: change that was computed and not applied; None if there is none.
+        job: job of the current request; None if none runs.
+    """
+
+    changed = Signal()
+
+    def __init__(self, session: Session, structures: StructuresModel) -> None:
+        self.session, self.structures = session, structures
+        self.views = views_of(session.viewer)
+        self.preview: Preview | None = None
+        self.job: Job | None = None
+        self._may_overwrite = False
+        self._is_at_once = False
+        self._strokes = Strokes()
+        self._request: Request | None = None
+        self._is_applying = False
+        self._watched: Labels | None = None
+        self._label = 0
+        session.changed.connect(self._follow)
+        structures.changed.connect(self.changed)
+        self._follow()
+
+    def close(self) -> None:
+        """Disconnect from the layer and remove the marks."""
+        self._watch(None)
+        self.views.show(None)
+
+    # what is edited
+
+    @property
+    def layer(self) -> Labels | None:
+        """Labels layer that is edited: the selected one; None without one."""
+        return self._watched
+
+    @property
+    def structure(self) -> Structure | None:
+        """Structure that is edited: the selected label of the layer; None for background or without a layer."""
+        return next((one for one in self.structures.structures if one.label == self._label), None)
+
+    @property
+    def others(self) -> list[Structure]:
+        """All other structures of the layer."""
+        return [one for one in self.structures.structures if one.label != self._label]
+
+    @property
+    def may_overwrite(self) -> bool:
+        """Whether the structure may take voxels from other structures."""
+        return self._may_overwrite
+
+    @may_overwrite.setter
+    def may_overwrite(self, may: bool) -> None:
+        self._may_overwrite = may
+        self._compute_again()
+        self.changed.emit()
+
+    @property
+    def is_at_once(self) -> bool:
+        """Whether changes are applied without a preview."""
+        return self._is_at_once
+
+    @is_at_once.setter
+    def is_at_once(self, at_once: bool) -> None:
+        self._is_at_once = at_once
+        self.changed.emit()
+
+    def choose(self, label: int) -> None:
+        """Select a structure and go to it, unless a tool is in use."""
+        if self._watched is None:
+            return
+        if self.views.is_claimed:
+            self._watched.selected_label = label
+        else:
+            self.structures.show(label)
+
+    def add_structure(self, name: str) -> None:
+        """Add a structure without voxels; to a new labels layer if none lies on the scan."""
+        scan, layer = self.session.scan, self._watched
+        if layer is not None and (scan is None or lies_on(layer, scan)):
+            self._add_structure(name)
+        elif scan is not None:
+            on_scan = next((one for one in self.session.segmentations if lies_on(one, scan)), None)
+            if on_scan is not None:
+                self.session.viewer.layers.selection.active = on_scan
+                self._add_structure(name)
+            else:
+                self.session.jobs.start(lambda _: _empty_labels(scan), on_result=lambda new: self._on_new(new, name))
+        else:
+            self.session.show_messages(Message("warning", "Open a scan first."))
+
+    def _on_new(self, layer: Labels, name: str) -> None:
+        self.session.viewer.add_layer(layer)
+        self.session.viewer.layers.selection.active = layer
+        self._add_structure(name)
+
+    def _add_structure(self, name: str) -> None:
+        if self.structures.add(name) is None:
+            text = "These labels hold no more structures; convert the layer to a larger type in the layer list."
+            self.session.show_messages(Message("warning", text))
+        self._follow()
+
+    # requests
+
+    def run(self, operation: str, **amounts: Any) -> None:
+        """Compute an operation on the whole structure.
+
+        Args:
+            operation: key of `OPERATIONS`.
+            amounts: the amounts that it needs.
+        """
+        known = OPERATIONS[operation]
+        given = {name: amounts[name] for name in known.amounts}
+        self.start(Request(known.title, lambda situation: known.run(situation, **given)))
+
+    def start(self, request: Request) -> None:
+        """Compute a request; it replaces the current one."""
+        layer = self._watched
+        self._drop()
+        if layer is None or not self._label:
+            self.session.show_messages(Message("warning", "Choose a structure, or add a new one with “+”."))
+            return
+        self._request = request
+        label, paints, grid = self._label, state_of(layer).paints, placement_of(layer).shown
+        labels, image, overwrite = _unsigned(layer.data), self.session.image_on(layer), self._overwrite()
+        axis, index = self._slice(layer)
+
+        def work(job: Job) -> Preview:
+            situation = Situation(labels, grid, label, overwrite, image, axis, index, job.report)
+            change = request.compute(situation)
+            job.report("checking")
+            return Preview.of(change, request.name, layer, label, paints, grid.voxel_ml)
+
+        self.job = self.session.jobs.start(work, on_result=self._take, on_error=self._fail, on_end=self._on_end)
+        self.changed.emit()
+
+    def stop(self) -> None:
+        """Stop the job and drop its request."""
+        if self.job is not None:
+            self._drop()
+            self.session.show_messages(Message("info", "Stopped."))
+
+    def apply(self) -> None:
+        """Apply the preview as one step that can be undone; compute it again if the labels have changed."""
+        preview = self.preview
+        if preview is None:
+            return
+        if state_of(preview.layer).paints != preview.paints or not fits(preview.step, preview.layer.data):
+            self._compute_again()
+            self.session.show_messages(Message("warning", "The labels have changed; the preview was computed again."))
+            return
+        structure = self.structure
+        name = structure.name if structure is not None else f"label {preview.label}"
+        action = EditAction(preview.name, preview.label, name, preview.added, preview.removed)
+        state_of(preview.layer).log(action, preview.step)
+        is_of_prompts = self._request is not None and self._request.is_of_prompts
+        self._drop()
+        self._is_applying = True
+        try:
+            paint_step(preview.layer, preview.step)
+        finally:
+            self._is_applying = False
+        if is_of_prompts:
+            self._strokes.clear()
+        self._show(Message("info", f"{preview.name}: {preview.text}. Ctrl+Z takes it back."))
+
+    def discard(self) -> None:
+        """Discard the preview, and the prompts that it was computed from."""
+        if self._request is not None and self._request.is_of_prompts:
+            self._strokes.clear()
+        self._drop()
+        self._show()
+
+    # prompts
+
+    @property
+    def prompts(self) -> Prompts:
+        """Prompts for the structure, in voxels of the layer; setting them computes the refinement."""
+        return self._strokes.prompts
+
+    @prompts.setter
+    def prompts(self, prompts: Prompts) -> None:
+        self._strokes.prompts = prompts
+        self._refine()
+
+    @property
+    def prompts_text(self) -> str:
+        """Number of prompts in words."""
+        return self._strokes.text
+
+    def add_prompt(self, voxels: NDArray[np.intp], is_included: bool = True) -> None:
+        """Add a click (3,) or a scribble (N, 3), and refine the structure."""
+        if self._needs_structure():
+            self._strokes.add(voxels, is_included)
+            self._refine()
+
+    def undo_prompt(self) -> None:
+        """Remove the latest prompt, and refine the structure by the others."""
+        self._strokes.undo()
+        self._refine()
+
+    def clear_prompts(self) -> None:
+        """Remove all prompts and the preview of their refinement."""
+        self._strokes.clear()
+        self._refine()
+
+    def _refine(self) -> None:
+        prompts = self._strokes.prompts
+        if prompts.is_empty:
+            if self._request is not None and self._request.is_of_prompts:
+                self._drop()
+            self._show()
+            return
+        self.start(Request("Refine", lambda situation: _refined(situation, prompts), is_of_prompts=True))
+        self._show()
+
+    # results
+
+    def _take(self, preview: Preview) -> None:
+        if state_of(preview.layer).paints != preview.paints:
+            self._compute_again()
+            return
+        if preview.is_empty:
+            is_of_prompts = self._request is not None and self._request.is_of_prompts
+            self._request = self._request if is_of_prompts else None
+            self._show(Message("info", f"{preview.name}: nothing changes."))
+            return
+        self.preview = preview
+        if self._is_at_once:
+            self.apply()
+        else:
+            self._show()
+
+    def _fail(self, error: Exception) -> None:
+        self._drop()
+        self._show(message_of(error))
+
+    def _on_end(self) -> None:
+        if self.job is not None and not self.job.is_running:
+            self.job = None
+        self.changed.emit()
+
+    def _compute_again(self) -> None:
+        if self._request is not None:
+            self.start(self._request)
+            self._mark()
+
+    def _drop(self) -> None:
+        """Drop the request, its job and its preview."""
+        if self.job is not None:
+            self.job.abandon()
+        self.job, self._request, self.preview = None, None, None
+
+    def _show(self, *messages: Message) -> None:
+        self._mark()
+        self.session.show_messages(*messages)
+        self.changed.emit()
+
+    def _mark(self) -> None:
+        """Draw the preview and the prompts."""
+        layer, preview = self._watched, self.preview
+        if layer is None or (preview is None and not len(self._strokes)):
+            if self.views.marks is not None:
+                self.views.show(None)
+            return
+        points, kinds = self._strokes.clicks
+        areas = (*(preview.areas if preview is not None else ()), *self._strokes.areas)
+        self.views.show(
+            Marks(layer.data.shape, np.array(layer.scale), np.array(layer.translate), areas, points, kinds)
+        )
+
+    # following the layer
+
+    def _follow(self) -> None:
+        if self.session.labels is not self._watched:
+            self._watch(self.session.labels)
+        self.changed.emit()
+
+    def _watch(self, layer: Labels | None) -> None:
+        if self._watched is not None:
+            state_of(self._watched).edited.disconnect(self._on_edited)
+            self._watched.events.selected_label.disconnect(self._on_selected)
+        self._watched = layer
+        if layer is not None:
+            state_of(layer).edited.connect(self._on_edited)
+            layer.events.selected_label.connect(self._on_selected)
+        self._on_selected()
+
+    def _on_selected(self, event: object = None) -> None:
+        """Drop what belongs to another structure."""
+        self._label = 0 if self._watched is None else int(self._watched.selected_label)
+        self._strokes.clear()
+        self._drop()
+        self._mark()
+        self.changed.emit()
+
+    def _on_edited(self) -> None:
+        if not self._is_applying:
+            self._compute_again()
+
+    def _overwrite(self) -> tuple[int, ...]:
+        return tuple(one.label for one in self.others) if self._may_overwrite else ()
+
+    def _slice(self, layer: Labels) -> tuple[int, int]:
+        """Return the axis and the number of the slice that the main viewer shows."""
+        dims = self.session.viewer.dims
+        axis = int(dims.order[0])
+        index = round(float(layer.world_to_data(dims.point)[axis]))
+        return axis, min(max(index, 0), layer.data.shape[axis] - 1)
+
+    def _needs_structure(self) -> bool:
+        if self._watched is not None and self._label:
+            return True
+        self.session.show_messages(Message("warning", "Choose a structure, or add a new one with “+”."))
+        return False
+
+
+def _refined(situation: Situation, prompts: Prompts) -> Change:
+    if situation.image is None:
+        raise InputError("edit.no_scan", "found no scan on the voxels of the labels; open it, or resample the labels")
+    return refine(
+        situation.labels,
+        situation.grid,
+        situation.label,
+        situation.image,
+        prompts,
+        overwrite=situation.overwrite,
+        progress=situation.progress,
+    )
+
+
+def _unsigned(data: Any) -> NDArray[np.unsignedinteger]:
+    """Return labels as unsigned numbers without a copy."""
+    array = np.asarray(data)
+    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "i" else array
+
+
+def _empty_labels(scan: Image) -> Labels:
+    """Return a labels layer without structures on a scan; slow for a large scan."""
+    volume = volume_of(scan)
+    assert volume is not None
+    segmentation = Segmentation(np.zeros(volume.grid.shape, np.uint8), volume.grid, ())
+    placement = placement_of(scan).for_new_layer()
+    layer = layer_of(labels_layer(segmentation, placement, f"{scan.name} - labels", scan=volume.source))
+    assert isinstance(layer, Labels)
+    return layer

@@ -1,0 +1,112 @@
+"""Operations on a whole structure: their names, keys and tool tips, and the functions that they call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.editing import combine, islands, shape
+from napari_seg.editing.change import Change
+from napari_seg.geometry import Grid
+from napari_seg.progress import Progress
+
+Amount = Literal["size_mm", "min_ml", "other"]
+"""What an operation needs from the person beside the structure."""
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """What an operation or a tool works on.
+
+    Attributes:
+        labels: (I, J, K) label map; never modified.
+        grid: its grid.
+        label: label of the structure.
+        overwrite: labels of other structures that it may take voxels from.
+        image: (I, J, K) intensities of a scan on the same voxels; None without one.
+        axis: axis of the slices that the main viewer shows.
+        index: number of the slice that it shows.
+        progress: reports progress; raises `Cancelled` after a stop.
+    """
+
+    labels: NDArray[np.unsignedinteger]
+    grid: Grid
+    label: int
+    overwrite: tuple[int, ...]
+    image: NDArray | None
+    axis: int
+    index: int
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation on a whole structure.
+
+    Attributes:
+        title: text of its button, and name of its step.
+        tip: tool tip.
+        run: computes the change; gets the situation and the amounts.
+        amounts: names of the amounts.
+    """
+
+    title: str
+    tip: str
+    run: Callable[..., Change]
+    amounts: tuple[Amount, ...] = ()
+
+
+def _fill_holes(s: Situation) -> Change:
+    return shape.fill_holes(s.labels, s.grid, s.label, overwrite=s.overwrite)
+
+
+def _smooth(s: Situation, size_mm: float) -> Change:
+    return shape.smooth(s.labels, s.grid, s.label, size_mm, s.overwrite)
+
+
+def _dilate(s: Situation, size_mm: float) -> Change:
+    return shape.dilate(s.labels, s.grid, s.label, size_mm, s.overwrite)
+
+
+def _erode(s: Situation, size_mm: float) -> Change:
+    return shape.erode(s.labels, s.grid, s.label, size_mm)
+
+
+def _keep_largest(s: Situation) -> Change:
+    return islands.keep_largest(s.labels, s.grid, s.label)
+
+
+def _remove_islands(s: Situation, min_ml: float) -> Change:
+    return islands.remove_small_islands(s.labels, s.grid, s.label, min_ml)
+
+
+def _union(s: Situation, other: int) -> Change:
+    return combine.union(s.labels, s.grid, s.label, other, (*s.overwrite, other))
+
+
+def _minus(s: Situation, other: int, size_mm: float) -> Change:
+    return combine.minus(s.labels, s.grid, s.label, other, margin_mm=size_mm)
+
+
+def _within(s: Situation, other: int, size_mm: float) -> Change:
+    return combine.within(s.labels, s.grid, s.label, other, margin_mm=size_mm)
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "smooth": Operation("Smooth", "Smooth the surface; the volume stays.", _smooth, ("size_mm",)),
+    "erode": Operation("Erode", "Remove a layer from the surface.", _erode, ("size_mm",)),
+    "dilate": Operation("Dilate", "Add a layer to the surface.", _dilate, ("size_mm",)),
+    "fill_holes": Operation("Fill holes", "Fill cavities that the structure encloses.", _fill_holes),
+    "keep_largest": Operation("Keep largest", "Keep the largest connected part, remove all others.", _keep_largest),
+    "remove_islands": Operation(
+        "Remove islands", "Remove connected parts below a volume.", _remove_islands, ("min_ml",)
+    ),
+    "union": Operation("Add", "Add the voxels of another structure to this one.", _union, ("other",)),
+    "minus": Operation("Subtract", "Remove what lies close to another structure.", _minus, ("other", "size_mm")),
+    "within": Operation("Keep within", "Keep only what lies close to another structure.", _within, ("other", "size_mm")),
+}
+"""Operations by the names of their actions."""

@@ -1,0 +1,81 @@
+"""Preview of a change: what it adds and removes, before a person applies it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from napari.layers import Labels
+from numpy.typing import NDArray
+
+from napari_seg.editing.change import Box, Change
+from napari_seg.plugin.edit.step import step_of
+from napari_seg.plugin.napari_private import Atom
+from napari_seg.plugin.views import ADDED, MOVED, REMOVED
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """Change of a labels layer that was computed and not applied.
+
+    Attributes:
+        name: name of the action.
+        layer: layer to change.
+        label: label of the structure.
+        paints: value of `LabelsState.paints` that the change was computed for.
+        step: boxes of the change with their labels before and after.
+        added: voxels that the structure gains.
+        removed: voxels that the structure loses.
+        moved: voxels of `removed` that other structures gain.
+        voxel_ml: volume of a voxel in ml.
+        areas: boxes of the label map with the kind of each changed voxel, as in `Marks.areas`.
+    """
+
+    name: str
+    layer: Labels
+    label: int
+    paints: int
+    step: list[Atom]
+    added: int
+    removed: int
+    moved: int
+    voxel_ml: float
+    areas: tuple[tuple[Box, NDArray[np.uint8]], ...]
+
+    @classmethod
+    def of(cls, change: Change, name: str, layer: Labels, label: int, paints: int, voxel_ml: float) -> Preview:
+        """Return the preview of a change; slow, call outside the main thread."""
+        added, removed = change.count(label)
+        moved = int(((change.before == label) & (change.after != label) & (change.after != 0)).sum())
+        step = step_of(change)
+        areas = tuple(((i, j, k), _kinds(before, after, label)) for (i, j, k), before, after in step)
+        return cls(name, layer, label, paints, step, added, removed, moved, voxel_ml, areas)
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether no label changes."""
+        return not self.step
+
+    @property
+    def text(self) -> str:
+        """What the structure gains and loses, such as "+1.20 ml, −0.30 ml"."""
+        parts = [
+            f"{sign}{_volume(voxels, self.voxel_ml)}"
+            for sign, voxels in (("+", self.added), ("−", self.removed))
+            if voxels
+        ]
+        if self.moved:
+            parts.append(f"{_volume(self.moved, self.voxel_ml)} to other structures")
+        return ", ".join(parts)
+
+
+def _kinds(before: NDArray, after: NDArray, label: int) -> NDArray[np.uint8]:
+    kinds = np.where(after == label, ADDED, np.where(after == 0, REMOVED, MOVED)).astype(np.uint8)
+    kinds[before == after] = 0
+    return kinds
+
+
+def _volume(voxels: int, voxel_ml: float) -> str:
+    ml = voxels * voxel_ml
+    digits = 0 if ml >= 100 else 1 if ml >= 10 else 2 if ml >= 0.1 else 3
+    return f"{ml:.{digits}f} ml"

@@ -1,0 +1,99 @@
+"""Viewers that show the layers of one window, and what is drawn over their layers. Without Qt.
+
+A window has a main viewer and, with linked planes, one more for each plane. Tools act in all of them, and the marks of
+the Edit tab are drawn in all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from napari_seg.editing.change import Box
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari.components import ViewerModel
+
+ADDED, REMOVED, MOVED, INCLUDED, EXCLUDED = range(1, 6)
+"""Kinds of marks: voxels that a change adds, removes or gives to another structure; prompts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Marks:
+    """What is drawn over the layers, in voxel indices of a label map.
+
+    Attributes:
+        shape: (I, J, K) of the label map.
+        scale: mm per voxel along napari's axes.
+        translate: position of the first voxel in napari's world, in mm.
+        areas: boxes of the label map with the kind of each voxel; 0 where nothing is drawn.
+        points: (N, 3) voxels of clicks.
+        kinds: (N,) kind of each click.
+    """
+
+    shape: tuple[int, ...]
+    scale: NDArray[np.float64]
+    translate: NDArray[np.float64]
+    areas: tuple[tuple[Box, NDArray[np.uint8]], ...] = ()
+    points: NDArray[np.intp] = np.empty((0, 3), np.intp)
+    kinds: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+
+class Views:
+    """Viewers of one window, and their marks.
+
+    Attributes:
+        added: emitted with each new viewer.
+        marks_changed: emitted after the marks have changed.
+        path_changed: emitted after the path has changed.
+        is_claimed: whether a tool uses the clicks, so that they don't move the crosshair.
+        marks: what is drawn over the layers; None if nothing is.
+        path: (N, 3) line that a person is drawing, in napari's world, in mm; empty if there is none.
+    """
+
+    added = Signal(object)
+    marks_changed = Signal()
+    path_changed = Signal()
+
+    def __init__(self) -> None:
+        self._viewers: WeakSet[ViewerModel] = WeakSet()
+        self.is_claimed = False
+        self.marks: Marks | None = None
+        self.path: NDArray[np.float64] = np.empty((0, 3))
+
+    def __iter__(self) -> Iterator[ViewerModel]:
+        return iter(list(self._viewers))
+
+    def add(self, viewer: ViewerModel) -> None:
+        """Add a viewer, unless it is known."""
+        if viewer not in self._viewers:
+            self._viewers.add(viewer)
+            self.added.emit(viewer)
+
+    def show(self, marks: Marks | None) -> None:
+        """Replace the marks."""
+        self.marks = marks
+        self.marks_changed.emit()
+
+    def draw_path(self, path: NDArray[np.float64]) -> None:
+        """Replace the line that is being drawn."""
+        self.path = path
+        self.path_changed.emit()
+
+
+_VIEWS: WeakKeyDictionary[ViewerModel, Views] = WeakKeyDictionary()
+
+
+def views_of(viewer: ViewerModel) -> Views:
+    """Return the views of a main viewer; the first one is that viewer."""
+    if viewer not in _VIEWS:
+        views = _VIEWS[viewer] = Views()
+        views.add(viewer)
+    return _VIEWS[viewer]
