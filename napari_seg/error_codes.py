@@ -707,6 +707,11 @@ CODES = {
         "The intensity at the clicked voxel is not a number.",
         "Click on tissue.",
     ),
+    "edit.no_scan": Code(
+        "error",
+        "A tool of the Edit tab needs intensities, and no open scan has the voxels of the labels.",
+        "Open the scan of the labels, or resample the labels on an open scan in the Structures tab.",
+    ),
     "edit.not_in_structure": Code(
         "error",
         "The clicked voxel does not belong to the structure.",

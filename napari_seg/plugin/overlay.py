@@ -1,8 +1,9 @@
-"""Drawing of marks over the layers of one canvas, in vispy: they are no layers, so that nobody saves or selects them."""
+"""Drawing of marks over the layers of one canvas, in vispy: marks are no layers, so nobody selects or saves them."""
 
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.qt import QtViewer
@@ -22,6 +23,8 @@ _COLORS = {
 }
 _FILL, _EDGE = 90, 235
 """Opacity of the inner and of the outermost voxels of an area, 0 to 255."""
+
+_OVERLAYS: WeakKeyDictionary[QtViewer, MarksOverlay] = WeakKeyDictionary()
 
 
 class MarksOverlay:
@@ -52,6 +55,13 @@ class MarksOverlay:
         views.marks_changed.connect(self._draw)
         views.path_changed.connect(self._draw_path)
         self._draw()
+
+    @classmethod
+    def for_canvas(cls, qt_viewer: QtViewer, viewer: Any, views: Views) -> MarksOverlay:
+        """Return the marks of a canvas; create them if there are none."""
+        if qt_viewer not in _OVERLAYS:
+            _OVERLAYS[qt_viewer] = cls(qt_viewer, viewer, views)
+        return _OVERLAYS[qt_viewer]
 
     def close(self) -> None:
         """Remove the marks from the canvas."""

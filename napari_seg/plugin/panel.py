@@ -17,9 +17,12 @@ from napari_seg.plugin.batch.tab import BatchTab
 from napari_seg.plugin.closing import LongWork, guard_of
 from napari_seg.plugin.contrast import default_window, window_limits, window_names
 from napari_seg.plugin.controls import box, button, deliver_on_timer, row
+from napari_seg.plugin.edit.model import EditModel
+from napari_seg.plugin.edit.tab import EditTab
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.napari_private import ask_before_closing, native_canvas, qt_viewer_of
+from napari_seg.plugin.overlay import MarksOverlay
 from napari_seg.plugin.planes.markers import OrientationMarkers
 from napari_seg.plugin.preferences import preferences
 from napari_seg.plugin.segment.model import SegmentModel
@@ -31,6 +34,7 @@ from napari_seg.plugin.study.model import StudyModel
 from napari_seg.plugin.study.tab import StudyTab
 from napari_seg.plugin.train.model import TrainModel
 from napari_seg.plugin.train.tab import TrainTab
+from napari_seg.plugin.views import views_of
 
 _MARKS = {"info": "", "warning": "⚠ ", "error": "✕ "}
 
@@ -51,6 +55,8 @@ class Panel(QWidget):
         self.study_tab = StudyTab(study)
         self.segment_tab = SegmentTab(segmenting)
         self.structures_tab = StructuresTab(structures)
+        editing = EditModel(session, structures)
+        self.edit_tab = EditTab(editing)
         self.batch_tab = BatchTab(batch, segmenting, study)
         training = TrainModel(session, segmenting)
         self.train_tab = TrainTab(training)
@@ -63,10 +69,11 @@ class Panel(QWidget):
         self.guard.restorable_changed.connect(self._offer_unsaved)
         self._markers = OrientationMarkers.for_canvas(native_canvas(qt_viewer_of(viewer)), viewer)
         session.changed.connect(self._markers.refresh)
+        MarksOverlay.for_canvas(qt_viewer_of(viewer), viewer, views_of(viewer))
         self._offer_unsaved()
 
         # Qt may delete this object before Python does; the models outlive both
-        self._models = (structures, session)
+        self._models = (editing, structures, session)
         models = self._models
         self.destroyed.connect(lambda: [model.close() for model in models])
         segmenting.result_added.connect(self._on_result)
@@ -125,6 +132,7 @@ class Panel(QWidget):
         self._tabs.addTab(self.study_tab, "Study")
         self._tabs.addTab(self.segment_tab, "Segment")
         self._tabs.addTab(self.structures_tab, "Structures")
+        self._tabs.addTab(self.edit_tab, "Edit")
         self._tabs.addTab(self.batch_tab, "Batch")
         self._tabs.addTab(self.train_tab, "Train")
         self._message = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)

@@ -6,7 +6,7 @@ the Edit tab are drawn in all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -42,8 +42,8 @@ class Marks:
     scale: NDArray[np.float64]
     translate: NDArray[np.float64]
     areas: tuple[tuple[Box, NDArray[np.uint8]], ...] = ()
-    points: NDArray[np.intp] = np.empty((0, 3), np.intp)
-    kinds: NDArray[np.uint8] = np.empty(0, np.uint8)
+    points: NDArray[np.intp] = field(default_factory=lambda: np.empty((0, 3), np.intp))
+    kinds: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
 
 
 class Views:

@@ -1,9 +1,9 @@
 """Model of the Edit tab, without Qt: compute a change of a structure, preview it, apply it as one step of undo.
 
-One request is worked on at a time: an operation on the whole structure, a tool, or the refinement by prompts. Its change
-is computed in a job from the labels of the layer itself, which no function of `editing` modifies. If a person edits the
-labels meanwhile, or while the preview is shown, the request is computed again; a change is never applied to other labels
-than those it was computed from.
+One request is worked on at a time: an operation on the whole structure, a tool, or the refinement by prompts. Its
+change is computed in a job from the labels of the layer itself, which no function of `editing` modifies. If a person
+edits the labels meanwhile, or while the preview is shown, the request is computed again; a change is never applied to
+other labels than those it was computed from.
 """
 
 from __future__ import annotations
@@ -195,7 +195,12 @@ class EditModel:
             job.report("checking")
             return Preview.of(change, request.name, layer, label, paints, grid.voxel_ml)
 
-        self.job = self.session.jobs.start(work, on_result=self._take, on_error=self._fail, on_end=self._on_end)
+        def end() -> None:
+            if self.job is job:
+                self.job = None
+            self.changed.emit()
+
+        job = self.job = self.session.jobs.start(work, on_result=self._take, on_error=self._fail, on_end=end)
         self.changed.emit()
 
     def stop(self) -> None:
@@ -299,11 +304,6 @@ class EditModel:
         self._drop()
         self._show(message_of(error))
 
-    def _on_end(self) -> None:
-        if self.job is not None and not self.job.is_running:
-            self.job = None
-        self.changed.emit()
-
     def _compute_again(self) -> None:
         if self._request is not None:
             self.start(self._request)
@@ -329,9 +329,7 @@ class EditModel:
             return
         points, kinds = self._strokes.clicks
         areas = (*(preview.areas if preview is not None else ()), *self._strokes.areas)
-        self.views.show(
-            Marks(layer.data.shape, np.array(layer.scale), np.array(layer.translate), areas, points, kinds)
-        )
+        self.views.show(Marks(layer.data.shape, np.array(layer.scale), np.array(layer.translate), areas, points, kinds))
 
     # following the layer
 
@@ -359,8 +357,14 @@ class EditModel:
         self.changed.emit()
 
     def _on_edited(self) -> None:
-        if not self._is_applying:
-            self._compute_again()
+        """Compute the request again after the event: napari emits it before it writes the new labels."""
+        request = self._request
+        if self._is_applying or request is None:
+            return
+        self._drop()
+        self._request = request
+        self._mark()
+        self.job = self.session.jobs.start(lambda _: None, on_result=lambda _: self._compute_again())
 
     def _overwrite(self) -> tuple[int, ...]:
         return tuple(one.label for one in self.others) if self._may_overwrite else ()

@@ -107,6 +107,6 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "union": Operation("Add", "Add the voxels of another structure to this one.", _union, ("other",)),
     "minus": Operation("Subtract", "Remove what lies close to another structure.", _minus, ("other", "size_mm")),
-    "within": Operation("Keep within", "Keep only what lies close to another structure.", _within, ("other", "size_mm")),
+    "within": Operation("Keep within", "Keep what lies close to another structure.", _within, ("other", "size_mm")),
 }
 """Operations by the names of their actions."""

@@ -27,6 +27,7 @@ from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.planes.copies import copy_of, synchronised_settings
 from napari_seg.plugin.planes.keys import PlaneViewer
 from napari_seg.plugin.planes.orientation import position_text
+from napari_seg.plugin.views import views_of
 
 
 class PlanesModel:
@@ -77,6 +78,7 @@ class PlanesModel:
                     self._copy(layer, plane)
             self._on_active()
             self._on_moved()
+            views_of(self.viewer).add(viewer)
         return self.viewers[plane]
 
     @property
@@ -267,6 +269,7 @@ class PlanesModel:
         """Move the crosshair to a click; a drag pans, or paints if a brush is active."""
         active = viewer.layers.selection.active
         idle = active is None or str(getattr(active, "mode", "pan_zoom")) == "pan_zoom"
+        idle = idle and not views_of(self.viewer).is_claimed
         if event.button != 1 or not idle or viewer.dims.ndisplay != 2 or viewer.dims.ndim != 3:
             return
         dragged = False

@@ -11,10 +11,12 @@ from vispy.scene.visuals import Line
 
 from napari_seg.plugin.docks import restore_panel_width
 from napari_seg.plugin.napari_private import brush_circle, main_window, native_canvas, qt_viewer_of, scene
+from napari_seg.plugin.overlay import MarksOverlay
 from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.planes.markers import OrientationMarkers
 from napari_seg.plugin.planes.model import PlanesModel
 from napari_seg.plugin.session import unwrapped
+from napari_seg.plugin.views import views_of
 
 _TURN_MS = 30
 
@@ -169,6 +171,7 @@ class _Plane(QWidget):
         self.qt_viewer = _PlaneCanvas(main_canvas, self.viewer)
         self.crosshair = _Crosshair(self.qt_viewer, self.viewer)
         self._markers = OrientationMarkers.for_canvas(native_canvas(self.qt_viewer), self.viewer, model.viewer)
+        self._marks = MarksOverlay.for_canvas(self.qt_viewer, self.viewer, views_of(model.viewer))
         swap = QPushButton("⤢")
         swap.setFixedWidth(26)
         swap.setToolTip(f"Show the {plane} plane in the main canvas.")
@@ -186,6 +189,7 @@ class _Plane(QWidget):
         """Close the canvas."""
         self.crosshair.close()
         self._markers.close()
+        self._marks.close()
         self.qt_viewer.close()
 
 

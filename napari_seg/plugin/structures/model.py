@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from napari.layers import Image, Labels
-from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_seg.evaluation.measure import Measurement, measure

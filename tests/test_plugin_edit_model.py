@@ -1,0 +1,281 @@
+"""Model of the Edit tab on a viewer model: operations, preview, undo, prompts, new structures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from labelled import labels_of, viewer_with_labels
+from napari.components import ViewerModel
+
+from napari_seg.editing import islands, shape
+from napari_seg.editing.change import change_structure, whole
+from napari_seg.editing.prompts import Prompts
+from napari_seg.plugin.edit.model import EditModel, Request
+from napari_seg.plugin.edit.operations import OPERATIONS, Situation
+from napari_seg.plugin.labels_state import EditAction, state_of
+from napari_seg.plugin.layer_info import LayerInfo, placement_of
+from napari_seg.plugin.layers import image_layers, layer_of
+from napari_seg.plugin.planes.model import PlanesModel
+from napari_seg.plugin.session import Session
+from napari_seg.plugin.structures.model import StructuresModel
+from napari_seg.plugin.views import EXCLUDED, INCLUDED, views_of
+from napari_seg.volume import Volume
+
+
+@pytest.fixture
+def viewer(head: Volume) -> ViewerModel:
+    return viewer_with_labels(head)
+
+
+@pytest.fixture
+def model(viewer: ViewerModel) -> Iterator[EditModel]:
+    session = Session(viewer)
+    model = EditModel(session, StructuresModel(session))
+    labels_of(viewer).selected_label = 3
+    yield model
+    session.close()
+
+
+def done(model: EditModel) -> EditModel:
+    """Wait until nothing is computed."""
+    model.session.jobs.wait()
+    return model
+
+
+def text_of(model: EditModel) -> str:
+    return "\n".join(message.text for message in model.session.messages)
+
+
+def test_an_operation_is_previewed_applied_and_undone_as_one_step(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    before = layer.data.copy()
+    expected = shape.dilate(before, placement_of(layer).shown, 3, 4.0)
+    model.run("dilate", size_mm=4.0)
+    assert model.job is not None
+    done(model)
+    assert model.job is None
+    assert model.preview is not None
+    added = expected.count(3)[0]
+    assert (model.preview.added, model.preview.removed) == (added, 0)
+    assert model.preview.text == f"+{added * placement_of(layer).shown.voxel_ml:.1f} ml"
+    np.testing.assert_array_equal(layer.data, before)  # only shown so far
+    assert views_of(viewer).marks is not None
+
+    model.apply()
+    after = before.copy()
+    expected.apply(after)
+    np.testing.assert_array_equal(layer.data, after)
+    assert views_of(viewer).marks is None
+    assert model.preview is None
+    assert state_of(layer).actions == [EditAction("Dilate", 3, "nose", added, 0)]
+    assert state_of(layer).is_unsaved
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+    assert state_of(layer).actions == []
+    layer.redo()
+    np.testing.assert_array_equal(layer.data, after)
+    assert [action.name for action in state_of(layer).actions] == ["Dilate"]
+    layer.undo()
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)  # can't be redone any more
+    assert state_of(layer).actions == []
+
+
+def test_a_discarded_preview_leaves_no_trace(model: EditModel, viewer: ViewerModel) -> None:
+    layer, before = labels_of(viewer), labels_of(viewer).data.copy()
+    model.run("erode", size_mm=3.0)
+    done(model).discard()
+    np.testing.assert_array_equal(layer.data, before)
+    assert model.preview is None
+    assert views_of(viewer).marks is None
+    model.apply()
+    assert state_of(layer).paints == 0
+
+
+def test_at_once_applies_without_a_preview(model: EditModel, viewer: ViewerModel) -> None:
+    model.is_at_once = True
+    model.run("erode", size_mm=3.0)
+    done(model)
+    assert model.preview is None
+    assert state_of(labels_of(viewer)).actions[0].removed > 0
+    assert "Ctrl+Z" in text_of(model)
+
+
+def test_a_change_is_never_applied_to_other_labels(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    corner = (np.array([0]), np.array([0]), np.array([0]))
+    go = threading.Event()
+
+    def wait_and_keep_largest(situation: Situation) -> Any:
+        change = islands.keep_largest(situation.labels, situation.grid, situation.label)
+        go.wait(10)
+        return change
+
+    model.start(Request("Keep largest", wait_and_keep_largest))
+    layer.data_setitem(corner, 3)  # while the job runs
+    go.set()
+    done(model)
+    assert model.preview is not None
+    assert model.preview.removed == 1  # computed again, with the new island
+    layer.undo()
+    done(model)
+    assert model.preview is None  # and again: now nothing changes
+    layer.redo()
+    model.run("keep_largest")
+    done(model)
+    layer.data[0, 0, 0] = 1  # by a program, without an event
+    model.apply()
+    assert layer.data[0, 0, 0] == 1
+    assert "computed again" in text_of(model)
+
+
+def test_other_structures_are_overwritten_only_if_allowed(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    ball = layer.data == 1
+    model.run("dilate", size_mm=200.0)
+    done(model).apply()
+    np.testing.assert_array_equal(layer.data == 1, ball)
+    layer.undo()
+    model.may_overwrite = True
+    model.run("dilate", size_mm=200.0)
+    done(model).apply()
+    assert not (layer.data == 1).any()
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_every_operation_runs(name: str, model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    before = layer.data.copy()
+    model.run(name, size_mm=3.0, min_ml=0.01, other=1)
+    done(model)
+    assert not any(message.kind == "error" for message in model.session.messages), text_of(model)
+    if model.preview is not None:
+        model.apply()
+        assert state_of(layer).actions
+        layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+
+
+def test_an_absent_structure_says_so(model: EditModel, viewer: ViewerModel) -> None:
+    labels_of(viewer).selected_label = 4
+    model.run("erode", size_mm=3.0)
+    assert "edit.absent" in text_of(done(model))
+    labels_of(viewer).selected_label = 0
+    model.run("erode", size_mm=3.0)
+    assert "Choose a structure" in text_of(done(model))
+
+
+def test_stop_drops_the_request(model: EditModel) -> None:
+    began = threading.Event()
+
+    def endless(situation: Situation) -> Any:
+        began.set()
+        while True:
+            situation.progress("growing", 1, 2)
+
+    model.start(Request("Grow", endless))
+    assert began.wait(10)
+    model.stop()
+    assert model.job is None
+    assert text_of(done(model)) == "Stopped."
+
+
+def test_prompts_are_shown_undone_and_cleared(
+    model: EditModel, viewer: ViewerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def stand_in(labels: Any, grid: Any, label: int, image: Any, prompts: Prompts, **options: Any) -> Any:
+        seen.append((prompts, options["overwrite"]))
+        mask = labels == label
+        for voxels, value in ((prompts.positive, True), (prompts.negative, False)):
+            i, j, k = voxels.T
+            mask[i, j, k] = value
+        return change_structure(labels, whole(labels.shape), label, mask)
+
+    monkeypatch.setattr("napari_seg.plugin.edit.model.refine", stand_in)
+    layer = labels_of(viewer)
+    inside = np.argwhere(layer.data == 3)[0]
+    model.add_prompt(np.array([1, 1, 1]))
+    model.add_prompt(inside, is_included=False)
+    model.add_prompt(np.array([[2, 2, 2], [2, 2, 3]]))
+    done(model)
+    assert model.prompts_text == "2 include, 1 exclude"
+    assert model.preview is not None
+    assert (model.preview.added, model.preview.removed) == (3, 1)
+    marks = views_of(viewer).marks
+    assert marks is not None
+    np.testing.assert_array_equal(marks.points, [[1, 1, 1], inside])
+    np.testing.assert_array_equal(marks.kinds, [INCLUDED, EXCLUDED])
+    saved = model.prompts
+    model.undo_prompt()
+    done(model)
+    assert model.preview.added == 1
+    model.clear_prompts()
+    assert done(model).preview is None
+    assert views_of(viewer).marks is None
+    model.prompts = saved
+    done(model).apply()
+    assert layer.data[2, 2, 3] == layer.data[1, 1, 1] == 3
+    assert layer.data[tuple(inside)] == 0
+    assert model.prompts.is_empty  # they were for the change that is applied
+    layer.undo()
+    assert layer.data[1, 1, 1] == 0
+    model.add_prompt(np.array([1, 1, 1]))
+    layer.selected_label = 1  # prompts are for one structure
+    assert done(model).prompts.is_empty
+    assert model.preview is None
+
+
+def test_a_later_prompt_replaces_an_earlier_one_in_the_same_voxel(model: EditModel) -> None:
+    model.add_prompt(np.array([1, 1, 1]))
+    model.add_prompt(np.array([1, 1, 1]), is_included=False)
+    assert len(model.prompts.positive) == 0
+    assert model.prompts.negative.tolist() == [[1, 1, 1]]
+
+
+def test_linked_planes_show_and_undo_it(model: EditModel, viewer: ViewerModel) -> None:
+    planes = PlanesModel(viewer)
+    coronal = planes.open("coronal")
+    copy = coronal.layers["found"]
+    drawn: list[int] = []
+    copy.events.set_data.connect(lambda: drawn.append(1))
+    before = labels_of(viewer).data.copy()
+    model.run("dilate", size_mm=4.0)
+    done(model).apply()
+    assert drawn
+    assert copy.data is labels_of(viewer).data
+    drawn.clear()
+    (undo,) = [action for key, action in copy.keymap.items() if str(key) == "Ctrl+Z"]
+    undo(copy)
+    np.testing.assert_array_equal(labels_of(viewer).data, before)
+    assert drawn
+
+
+def test_a_structure_from_nothing(head: Volume) -> None:
+    viewer = ViewerModel()
+    session = Session(viewer)
+    model = EditModel(session, StructuresModel(session))
+    model.add_structure("liver")
+    assert "Open a scan" in text_of(model)
+    (scan,) = (layer_of(one) for one in image_layers(head))
+    viewer.add_layer(scan)
+    model.add_structure("liver")
+    done(model)
+    layer = viewer.layers[-1]
+    assert layer.name == f"{scan.name} - labels"
+    assert [(s.label, s.name) for s in LayerInfo.require(layer).segments] == [(1, "liver")]
+    assert layer.selected_label == 1
+    assert model.structure is not None
+    assert model.structure.name == "liver"
+    viewer.layers.selection.active = scan
+    model.add_structure("spleen")  # on the same layer
+    assert [s.label for s in LayerInfo.require(layer).segments] == [1, 2]
+    assert len(viewer.layers) == 2
+    session.close()
