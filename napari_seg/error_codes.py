@@ -50,6 +50,7 @@ AREAS = {
     "network": "The settings of a network",
     "output": "Writing results",
     "partner": "Pairs in a training data set",
+    "queue": "Which case to correct next",
     "result": "Doubts about a result",
     "run": "Running, stopping and resuming",
     "series": "DICOM series",
@@ -204,6 +205,12 @@ CODES = {
         "does not have.",
         "Take the folder that nnU-Net v2 wrote; the message names the key. A model by other code than nnU-Net's own "
         "can only be run by that code.",
+    ),
+    "bundle.no_members": Code(
+        "error",
+        "The model is run as it is: it is no ensemble, and its inferer does not slide windows over volumes, so several "
+        "predictions for one scan can't be compared.",
+        "Nothing for `napari-seg queue`, which then ranks by the confidence of the run.",
     ),
     "bundle.no_postprocessing": Code(
         "error",
@@ -1408,6 +1415,31 @@ CODES = {
     "partner.no_image": Code("error", "A label map has no image.", "Add the image, or leave the label map out."),
     "partner.no_label": Code("error", "An image has no label map.", "Add the label map, or leave the image out."),
     # result
+    "queue.changed": Code(
+        "error",
+        "The scan of a case is another one than when it was segmented.",
+        "Run `napari-seg predict` again with `--redo changed`, or name the folder of the scans that were segmented.",
+    ),
+    "queue.empty": Code(
+        "error",
+        "No case of the run is finished, so there is nothing to rank.",
+        "Run `napari-seg predict` first.",
+    ),
+    "queue.model": Code(
+        "error",
+        "The model of the run is not found by its name, has changed since, or the run has several models.",
+        "Name the model to improve with `--model`.",
+    ),
+    "queue.no_look": Code(
+        "error",
+        "The model did not look at the scan of a case yet.",
+        "Name the folder of the scans with `--scans`.",
+    ),
+    "queue.no_scan": Code(
+        "error",
+        "The scan of a case is not in the folder of `--scans`, neither by its name nor by its files.",
+        "Name the folder that `predict` was given.",
+    ),
     "result.at_border": Code(
         "notice",
         "Structures touch the border of the scan, so that the statistics have zeros for them.",

@@ -26,6 +26,8 @@ class WindowSettings:
         cval: value of the padding mode "constant".
         mirror_axes: axes along which the logits of a window are averaged over its mirror images; not in MONAI.
         shifts: number of copies that logits are averaged over, each shifted by one more voxel along the diagonal.
+        shift: voxels by which the network sees each window shifted along the diagonal.
+        reversed_axes: axes along which the network sees each window reversed.
     """
 
     roi_size: tuple[int | None, int | None, int | None]
@@ -37,6 +39,8 @@ class WindowSettings:
     cval: float = 0.0
     mirror_axes: tuple[int, ...] = ()
     shifts: int = 1
+    shift: int = 0
+    reversed_axes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(0 <= fraction < 1 for fraction in self.overlap) or not {*self.mirror_axes} <= {0, 1, 2}:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import NoReturn
 
-from napari_seg.cli import convert, demo, evaluate, inspect, models, predict, report, status, train
+from napari_seg.cli import convert, demo, evaluate, inspect, models, predict, queue, report, status, train
 from napari_seg.cli.exit_codes import ExitCode
 from napari_seg.cli.stop_signals import signals_handled
 from napari_seg.version import __version__
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"napari-seg {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for command in (demo, inspect, predict, status, report, evaluate, convert, train, models):
+    for command in (demo, inspect, predict, status, report, queue, evaluate, convert, train, models):
         command.add_parser(commands)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -107,11 +107,11 @@ def _run(arguments: argparse.Namespace) -> int:
         print("napari-seg: stopped; finished results are kept, and the same command goes on", file=sys.stderr)
         return ExitCode.CANCELLED
     print(f"napari-seg: {error}", file=sys.stderr)
-    if error.code in ("input.missing", "input.none", "dataset.missing", "cohort.no_manifest"):
+    if error.code in ("input.missing", "input.none", "dataset.missing", "cohort.no_manifest", "queue.empty"):
         return ExitCode.NOTHING_FOUND
     if error.code in ("bundle.weights", "bundle.unreadable"):
         return ExitCode.ENVIRONMENT
-    if error.code in ("cohort.changed", "cohort.network", "cohort.rules", "cohort.rules_unreachable"):
+    if error.code in ("cohort.changed", "cohort.network", "cohort.rules", "cohort.rules_unreachable", "queue.model"):
         return ExitCode.USAGE
     if isinstance(error, (CohortError, EnvironmentFault, OutputError, DownloadError)):
         return ExitCode.ENVIRONMENT

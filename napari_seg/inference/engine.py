@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.precision import name_of
 from napari_seg.bundles.windows import WindowSettings
-from napari_seg.inference.backends.averaging import averaged
+from napari_seg.inference.backends.averaging import averaged, displaced
 from napari_seg.inference.backends.base import autocast, check_output, first_output
 from napari_seg.inference.decide.region_labels import RegionLabels, check_inverse, labels_bytes
 from napari_seg.inference.plan import Plan, check_whole
@@ -196,7 +196,8 @@ def _network_run(
     channels = min_channels(bundle, model.output)
     is_softmax = windows.shifts > 1 and model.output.decision == "argmax"
     timed = _timed(backend, model, plan, task.batch_shape(plan), measured)
-    run = averaged(timed, windows.mirror_axes, windows.shifts, is_softmax)
+    shown = displaced(timed, windows.shift, windows.reversed_axes)
+    run = averaged(shown, windows.mirror_axes, windows.shifts, is_softmax)
     done = 0
 
     def checked(batch: torch.Tensor) -> torch.Tensor:

@@ -33,12 +33,20 @@ def segment_scan(volume: Volume, bundle: Bundle, options: SegmentOptions, report
         options: how the scan is segmented.
         report: takes the progress.
     """
+    settings, regions, place_notices, report = located(volume, bundle, options, report)
+    label_map, maps, confidence = run_regions(volume, regions, settings, report)
+    return _judged(volume, label_map, maps, confidence, regions, settings, place_notices)
+
+
+def located(
+    volume: Volume, bundle: Bundle, options: SegmentOptions, report: Progress
+) -> tuple[RegionSettings, list[Region], tuple[Notice, ...], Progress]:
+    """Return the settings of a run, its regions with notices on their place, and what takes its progress."""
     settings, report = ready(volume, bundle, options, report)
-    regions, place_notices = localise(volume, bundle, report)
+    regions, notices = localise(volume, bundle, report)
     if bundle.coarse is not None and settings.body_in is not None:
         settings = replace(settings, body_in=_around_coarse_result(volume, settings, report))
-    label_map, maps, confidence = _run_regions(volume, regions, settings, report)
-    return _judged(volume, label_map, maps, confidence, regions, settings, place_notices)
+    return settings, regions, notices, report
 
 
 def ready(volume: Volume, bundle: Bundle, options: SegmentOptions, report: Progress) -> tuple[RegionSettings, Progress]:
@@ -93,7 +101,7 @@ def _around_coarse_result(
     return lambda grid: around(found.array, found.grid, grid, margin_mm)
 
 
-def _run_regions(
+def run_regions(
     volume: Volume, regions: list[Region], settings: RegionSettings, report: Progress
 ) -> tuple[NDArray[np.unsignedinteger], ConfidenceMaps | None, dict[int, float]]:
     """Return the label map of all regions, their confidence maps if required, and label -> mean confidence."""

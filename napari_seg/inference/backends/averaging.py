@@ -1,4 +1,4 @@
-"""Test-time averaging over mirror images and shifted copies of each window."""
+"""Mirror images and shifted copies of each window: their average at test time, or one of them alone."""
 
 from __future__ import annotations
 
@@ -44,10 +44,30 @@ def averaged(run: Run, mirror_axes: Sequence[int], shifts: int = 1, is_softmax: 
     return run_averaged
 
 
+def displaced(run: Run, shift: int, reversed_axes: Sequence[int]) -> Run:
+    """Return a function whose network sees each window shifted and reversed; the logits are moved back.
+
+    Args:
+        run: called once for each batch.
+        shift: voxels along the diagonal of the axes that are long enough; the last voxels repeat the logits before.
+        reversed_axes: spatial axes.
+    """
+    if not shift and not reversed_axes:
+        return run
+    flipped = [2 + axis for axis in reversed_axes]
+
+    def run_displaced(windows: torch.Tensor) -> torch.Tensor:
+        axes = [axis for axis in range(2, windows.ndim) if windows.shape[axis] > 8 * shift]
+        logits = run(_shifted(windows, axes, shift).flip(flipped)).flip(flipped)
+        return _shifted(logits, axes, -shift)
+
+    return run_displaced
+
+
 def _shifted(windows: torch.Tensor, axes: Sequence[int], shift: int) -> torch.Tensor:
-    """Return windows with all voxels moved towards the far ends; the first ones are repeated."""
+    """Return windows with all voxels moved towards the far ends, or towards the near ones; the ends are repeated."""
     for axis in axes if shift else ():
-        index = (torch.arange(windows.shape[axis]) - shift).clamp(min=0)
+        index = (torch.arange(windows.shape[axis]) - shift).clamp(0, windows.shape[axis] - 1)
         windows = windows.index_select(axis, index.to(windows.device))
     return windows
 

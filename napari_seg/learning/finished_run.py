@@ -1,0 +1,206 @@
+"""A finished run and second looks at its scans: what the manifest knows, and which scans are new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundles.digest import model_digest
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.trust import check_runnable
+from napari_seg.cohort.case import Case
+from napari_seg.cohort.discover import find_cases
+from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.outputs import sha256_of
+from napari_seg.cohort.rows import CaseRow, ModelRow
+from napari_seg.cohort.scan_files import fingerprint, is_same
+from napari_seg.errors import BundleError, Cancelled, InputError, NapariSegError, OutputError
+from napari_seg.formats.scan import ReadOptions
+from napari_seg.inference.options import SegmentOptions, option_fields
+from napari_seg.inference.second_look import SecondLook, second_look
+from napari_seg.learning.second_looks import SecondLooks
+from napari_seg.progress import Progress
+
+_READING = ("volume", "resample_tilt")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run as its manifest knows it: folder, finished cases, models, and the settings of the last start."""
+
+    folder: Path
+    rows: tuple[CaseRow, ...]
+    models: tuple[ModelRow, ...]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> FinishedRun:
+        with Manifest.open(folder, read_only=True) as manifest:
+            rows = tuple(manifest.rows(("done",), "name"))
+            if not rows:
+                text = f"no case of the run in {folder} is finished; run 'napari-seg predict' first"
+                raise InputError("queue.empty", text)
+            return cls(folder, rows, tuple(manifest.models()), manifest.settings())
+
+    def digest(self, chosen: Bundle | None) -> str:
+        """Return the digest of the chosen model, or of the one that made the results."""
+        if chosen is not None:
+            return model_digest(chosen)
+        return self._made_by().digest
+
+    def bundle(self, digest: str) -> Bundle:
+        """Return the model that made the results."""
+        made_by = self._made_by()
+        advice = "name the model with --model; the cases are then ranked by what it finds now"
+        try:
+            found = read_bundle(made_by.name)
+        except BundleError as error:
+            text = f"the model {made_by.name!r} of the run was not found by its name; {advice}"
+            raise InputError("queue.model", text) from error
+        if model_digest(found) != digest:
+            raise InputError("queue.model", f"the model {made_by.name!r} has changed since the run; {advice}")
+        return found
+
+    def finished(self, digest: str) -> list[CaseRow]:
+        """Return the finished cases: those of a model if it made any, all otherwise, each scan once."""
+        own = {model.id for model in self.models if model.digest == digest}
+        rows = [row for row in self.rows if row.model in own] or self.rows
+        return list({row.input_sha256 or row.name: row for row in reversed(rows)}.values())[::-1]
+
+    @property
+    def kept_options(self) -> dict[str, Any]:
+        """What decides a second look, of the settings of the run."""
+        names = {option.name for option in option_fields()} - {"tta", "memory_bytes", "postprocess", "confidence_maps"}
+        return {name: value for name, value in sorted(self.settings.items()) if name in names | set(_READING)}
+
+    def _made_by(self) -> ModelRow:
+        used = {row.model for row in self.rows}
+        models = [model for model in self.models if model.id in used]
+        if len(models) != 1:
+            names = ", ".join(model.name for model in models) or "none"
+            raise InputError("queue.model", f"found the models {names}; expected one; name the one to improve, --model")
+        return models[0]
+
+
+@dataclass
+class Looker:
+    """Looks at scans that were not looked at before, and keeps what it finds."""
+
+    run: FinishedRun
+    looks: SecondLooks
+    options: SegmentOptions
+    report: Progress
+
+    def look(
+        self,
+        bundle: Bundle,
+        pool: Sequence[tuple[str, str, Case]],
+        corrected: Sequence[tuple[str, str, Case]],
+    ) -> dict[str, NapariSegError]:
+        """Look at the scans that are new, and return name -> error of those that can't be looked at.
+
+        Args:
+            bundle: the model.
+            pool: name, digest and case of each scan of the run.
+            corrected: the same of the accepted cases, of which only the embedding matters.
+        """
+        new = [(*one, True) for one in pool if self.looks.get(one[1]) is None]
+        new += [(*one, False) for one in corrected if self.looks.get(one[1]) is None]
+        if not new:
+            return {}
+        check_runnable(bundle)
+        kept = self.run.kept_options
+        reading: ReadOptions = {"volume": kept.get("volume"), "resample_tilt": bool(kept.get("resample_tilt"))}
+        choices = {name: value for name, value in kept.items() if name not in _READING}
+        options = replace(self.options, **choices)
+        faults: dict[str, NapariSegError] = {}
+        has_members = True
+        for done, (name, sha256, case, is_of_pool) in enumerate(new):
+
+            def on_step(stage: str, step: int, steps: int, done: int = done) -> None:
+                self.report("looking", done, len(new))
+
+            on_step("", 0, 1)
+            try:
+                look, has_members = _look_at(case, bundle, options, reading, is_of_pool and has_members, on_step)
+            except (Cancelled, OutputError):
+                raise
+            except NapariSegError as error:
+                faults[name] = error
+            else:
+                self.looks.put(sha256, look)
+        self.report("looking", len(new), len(new))
+        return faults
+
+
+def _look_at(
+    case: Case, bundle: Bundle, options: SegmentOptions, reading: ReadOptions, with_disagreement: bool, report: Progress
+) -> tuple[SecondLook, bool]:
+    """Return the look at a scan, and whether the model has members that can disagree.
+
+    Raises:
+        NapariSegError: the scan can't be read, or the model can't be run on it.
+    """
+    within: ReadOptions = {"memory_bytes": options.memory_bytes, **reading, "one_slice": bundle.spatial_dims == 2}
+    try:
+        volume = case.scan.read(**within, channels=bundle.in_channels)
+    except OSError as error:
+        text = f"the operating system says: {error.strerror or type(error).__name__}"
+        raise InputError("file.unreadable", text) from None
+    if with_disagreement:
+        try:
+            return second_look(volume, bundle, options, progress=report), True
+        except BundleError as error:
+            if error.code != "bundle.no_members":
+                raise
+    return second_look(volume, bundle, options, with_disagreement=False, progress=report), not with_disagreement
+
+
+def scans_of(
+    rows: Sequence[CaseRow], folder: Path, bundle: Bundle
+) -> tuple[dict[str, Case], dict[str, NapariSegError]]:
+    """Return name -> scan of the cases of a run, and name -> error of those whose scan is absent or another one.
+
+    A scan is found by the name of its case, by its path below the folder, or by the sizes and times of its files.
+
+    Raises:
+        InputError: `input.missing`, there is no such folder.
+    """
+    found, unsearched = find_cases([folder], bundle.channel_names)
+    if not found and unsearched:
+        raise unsearched[0][1]
+    by_key, by_source = {case.key: case for case in found}, {case.source: case for case in found}
+    by_files = {fingerprint(case.scan): case for case in found}
+    cases: dict[str, Case] = {}
+    faults: dict[str, NapariSegError] = {}
+    for row in rows:
+        named = [by_key.get(row.name), by_source.get(row.source), by_files.get(row.fingerprint or "-")]
+        candidates = [case for case in named if case is not None]
+        same = next((case for case in candidates if is_same(case.scan, row.fingerprint, row.input_sha256)), None)
+        if same is not None:
+            cases[row.name] = same
+        elif candidates:
+            text = (
+                "the scan is another one than when it was segmented; run 'napari-seg predict' again with --redo changed"
+            )
+            faults[row.name] = InputError("queue.changed", text)
+        else:
+            text = "found no scan of this case; expected it in the folder of --scans, as predict was given it"
+            faults[row.name] = InputError("queue.no_scan", text)
+    return cases, faults
+
+
+def accepted_cases(folder: Path, bundle: Bundle | None) -> list[tuple[str, Case]]:
+    """Return digest and case of each accepted scan.
+
+    Raises:
+        InputError: `input.missing`, there is no such folder.
+    """
+    found, unsearched = find_cases([folder], () if bundle is None else bundle.channel_names)
+    for _, fault in unsearched:
+        if fault.code != "input.none":  # nothing is accepted yet
+            raise fault
+    return [(sha256_of(case.scan.files), case) for case in found]

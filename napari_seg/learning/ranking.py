@@ -1,0 +1,110 @@
+"""Order in which cases are corrected: uncertain ones first, unlike each other and unlike those that are corrected.
+
+The strategy "uncertain-diverse" is the greedy k-centre selection (farthest first; Sener and Savarese, "Active learning
+for convolutional neural networks: a core-set approach", ICLR 2018) in which the distance to the nearest case that is
+corrected, or that was chosen before, is multiplied by the uncertainty.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Strategy = Literal["uncertain-diverse", "uncertain", "random"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+
+class Choice(NamedTuple):
+    """A chosen case.
+
+    Attributes:
+        number: its place in the input.
+        distance: to the nearest case that is corrected or was chosen before; about 1.4 between two unrelated cases.
+            None: there is no such case, or the strategy takes no account of distances.
+        nearest: place of that case: among the chosen ones, or behind the last of them among the corrected ones.
+    """
+
+    number: int
+    distance: float | None = None
+    nearest: int | None = None
+
+
+def choose(
+    names: Sequence[str],
+    uncertainty: Sequence[float],
+    embeddings: NDArray[np.floating],
+    corrected: NDArray[np.floating],
+    strategy: Strategy = "uncertain-diverse",
+    count: int | None = None,
+    seed: int = 0,
+) -> list[Choice]:
+    """Return cases in the order in which they should be corrected; equal ones in the order of their names.
+
+    Args:
+        names: names of the n cases, unique.
+        uncertainty: (n,) at least 0.
+        embeddings: (n, F).
+        corrected: (m, F) embeddings of the cases that are corrected.
+        strategy: "uncertain" leaves distances out; "random" is the control.
+        count: number of cases to choose; None: all.
+        seed: of the strategy "random".
+    """
+    by_name = sorted(range(len(names)), key=lambda number: names[number])
+    most = len(names) if count is None else min(count, len(names))
+    if strategy == "random":
+        random.Random(seed).shuffle(by_name)
+        return [Choice(number) for number in by_name[:most]]
+    if strategy == "uncertain":
+        return [Choice(number) for number in sorted(by_name, key=lambda number: -uncertainty[number])[:most]]
+    points, others = standardised(embeddings, corrected)
+    weights = np.asarray(uncertainty, dtype=float)
+    distances = np.full(len(names), np.inf)
+    nearest = np.full(len(names), -1)
+    for place, other in enumerate(others):
+        _approach(distances, nearest, points, other, len(names) + place)
+    chosen: list[Choice] = []
+    rest = list(by_name)
+    for _ in range(most):
+        # without any other case all are equally far
+        scores = weights[rest] * np.where(np.isinf(distances[rest]), 1.0, distances[rest])
+        number = rest.pop(int(np.argmax(scores)))
+        is_first = bool(np.isinf(distances[number]))
+        chosen.append(Choice(number) if is_first else Choice(number, float(distances[number]), int(nearest[number])))
+        _approach(distances, nearest, points, points[number], number)
+    return chosen
+
+
+def standardised(
+    embeddings: NDArray[np.floating], corrected: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return embeddings of which each number has mean 0 and variance 1 / F, so that distances do not grow with F.
+
+    Numbers that are the same for all cases are left out.
+    """
+    together = np.concatenate([embeddings, corrected]).astype(np.float64) if len(corrected) else embeddings
+    together = np.asarray(together, dtype=np.float64)
+    if not together.size:
+        return np.zeros((len(embeddings), 0)), np.zeros((len(corrected), 0))
+    spread = together.std(axis=0)
+    is_used = spread > 1e-6 * np.maximum(np.abs(together).max(axis=0), 1e-12)
+    scaled = (together[:, is_used] - together[:, is_used].mean(axis=0)) / spread[is_used]
+    scaled /= np.sqrt(max(int(is_used.sum()), 1))
+    return scaled[: len(embeddings)], scaled[len(embeddings) :]
+
+
+def _approach(
+    distances: NDArray[np.float64],
+    nearest: NDArray[np.intp],
+    points: NDArray[np.float64],
+    other: NDArray[np.float64],
+    place: int,
+) -> None:
+    """Lower the distances of all cases to those to a further case where it is nearer."""
+    found = np.linalg.norm(points - other, axis=1)
+    is_nearer = found < distances
+    distances[is_nearer] = found[is_nearer]
+    nearest[is_nearer] = place

@@ -1,0 +1,116 @@
+"""Second looks at the scans of a run, kept in its output folder, so that no scan is looked at twice.
+
+They are in an SQLite file: each one is complete or absent, whenever the program ends. A look is found again by the
+model, the content of the scan and the options, not by names. The file has nothing of a patient.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from napari_seg.errors import OutputError
+from napari_seg.inference.disagreement import Disagreement
+from napari_seg.inference.second_look import SecondLook
+
+FILE = "looks.sqlite"
+"""Name of the file in the output folder of a run."""
+
+_FORMAT = 1
+_WAIT_SECONDS = 30.0
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS looks (
+    model TEXT NOT NULL, scan TEXT NOT NULL, options TEXT NOT NULL, members TEXT, structures TEXT,
+    embedding BLOB NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (model, scan, options)
+)
+"""
+
+
+class SecondLooks:
+    """The second looks of one model with some options; a context manager that closes the file.
+
+    Args:
+        folder: output folder of the run.
+        model: digest of the model.
+        options: what decides a look, as plain values.
+
+    Raises:
+        OutputError: `output.folder`, the file can't be opened or written; `output.disk_full`.
+    """
+
+    def __init__(self, folder: Path, model: str, options: Mapping[str, Any]) -> None:
+        self.path = folder / FILE
+        self._model = model
+        self._options = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+        with self._faults():
+            self._connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
+            try:
+                (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+                if version != _FORMAT:  # of another version of the program; it can be made again
+                    self._connection.execute("DROP TABLE IF EXISTS looks")
+                    self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
+                self._connection.execute(_TABLE)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def get(self, scan: str) -> SecondLook | None:
+        """Return the look at a scan; None if there is none.
+
+        Args:
+            scan: digest of the scan's files.
+        """
+        with self._faults():
+            row = self._connection.execute(
+                "SELECT members, structures, embedding, kind FROM looks WHERE model = ? AND scan = ? AND options = ?",
+                (self._model, scan, self._options),
+            ).fetchone()
+        if row is None:
+            return None
+        members, structures, embedding, kind = row
+        found = None if members is None else Disagreement(json.loads(structures), members)
+        return SecondLook(found, np.frombuffer(embedding, np.float32), kind)
+
+    def put(self, scan: str, look: SecondLook) -> None:
+        """Keep the look at a scan.
+
+        Args:
+            scan: digest of the scan's files.
+            look: what was found.
+        """
+        found = look.disagreement
+        members, structures = (None, None) if found is None else (found.members, json.dumps(dict(found.structures)))
+        embedding = look.embedding.astype(np.float32).tobytes()
+        with self._faults():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (self._model, scan, self._options, members, structures, embedding, look.embedding_kind),
+            )
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if "full" in str(error).lower():
+                text = f"{self.path} could not be written: no space is left; free some space and run again"
+                raise OutputError("output.disk_full", text) from error
+            text = f"{self.path} can't be read or written ({error}); delete it, or make its folder writable"
+            raise OutputError("output.folder", text) from error

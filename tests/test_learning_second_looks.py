@@ -1,0 +1,83 @@
+"""Second looks that are kept: complete or absent, found by model, scan and options."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_seg.errors import OutputError
+from napari_seg.inference.disagreement import Disagreement
+from napari_seg.inference.second_look import SecondLook
+from napari_seg.learning.second_looks import FILE, SecondLooks
+
+LOOK = SecondLook(Disagreement({"front": 0.25}, "3 networks"), np.array([1.5, 2], np.float32), "encoder")
+
+
+def test_a_look_is_found_again(tmp_path: Path) -> None:
+    with SecondLooks(tmp_path, "model", {"crop": True}) as looks:
+        assert looks.get("scan") is None
+        looks.put("scan", LOOK)
+        looks.put("plain", SecondLook(None, LOOK.embedding, "intensities"))
+    with SecondLooks(tmp_path, "model", {"crop": True}) as looks:
+        found, plain = looks.get("scan"), looks.get("plain")
+    assert found is not None
+    assert found.disagreement == LOOK.disagreement
+    assert found.embedding.tolist() == [1.5, 2]
+    assert plain is not None
+    assert (plain.disagreement, plain.embedding_kind) == (None, "intensities")
+
+
+def test_another_model_or_other_options_have_looks_of_their_own(tmp_path: Path) -> None:
+    with SecondLooks(tmp_path, "model", {"crop": True}) as looks:
+        looks.put("scan", LOOK)
+    for model, options in (("other", {"crop": True}), ("model", {"crop": False})):
+        with SecondLooks(tmp_path, model, options) as looks:
+            assert looks.get("scan") is None
+
+
+def test_a_file_of_another_version_is_made_again(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("CREATE TABLE looks (model TEXT)")
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with SecondLooks(tmp_path, "model", {}) as looks:
+        looks.put("scan", LOOK)
+        assert looks.get("scan") is not None
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no database" * 200)
+    with pytest.raises(OutputError) as caught:
+        SecondLooks(tmp_path, "model", {})
+    assert caught.value.code == "output.folder"
+    assert "delete it" in caught.value.message
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_process_loses_the_look_in_progress_only(tmp_path: Path) -> None:
+    code = f"""
+import numpy as np
+from pathlib import Path
+from napari_seg.inference.second_look import SecondLook
+from napari_seg.learning.second_looks import SecondLooks
+with SecondLooks(Path({str(tmp_path)!r}), "model", {{}}) as looks:
+    for number in range(10**6):
+        looks.put(f"scan {{number}}", SecondLook(None, np.full(500, number, np.float32), "encoder"))
+        print(number, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        last = [int(next(process.stdout)) for _ in range(20)][-1]
+        process.send_signal(signal.SIGKILL)
+    with SecondLooks(tmp_path, "model", {}) as looks:
+        for number in range(last + 1):
+            found = looks.get(f"scan {number}")
+            assert found is not None
+            assert (found.embedding == number).all()
