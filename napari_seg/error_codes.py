@@ -724,6 +724,11 @@ CODES = {
         "The clicked voxel does not belong to the structure.",
         "Click on the structure, or select the one that was clicked.",
     ),
+    "edit.nothing_between": Code(
+        "error",
+        "The structure has no empty slices between slices with voxels along the axis.",
+        "Paint at least two slices with a gap between them, in the view in which they are filled.",
+    ),
     "edit.nothing_left": Code(
         "error",
         "The edit would remove the whole structure.",
