@@ -37,9 +37,9 @@ def test_outlines_move_linearly_from_slice_to_slice(axis: int) -> None:
 
 @AXES
 def test_a_branch_divides_the_part_that_it_begins_at(axis: int) -> None:
-    painted = {3: [(4, 13)], 5: [(0, 4), (13, 17)]}
-    # rows 4 to 8 are nearest to the first branch, 9 to 13 to the second; both parts move half of the way
-    expected = bands(axis, {**painted, 4: [(2, 6), (11, 15)]})
+    painted = {3: [(5, 14)], 5: [(1, 5), (14, 18)]}
+    # rows 5 to 9 are nearest to the first branch, 10 to 14 to the second; both parts move half of the way
+    expected = bands(axis, {**painted, 4: [(3, 7), (12, 16)]})
     labels = bands(axis, painted)
     assert np.array_equal(edited(labels, interpolate(labels, GRID, LABEL, axis)), expected)
 
