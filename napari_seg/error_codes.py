@@ -734,6 +734,11 @@ CODES = {
         "The edit would remove the whole structure.",
         "Choose a smaller distance, or delete the structure.",
     ),
+    "edit.one_part": Code(
+        "error",
+        "The structure has no neck where it could be split, or less parts than requested.",
+        "Choose a smaller depth, or click on each object.",
+    ),
     "edit.out_of_range": Code(
         "error",
         "The clicked voxel is not in the range of intensities, or belongs to another structure.",
@@ -782,6 +787,11 @@ CODES = {
         "error",
         "The size in mm is negative, zero, or larger than any scan.",
         "Give a size in mm, such as 2.",
+    ),
+    "edit.too_few_labels": Code(
+        "error",
+        "The structure splits into more parts than there are labels for them.",
+        "Give more labels, or choose a larger depth.",
     ),
     "edit.volume": Code(
         "error",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.editing.change import Change, change_structure
+from napari_seg.editing.change import Change, box_of, change_structure, whole
 from napari_seg.editing.structure import (
     ROUNDING_MM,
     Voxel,
@@ -112,8 +112,6 @@ def grow(
             is not in the range, or belongs to another structure; `edit.neck`, the tissue around it is thinner than
             the neck; `edit.leak`, the volume exceeds `max_ml`.
     """
-    from scipy.ndimage import label as connected
-
     check_label(labels, label)
     check_shape(image, labels, "an image")
     check_size(max_mm, "the distance")
@@ -131,17 +129,16 @@ def grow(
             "edit.out_of_range", _why_not(image, labels, clicked, low, high, is_free=bool(is_free[i, j, k]))
         )
     is_near = _ball_mm(grid, clicked, box) <= max_mm + ROUNDING_MM
+    grown = in_range
     if neck_mm:
-        wide = is_near & (distance_mm(~in_range, grid) > neck_mm + ROUNDING_MM)
-        parts, _ = connected(wide)
-        to_click = np.where(wide, _ball_mm(grid, clicked, box), np.inf)
-        nearest = np.unravel_index(int(to_click.argmin()), to_click.shape)
-        if not wide.any() or to_click[nearest] > neck_mm + ROUNDING_MM:
+        grown = np.zeros_like(in_range)
+        reached = _part_at(in_range, (i, j, k))
+        own = box_of(reached, (1, 1, 1)) or whole(reached.shape)
+        grown[own] = _opened(reached[own], is_near[own], _ball_mm(grid, clicked, box)[own], grid, neck_mm)
+        if not grown[i, j, k]:
             text = f"the tissue at voxel {clicked} is thinner than {2 * neck_mm:g} mm; choose a smaller neck"
             raise InputError("edit.neck", text)
-        in_range &= distance_mm(parts == parts[nearest], grid) <= neck_mm + ROUNDING_MM
-    parts, _ = connected(in_range & is_near)
-    grown = parts == parts[i, j, k]
+    grown = _part_at(grown & is_near, (i, j, k))
     ml = float(grown.sum()) * grid.voxel_ml
     if max_ml is not None and ml > max_ml:
         text = f"growing reaches {ml:.3g} ml; expected at most {max_ml:g} ml; narrow the range or widen the neck"
@@ -156,6 +153,38 @@ def _ball_mm(grid: Grid, voxel: Voxel, box: tuple[slice, slice, slice]) -> NDArr
         for n, place, spacing_mm in zip(voxel, box, grid.spacing_mm, strict=True)
     ]
     return np.sqrt(squares[0][:, None, None] + squares[1][:, None] + squares[2])
+
+
+def _part_at(mask: NDArray[np.bool_], voxel: Voxel) -> NDArray[np.bool_]:
+    """Return the part of a mask that is connected to a voxel by faces."""
+    from scipy.ndimage import label as connected
+
+    parts, _ = connected(mask)
+    return parts == parts[voxel]
+
+
+def _opened(
+    mask: NDArray[np.bool_],
+    is_near: NDArray[np.bool_],
+    to_click: NDArray[np.float32],
+    grid: Grid,
+    neck_mm: float,
+) -> NDArray[np.bool_]:
+    """Return the morphological opening of a mask by a ball, only the part whose wide core is nearest to the click.
+
+    Args:
+        mask: (I', J', K') voxels.
+        is_near: voxels where the core may lie.
+        to_click: distance in mm of each voxel to the click.
+        grid: grid whose voxel size counts.
+        neck_mm: radius of the ball.
+    """
+    core = mask & is_near & (distance_mm(~mask, grid) > neck_mm + ROUNDING_MM)
+    if not core.any():
+        return core
+    nearest = np.unravel_index(int(np.where(core, to_click, np.inf).argmin()), mask.shape)
+    core = _part_at(core, (int(nearest[0]), int(nearest[1]), int(nearest[2])))
+    return mask & (distance_mm(core, grid) <= neck_mm + ROUNDING_MM)
 
 
 def _why_not(
