@@ -99,6 +99,38 @@ def write_labels_record(segmentation: Segmentation, labels: Path, made_by: MadeB
         raise not_written(str(path), error) from error
 
 
+def edited_record(segmentation: Segmentation, original: Path, edit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of the record of labels that a program edited after they were made.
+
+    What the record of the original states about the scan and the model stays; checksums and confidences do not, because
+    they are those of the original.
+
+    Args:
+        segmentation: edited labels.
+        original: file of the labels before; it may have no record.
+        edit: what was done, appended to earlier entries of "edits".
+    """
+    before = read_record(record_path(original)) or {}
+    no_longer = ("program", "sha256", "overlay_sha256", "beside", "segments")
+    kept = {key: value for key, value in before.items() if key not in no_longer}
+    volumes, voxels = segmentation.volumes_ml(), segmentation.voxel_counts()
+    edits = before.get("edits")
+    return {
+        **kept,
+        "edits": [*(edits if isinstance(edits, list) else []), dict(edit)],
+        "segments": [
+            {
+                "label": s.label,
+                "name": s.name,
+                "color": list(s.color),
+                "volume_ml": round(volumes[s.label], 4),
+                "voxels": voxels[s.label],
+            }
+            for s in segmentation.segments
+        ],
+    }
+
+
 def result_record(volume: Volume, segmentation: Segmentation, *, source: str, made_by: MadeBy) -> dict[str, Any]:
     """Return the content of the record of a result.
 

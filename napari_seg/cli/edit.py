@@ -1,0 +1,267 @@
+"""`napari-seg edit`: correct whole structures in many label maps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from napari_seg.cli.exit_codes import exit_code
+from napari_seg.editing.operations import OPERATIONS, Operation, View
+
+if TYPE_CHECKING:
+    from napari_seg.volume import Segmentation
+
+PROGRAM = "napari-seg edit"
+"""Who edited, in the record of an edited label map."""
+
+
+class _AppendOperation(argparse.Action):
+    """Append an operation, so that the order of the command line is kept."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if isinstance(values, str):
+            operation = Operation(self.const, view=values)  # type: ignore[arg-type]
+        else:
+            operation = Operation(self.const, size=values if isinstance(values, float) else 0.0)
+        namespace.operations = [*namespace.operations, operation]
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "edit",
+        help="correct label maps: fill holes, keep the largest part, remove islands, smooth, erode, dilate",
+        description="Applies operations to the structures of label maps, in the order in which they are given, and "
+        "writes new label maps with the same names, structures and positions, and a record that lists the operations. "
+        "An input is never replaced. A file that fails does not stop the others.",
+        epilog="Example: napari-seg edit results -o corrected --structure liver spleen --keep-largest --fill-holes "
+        "--smooth 1.5",
+    )
+    parser.add_argument(
+        "labels",
+        nargs="+",
+        type=Path,
+        help="label maps (NIfTI, .seg.nrrd, NRRD, DICOM SEG), or folders. In a folder with results of this program "
+        "these are edited, else all its NIfTI files and .seg.nrrd files",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="folder for the edited label maps, which keep their place below the input folder; or a file, for one "
+        "label map. .seg.nrrd stays .seg.nrrd, every other format becomes NIfTI",
+    )
+    parser.add_argument(
+        "--structure",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help='structures to edit; default: all. "label 3" is one without a name',
+    )
+    operations = parser.add_argument_group("operations")
+    for name, kind in OPERATIONS.items():
+        options: dict[str, Any] = {"action": _AppendOperation, "dest": "operations", "const": name, "default": []}
+        if kind.unit == "view":
+            options |= {"choices": get_args(View)}
+        elif kind.unit:
+            options |= {"type": _size, "metavar": kind.unit.upper()}
+        else:
+            options |= {"nargs": 0}
+        operations.add_argument(f"--{name}", help=kind.description, **options)
+    parser.add_argument("--overwrite", action="store_true", help="replace existing label maps in the output folder")
+    parser.add_argument("--json", action="store_true", help="print objects instead of lines")
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from napari_seg.errors import InputError, NapariSegError
+    from napari_seg.formats.atomic import make_output_folder
+
+    if not arguments.operations:
+        names = ", ".join(f"--{name}" for name in OPERATIONS)
+        arguments.usage_error(f"give at least one operation: {names}")
+    jobs = _jobs(arguments.labels, arguments.output)
+    if not jobs:
+        raise InputError("input.none", "found no label map; expected NIfTI or .seg.nrrd files in the folder")
+    inputs = {original.resolve() for original, _ in jobs}
+    reports: list[dict[str, Any]] = []
+    taken: set[Path] = set()
+    for original, output in jobs:
+        try:
+            _check_free(output, inputs, taken)
+            taken.add(output.resolve())
+            make_output_folder(output.parent)
+            report = _edit(original, output, arguments.operations, arguments.structure, arguments.overwrite)
+        except NapariSegError as error:
+            if error.code == "output.disk_full":
+                raise
+            report = {"labels": str(original), "code": error.code, "message": error.message}
+        reports.append(report)
+        if not arguments.json:
+            _print(report)
+    if arguments.json:
+        print(json.dumps(reports, indent=2))
+    return exit_code(sum("code" in report for report in reports), len(reports))
+
+
+def _size(text: str) -> float:
+    """Return a size from the command line."""
+    size = float(text)
+    if not 0 < size <= 1000:
+        raise argparse.ArgumentTypeError(f"found {text}; expected a number above 0, at most 1000")
+    return size
+
+
+def _jobs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
+    """Return each label map with the file to write.
+
+    Raises:
+        InputError: `input.missing`, a path does not exist.
+    """
+    from napari_seg.errors import InputError
+    from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending
+
+    jobs = []
+    for path in inputs:
+        if not path.exists():
+            raise InputError("input.missing", f"{path} does not exist; check the path")
+        if path.is_dir():
+            jobs += [(one, output / _output_name(one.relative_to(path))) for one in _label_maps(path, output)]
+        elif len(inputs) == 1 and has_ending(output, (*NIFTI_ENDINGS, *SEG_NRRD_ENDINGS)):
+            jobs.append((path, output))
+        else:
+            jobs.append((path, output / _output_name(Path(path.name))))
+    return jobs
+
+
+def _label_maps(folder: Path, output: Path) -> list[Path]:
+    """Return the label maps below a folder: the results of this program, or else all files of a format for labels.
+
+    Args:
+        folder: folder to search.
+        output: folder whose files are left out, if it lies below.
+    """
+    from napari_seg.cohort.naming import is_certainty_map, is_result
+    from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending, nifti_ending
+    from napari_seg.formats.walk import files_below
+
+    files, _ = files_below(folder, lambda path: has_ending(path, NIFTI_ENDINGS))
+    outside = output.resolve() if output.resolve() != folder.resolve() else None
+    candidates = [
+        file
+        for file in files
+        if has_ending(file, (*NIFTI_ENDINGS, *SEG_NRRD_ENDINGS)) and outside not in file.resolve().parents
+    ]
+    results = [file for file in candidates if nifti_ending(file) and is_result(file)]
+    return [file for file in results or candidates if not is_certainty_map(file)]
+
+
+def _output_name(path: Path) -> Path:
+    from napari_seg.formats.endings import SEG_NRRD_ENDINGS, has_ending, nifti_ending
+
+    if nifti_ending(path) or has_ending(path, SEG_NRRD_ENDINGS):
+        return path
+    return path.with_name(f"{path.stem}.nii.gz")
+
+
+def _check_free(output: Path, inputs: set[Path], taken: set[Path]) -> None:
+    """Refuse a file that is an input, or that another label map of this call was written to.
+
+    Raises:
+        OutputError: `output.exists`.
+    """
+    from napari_seg.errors import OutputError
+
+    if output.resolve() in inputs:
+        raise OutputError("output.exists", f"{output} is an input, which is never replaced; choose another -o")
+    if output.resolve() in taken:
+        raise OutputError("output.exists", f"{output} would be written twice; edit these inputs one after the other")
+
+
+def _edit(
+    original: Path, output: Path, operations: Sequence[Operation], structures: Sequence[str], overwrite: bool
+) -> dict[str, Any]:
+    """Write one edited label map with its record; return what is printed about it.
+
+    If it was written by the same call before, nothing is written.
+    """
+    from napari_seg.cohort.outputs import sha256_of
+    from napari_seg.editing.operations import apply_operations
+    from napari_seg.errors import OutputError
+    from napari_seg.formats.atomic import not_written
+    from napari_seg.formats.kinds import write_label_map
+    from napari_seg.formats.label_maps import read_label_map, with_all_segments_named
+    from napari_seg.formats.record import edited_record, read_record, record_path, write_record
+    from napari_seg.volume import select_segments
+
+    edit = {
+        "by": PROGRAM,
+        "original": original.name,
+        "original_sha256": sha256_of([original]),
+        "structures": list(structures) or "all",
+        "operations": [str(operation) for operation in operations],
+    }
+    report: dict[str, Any] = {"labels": str(original), "output": str(output)}
+    record = record_path(output)
+    if output.exists() and not overwrite:
+        edits = (read_record(record) or {}).get("edits")
+        if isinstance(edits, list) and edits and edits[-1] == edit:
+            return {**report, "kept": True}
+        raise OutputError("output.exists", f"{output} already exists; choose another folder, or pass --overwrite")
+    before = with_all_segments_named(read_label_map(original))
+    edited = [segment.label for segment in select_segments(before.segments, structures, original.name)]
+    after = apply_operations(before, operations, edited)
+    try:
+        record.unlink(missing_ok=True)  # so that it never lies next to labels that it does not describe
+        write_label_map(after, output, origin="SEMIAUTOMATIC")
+        write_record(record, edited_record(after, original, edit))
+    except OSError as error:
+        raise not_written(str(record), error) from error
+    report["structures"] = _volumes(before, after, edited)
+    report["notices"] = [str(notice) for notice in before.notices]
+    return report
+
+
+def _volumes(before: Segmentation, after: Segmentation, labels: Sequence[int]) -> list[dict[str, Any]]:
+    volumes, new = before.volumes_ml(), after.volumes_ml()
+    voxels, new_voxels = before.voxel_counts(), after.voxel_counts()
+    names = {segment.label: segment.name for segment in before.segments}
+    changed = {label: bool(((before.array == label) != (after.array == label)).any()) for label in labels}
+    return [
+        {
+            "name": names[label],
+            "label": label,
+            "ml_before": round(volumes[label], 4),
+            "ml_after": round(new[label], 4),
+            "voxels_before": voxels[label],
+            "voxels_after": new_voxels[label],
+            "changed": changed[label],
+        }
+        for label in labels
+    ]
+
+
+def _print(report: dict[str, Any]) -> None:
+    for notice in report.get("notices", ()):
+        print(f"napari-seg: {notice}", file=sys.stderr)
+    if "code" in report:
+        print(f"napari-seg: {report['labels']}: {report['code']}: {report['message']}", file=sys.stderr)
+        return
+    if report.get("kept"):
+        print(f"{report['labels']} -> {report['output']}: written before by the same command, kept")
+        return
+    print(f"{report['labels']} -> {report['output']}")
+    width = max((len(one["name"]) for one in report["structures"]), default=0)
+    for one in report["structures"]:
+        change = f"{one['ml_before']:10.2f} ml -> {one['ml_after']:10.2f} ml"
+        print(f"  {one['name']:{width}}  {change}{'' if one['changed'] else '  (unchanged)'}")

@@ -1,0 +1,131 @@
+"""Operations on whole structures that run without a person: their names and values, and the functions behind them.
+
+The command line offers them for many label maps, in the order in which they are given. Importing the table is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+from napari_seg.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_seg.editing.change import Change
+    from napari_seg.geometry import Grid
+    from napari_seg.volume import Segmentation
+
+View = Literal["sagittal", "coronal", "axial"]
+"""View of the patient, in the order of the patient axes x, y and z that they look along."""
+
+
+class Kind(NamedTuple):
+    """Describe a kind of operation.
+
+    Attributes:
+        unit: unit of its value, "view" if that is a view, "" without a value.
+        description: description in the help of the command line.
+    """
+
+    unit: Literal["", "mm", "ml", "view"]
+    description: str
+
+
+OPERATIONS = {
+    "fill-holes": Kind("", "fill what the structure encloses in 3D"),
+    "fill-holes-in": Kind("view", "fill what the structure encloses in a slice of this view, slice by slice"),
+    "fill-between": Kind("view", "fill empty slices of this view between slices with voxels"),
+    "keep-largest": Kind("", "remove all islands but the largest"),
+    "remove-islands": Kind("ml", "remove islands below this volume"),
+    "smooth": Kind("mm", "smooth the surface by a Gaussian of this standard deviation; the volume stays"),
+    "erode": Kind("mm", "remove a layer of this thickness"),
+    "dilate": Kind("mm", "add a layer of this thickness, except where other structures are"),
+}
+"""Name -> kind."""
+
+_NOTHING_TO_DO = ("edit.absent", "edit.nothing_between")
+"""Codes of operations that leave a structure as it is."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation with its value.
+
+    Attributes:
+        name: key of `OPERATIONS`.
+        size: size in mm, or volume in ml; 0 if the operation has none.
+        view: view whose slices count; None if the operation has none.
+    """
+
+    name: str
+    size: float = 0.0
+    view: View | None = None
+
+    def __str__(self) -> str:
+        unit = OPERATIONS[self.name].unit
+        value = {"": "", "view": f" {self.view}"}.get(unit, f" {self.size:g} {unit}")
+        return f"{self.name}{value}"
+
+    def axis(self, grid: Grid) -> int:
+        """Return the index axis of a grid that the view looks along; on an oblique grid the nearest one."""
+        return grid.patient_axes()[0][get_args(View).index(self.view)]
+
+    def change(self, labels: NDArray[np.unsignedinteger], grid: Grid, label: int) -> Change:
+        """Return the change of one structure.
+
+        Raises:
+            InputError: see the function of the operation.
+        """
+        from napari_seg.editing import interpolate, islands, shape
+
+        match self.name:
+            case "fill-holes":
+                return shape.fill_holes(labels, grid, label)
+            case "fill-holes-in":
+                return shape.fill_holes(labels, grid, label, axis=self.axis(grid))
+            case "fill-between":
+                return interpolate.interpolate(labels, grid, label, self.axis(grid))
+            case "keep-largest":
+                return islands.keep_largest(labels, grid, label)
+            case "remove-islands":
+                return islands.remove_small_islands(labels, grid, label, self.size)
+            case "smooth":
+                return shape.smooth(labels, grid, label, self.size)
+            case "erode":
+                return shape.erode(labels, grid, label, self.size)
+            case "dilate":
+                return shape.dilate(labels, grid, label, self.size)
+            case name:
+                raise KeyError(name)
+
+
+def apply_operations(
+    segmentation: Segmentation, operations: Sequence[Operation], structures: Sequence[int]
+) -> Segmentation:
+    """Return a segmentation after operations, one after the other, each on one structure after the other.
+
+    A structure without voxels stays as it is, and so does one without empty slices between its slices.
+
+    Args:
+        segmentation: label map; it is not modified.
+        operations: operations in their order.
+        structures: labels of the structures.
+
+    Raises:
+        InputError: `edit.nothing_left`, `edit.size`, ...; see the function of each operation.
+    """
+    labels = segmentation.array.copy()
+    for operation in operations:
+        for label in structures:
+            try:
+                change = operation.change(labels, segmentation.grid, label)
+            except InputError as error:
+                if error.code not in _NOTHING_TO_DO:
+                    raise
+            else:
+                change.apply(labels)
+    return replace(segmentation, array=labels, confidence={}, confidence_maps=None)

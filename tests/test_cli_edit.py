@@ -1,0 +1,207 @@
+"""`napari-seg edit`: single label maps and folders of results, kept inputs, records and exit statuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edited import GRID, ball
+
+from napari_seg.cli.main import main
+from napari_seg.formats.kinds import write_label_map
+from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.record import made_by_in, read_record, record_path, write_labels_record
+from napari_seg.volume import Segment, Segmentation
+
+SEGMENTS = (Segment(4, "liver", (200, 60, 40)), Segment(9, "spleen", (90, 30, 160)))
+VOXEL_ML = GRID.voxel_ml
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def labels() -> np.ndarray:
+    """A ball with a hole and an island, and a second structure."""
+    array = np.zeros(GRID.shape, np.uint8)
+    array[ball((8, 11, 6), 8.0)] = 4
+    array[8, 11, 6] = 0
+    array[18, 2, 3] = 4
+    array[14:18, 18:22, 3:5] = 9
+    array[19, 25, 13] = 9
+    return array
+
+
+def corrected() -> np.ndarray:
+    """The same with the hole filled and without islands."""
+    array = labels()
+    array[8, 11, 6] = 4
+    array[18, 2, 3] = array[19, 25, 13] = 0
+    return array
+
+
+def write(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    segmentation = Segmentation(labels(), GRID, SEGMENTS)
+    write_label_map(segmentation, path)
+    if path.name.endswith(".nii.gz"):
+        write_labels_record(segmentation, path, ("a model", "1.2"))
+    return path
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", ["case_seg.nii.gz", "case.seg.nrrd"])
+def test_a_label_map_is_edited_and_keeps_names_and_place(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    original = write(tmp_path / "in" / name)
+    before = content(tmp_path / "in")
+    assert run("edit", original, "-o", tmp_path / "out", "--keep-largest", "--fill-holes") == 0
+    result = read_label_map(tmp_path / "out" / name, GRID)
+    assert np.array_equal(result.array, corrected())
+    assert result.grid.matches(GRID)
+    assert [(s.label, s.name, s.color) for s in result.segments] == [(s.label, s.name, s.color) for s in SEGMENTS]
+    assert content(tmp_path / "in") == before
+    voxels = int((labels() == 4).sum())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{original} -> {tmp_path / 'out' / name}"
+    assert lines[1].split() == ["liver", f"{voxels * VOXEL_ML:.2f}", "ml", "->", f"{voxels * VOXEL_ML:.2f}", "ml"]
+    assert lines[2].split() == ["spleen", f"{33 * VOXEL_ML:.2f}", "ml", "->", f"{32 * VOXEL_ML:.2f}", "ml"]
+
+
+def test_the_record_lists_the_operations_and_keeps_the_model(tmp_path: Path) -> None:
+    original = write(tmp_path / "case_seg.nii.gz")
+    output = tmp_path / "out.nii.gz"
+    assert run("edit", original, "-o", output, "--structure", "liver", "--fill-holes", "--smooth", 1.5) == 0
+    record = read_record(record_path(output))
+    assert record is not None
+    assert record["edits"] == [
+        {
+            "by": "napari-seg edit",
+            "original": "case_seg.nii.gz",
+            "original_sha256": hashlib.sha256(original.read_bytes()).hexdigest(),
+            "structures": ["liver"],
+            "operations": ["fill-holes", "smooth 1.5 mm"],
+        }
+    ]
+    assert made_by_in(output) == ("a model", "1.2")
+    assert [one["voxels"] for one in record["segments"]][1] == 33
+    assert (read_label_map(output).array == 9).sum() == 33
+    again = tmp_path / "again.nii.gz"
+    assert run("edit", output, "-o", again, "--keep-largest") == 0
+    operations = [edit["operations"] for edit in (read_record(record_path(again)) or {})["edits"]]
+    assert operations == [["fill-holes", "smooth 1.5 mm"], ["keep-largest"]]
+
+
+def test_the_operations_follow_the_order_of_the_command_line(tmp_path: Path) -> None:
+    original = write(tmp_path / "case_seg.nii.gz")
+    sizes = {}
+    for order in (("--erode", 1.5, "--dilate", 1.5), ("--dilate", 1.5, "--erode", 1.5)):
+        output = tmp_path / f"{order[0].strip('-')}.nii.gz"
+        assert run("edit", original, "-o", output, "--structure", "liver", *order) == 0
+        sizes[order[0]] = read_label_map(output).array
+    assert sizes["--erode"][18, 2, 3] == 0
+    assert sizes["--dilate"][18, 2, 3] == 4
+    assert sizes["--dilate"][8, 11, 6] == 4
+
+
+def test_a_folder_is_edited_and_a_bad_file_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "labelsTr"
+    write(folder / "a.nii.gz")
+    write(folder / "site" / "b.nii.gz")
+    (folder / "bad.nii.gz").write_bytes(b"no NIfTI")
+    (folder / "notes.txt").write_text("nothing")
+    before = content(folder)
+    assert run("edit", folder, "-o", tmp_path / "out", "--keep-largest", "--fill-holes") == 3
+    assert sorted(content(tmp_path / "out")) == ["a.json", "a.nii.gz", "site/b.json", "site/b.nii.gz"]
+    for name in ("a.nii.gz", "site/b.nii.gz"):
+        assert np.array_equal(read_label_map(tmp_path / "out" / name).array, corrected())
+    assert content(folder) == before
+    assert "bad.nii.gz: file." in capsys.readouterr().err
+
+
+def test_in_a_folder_of_a_run_only_its_label_maps_are_edited(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    write(folder / "case_seg.nii.gz")
+    write(folder / "scan.nii.gz")  # no result by its name
+    write(folder / "case_seg_confidence.nii.gz")
+    assert run("edit", folder, "-o", folder / "edited", "--keep-largest") == 0
+    assert sorted(content(folder / "edited")) == ["case_seg.json", "case_seg.nii.gz"]
+    # what was written is no input of the next call
+    assert run("edit", folder, "-o", folder / "edited", "--keep-largest") == 0
+    assert sorted(content(folder / "edited")) == ["case_seg.json", "case_seg.nii.gz"]
+
+
+def test_inputs_and_other_files_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    original = write(tmp_path / "in" / "case_seg.nii.gz")
+    other = write(tmp_path / "elsewhere" / "case_seg.nii.gz")
+    before = content(tmp_path)
+    for output in (original, original.parent, tmp_path / "in" / ".." / "in"):
+        assert run("edit", original, "-o", output, "--keep-largest", "--overwrite") == 4
+    assert run("edit", original.parent, "-o", original.parent, "--keep-largest", "--overwrite") == 4
+    assert run("edit", original, "-o", other.parent, "--keep-largest") == 4
+    assert content(tmp_path) == before
+    assert capsys.readouterr().err.count("output.exists") == 5
+    assert run("edit", original, other, "-o", tmp_path / "out", "--keep-largest") == 3  # both have one name
+    assert run("edit", original, "-o", other.parent, "--keep-largest", "--overwrite") == 0
+    assert (read_label_map(other).array == 9).sum() == 32
+
+
+def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write(folder / "a.nii.gz")
+    command = ["edit", folder, "-o", out, "--structure", "liver", "--keep-largest"]
+    assert run(*command) == 0
+    before = content(out)
+    write(folder / "b.nii.gz")
+    capsys.readouterr()
+    assert run(*command) == 0
+    text = capsys.readouterr().out
+    assert "a.nii.gz: written before by the same command, kept" in text
+    assert {name: digest for name, digest in content(out).items() if name[0] == "a"} == before
+    assert (out / "b.nii.gz").exists()
+    assert run("edit", folder, "-o", out, "--keep-largest") == 4  # another command
+
+
+def test_structures_are_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    original = write(tmp_path / "case_seg.nii.gz")
+    assert run("edit", original, "-o", tmp_path / "out", "--structure", "kidney", "--keep-largest") == 4
+    assert "labels.unknown" in capsys.readouterr().err
+    record_path(original).unlink()
+    words = ["--structure", "label 9", "--keep-largest", "--json"]
+    assert run("edit", original, "-o", tmp_path / "out", *words) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    (structure,) = report["structures"]
+    assert (structure["name"], structure["voxels_before"], structure["voxels_after"]) == ("label 9", 33, 32)
+    assert structure["ml_after"] == pytest.approx(32 * VOXEL_ML, abs=1e-4)
+
+
+def test_an_operation_that_fails_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    original = write(tmp_path / "case_seg.nii.gz")
+    assert run("edit", original, "-o", tmp_path / "out", "--erode", 50) == 4
+    assert "edit.nothing_left" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_wrong_usage_has_its_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    original = write(tmp_path / "case_seg.nii.gz")
+    for words in ([], ["--smooth", "0"], ["--smooth", "thick"], ["--fill-between", "upside"]):
+        with pytest.raises(SystemExit) as end:
+            run("edit", original, "-o", tmp_path / "out", *words)
+        assert end.value.code == 1
+    assert "--keep-largest" in capsys.readouterr().err
+    assert run("edit", tmp_path / "gone", "-o", tmp_path / "out", "--fill-holes") == 2
+    (tmp_path / "empty").mkdir()
+    assert run("edit", tmp_path / "empty", "-o", tmp_path / "out", "--fill-holes") == 2
