@@ -54,6 +54,7 @@ AREAS = {
     "result": "Doubts about a result",
     "run": "Running, stopping and resuming",
     "series": "DICOM series",
+    "session": "Sessions in napari",
     "skip": "Files that are no scan",
     "split": "Training, validation and test parts",
     "store": "The models installed on this machine",
@@ -1588,6 +1589,38 @@ CODES = {
         "A training set refers to a DICOM series, and this machine does not know where that lies.",
         "Open the series here and accept it again, or copy its images into the set where it is known "
         "(`napari-seg accept --copy-series`).",
+    ),
+    # session
+    "session.damaged": Code(
+        "error",
+        "The file is no session of napari-seg, is truncated, or holds values that a session can't have.",
+        "Copy it again, or save the session again. It is a zip of NIfTI files: unpack it to get the label maps.",
+    ),
+    "session.newer": Code(
+        "error",
+        "The session was saved by a later version of napari-seg, in a format that this version does not know.",
+        "Install the latest napari-seg.",
+    ),
+    "session.scan_changed": Code(
+        "error, notice",
+        "A scan of the session has another grid (error) or other intensities (notice) than when the session was saved, "
+        "or only a part of its files was found.",
+        "Open the right scan by itself and check the labels on it. Labels are shown on their own grid in any case.",
+    ),
+    "session.scan_missing": Code(
+        "error",
+        "No file next to the session file or below has the content of a scan of the session. Names don't matter.",
+        "Choose the folder of the scans. The labels are shown without them.",
+    ),
+    "session.too_large": Code(
+        "error",
+        "The prompts and settings of a session take more room than a session file may have.",
+        "Clear the prompts of finished structures, and save again.",
+    ),
+    "session.unsafe": Code(
+        "error",
+        "The session file holds files that are no part of a session, two of one name, links, or an encrypted part.",
+        "Do not trust it; ask its source for another one.",
     ),
     # skip
     "skip.empty": Code("skip", "The archive holds no files.", "Nothing, if it should be empty."),

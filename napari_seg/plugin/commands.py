@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from napari_seg.formats.kinds import FormatName
     from napari_seg.plugin.panel import Panel
     from napari_seg.plugin.planes.widget import LinkedPlanes
-
-PLUGIN = "napari-seg"
 
 
 def panel() -> Panel:
@@ -18,7 +18,9 @@ def panel() -> Panel:
     Raises:
         RuntimeError: there is no window.
     """
-    dock, widget = _open_dock("Segmentation")
+    from napari_seg.plugin.docks import open_dock
+
+    dock, widget = open_dock("Segmentation")
     dock.show()
     dock.raise_()
     return widget
@@ -29,6 +31,30 @@ def open_study() -> None:
     opened = panel()
     opened.show_tab(opened.study_tab)
     opened.study_tab.ask_folder()
+
+
+def save_session() -> None:
+    """Ask for a file, and save layers, planes, structures, prompts and the chosen model in it."""
+    from napari_seg.plugin.session_file.widgets import ask_to_save
+
+    opened = panel()
+    ask_to_save(opened.session_files, opened)
+
+
+def open_session() -> None:
+    """Ask for a session file, and open it."""
+    from napari_seg.plugin.session_file.widgets import ask_to_open
+
+    opened = panel()
+    ask_to_open(opened.session_files, opened)
+
+
+def open_session_file(path: Path) -> None:
+    """Open a session file in the current viewer."""
+    from napari_seg.plugin.session_file.widgets import open_file
+
+    opened = panel()
+    open_file(opened.session_files, path, opened)
 
 
 def segment() -> None:
@@ -88,15 +114,9 @@ def train() -> None:
 
 def linked_planes() -> LinkedPlanes:
     """Show the other planes next to the main canvas, with one crosshair for all of them."""
-    from qtpy.QtWidgets import QMainWindow
+    from napari_seg.plugin.docks import open_planes
 
-    from napari_seg.plugin.docks import place_planes
-
-    dock, widget = _open_dock("Linked planes")
-    dock.show()
-    window = dock.window()
-    if isinstance(window, QMainWindow):
-        place_planes(window, dock)
+    widget: LinkedPlanes = open_planes()
     return widget
 
 
@@ -120,13 +140,3 @@ def _panel_with_labels() -> Panel | None:
     text = "Select the labels in the layer list. Labels that lie on no open scan can't be saved (output.no_geometry)."
     opened.session.show_messages(Message("warning", text))
     return None
-
-
-def _open_dock(name: str) -> tuple:
-    from napari.viewer import current_viewer
-
-    viewer = current_viewer()
-    if viewer is None:
-        raise RuntimeError("there is no napari window")
-    dock_and_widget: tuple = viewer.window.add_plugin_dock_widget(PLUGIN, name)
-    return dock_and_widget

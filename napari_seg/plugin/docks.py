@@ -1,12 +1,45 @@
-"""Widths of the plugin's docks in napari's main window."""
+"""The plugin's docks in napari's main window, and their widths."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDockWidget, QMainWindow
 
 _WIDE_WINDOW = 1500
 """Width of a window, in pixels, from which the docks get their full widths."""
+
+
+PLUGIN = "napari-seg"
+
+
+def open_dock(name: str) -> tuple[QDockWidget, Any]:
+    """Return a dock of the current viewer and its widget; open it if it is closed.
+
+    Args:
+        name: display name of the widget in the manifest.
+
+    Raises:
+        RuntimeError: there is no window.
+    """
+    from napari.viewer import current_viewer
+
+    viewer = current_viewer()
+    if viewer is None:
+        raise RuntimeError("there is no napari window")
+    dock, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name)
+    return dock, widget
+
+
+def open_planes() -> Any:
+    """Return the linked planes; open them next to the main canvas if they are closed."""
+    dock, widget = open_dock("Linked planes")
+    dock.show()
+    window = dock.window()
+    if isinstance(window, QMainWindow):
+        place_planes(window, dock)
+    return widget
 
 
 def place_planes(window: QMainWindow, planes: QDockWidget) -> None:

@@ -40,20 +40,27 @@ def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[LayerTu
         frame: frame of the viewer, as `layer_info.frame_of` returns it; None if the volume is the first one.
     """
     placement = place(volume.grid, frame)
-    names = volume.channel_names or [str(number) for number in range(1, len(volume.array) + 1)]
     layers = []
-    for channel, array in enumerate(volume.array):
+    for array, name in zip(volume.array, layer_names(volume), strict=True):
         shown = placement.show(array)
         info = LayerInfo(placement, volume, value_range(shown, volume.modality), scan=volume.source)
         settings: dict[str, Any] = {
             **_geometry(placement),
-            "name": title_of(volume) if len(volume.array) == 1 else f"{title_of(volume)} {names[channel]}",
+            "name": name,
             "colormap": "gray",
             "contrast_limits": contrast_limits(shown, volume.modality),
             "metadata": info.as_metadata(),
         }
         layers.append((shown, settings, "image"))
     return layers
+
+
+def layer_names(volume: Volume) -> list[str]:
+    """Return the name of the layer of each channel of a volume."""
+    if len(volume.array) == 1:
+        return [title_of(volume)]
+    names = volume.channel_names or [str(number) for number in range(1, len(volume.array) + 1)]
+    return [f"{title_of(volume)} {name}" for name in names]
 
 
 def title_of(volume: Volume) -> str:

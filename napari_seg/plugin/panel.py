@@ -17,17 +17,21 @@ from napari_seg.plugin.batch.tab import BatchTab
 from napari_seg.plugin.closing import LongWork, guard_of
 from napari_seg.plugin.contrast import default_window, window_limits, window_names
 from napari_seg.plugin.controls import box, button, deliver_on_timer, row
+from napari_seg.plugin.docks import open_planes
 from napari_seg.plugin.edit.model import EditModel
 from napari_seg.plugin.edit.tab import EditTab
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.messages import Message, message_of
-from napari_seg.plugin.napari_private import ask_before_closing, native_canvas, qt_viewer_of
+from napari_seg.plugin.napari_private import ask_before_closing, main_window, native_canvas, qt_viewer_of
 from napari_seg.plugin.overlay import MarksOverlay
 from napari_seg.plugin.planes.markers import OrientationMarkers
+from napari_seg.plugin.planes.widget import LinkedPlanes
 from napari_seg.plugin.preferences import preferences
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.segment.tab import SegmentTab
 from napari_seg.plugin.session import Session, unwrapped
+from napari_seg.plugin.session_file.model import SessionFileModel, Window
+from napari_seg.plugin.session_file.widgets import MissingScans
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.plugin.structures.tab import StructuresTab
 from napari_seg.plugin.study.model import StudyModel
@@ -51,6 +55,18 @@ class Panel(QWidget):
         segmenting = SegmentModel(session, settings.bundle_folders, settings.options)
         structures, batch = StructuresModel(session), BatchModel(session)
         self.guard = guard_of(viewer)
+        self.session_files = SessionFileModel(
+            session,
+            segmenting,
+            Window(
+                tab=lambda: self._titles()[self._tabs.currentIndex()],
+                show_tab=self._show_titled,
+                has_planes=lambda: bool(main_window(viewer).findChildren(LinkedPlanes)),
+                show_planes=open_planes,
+                window_of=lambda layer: self._window_of(layer),
+                set_window=self._set_window,
+            ),
+        )
         self._windows: WeakKeyDictionary[Image, tuple[str, tuple[float, ...]]] = WeakKeyDictionary()
         self.study_tab = StudyTab(study)
         self.segment_tab = SegmentTab(segmenting)
@@ -100,6 +116,14 @@ class Panel(QWidget):
         """Bring a tab to the front."""
         self._tabs.setCurrentWidget(tab)
 
+    def _titles(self) -> list[str]:
+        """Return the titles of the tabs, without marks."""
+        return [self._tabs.tabText(n).partition(" •")[0] for n in range(self._tabs.count())]
+
+    def _show_titled(self, title: str) -> None:
+        if title in self._titles():
+            self._tabs.setCurrentIndex(self._titles().index(title))
+
     def changeEvent(self, event: QEvent) -> None:  # Qt's name
         """Stop all jobs when napari closes the panel: it takes it out of its dock but does not destroy it."""
         super().changeEvent(event)
@@ -143,6 +167,8 @@ class Panel(QWidget):
         form.addRow("Window", self._window_box)
         layout = QVBoxLayout(self)
         layout.addWidget(self._unsaved_frame)
+        self._missing_scans = MissingScans(self.session_files)
+        layout.addWidget(self._missing_scans)
         layout.addLayout(form)
         layout.addWidget(self._tabs, 1)
         self._tabs.currentChanged.connect(self._place_message)
@@ -198,9 +224,18 @@ class Panel(QWidget):
             if scan is None:
                 return
             self._window_box.addItems(window_names(scan))
-            limits = tuple(float(limit) for limit in scan.contrast_limits)
-            name, known = self._windows.setdefault(scan, (default_window(scan), limits))
-            self._window_box.setCurrentIndex(self._window_box.findText(name) if np.allclose(known, limits) else -1)
+            self._window_box.setCurrentIndex(self._window_box.findText(self._window_of(scan)))
+
+    def _window_of(self, scan: Image) -> str:
+        """Return the name of the display window of a scan; "" if the limits were set by hand."""
+        limits = tuple(float(limit) for limit in scan.contrast_limits)
+        name, known = self._windows.setdefault(scan, (default_window(scan), limits))
+        return name if np.allclose(known, limits) else ""
+
+    def _set_window(self, scan: Image, name: str) -> None:
+        """Set the name of the display window of a scan whose limits are set; "" if they were set by hand."""
+        known = name if name in window_names(scan) else ""
+        self._windows[scan] = known, tuple(float(limit) for limit in scan.contrast_limits)
 
     def _on_result(self) -> None:
         if not self.session.is_painting:

@@ -13,6 +13,7 @@ from napari_seg.formats.endings import ITK_ENDINGS, has_ending, nifti_ending
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
 from napari_seg.plugin.layers import image_layers
 from napari_seg.plugin.messages import gui_text_of
+from napari_seg.plugin.session_file.archive import is_session_file
 from napari_seg.plugin.study.label_files import LabelMaps, holds_labels, label_layers, read_labels
 from napari_seg.volume import Volume
 
@@ -31,8 +32,33 @@ def get_reader(path: str | list[str] | None = None) -> Callable[[str | list[str]
         open_study()
         return None
     paths = _paths(path)
+    if len(paths) == 1 and is_session_file(paths[0]):
+        return read_session
     is_ours = _is_ours(paths[0]) if len(paths) == 1 else all(_is_slice(one) for one in paths)
     return read_layers if paths and is_ours else None
+
+
+def read_session(path: str | list[str]) -> list[Any]:
+    """Open a session file in the current window, or return its layers if there is no window.
+
+    Raises:
+        NapariSegError: the file can't be read, and no window is open.
+    """
+    from napari.viewer import current_viewer
+
+    from napari_seg.plugin.session_file.restore import open_session
+
+    viewer = current_viewer()
+    (file,) = _paths(path)
+    if hasattr(viewer, "window"):
+        from napari_seg.plugin.commands import open_session_file
+
+        open_session_file(file)
+        return [(None,)]
+    opened = open_session(file, None if viewer is None else frame_of(viewer.layers))
+    if opened.faults and not opened.layers:
+        raise opened.faults[0]
+    return [opened.layers[number].as_layer_data_tuple() for number in sorted(opened.layers)] or [(None,)]
 
 
 def read_layers(path: str | list[str]) -> list[Any]:

@@ -1,0 +1,422 @@
+"""Take what a viewer shows: quickly in the main thread, and as the content of a session file in the thread of a job."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from napari.utils.colormaps import AVAILABLE_COLORMAPS
+from numpy.typing import NDArray
+
+from napari_seg.errors import InputError, NapariSegError, one_line
+from napari_seg.formats.record import PROGRAM
+from napari_seg.plugin import kept_data
+from napari_seg.plugin.labels_state import Snapshot, state_of
+from napari_seg.plugin.layer_info import LayerInfo, frame_of
+from napari_seg.plugin.layers import layer_names, title_of
+from napari_seg.plugin.session_file.archive import write_session
+from napari_seg.plugin.session_file.content import (
+    ImageLayer,
+    LabelsLayer,
+    SavedColormap,
+    SavedGrid,
+    SavedName,
+    SavedPanel,
+    SavedScan,
+    SavedSegment,
+    SavedView,
+    ScanLayer,
+    SessionContent,
+)
+from napari_seg.plugin.session_file.names import PrivateWords, saved_name
+from napari_seg.plugin.session_file.scans import saved_scan
+from napari_seg.version import __version__
+from napari_seg.volume import Volume
+
+COMMON_SETTINGS = ("visible", "opacity", "blending")
+
+IMAGE_SETTINGS = (
+    *COMMON_SETTINGS,
+    "contrast_limits_range",
+    "contrast_limits",
+    "gamma",
+    "interpolation2d",
+    "interpolation3d",
+    "rendering",
+    "iso_threshold",
+    "attenuation",
+)
+"""Settings of an image layer that are saved, in the order in which they are set."""
+
+LABELS_SETTINGS = (
+    *COMMON_SETTINGS,
+    "selected_label",
+    "contour",
+    "brush_size",
+    "n_edit_dimensions",
+    "preserve_labels",
+    "contiguous",
+    "show_selected_label",
+    "rendering",
+)
+"""Settings of a labels layer that are saved."""
+
+
+@dataclass(frozen=True)
+class TakenLayer:
+    """A layer at one moment.
+
+    Attributes:
+        layer: the layer.
+        info: what the plugin knows about it.
+        name: its name.
+        settings: its plain settings.
+        colormap: its colours, if it is an image.
+        window: name of its display window.
+        snapshot: copy of its labels; None for an image.
+        voxels: array of an image.
+        is_painted: whether a person changed the labels.
+        hidden: labels that are not drawn.
+        kept: data of the tools.
+        changes: number of changes of `kept`.
+    """
+
+    layer: Layer
+    info: LayerInfo
+    name: str
+    settings: dict[str, Any]
+    colormap: SavedColormap = field(default_factory=SavedColormap)
+    window: str = ""
+    snapshot: Snapshot | None = None
+    voxels: Any = None
+    is_painted: bool = False
+    hidden: tuple[int, ...] = ()
+    kept: dict[str, Any] = field(default_factory=dict)
+    changes: int = 0
+
+
+@dataclass(frozen=True)
+class TakenSession:
+    """What a viewer showed at one moment.
+
+    Attributes:
+        layers: its layers that can be saved, in their order.
+        left_out: names of the other layers.
+        active: index of the active layer in `layers`; None if there is none.
+        frame: frame of the viewer.
+        view: crosshair, axes and camera.
+        kept: data of the tools of the viewer.
+    """
+
+    layers: tuple[TakenLayer, ...]
+    left_out: tuple[str, ...]
+    active: int | None
+    frame: NDArray | None
+    view: SavedView
+    kept: dict[str, Any]
+
+
+def take(
+    viewer: ViewerModel, *, has_planes: bool = False, window_of: Callable[[Image], str] = lambda _: ""
+) -> TakenSession:
+    """Return what a viewer shows; call in the main thread. Labels are copied, the arrays of images are not.
+
+    Args:
+        viewer: the viewer.
+        has_planes: whether the linked planes are open.
+        window_of: returns the name of the display window of a scan.
+    """
+    taken, left_out = [], []
+    for layer in viewer.layers:
+        info = LayerInfo.of(layer)
+        if info is None or layer.ndim != 3 or not isinstance(layer, Image | Labels):
+            left_out.append(layer.name)
+        else:
+            taken.append(_take_layer(layer, info, window_of))
+    layers = [one.layer for one in taken]
+    active = viewer.layers.selection.active
+    dims, camera = viewer.dims, viewer.camera
+    axes = {"point": tuple(map(float, dims.point)), "order": dims.order} if dims.ndim == 3 else {}
+    view = SavedView.model_validate(
+        {
+            **axes,
+            "ndisplay": dims.ndisplay,
+            "camera_center": tuple(map(float, camera.center)),
+            "camera_zoom": float(camera.zoom),
+            "camera_angles": tuple(map(float, camera.angles)),
+            "has_planes": has_planes,
+        }
+    )
+    return TakenSession(
+        tuple(taken),
+        tuple(left_out),
+        layers.index(active) if active in layers else None,
+        frame_of(layers),
+        view,
+        kept_data.kept(viewer),
+    )
+
+
+def _take_layer(layer: Image | Labels, info: LayerInfo, window_of: Callable[[Image], str]) -> TakenLayer:
+    names = LABELS_SETTINGS if isinstance(layer, Labels) else IMAGE_SETTINGS
+    settings = {name: _plain(getattr(layer, name)) for name in names if hasattr(layer, name)}
+    if isinstance(layer, Labels):
+        state = state_of(layer)
+        return TakenLayer(
+            layer,
+            info,
+            layer.name,
+            settings,
+            snapshot=Snapshot.of(layer),
+            is_painted=state.painted,
+            hidden=tuple(sorted(state.hidden)),
+            kept=kept_data.kept(layer),
+            changes=kept_data.changes_of(layer),
+        )
+    window = window_of(layer) if info.volume is not None else ""
+    voxels = layer.data[0] if layer.multiscale else layer.data
+    return TakenLayer(layer, info, layer.name, settings, _colors_of(layer), window, voxels=voxels)
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as plain data; napari's enumerations become their texts."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if type(value) is float and not np.isfinite(value):
+        return None
+    if type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(one) for one in value]
+    return str(value)
+
+
+def _colors_of(layer: Image) -> SavedColormap:
+    colormap = layer.colormap
+    if colormap.name in AVAILABLE_COLORMAPS:
+        return SavedColormap(name=colormap.name)
+    colors, controls = (np.asarray(values, np.float64).tolist() for values in (colormap.colors, colormap.controls))
+    return SavedColormap.model_validate({"colors": colors, "controls": controls})
+
+
+@dataclass(frozen=True)
+class SaveResult:
+    """Result of saving.
+
+    Attributes:
+        saved: layers that are in the file.
+        left_out: names of the layers that are not.
+    """
+
+    saved: tuple[TakenLayer, ...]
+    left_out: tuple[str, ...]
+
+    def mark_saved(self) -> None:
+        """Note that labels and prompts were saved; later edits are still unsaved."""
+        for taken in self.saved:
+            if taken.snapshot is not None:
+                kept_data.mark_saved(taken.layer, taken.changes)
+                state_of(taken.snapshot.layer).mark_saved(taken.snapshot.edits)
+
+
+def save(taken: TakenSession, panel: SavedPanel, path: Path, check: Callable[[], object] = lambda: None) -> SaveResult:
+    """Write a session file; slow, call outside the main thread.
+
+    A layer that cannot be saved, such as labels without a place in the patient, is left out.
+
+    Args:
+        taken: what the viewer showed.
+        panel: state of the panel.
+        path: file to write.
+        check: called between steps; may raise an error to stop.
+
+    Raises:
+        OutputError: as `write_session`.
+    """
+    from napari_seg.formats.nifti import write_map
+    from napari_seg.formats.temporary import TemporaryFolder
+
+    writer = _LayerWriter(taken.layers, secrets.token_hex(16))
+    with TemporaryFolder() as folder:
+        files: list[Path] = []
+        layers: list[ScanLayer | ImageLayer | LabelsLayer] = []
+        saved: list[TakenLayer] = []
+        left_out = list(taken.left_out)
+        for number, one in enumerate(taken.layers):
+            check()
+            try:
+                layer, array = writer.content_of(one)
+            except NapariSegError:
+                left_out.append(one.name)
+                continue
+            if not isinstance(layer, ScanLayer):
+                files.append(folder / f"{number}.nii")
+                write_map(array, layer.grid.grid(), files[-1])
+            layers.append(layer)
+            saved.append(one)
+        active = None if taken.active is None else taken.layers[taken.active]
+        content = SessionContent(
+            program=f"{PROGRAM} {__version__}",
+            salt=writer.salt,
+            frame=None if taken.frame is None else _rows(taken.frame),
+            scans=tuple(writer.scans),
+            layers=tuple(layers),
+            active=next((n for n, one in enumerate(saved) if one is active), None),
+            view=taken.view,
+            panel=panel,
+            kept=_plain_json(taken.kept),
+        )
+        check()
+        write_session(content, dict(zip(content.stored(), files, strict=True)), path)
+    return SaveResult(tuple(saved), tuple(left_out))
+
+
+class _LayerWriter:
+    """Content of the layers of one session.
+
+    Attributes:
+        salt: salt of the session file.
+        scans: scans that are kept by reference.
+    """
+
+    def __init__(self, layers: Sequence[TakenLayer], salt: str) -> None:
+        self.salt = salt
+        self.scans: list[SavedScan] = []
+        self._names: list[str] = []
+        self._scan_numbers: dict[int, int] = {}  # by id of the volume
+        volumes = {id(one.info.volume): one.info.volume for one in layers if _is_by_reference(one)}
+        for key, volume in volumes.items():
+            assert volume is not None
+            try:
+                self.scans.append(saved_scan(volume, salt))
+            except OSError:  # its files are gone: its voxels are saved
+                continue
+            self._scan_numbers[key] = len(self._names)
+            self._names.append(title_of(volume))
+        self._volumes = volumes
+        files = [file for one in layers for file in (*one.info.scan.files, *_files_of(one.info))]
+        public = [segment.name for one in layers for segment in one.info.segments]
+        makers = [one.info.algorithm[0] for one in layers if one.info.algorithm is not None]
+        self._private = PrivateWords(files, [*public, *makers])
+
+    def content_of(self, one: TakenLayer) -> tuple[ScanLayer | ImageLayer | LabelsLayer, NDArray]:
+        """Return the content of a layer, and its array, which a scan that is kept by reference leaves in its files.
+
+        Raises:
+            NapariSegError: the layer cannot be saved.
+        """
+        name = saved_name(one_line(one.name, 500), self._names, self._private)
+        if one.snapshot is not None:
+            return self._labels(one, one.snapshot, name)
+        volume = one.info.volume
+        if volume is not None and id(volume) in self._scan_numbers:
+            number, channel = self._scan_numbers[id(volume)], _channel_of(one, volume)
+            if channel is not None:
+                if one.name == _usual_name(volume, channel):
+                    name = SavedName()  # the reader gives it again
+                layer = ScanLayer(
+                    name=name,
+                    settings=one.settings,
+                    scan=number,
+                    channel=channel,
+                    colormap=one.colormap,
+                    window=one.window,
+                )
+                return layer, volume.array[channel]
+        return self._image(one, name)
+
+    def _image(self, one: TakenLayer, name: SavedName) -> tuple[ImageLayer, NDArray]:
+        array, info = np.asarray(one.voxels), one.info
+        grid = info.placement.shown
+        if info.volume is not None and (channel := _channel_of(one, info.volume)) is not None:
+            array, grid = np.asarray(info.volume.array[channel]), info.placement.native
+        if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
+            raise InputError("data.nonfinite", f"{one.name!r} has voxels that are NaN or infinite")
+        if array.dtype.kind == "b" or array.dtype == np.float16:
+            array = array.astype(np.uint8 if array.dtype.kind == "b" else np.float32)
+        layer = ImageLayer(
+            name=name,
+            settings=one.settings,
+            grid=SavedGrid.of(grid),
+            modality="" if info.volume is None else re.sub(r"\W", "", info.volume.modality)[:16],
+            is_oriented=info.is_oriented,
+            colormap=one.colormap,
+            is_scan=info.volume is not None,
+        )
+        return layer, array
+
+    def _labels(self, one: TakenLayer, snapshot: Snapshot, name: SavedName) -> tuple[LabelsLayer, NDArray]:
+        segmentation, info = snapshot.segmentation(), one.info
+        maker, version = info.algorithm or ("", "")
+        segments = (
+            SavedSegment.of(one, one_line(self._private.public_structure(one.name, one.label), 500))
+            for one in segmentation.segments
+        )
+        layer = LabelsLayer(
+            name=name,
+            settings=one.settings,
+            grid=SavedGrid.of(segmentation.grid),
+            scan=self._scan_of(info),
+            segments=tuple(segments),
+            confidence={int(label): float(value) for label, value in info.confidence.items()},
+            algorithm=None if info.algorithm is None else (one_line(maker, 500), one_line(version, 500)),
+            is_painted=one.is_painted,
+            is_oriented=info.is_oriented,
+            hidden=one.hidden,
+            kept=_plain_json(one.kept),
+        )
+        return layer, segmentation.array
+
+    def _scan_of(self, info: LayerInfo) -> int | None:
+        """Return the number of the scan that labels belong to."""
+        for key, number in self._scan_numbers.items():
+            volume = self._volumes[key]
+            if volume is not None and info.scan.files and volume.source.files == info.scan.files:
+                return number
+        return None
+
+
+def _is_by_reference(one: TakenLayer) -> bool:
+    """Return whether an image shows a scan that was read from files by this program."""
+    volume = one.info.volume
+    return volume is not None and bool(volume.source.files) and volume.source.format != "" and one.info.adopted is None
+
+
+def _files_of(info: LayerInfo) -> tuple[Path, ...]:
+    return () if info.source is None else (info.source,)
+
+
+def _channel_of(one: TakenLayer, volume: Volume) -> int | None:
+    """Return the number of the channel of a volume that a layer shows; None if its array was replaced."""
+    placement = one.info.placement
+    if not placement.is_view:  # a resampled copy
+        matching = (n for n, array in enumerate(volume.array) if np.array_equal(placement.show(array), one.voxels))
+        return 0 if len(volume.array) == 1 else next(matching, None)
+    data = one.voxels
+    for number, array in enumerate(volume.array):
+        shown = placement.show(array)
+        if isinstance(data, np.ndarray) and (shown.ctypes.data, shown.strides) == (data.ctypes.data, data.strides):
+            return number
+    return None
+
+
+def _usual_name(volume: Volume, channel: int) -> str:
+    return layer_names(volume)[channel]
+
+
+def _rows(frame: NDArray) -> Any:
+    return tuple(tuple(map(float, row)) for row in frame)
+
+
+def _plain_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return data as JSON gives it back: lists for tuples, texts for keys."""
+    plain: dict[str, Any] = json.loads(json.dumps(data, default=_plain, allow_nan=False))
+    return plain

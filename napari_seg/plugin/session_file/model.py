@@ -1,0 +1,238 @@
+"""Save the work of a viewer as one file and open it again, in jobs; without Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psygnal import Signal
+
+from napari_seg.errors import one_line
+from napari_seg.formats.archive import origin
+from napari_seg.plugin.job import Job
+from napari_seg.plugin.layer_info import frame_of, infos_of
+from napari_seg.plugin.messages import Message, gui_text_of, message_of
+from napari_seg.plugin.session import Session
+from napari_seg.plugin.session_file.archive import ENDING, is_session_file
+from napari_seg.plugin.session_file.capture import SaveResult, TakenSession, save, take
+from napari_seg.plugin.session_file.content import SavedModel, SavedPanel, ScanLayer
+from napari_seg.plugin.session_file.names import opened_name
+from napari_seg.plugin.session_file.restore import (
+    OpenedSession,
+    missing_error,
+    open_session,
+    put_in_order,
+    read_scans,
+    set_view,
+    show,
+)
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+    from napari_seg.bundles.spec import Bundle
+    from napari_seg.plugin.segment.model import SegmentModel
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a window adds to the work of a viewer.
+
+    Attributes:
+        tab: returns the title of the front tab.
+        show_tab: brings a tab to the front.
+        has_planes: returns whether the linked planes are open.
+        show_planes: opens the linked planes.
+        window_of: returns the name of the display window of a scan.
+        set_window: sets the name of the display window of a scan, whose limits are already set.
+    """
+
+    tab: Callable[[], str] = lambda: ""
+    show_tab: Callable[[str], object] = lambda title: None
+    has_planes: Callable[[], bool] = lambda: False
+    show_planes: Callable[[], object] = lambda: None
+    window_of: Callable[[Image], str] = lambda layer: ""
+    set_window: Callable[[Image, str], object] = lambda layer, name: None
+
+
+class SessionFileModel:
+    """Session file of one viewer.
+
+    Args:
+        session: layers and messages of the viewer.
+        segmenting: the selected model.
+        window: what the window adds.
+
+    Attributes:
+        changed: emitted when a job begins or ends.
+        opened: emitted after the layers of a session were added.
+        path: file that was saved or opened last; None before.
+        is_busy: whether a file is being written or read.
+    """
+
+    changed = Signal()
+    opened = Signal()
+
+    def __init__(self, session: Session, segmenting: SegmentModel, window: Window | None = None) -> None:
+        self.session = session
+        self._segmenting = segmenting
+        self._window = window or Window()
+        self.path: Path | None = None
+        self.is_busy = False
+        self._opened: OpenedSession | None = None
+
+    @property
+    def missing(self) -> int:
+        """Number of scans of the opened session that were not found; `find_missing` searches another folder."""
+        return 0 if self._opened is None else len(self._opened.missing)
+
+    @property
+    def suggested_path(self) -> Path:
+        """File to suggest for saving: the last one, otherwise one next to the first scan."""
+        if self.path is not None:
+            return self.path
+        files = [file for info in infos_of(self.session.viewer.layers) for file in info.scan.files]
+        folder = origin(files[0].absolute()).parent if files else Path.home()
+        return folder / f"session{ENDING}"
+
+    # saving
+
+    def save(self, path: Path) -> None:
+        """Save the work of the viewer in a job; it is taken now, and may be changed while it is written."""
+        path = path if is_session_file(path) else path.with_name(path.name + ENDING)
+        window = self._window
+        taken = take(self.session.viewer, has_planes=window.has_planes(), window_of=window.window_of)
+        bundle = self._segmenting.bundle
+        panel = SavedPanel(tab=window.tab(), adds_confidence=self._segmenting.adds_confidence)
+        self.session.show_messages(Message("info", "Saving the session …"))
+        self._start(partial(self._save, taken, panel, bundle, path), partial(self._on_saved, path))
+
+    @staticmethod
+    def _save(taken: TakenSession, panel: SavedPanel, bundle: Bundle | None, path: Path, job: Job) -> SaveResult:
+        return save(taken, panel.model_copy(update={"model": _saved_model(bundle)}), path, job.check)
+
+    def _on_saved(self, path: Path, result: SaveResult) -> None:
+        result.mark_saved()
+        self.path = path
+        messages = [Message("info", f"Saved the session: {path.name}. Scans are referred to, not copied.")]
+        if result.left_out:
+            names = ", ".join(result.left_out[:5]) + (" …" if len(result.left_out) > 5 else "")
+            messages.insert(
+                0, Message("warning", f"Not in the session file: {names}. Save these layers by themselves.")
+            )
+        self.session.show_messages(*messages, lasting=True)
+        self.session.viewer.status = messages[-1].text
+
+    # opening
+
+    def open(self, path: Path, *, replaces: bool = False) -> None:
+        """Open a session file in a job.
+
+        Args:
+            path: session file.
+            replaces: remove all layers first, after the file was read; unsaved edits of these can be restored.
+        """
+        viewer = self.session.viewer
+        frame = None if replaces else frame_of(viewer.layers)
+        self.session.show_messages(Message("info", f"Opening {path.name} …"))
+        self._start(lambda job: open_session(path, frame, job.check), partial(self._on_opened, replaces))
+
+    def _on_opened(self, replaces: bool, opened: OpenedSession) -> None:
+        viewer = self.session.viewer
+        if replaces:
+            viewer.layers.clear()
+        sets_view = not viewer.layers
+        show(opened, viewer, sets_view=sets_view)
+        self._show_windows(opened)
+        self._opened, self.path = opened, opened.path
+        panel = opened.content.panel
+        messages = self._choose_model(panel.model) if sets_view else []
+        if sets_view:
+            self._segmenting.choose_confidence(panel.adds_confidence)
+            self._window.show_tab(panel.tab)
+            if opened.content.view.has_planes:
+                self._window.show_planes()
+        self._report(opened, messages)
+        self.opened.emit()
+
+    def find_missing(self, folder: Path) -> None:
+        """Search the scans that were not found in another folder and below, in a job."""
+        assert self._opened is not None
+        opened = replace(self._opened, layers={}, volumes=dict(self._opened.volumes), notices=[], faults=[])
+        numbers, frame = opened.missing, frame_of(self.session.viewer.layers)
+        self.session.show_messages(Message("info", f"Searching {folder} …"))
+        frame = opened.content.frame_array() if frame is None else frame
+        self._start(
+            lambda job: read_scans(opened, folder, numbers, frame, job.check),
+            lambda _: self._on_found(opened),
+        )
+
+    def _on_found(self, opened: OpenedSession) -> None:
+        """Add scans that were found later at their places, and name the labels after them."""
+        assert self._opened is not None
+        viewer, first = self.session.viewer, self._opened
+        old_names, was_empty = first.scan_names, not viewer.layers
+        first.volumes |= opened.volumes
+        first.missing = opened.missing
+        for layer in opened.layers.values():
+            viewer.add_layer(layer)
+        first.layers |= opened.layers
+        present = [first.layers[n] for n in sorted(first.layers) if first.layers[n] in viewer.layers]
+        put_in_order(viewer, present, min(map(viewer.layers.index, present), default=0))
+        for number, saved in enumerate(first.content.layers):
+            layer = first.layers.get(number)
+            if layer is not None and not isinstance(saved, ScanLayer):
+                was = opened_name(saved.name, old_names, layer.name)
+                if layer.name == was:
+                    layer.name = opened_name(saved.name, first.scan_names, layer.name)
+        if was_empty:
+            set_view(first.content, viewer)
+        self._show_windows(opened)
+        self._report(opened, [])
+
+    def _show_windows(self, opened: OpenedSession) -> None:
+        for number, saved in enumerate(opened.content.layers):
+            if isinstance(saved, ScanLayer) and (layer := opened.layers.get(number)) is not None:
+                self._window.set_window(layer, saved.window)
+        self.session.changed.emit()
+
+    def _report(self, opened: OpenedSession, messages: list[Message]) -> None:
+        """Show what was not found or has changed, the most serious last, where it is read first."""
+        faults = [*opened.faults, *([missing_error(opened)] if opened.missing else [])]
+        count = len(opened.layers)
+        done = Message("info", f"Opened {opened.path.name}: {count} layer{'s' * (count != 1)}.")
+        notices = [Message("warning", gui_text_of(notice)) for notice in opened.notices]
+        self.session.show_messages(done, *messages, *notices, *map(message_of, faults), lasting=True)
+
+    def _choose_model(self, saved: SavedModel | None) -> list[Message]:
+        """Select the model of a session; nothing of it runs, and its consent is asked for as always."""
+        if saved is None:
+            return []
+        same = [one for one in self._segmenting.bundles if one.name == saved.name]
+        found = next((one for one in same if one.version == saved.version), None)
+        if found is None:
+            versions = ", ".join(one.version for one in same)
+            other = f"; version {versions} is" if versions else ""
+            name = f"{saved.name} {saved.version}".strip()
+            text = f"The model of the session is not on this computer: {name}{other}. Choose one in the Segment tab."
+            return [Message("warning", text)]
+        self._segmenting.choose_bundle(found)
+        return []
+
+    def _start(self, work: Callable[[Job], object], on_result: Callable[..., object]) -> None:
+        self.is_busy = True
+        self.changed.emit()
+        self.session.jobs.start(work, on_result=on_result, on_end=self._on_end)
+
+    def _on_end(self) -> None:
+        self.is_busy = False
+        self.changed.emit()
+
+
+def _saved_model(bundle: Bundle | None) -> SavedModel | None:
+    if bundle is None:
+        return None
+    return SavedModel(name=one_line(bundle.name, 500), version=one_line(bundle.version, 500))
