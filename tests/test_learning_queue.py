@@ -17,12 +17,16 @@ from phantoms import write_nifti
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cohort.cohort import Cohort
 from napari_seg.errors import Cancelled, NapariSegError
+from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.second_look import second_look
 from napari_seg.learning import finished_run
+from napari_seg.learning.accept import accept
 from napari_seg.learning.queue import rank
-from napari_seg.volume import Volume
+from napari_seg.learning.training_set import Provenance
+from napari_seg.training.gather.referenced import write_reference
+from napari_seg.volume import Segment, Segmentation, Volume
 
 OPTIONS = SegmentOptions(device="cpu", backend="torch")
 NAMES = ("a", "b", "c", "d")
@@ -120,6 +124,35 @@ def test_an_accepted_scan_is_behind_all_others(run: Path, strategy: Any) -> None
     assert [case.name for case in queue(run, accepted=run / "accepted", strategy=strategy, count=3)] == [
         case.name for case in found[:3]
     ]
+
+
+@pytest.mark.parametrize("strategy", ["uncertain-diverse", "random"])
+def test_cases_of_a_training_set_are_known_by_their_voxels(run: Path, looked: list, strategy: Any) -> None:
+    queue(run)
+    scan = read(run / "scans" / "c.nii.gz")
+    labels = np.zeros(scan.grid.shape, np.uint8)
+    labels[2:4] = 1
+    corrected = Segmentation(labels, scan.grid, (Segment(1, "one", (200, 0, 0)),))
+    accept(corrected, scan, run / "set", Provenance("reader"))
+    found = queue(run, accepted=run / "set", strategy=strategy)
+    assert [case.rank for case in found] == [1, 2, 3, 4]
+    assert (found[-1].name, found[-1].is_accepted) == ("c", True)
+    assert found[-1].why == "already accepted as case0001"
+    if strategy != "random":
+        assert len(looked) == 5
+        assert {case.name: case.distance for case in found}["a"] is not None
+
+
+def test_an_accepted_series_that_is_away_is_listed(run: Path) -> None:
+    scan = read(run / "scans" / "c.nii.gz")
+    labels = np.ones(scan.grid.shape, np.uint8)
+    accept(Segmentation(labels, scan.grid, (Segment(1, "one", (200, 0, 0)),)), scan, run / "set", Provenance())
+    index = run / "set" / "dataset.json"
+    index.write_text(index.read_text().replace("case0001.nii.gz", "case0001.series.json"))
+    write_reference(run / "set" / "imagesTr" / "case0001.series.json", "0" * 32)
+    found = queue(run, accepted=run / "set")
+    assert [case.rank for case in found] == [1, 2, 3, 4, None]
+    assert (found[-1].name, found[-1].code, found[-1].is_accepted) == ("case0001", "series.unknown", True)
 
 
 def test_nothing_is_accepted_yet(run: Path) -> None:

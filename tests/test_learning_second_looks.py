@@ -23,20 +23,21 @@ LOOK = SecondLook(Disagreement({"front": 0.25}, "3 networks"), np.array([1.5, 2]
 def test_a_look_is_found_again(tmp_path: Path) -> None:
     with SecondLooks(tmp_path, "model", {"crop": True}) as looks:
         assert looks.get("scan") is None
-        looks.put("scan", LOOK)
-        looks.put("plain", SecondLook(None, LOOK.embedding, "intensities"))
+        looks.put("scan", LOOK, "voxels")
+        looks.put("plain", SecondLook(None, LOOK.embedding, "intensities"), "")
     with SecondLooks(tmp_path, "model", {"crop": True}) as looks:
         found, plain = looks.get("scan"), looks.get("plain")
     assert found is not None
-    assert found.disagreement == LOOK.disagreement
-    assert found.embedding.tolist() == [1.5, 2]
+    assert found.voxels == "voxels"
+    assert found.look.disagreement == LOOK.disagreement
+    assert found.look.embedding.tolist() == [1.5, 2]
     assert plain is not None
-    assert (plain.disagreement, plain.embedding_kind) == (None, "intensities")
+    assert (plain.look.disagreement, plain.look.embedding_kind) == (None, "intensities")
 
 
 def test_another_model_or_other_options_have_looks_of_their_own(tmp_path: Path) -> None:
     with SecondLooks(tmp_path, "model", {"crop": True}) as looks:
-        looks.put("scan", LOOK)
+        looks.put("scan", LOOK, "voxels")
     for model, options in (("other", {"crop": True}), ("model", {"crop": False})):
         with SecondLooks(tmp_path, model, options) as looks:
             assert looks.get("scan") is None
@@ -48,7 +49,7 @@ def test_a_file_of_another_version_is_made_again(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with SecondLooks(tmp_path, "model", {}) as looks:
-        looks.put("scan", LOOK)
+        looks.put("scan", LOOK, "voxels")
         assert looks.get("scan") is not None
 
 
@@ -69,7 +70,7 @@ from napari_seg.inference.second_look import SecondLook
 from napari_seg.learning.second_looks import SecondLooks
 with SecondLooks(Path({str(tmp_path)!r}), "model", {{}}) as looks:
     for number in range(10**6):
-        looks.put(f"scan {{number}}", SecondLook(None, np.full(500, number, np.float32), "encoder"))
+        looks.put(f"scan {{number}}", SecondLook(None, np.full(500, number, np.float32), "encoder"), "")
         print(number, flush=True)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
@@ -80,4 +81,4 @@ with SecondLooks(Path({str(tmp_path)!r}), "model", {{}}) as looks:
         for number in range(last + 1):
             found = looks.get(f"scan {number}")
             assert found is not None
-            assert (found.embedding == number).all()
+            assert (found.look.embedding == number).all()

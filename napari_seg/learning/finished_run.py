@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,37 @@ from napari_seg.cohort.outputs import sha256_of
 from napari_seg.cohort.rows import CaseRow, ModelRow
 from napari_seg.cohort.scan_files import fingerprint, is_same
 from napari_seg.errors import BundleError, Cancelled, InputError, NapariSegError, OutputError
-from napari_seg.formats.scan import ReadOptions
+from napari_seg.formats.channels import ChannelSet
+from napari_seg.formats.find import find_scans
+from napari_seg.formats.scan import ReadOptions, Scan
 from napari_seg.inference.options import SegmentOptions, option_fields
 from napari_seg.inference.second_look import SecondLook, second_look
 from napari_seg.learning.second_looks import SecondLooks
+from napari_seg.learning.training_set import TrainingSet, read_training_set
 from napari_seg.progress import Progress
+from napari_seg.training.gather.referenced import ENDING, referenced_scan, voxel_digest
+from napari_seg.volume import Volume
+
+AnyScan = Scan | ChannelSet
 
 _READING = ("volume", "resample_tilt")
+_OWN = ("device", "backend", "precision", "memory_bytes", "tta", "postprocess", "confidence_maps")
+"""Options that a second look has of its own: those of the machine decide rounding alone."""
+
+
+@dataclass(frozen=True)
+class AcceptedScan:
+    """A scan that was accepted.
+
+    Attributes:
+        name: name of its case in the training set.
+        digest: of its voxels, or of its files if the set is of another program.
+        scan: the scan.
+    """
+
+    name: str
+    digest: str
+    scan: AnyScan
 
 
 @dataclass(frozen=True)
@@ -73,8 +98,8 @@ class FinishedRun:
     @property
     def kept_options(self) -> dict[str, Any]:
         """What decides a second look, of the settings of the run."""
-        names = {option.name for option in option_fields()} - {"tta", "memory_bytes", "postprocess", "confidence_maps"}
-        return {name: value for name, value in sorted(self.settings.items()) if name in names | set(_READING)}
+        names = {option.name for option in option_fields() if option.name not in _OWN} | set(_READING)
+        return {name: value for name, value in sorted(self.settings.items()) if name in names}
 
     def _made_by(self) -> ModelRow:
         used = {row.model for row in self.rows}
@@ -97,14 +122,14 @@ class Looker:
     def look(
         self,
         bundle: Bundle,
-        pool: Sequence[tuple[str, str, Case]],
-        corrected: Sequence[tuple[str, str, Case]],
+        pool: Sequence[tuple[str, str, AnyScan]],
+        corrected: Sequence[tuple[str, str, AnyScan]],
     ) -> dict[str, NapariSegError]:
         """Look at the scans that are new, and return name -> error of those that can't be looked at.
 
         Args:
             bundle: the model.
-            pool: name, digest and case of each scan of the run.
+            pool: name, digest and scan of each case of the run.
             corrected: the same of the accepted cases, of which only the embedding matters.
         """
         new = [(*one, True) for one in pool if self.looks.get(one[1]) is None]
@@ -118,45 +143,60 @@ class Looker:
         options = replace(self.options, **choices)
         faults: dict[str, NapariSegError] = {}
         has_members = True
-        for done, (name, sha256, case, is_of_pool) in enumerate(new):
+        for done, (name, digest, scan, is_of_pool) in enumerate(new):
 
             def on_step(stage: str, step: int, steps: int, done: int = done) -> None:
                 self.report("looking", done, len(new))
 
             on_step("", 0, 1)
             try:
-                look, has_members = _look_at(case, bundle, options, reading, is_of_pool and has_members, on_step)
+                volume = _read(scan, bundle, options, reading)
+                look, has_members = _look_at(volume, bundle, options, is_of_pool and has_members, has_members, on_step)
             except (Cancelled, OutputError):
                 raise
             except NapariSegError as error:
                 faults[name] = error
             else:
-                self.looks.put(sha256, look)
+                self.looks.put(digest, look, voxel_digest(volume))
         self.report("looking", len(new), len(new))
         return faults
 
 
+def _read(scan: AnyScan, bundle: Bundle, options: SegmentOptions, reading: ReadOptions) -> Volume:
+    """Return a scan as the model takes it.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    within: ReadOptions = {"memory_bytes": options.memory_bytes, **reading, "one_slice": bundle.spatial_dims == 2}
+    try:
+        return scan.read(**within, channels=bundle.in_channels)
+    except OSError as error:
+        text = f"the operating system says: {error.strerror or type(error).__name__}"
+        raise InputError("file.unreadable", text) from None
+
+
 def _look_at(
-    case: Case, bundle: Bundle, options: SegmentOptions, reading: ReadOptions, with_disagreement: bool, report: Progress
+    volume: Volume,
+    bundle: Bundle,
+    options: SegmentOptions,
+    with_disagreement: bool,
+    has_members: bool,
+    report: Progress,
 ) -> tuple[SecondLook, bool]:
     """Return the look at a scan, and whether the model has members that can disagree.
 
     Raises:
-        NapariSegError: the scan can't be read, or the model can't be run on it.
+        NapariSegError: the model can't be run on it.
     """
-    within: ReadOptions = {"memory_bytes": options.memory_bytes, **reading, "one_slice": bundle.spatial_dims == 2}
-    try:
-        volume = case.scan.read(**within, channels=bundle.in_channels)
-    except OSError as error:
-        text = f"the operating system says: {error.strerror or type(error).__name__}"
-        raise InputError("file.unreadable", text) from None
     if with_disagreement:
         try:
             return second_look(volume, bundle, options, progress=report), True
         except BundleError as error:
             if error.code != "bundle.no_members":
                 raise
-    return second_look(volume, bundle, options, with_disagreement=False, progress=report), not with_disagreement
+            has_members = False
+    return second_look(volume, bundle, options, with_disagreement=False, progress=report), has_members
 
 
 def scans_of(
@@ -193,14 +233,34 @@ def scans_of(
     return cases, faults
 
 
-def accepted_cases(folder: Path, bundle: Bundle | None) -> list[tuple[str, Case]]:
-    """Return digest and case of each accepted scan.
+def accepted_scans(folder: Path, bundle: Bundle | None) -> tuple[list[AcceptedScan], dict[str, NapariSegError]]:
+    """Return the accepted scans, and name -> error of those that this machine does not find.
+
+    Args:
+        folder: a training set of corrections, or any folder or list of scans.
+        bundle: the model, for the names of its channels; None if it is not known.
 
     Raises:
         InputError: `input.missing`, there is no such folder.
     """
-    found, unsearched = find_cases([folder], () if bundle is None else bundle.channel_names)
-    for _, fault in unsearched:
-        if fault.code != "input.none":  # nothing is accepted yet
-            raise fault
-    return [(sha256_of(case.scan.files), case) for case in found]
+    known = TrainingSet()
+    if folder.is_dir():
+        with suppress(InputError):  # of another program
+            known = read_training_set(folder)
+    if not known.cases:
+        found, unsearched = find_cases([folder], () if bundle is None else bundle.channel_names)
+        for _, fault in unsearched:
+            if fault.code != "input.none":  # nothing is accepted yet
+                raise fault
+        return [AcceptedScan(case.key, sha256_of(case.scan.files), case.scan) for case in found], {}
+    scans: list[AcceptedScan] = []
+    faults: dict[str, NapariSegError] = {}
+    for case in known.cases:
+        path = folder / case.image
+        try:
+            scan = referenced_scan(path) if path.name.endswith(ENDING) else find_scans(path)[0]
+        except NapariSegError as error:
+            faults[case.name] = error
+        else:
+            scans.append(AcceptedScan(case.name, case.scan, scan))
+    return scans, faults

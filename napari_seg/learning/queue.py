@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,10 @@ from napari_seg.cohort.rows import CaseRow
 from napari_seg.errors import InputError, NapariSegError
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.second_look import SecondLook
-from napari_seg.learning.finished_run import FinishedRun, Looker, accepted_cases, scans_of
+from napari_seg.learning.finished_run import AcceptedScan, FinishedRun, Looker, accepted_scans, scans_of
 from napari_seg.learning.ranking import Choice, Strategy, choose
-from napari_seg.learning.second_looks import SecondLooks
+from napari_seg.learning.second_looks import KeptLook, SecondLooks
 from napari_seg.progress import Progress, ignore_progress
-
-_ACCEPTED = "accepted case"
 
 Basis = Literal["disagreement", "confidence"]
 """What the uncertainty is: 1 minus the mean pairwise Dice of the model's members, or 1 minus the mean probability."""
@@ -127,124 +125,141 @@ def rank(
     chosen = None if model is None else read_bundle(model)
     digest = run.digest(chosen)
     rows = run.finished(digest)
-    corrected = [] if accepted is None else accepted_cases(Path(accepted), chosen)
-    if strategy == "random":
-        return _ranked(run, rows, {}, corrected, {}, strategy, count, seed)
+    corrected, faults = ([], {}) if accepted is None else accepted_scans(Path(accepted), chosen)
+    cases: dict[str, Case] = {}
     with SecondLooks(run.folder, digest, run.kept_options) as looks:
-        faults: dict[str, NapariSegError] = {}
-        cases: dict[str, Case] = {}
-        looker = Looker(run, looks, options or SegmentOptions(), progress or ignore_progress)
-        if scans is not None:
+        is_known = any(looks.get(row.input_sha256) for row in rows)
+        if strategy != "random" and (scans is not None or (corrected and is_known)):
             bundle = chosen or run.bundle(digest)
-            cases, faults = scans_of(rows, Path(scans), bundle)
-            pool = [(row.name, row.input_sha256, cases[row.name]) for row in rows if row.name in cases]
-            others = [(f"{_ACCEPTED} {case.key}", sha256, case) for sha256, case in corrected]
+            if scans is not None:
+                cases, absent = scans_of(rows, Path(scans), bundle)
+                faults |= absent
+            pool = [(row.name, row.input_sha256, cases[row.name].scan) for row in rows if row.name in cases]
+            others = [(one.name, one.digest, one.scan) for one in corrected]
+            looker = Looker(run, looks, options or SegmentOptions(), progress or ignore_progress)
             faults |= looker.look(bundle, pool, others)
-        elif corrected and any(looks.get(row.input_sha256) for row in rows):
-            others = [(f"{_ACCEPTED} {case.key}", sha256, case) for sha256, case in corrected]
-            faults |= looker.look(chosen or run.bundle(digest), [], others)
-        known = {sha256: look for sha256 in _digests(rows, corrected) if (look := looks.get(sha256)) is not None}
-    if scans is not None or any(row.input_sha256 in known for row in rows):
+        known = _Known(
+            {row.input_sha256: look for row in rows if (look := looks.get(row.input_sha256)) is not None},
+            {one.digest: look.look for one in corrected if (look := looks.get(one.digest)) is not None},
+        )
+    if strategy != "random" and (scans is not None or known.looks):
+        text = "the model did not look at this scan yet; name the folder of the scans with --scans"
         for row in rows:
-            if row.name not in faults and row.input_sha256 not in known:
-                text = "the model did not look at this scan yet; name the folder of the scans with --scans"
+            if row.name not in faults and row.input_sha256 not in known.looks:
                 faults[row.name] = InputError("queue.no_look", text)
-    else:
-        known = {}
-    return _ranked(run, rows, known, corrected, faults, strategy, count, seed, cases)
+    queue = _Queue(run, [row for row in rows if row.name not in faults], known, corrected, cases)
+    return [*queue.ranked(strategy, count, seed), *queue.failed(rows, faults)]
 
 
-def _digests(rows: Sequence[CaseRow], corrected: Sequence[tuple[str, Case]]) -> set[str]:
-    return {row.input_sha256 for row in rows} | {sha256 for sha256, _ in corrected}
+class _Known(NamedTuple):
+    """Looks by the digest of a scan: of the scans of the run, and of the accepted ones."""
+
+    looks: Mapping[str, KeptLook]
+    accepted: Mapping[str, SecondLook]
 
 
-def _ranked(
-    run: FinishedRun,
-    rows: Sequence[CaseRow],
-    known: Mapping[str, SecondLook],
-    corrected: Sequence[tuple[str, Case]],
-    faults: Mapping[str, NapariSegError],
-    strategy: Strategy,
-    count: int | None,
-    seed: int,
-    cases: Mapping[str, Case] | None = None,
-) -> list[RankedCase]:
-    """Return the cases in their order, the accepted ones behind them, and those with a fault at the end.
+@dataclass(frozen=True)
+class _Queue:
+    """What a queue is made of.
 
-    Args:
+    Attributes:
         run: the run.
-        rows: its finished cases.
-        known: digest of a scan -> look; empty: rank by the manifest alone.
-        corrected: digest and case of the accepted scans.
-        faults: name -> error.
-        strategy: how to rank.
-        count: number of cases to rank.
-        seed: of the strategy "random".
+        rows: its finished cases that can be ranked.
+        known: the looks; without those of scans of the run, the manifest alone ranks.
+        corrected: the accepted scans.
         cases: name -> scan, as far as they were found.
     """
-    accepted = {sha256: case for sha256, case in corrected}
-    every = {row.name: _case(run, row, known.get(row.input_sha256), (cases or {}).get(row.name)) for row in rows}
-    open_rows = [row for row in rows if row.name not in faults and row.input_sha256 not in accepted]
-    others = [case.key for sha256, case in corrected if sha256 in known]
-    if known:
-        length = max(len(look.embedding) for look in known.values())
-        embeddings = _stacked([known[row.input_sha256].embedding for row in open_rows], length)
-        near = _stacked([known[sha256].embedding for sha256, _ in corrected if sha256 in known], length)
-    else:
-        embeddings, near = _from_manifest(open_rows), np.zeros((0, 0))
-        others = []
-    names = [row.name for row in open_rows]
-    uncertainty = [float(every[name].uncertainty or 0.0) for name in names]
-    order = choose(names, uncertainty, embeddings, near, strategy, count, seed)
-    result = []
-    for place, choice in enumerate(order):
-        case = every[names[choice.number]]
-        why = _why(case, choice, strategy, names, others)
-        result.append(replace(case, rank=place + 1, distance=choice.distance, why=why))
-    for row in rows:
-        if row.input_sha256 in accepted and row.name not in faults and (count is None or len(result) < count):
-            why = f"already accepted as {accepted[row.input_sha256].key}"
-            result.append(replace(every[row.name], rank=len(result) + 1, is_accepted=True, distance=0.0, why=why))
-    for name, fault in faults.items():
-        case = every.get(name, RankedCase(name, is_accepted=True))
-        result.append(replace(case, uncertainty=None, structures={}, code=fault.code, message=fault.message))
-    return result
+
+    run: FinishedRun
+    rows: Sequence[CaseRow]
+    known: _Known
+    corrected: Sequence[AcceptedScan]
+    cases: Mapping[str, Case]
+
+    def ranked(self, strategy: Strategy, count: int | None, seed: int) -> list[RankedCase]:
+        """Return the cases in their order, the accepted ones behind the others."""
+        names_of_accepted = {one.digest: one.name for one in self.corrected}
+        accepted = {row.name: name for row in self.rows if (name := self._accepted_as(row, names_of_accepted))}
+        rows = [row for row in self.rows if row.name not in accepted]
+        names, others = [row.name for row in rows], [one for one in self.corrected if one.digest in self.known.accepted]
+        found = {row.name: self._case(row) for row in self.rows}
+        uncertainty = [float(found[name].uncertainty or 0.0) for name in names]
+        embeddings, near = self._embeddings(rows, others)
+        result: list[RankedCase] = []
+        for choice in choose(names, uncertainty, embeddings, near, strategy, count, seed):
+            case = found[names[choice.number]]
+            why = _why(case, choice, strategy, [*names, *(f"accepted {one.name}" for one in others)])
+            result.append(replace(case, rank=len(result) + 1, distance=choice.distance, why=why))
+        for name in sorted(accepted)[: None if count is None else count - len(result)]:
+            why = f"already accepted as {accepted[name]}"
+            result.append(replace(found[name], rank=len(result) + 1, is_accepted=True, distance=0.0, why=why))
+        return result
+
+    def failed(self, rows: Sequence[CaseRow], faults: Mapping[str, NapariSegError]) -> list[RankedCase]:
+        """Return the cases that could not be ranked, and the accepted scans that could not be looked at."""
+        by_name = {row.name: row for row in rows}
+        result = []
+        for name, fault in faults.items():
+            case = self._case(by_name[name]) if name in by_name else RankedCase(name, is_accepted=True)
+            result.append(replace(case, uncertainty=None, structures={}, code=fault.code, message=fault.message))
+        return result
+
+    def _accepted_as(self, row: CaseRow, names: Mapping[str, str]) -> str:
+        """Return the name under which a scan was accepted; "" if it was not."""
+        look = self.known.looks.get(row.input_sha256)
+        return names.get(row.input_sha256) or ("" if look is None else names.get(look.voxels, ""))
+
+    def _embeddings(
+        self, rows: Sequence[CaseRow], others: Sequence[AcceptedScan]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the embeddings of cases and of accepted scans; without looks, those from the manifest."""
+        if not self.known.looks:
+            return _from_manifest(rows), np.zeros((0, 0))
+        found = [self.known.looks.get(row.input_sha256) for row in rows]
+        of_rows = [np.zeros(0, np.float32) if one is None else one.look.embedding for one in found]
+        of_others = [self.known.accepted[one.digest].embedding for one in others]
+        length = max(map(len, [*of_rows, *of_others]), default=0)
+        return _stacked(of_rows, length), _stacked(of_others, length)
+
+    def _case(self, row: CaseRow) -> RankedCase:
+        """Return a case with its uncertainty, not ranked yet."""
+        labels, case = row.outputs.get("labels"), self.cases.get(row.name)
+        look = self.known.looks.get(row.input_sha256)
+        found = None if look is None else look.look.disagreement
+        if found is not None:
+            structures, uncertainty, basis = dict(found.structures), found.overall, "disagreement"
+        else:
+            structures = {name: 1 - mean for name, mean in row.confidence.items()}
+            uncertainty, basis = float(np.mean(list(structures.values()))) if structures else 1.0, "confidence"
+        return RankedCase(
+            row.name,
+            uncertainty=uncertainty,
+            structures=structures,
+            basis=basis,  # type: ignore[arg-type]
+            source=row.source,
+            scan=None if case is None else case.scan.files[0],
+            labels=None if labels is None else self.run.folder / labels.path,
+        )
 
 
-def _case(run: FinishedRun, row: CaseRow, look: SecondLook | None, case: Case | None) -> RankedCase:
-    """Return a case with its uncertainty, not ranked yet."""
-    labels = row.outputs.get("labels")
-    found = None if look is None else look.disagreement
-    if found is not None:
-        structures, uncertainty, basis = dict(found.structures), found.overall, "disagreement"
-    else:
-        structures = {name: 1 - mean for name, mean in row.confidence.items()}
-        uncertainty, basis = float(np.mean(list(structures.values()))) if structures else 1.0, "confidence"
-    return RankedCase(
-        row.name,
-        uncertainty=uncertainty,
-        structures=structures,
-        basis=basis,  # type: ignore[arg-type]
-        source=row.source,
-        scan=None if case is None else case.scan.files[0],
-        labels=None if labels is None else run.folder / labels.path,
-    )
+def _why(case: RankedCase, choice: Choice, strategy: Strategy, names: Sequence[str]) -> str:
+    """Return the reason for a rank in words.
 
-
-def _why(case: RankedCase, choice: Choice, strategy: Strategy, names: Sequence[str], others: Sequence[str]) -> str:
-    """Return the reason for a rank in words."""
+    Args:
+        case: the case.
+        choice: its choice.
+        strategy: how it was chosen.
+        names: names of the cases and of the accepted ones, in the order of `Choice.nearest`.
+    """
     if strategy == "random":
         return "chosen at random"
-    if not case.structures:
-        reasons = ["no structure was found"]
-    else:
+    reasons = ["no structure was found"]
+    if case.structures:
         worst = max(case.structures, key=lambda name: case.structures[name])
-        reasons = [f"{case.basis} on {worst}" if case.basis == "disagreement" else f"low confidence in {worst}"]
-        reasons = [f"{reasons[0]} ({case.structures[worst]:.2f})"]
+        what = "disagreement on" if case.basis == "disagreement" else "low confidence in"
+        reasons = [f"{what} {worst} ({case.structures[worst]:.2f})"]
     if choice.nearest is not None:
-        is_open = choice.nearest < len(names)
-        nearest = names[choice.nearest] if is_open else f"accepted {others[choice.nearest - len(names)]}"
-        reasons.append(f"distance {choice.distance:.2f} to {nearest}")
+        reasons.append(f"distance {choice.distance:.2f} to {names[choice.nearest]}")
     return ", ".join(reasons)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -30,9 +30,21 @@ _WAIT_SECONDS = 30.0
 _TABLE = """
 CREATE TABLE IF NOT EXISTS looks (
     model TEXT NOT NULL, scan TEXT NOT NULL, options TEXT NOT NULL, members TEXT, structures TEXT,
-    embedding BLOB NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (model, scan, options)
+    embedding BLOB NOT NULL, kind TEXT NOT NULL, voxels TEXT NOT NULL, PRIMARY KEY (model, scan, options)
 )
 """
+
+
+class KeptLook(NamedTuple):
+    """A look at a scan.
+
+    Attributes:
+        look: what was found.
+        voxels: digest of the scan's voxels, which a copy in another format shares (`referenced.voxel_digest`).
+    """
+
+    look: SecondLook
+    voxels: str
 
 
 class SecondLooks:
@@ -71,7 +83,7 @@ class SecondLooks:
     ) -> None:
         self._connection.close()
 
-    def get(self, scan: str) -> SecondLook | None:
+    def get(self, scan: str) -> KeptLook | None:
         """Return the look at a scan; None if there is none.
 
         Args:
@@ -79,29 +91,31 @@ class SecondLooks:
         """
         with self._faults():
             row = self._connection.execute(
-                "SELECT members, structures, embedding, kind FROM looks WHERE model = ? AND scan = ? AND options = ?",
+                "SELECT members, structures, embedding, kind, voxels FROM looks "
+                "WHERE model = ? AND scan = ? AND options = ?",
                 (self._model, scan, self._options),
             ).fetchone()
         if row is None:
             return None
-        members, structures, embedding, kind = row
+        members, structures, embedding, kind, voxels = row
         found = None if members is None else Disagreement(json.loads(structures), members)
-        return SecondLook(found, np.frombuffer(embedding, np.float32), kind)
+        return KeptLook(SecondLook(found, np.frombuffer(embedding, np.float32), kind), voxels)
 
-    def put(self, scan: str, look: SecondLook) -> None:
+    def put(self, scan: str, look: SecondLook, voxels: str) -> None:
         """Keep the look at a scan.
 
         Args:
             scan: digest of the scan's files.
             look: what was found.
+            voxels: digest of the scan's voxels.
         """
         found = look.disagreement
         members, structures = (None, None) if found is None else (found.members, json.dumps(dict(found.structures)))
         embedding = look.embedding.astype(np.float32).tobytes()
         with self._faults():
             self._connection.execute(
-                "INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (self._model, scan, self._options, members, structures, embedding, look.embedding_kind),
+                "INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._model, scan, self._options, members, structures, embedding, look.embedding_kind, voxels),
             )
 
     @contextmanager
