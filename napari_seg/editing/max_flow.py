@@ -1,11 +1,11 @@
 """Maximum flow on a voxel grid, compiled by numba: the exact solver of `min_cut`.
 
-The algorithm is the one of Boykov and Kolmogorov (IEEE TPAMI 26(9), 2004, "An experimental comparison of min-cut/max-flow
-algorithms for energy minimization in vision"). Two search trees grow from the source and from the sink. Where they
+The algorithm is that of Boykov and Kolmogorov, "An experimental comparison of min-cut/max-flow algorithms for energy
+minimization in vision" (IEEE TPAMI 26(9), 2004). Two search trees grow from the source and from the sink. Where they
 touch, flow is pushed along the path between the roots. Nodes behind a saturated edge are orphans: each looks for a new
 parent in its tree, or becomes free. The trees are kept between the paths, which makes the method fast on images.
 
-Nodes are voxels with up to six neighbours each. Capacities are integers, so that the result is the same on every machine.
+Nodes are voxels with up to six neighbours each. Capacities are integers, so that the result is the same everywhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _compiled(function: Any) -> Any:
 
 
 @_compiled
-def saturate(capacity, terminal, neighbours, tree):  # type: ignore[no-untyped-def]  # compiled: types come from the call
+def saturate(capacity, terminal, neighbours, tree):
     """Push the maximum flow and mark the tree of each node.
 
     Args:

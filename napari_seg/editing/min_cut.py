@@ -1,7 +1,7 @@
 """Minimum cut of a block of voxels: the exact best balance between the evidence of each voxel and a short border.
 
-Two solvers find the same minimum: ours, which numba compiles (`max_flow`), and SciPy's, about ten times slower, where
-numba is not installed.
+Two solvers find the same minimum: `max_flow`, compiled by numba, and SciPy's where numba is not installed, which is
+about ten times slower.
 """
 
 from __future__ import annotations
@@ -109,9 +109,9 @@ def _by_scipy(graph: _Graph) -> NDArray[np.bool_]:
     source, sink = np.int32(count), np.int32(count + 1)
     first, direction = np.nonzero(graph.capacity)
     from_source, to_sink = np.flatnonzero(graph.terminal > 0), np.flatnonzero(graph.terminal < 0)
-    rows = [first, np.full(from_source.size, source), to_sink]
-    columns = [graph.neighbours[first, direction], from_source, np.full(to_sink.size, sink)]
-    values = [graph.capacity[first, direction], graph.terminal[from_source], -graph.terminal[to_sink]]
+    rows: list[NDArray] = [first, np.full(from_source.size, source), to_sink]
+    columns: list[NDArray] = [graph.neighbours[first, direction], from_source, np.full(to_sink.size, sink)]
+    values: list[NDArray] = [graph.capacity[first, direction], graph.terminal[from_source], -graph.terminal[to_sink]]
     places = tuple(np.concatenate(part).astype(np.int32) for part in (rows, columns))
     capacity = sparse.csr_array((np.concatenate(values), places), shape=(count + 2, count + 2), dtype=np.int32)
     residual = capacity - maximum_flow(capacity, source, sink).flow

@@ -77,6 +77,23 @@ class Prompts:
                     "edit.prompt_outside", "found a box that is empty or not inside the scan; draw it again"
                 )
 
+    def coarser(self, factors: tuple[int, int, int]) -> Prompts:
+        """Return the prompts in the indices of blocks of voxels; a block with marks of both kinds has none.
+
+        Args:
+            factors: voxels in a block along each axis.
+        """
+        positive, negative = (
+            np.unique(voxels // np.array(factors), axis=0) for voxels in (self.positive, self.negative)
+        )
+        both = {*map(tuple, positive.tolist())} & {*map(tuple, negative.tolist())}
+        keep = [np.array([tuple(v) not in both for v in voxels.tolist()], bool) for voxels in (positive, negative)]
+        box = None
+        if self.box is not None:
+            i, j, k = (slice(p.start // f, -(-p.stop // f)) for p, f in zip(self.box, factors, strict=True))
+            box = (i, j, k)
+        return Prompts(positive[keep[0]], negative[keep[1]], box)
+
 
 def _voxels(indices: ArrayLike) -> NDArray[np.intp]:
     """Return indices as a read-only array (N, 3) without repetitions."""
