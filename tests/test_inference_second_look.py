@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from bundles import write_plain_bundle, write_threshold_bundle
 from nnunet_models import configuration, write_model
+from task_models import write_task
 
 from napari_seg.bundles.read import read_bundle
-from napari_seg.errors import BundleError, Cancelled
+from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
 from napari_seg.geometry import Grid
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.second_look import second_look
@@ -72,6 +73,21 @@ def test_a_model_that_is_run_as_it_is_has_no_members(scan: Volume, tmp_path: Pat
         second_look(scan, root, OPTIONS)
     assert caught.value.code == "bundle.no_members"
     assert second_look(scan, root, OPTIONS, with_disagreement=False).embedding_kind == "intensities"
+
+
+def test_a_task_of_several_models_has_no_members(scan: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path))
+    write_task(tmp_path, "total_mr")
+    with pytest.raises(BundleError) as caught:
+        second_look(scan, "totalsegmentator:total_mr", OPTIONS)
+    assert caught.value.code == "bundle.no_members"
+
+
+def test_the_memory_is_planned(scan: Volume, tmp_path: Path) -> None:
+    options = SegmentOptions(device="cpu", backend="torch", memory_bytes=2**20)
+    with pytest.raises(EnvironmentFault) as caught:
+        second_look(scan, write_plain_bundle(tmp_path / "plain"), options, with_disagreement=False)
+    assert caught.value.code == "environment.memory"
 
 
 def test_the_look_can_be_stopped(scan: Volume, tmp_path: Path) -> None:

@@ -37,14 +37,14 @@ def embedding_of(volume: Volume, regions: list[Region], settings: RegionSettings
 
     Raises:
         BundleError: `bundle.preprocessing` or `bundle.network`, the bundle's own code failed on this scan.
-        EnvironmentFault: `environment.memory`, the region's image does not fit the budget.
+        EnvironmentFault: `environment.memory`, the image or a window of it does not fit the budget.
     """
     assert settings.windows is not None
     found: list[NDArray[np.float32]] = []
     with torch.inference_mode():
         for region in regions:
             task = RegionTask.prepare(volume, region.grid, settings, settings.windows, 0)
-            windows = task.layouts[0]
+            windows = task.plan("torch").windows
             starts = [start for start in product(*windows.starts) if start not in windows.empty]
             padded, model = windows.pad(task.image), settings.model
             for number in np.unique(np.linspace(0, len(starts) - 1, min(MAX_WINDOWS, len(starts))).round().astype(int)):
