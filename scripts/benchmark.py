@@ -8,6 +8,7 @@
     python scripts/benchmark.py plans                        estimates compared with what it takes
     python scripts/benchmark.py reading                      a long CT series, and other readers: some minutes
     python scripts/benchmark.py versions --other ../old --scan T1      another checkout of this program: half an hour
+    python scripts/benchmark.py editing                      editing functions in a large scan: two minutes
     python scripts/benchmark.py cohort --folder CROPS --peer PYTHON       a folder of small scans, and nnU-Net: an hour
     python scripts/benchmark.py train --dataset Task04_Hippocampus      the training loop, and nnU-Net's
 
@@ -29,6 +30,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.cohort import RUNS, cohort, describe_cohort
+from benchmarks.editing import CALLS, describe_editing, editing
 from benchmarks.measuring import CHECKOUT
 from benchmarks.memory import describe_memory, memory
 from benchmarks.networks import Standard
@@ -47,6 +49,7 @@ SECTIONS = {
     "memory": describe_memory,
     "plans": describe_plans,
     "reading": describe_reading,
+    "editing": describe_editing,
     "train": describe_train,
     "versions": describe_versions,
 }
@@ -124,6 +127,11 @@ def parse() -> argparse.Namespace:
     command.add_argument("--shape", type=int, nargs=3, default=SHAPE, help="of the series: columns, rows, slices")
     command.add_argument("--rounds", type=int, default=5, help="turns of each reader")
     command.set_defaults(measure=reading)
+
+    command = commands.add_parser("editing", parents=[shared], help="editing functions in a large scan")
+    command.add_argument("--shape", type=int, nargs=3, default=SHAPE, help="of the scan")
+    command.add_argument("--only", nargs="+", choices=CALLS, help="functions that are measured; default: all")
+    command.set_defaults(measure=editing)
 
     command = commands.add_parser("train", parents=[shared], help="the training loop, and nnU-Net's")
     command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

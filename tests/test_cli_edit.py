@@ -159,6 +159,18 @@ def test_inputs_and_other_files_are_not_replaced(tmp_path: Path, capsys: pytest.
     assert (read_label_map(other).array == 9).sum() == 32
 
 
+def test_a_record_of_another_program_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    original = write(tmp_path / "case.nii.gz")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "case.json").write_text('{"Modality": "MR"}')
+    for more in ([], ["--overwrite"]):
+        assert run("edit", original, "-o", out, "--keep-largest", *more) == 4
+    assert capsys.readouterr().err.count("output.exists") == 2
+    assert (out / "case.json").read_text() == '{"Modality": "MR"}'
+    assert not (out / "case.nii.gz").exists()
+
+
 def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write(folder / "a.nii.gz")

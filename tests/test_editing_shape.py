@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from edited import GRID, ball, edited, nearest_mm, points_mm
+from phantoms import oblique_grid
 
+from napari_seg.editing import structure
 from napari_seg.editing.shape import dilate, erode, fill_holes, smooth
 from napari_seg.errors import InputError
 
@@ -139,3 +141,16 @@ def test_sizes_and_absent_structures_are_refused(function) -> None:
         function(labels, GRID, 5, 1.0)
     with pytest.raises(InputError, match=r"edit\.size"):
         function(labels, GRID, LABEL, 0.0)
+
+
+@pytest.mark.parametrize("function", [smooth, dilate, erode])
+def test_parts_that_lie_apart_give_what_one_box_around_them_gives(function, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = oblique_grid((64, 60, 40), (1.5, 1.25, 2.5))
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[2:14, 3:17, 4:12] = labels[40:60, 35:57, 20:36] = LABEL
+    labels[13, 16, 11] = labels[45, 60 - 8, 22:30] = 0
+    labels[8, 20, 30] = NEIGHBOUR
+    apart = edited(labels, function(labels, grid, LABEL, 2.0))
+    monkeypatch.setattr(structure, "_MAX_PIECES", 0)
+    assert np.array_equal(apart, edited(labels, function(labels, grid, LABEL, 2.0)))
+    assert not np.array_equal(apart, labels)

@@ -62,3 +62,23 @@ def test_what_a_label_map_does_not_have_is_refused() -> None:
         structure.check_label(labels, 0)
     structure.check_label(labels, 0, background=True)
     structure.check_size(0.0, "a test", zero=True)
+
+
+def test_parts_that_lie_apart_are_worked_on_in_boxes_of_their_own() -> None:
+    mask = np.zeros((60, 50, 40), bool)
+    mask[2:5, 3:6, 4:9] = mask[50:53, 40, 30] = mask[20, 20, 20] = mask[22, 20, 20] = True
+    assert sorted(structure.pieces(mask, (1, 2, 0)), key=lambda box: box[0].start) == [
+        (slice(1, 6), slice(1, 8), slice(4, 9)),
+        (slice(19, 24), slice(18, 23), slice(20, 21)),
+        (slice(49, 54), slice(38, 43), slice(30, 31)),
+    ]
+    # boxes that would share voxels become one
+    assert len(structure.pieces(mask, (9, 9, 9))) == 2
+    assert structure.pieces(mask, (99, 99, 99)) == [(slice(0, 60), slice(0, 50), slice(0, 40))]
+    assert structure.pieces(np.zeros((4, 4, 4), bool)) == []
+
+
+def test_a_mask_of_many_specks_is_one_piece() -> None:
+    mask = np.zeros((200, 200, 100), bool)
+    mask[::40, ::40, ::20] = True
+    assert structure.pieces(mask) == [(slice(0, 200), slice(0, 200), slice(0, 100))]

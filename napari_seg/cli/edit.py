@@ -218,6 +218,9 @@ def _edit(
         if isinstance(edits, list) and edits and edits[-1] == edit:
             return {**report, "kept": True}
         raise OutputError("output.exists", f"{output} already exists; choose another folder, or pass --overwrite")
+    if record.exists() and read_record(record) is None:
+        text = f"{record} was written by another program and has the name of the record; choose another folder"
+        raise OutputError("output.exists", text)
     before = with_all_segments_named(read_label_map(original))
     edited = [segment.label for segment in select_segments(before.segments, structures, original.name)]
     after = apply_operations(before, operations, edited)

@@ -19,9 +19,12 @@ from napari_seg.editing.structure import (
     check_shape,
     check_size,
     distance_mm,
+    enlarged,
     find_structure,
     margin_of,
+    pieces,
     relabel,
+    shifted,
 )
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
@@ -127,15 +130,13 @@ def _near_other(
     check_size(margin_mm, "the margin", zero=True)
     _other_structure(labels, label, other)  # refuse one without voxels
     box, mask = find_structure(labels, label)
-    margin = margin_of(grid, margin_mm) if margin_mm else (0, 0, 0)
-    larger = tuple(
-        slice(max(place.start - more, 0), min(place.stop + more, size))
-        for place, more, size in zip(box, margin, labels.shape, strict=True)
-    )
-    near = other[larger] if isinstance(other, np.ndarray) else labels[larger] == other
-    if margin_mm:
-        near = distance_mm(near, grid) <= margin_mm + ROUNDING_MM
-    inner = tuple(
-        slice(place.start - outer.start, place.stop - outer.start) for place, outer in zip(box, larger, strict=True)
-    )
-    return box, mask, near[inner]
+    if not margin_mm:
+        return box, mask, other[box] if isinstance(other, np.ndarray) else labels[box] == other
+    is_near = np.zeros_like(mask)
+    for inner in pieces(mask):
+        place = shifted(inner, [one.start for one in box])
+        larger = enlarged(place, margin_of(grid, margin_mm), labels.shape)
+        targets = other[larger] if isinstance(other, np.ndarray) else labels[larger] == other
+        found = distance_mm(targets, grid) <= margin_mm + ROUNDING_MM
+        is_near[inner] = found[shifted(place, [-one.start for one in larger])]
+    return box, mask, is_near

@@ -7,9 +7,9 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.editing.change import Change, box_of, change_structure
+from napari_seg.editing.change import Box, Change, box_of, change_structure
 from napari_seg.editing.plane import Plane
-from napari_seg.editing.structure import along, check_label, check_slice, find_structure
+from napari_seg.editing.structure import along, check_label, check_slice, find_structure, pieces, shifted
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 
@@ -86,24 +86,53 @@ def copy_to_mirror(
     check_label(labels, into)
     source, mask = find_structure(labels, label)
     to_source = np.linalg.inv(grid.affine) @ plane.reflection() @ grid.affine  # its own inverse
-    ends = np.array(np.meshgrid(*[(place.start, place.stop - 1) for place in source], indexing="ij")).reshape(3, -1)
+    parts = []
+    for piece in pieces(mask):
+        place = shifted(piece, [one.start for one in source])
+        target = _mirrored_box(place, to_source, labels.shape)
+        if target is not None:
+            parts.append((target, _sampled(mask[piece], place, to_source, target)))
+    parts = [(target, copied) for target, copied in parts if copied.any()]
+    if not parts:
+        text = f"the mirror image of structure {label} lies outside the scan; choose another plane"
+        raise InputError("edit.outside", text)
+    i, j, k = (
+        slice(min(target[n].start for target, _ in parts), max(target[n].stop for target, _ in parts)) for n in range(3)
+    )
+    box = (i, j, k)
+    mirrored = labels[box] == into
+    for target, copied in parts:
+        mirrored[shifted(target, [-one.start for one in box])] |= copied
+    return change_structure(labels, box, into, mirrored, overwrite)
+
+
+def _mirrored_box(box: Box, to_source: NDArray[np.float64], shape: tuple[int, ...]) -> Box | None:
+    """Return the box that holds the mirror image of a box, as far as the label map reaches; None if it lies outside."""
+    ends = np.array(np.meshgrid(*[(one.start - 0.5, one.stop - 0.5) for one in box], indexing="ij")).reshape(3, -1)
     mirrored = to_source[:3, :3] @ ends + to_source[:3, 3:]
     low = np.maximum(np.floor(mirrored.min(axis=1)).astype(int), 0)
-    high = np.minimum(np.ceil(mirrored.max(axis=1)).astype(int) + 1, labels.shape)
+    high = np.minimum(np.ceil(mirrored.max(axis=1)).astype(int) + 1, shape)
     if (low >= high).any():
-        text = f"the mirror image of structure {label} lies outside the scan; choose another plane"
-        raise InputError("edit.outside", text)
+        return None
     i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    box = (i, j, k)
-    copied = np.ones(tuple(high - low), bool)
-    places = []
-    for row, place in zip(to_source[:3], source, strict=True):
-        x, y, z = (row[n] * np.arange(box[n].start, box[n].stop) for n in range(3))
-        index = np.floor((x + row[3] + 0.5 + 1e-9)[:, None, None] + y[:, None] + z).astype(np.intp) - place.start
-        copied &= (index >= 0) & (index < place.stop - place.start)
-        places.append(index)
-    copied[copied] = mask[tuple(index[copied] for index in places)]
-    if not copied.any():
-        text = f"the mirror image of structure {label} lies outside the scan; choose another plane"
-        raise InputError("edit.outside", text)
-    return change_structure(labels, box, into, copied | (labels[box] == into), overwrite)
+    return i, j, k
+
+
+def _sampled(mask: NDArray[np.bool_], place: Box, to_source: NDArray[np.float64], target: Box) -> NDArray[np.bool_]:
+    """Return whether each voxel of a target box has its mirror image in a voxel of a mask.
+
+    Args:
+        mask: (I', J', K') voxels of the structure.
+        place: place of the mask in the label map.
+        to_source: (4, 4) matrix from a voxel index to that of its mirror image.
+        target: box in the label map.
+    """
+    copied = np.ones(tuple(one.stop - one.start for one in target), bool)
+    indices = []
+    for row, source in zip(to_source[:3], place, strict=True):
+        i, j, k = (row[n] * np.arange(target[n].start, target[n].stop) for n in range(3))
+        index = np.floor((i + row[3] + 0.5 + 1e-9)[:, None, None] + j[:, None] + k).astype(np.int32) - source.start
+        copied &= (index >= 0) & (index < source.stop - source.start)
+        indices.append(index)
+    copied[copied] = mask[tuple(index[copied] for index in indices)]
+    return copied

@@ -18,6 +18,7 @@ from napari_seg.editing.structure import (
     distance_mm,
     find_structure,
     margin_of,
+    pieces,
     relabel,
 )
 from napari_seg.errors import InputError
@@ -49,12 +50,20 @@ def smooth(
     from scipy.ndimage import gaussian_filter
 
     check_size(size_mm, "smoothing")
-    box, mask = find_structure(labels, label, margin_of(grid, GAUSSIAN_END * size_mm))
+    margin = margin_of(grid, GAUSSIAN_END * size_mm)
+    place, mask = find_structure(labels, label, margin)
     sigmas = [size_mm / spacing_mm for spacing_mm in grid.spacing_mm]
-    blurred = gaussian_filter(mask.astype(np.float32), sigmas, mode="nearest", truncate=GAUSSIAN_END)
-    rest = mask.size - int(mask.sum())
-    threshold = np.partition(blurred, rest, axis=None)[rest] if rest else 0.0
-    return change_structure(labels, box, label, blurred >= threshold, overwrite)
+    boxes = pieces(mask, margin)
+    blurred = [
+        gaussian_filter(mask[box].astype(np.float32), sigmas, mode="nearest", truncate=GAUSSIAN_END) for box in boxes
+    ]
+    values = np.concatenate([one.ravel() for one in blurred])
+    rest = values.size - int(mask.sum())
+    threshold = np.partition(values, rest)[rest]
+    smoothed = np.zeros_like(mask)
+    for box, one in zip(boxes, blurred, strict=True):
+        smoothed[box] = one >= threshold
+    return change_structure(labels, place, label, smoothed, overwrite)
 
 
 def fill_holes(
@@ -112,8 +121,12 @@ def dilate(
         InputError: `edit.absent`, `edit.size`.
     """
     check_size(size_mm, "the distance")
-    box, mask = find_structure(labels, label, margin_of(grid, size_mm))
-    return change_structure(labels, box, label, distance_mm(mask, grid) <= size_mm + ROUNDING_MM, overwrite)
+    margin = margin_of(grid, size_mm)
+    place, mask = find_structure(labels, label, margin)
+    dilated = np.zeros_like(mask)
+    for box in pieces(mask, margin):
+        dilated[box] = distance_mm(mask[box], grid) <= size_mm + ROUNDING_MM
+    return change_structure(labels, place, label, dilated, overwrite)
 
 
 def erode(labels: NDArray[np.unsignedinteger], grid: Grid, label: int, size_mm: float) -> Change:
@@ -129,9 +142,11 @@ def erode(labels: NDArray[np.unsignedinteger], grid: Grid, label: int, size_mm: 
         InputError: `edit.absent`, `edit.size`; `edit.nothing_left`, the structure is nowhere thicker.
     """
     check_size(size_mm, "the distance")
-    box, mask = find_structure(labels, label, (1, 1, 1))
-    kept = mask & (distance_mm(~mask, grid) > size_mm + ROUNDING_MM)
+    place, mask = find_structure(labels, label, (1, 1, 1))
+    kept = np.zeros_like(mask)
+    for box in pieces(mask, (1, 1, 1)):  # a voxel around each part, which is not in the structure
+        kept[box] = distance_mm(~mask[box], grid) > size_mm + ROUNDING_MM
     if not kept.any():
         text = f"eroding structure {label} by {size_mm:g} mm leaves nothing of it; choose a smaller distance"
         raise InputError("edit.nothing_left", text)
-    return relabel(labels, box, mask & ~kept, 0)
+    return relabel(labels, place, mask & ~kept, 0)

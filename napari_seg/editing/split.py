@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.editing.change import Change
-from napari_seg.editing.structure import Voxel, check_label, check_voxel, distance_mm, find_structure
+from napari_seg.editing.change import Box, Change
+from napari_seg.editing.structure import Voxel, check_label, check_voxel, distance_mm, find_structure, pieces
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 
@@ -55,14 +55,11 @@ def split(
             `into` has less labels than there are further parts.
     """
     box, mask = find_structure(labels, label, (1, 1, 1))
-    heights = distance_mm(~mask, grid)
     if len(seeds):
-        parts, number = _from_seeds(
-            labels, label, mask, heights, [check_voxel(seed, labels.shape) for seed in seeds], box
-        )
+        clicked = list(dict.fromkeys(check_voxel(seed, labels.shape) for seed in seeds))
+        parts, number = _from_seeds(mask, grid, _markers(labels, label, clicked, box)), len(clicked)
     else:
-        depth = max(DEPTH_FRACTION * float(heights.max()), *grid.spacing_mm) if depth_mm is None else depth_mm
-        parts, number = _found(mask, heights, count, depth)
+        parts, number = _found(mask, grid, count, depth_mm)
     if number < (count or 2):
         text = f"structure {label} has {number} part(s); expected {count or 'at least 2'}"
         raise InputError("edit.one_part", f"{text}: choose a smaller depth, or click on each object")
@@ -79,50 +76,55 @@ def split(
     return Change(box, before, after)
 
 
-def _from_seeds(
-    labels: NDArray[np.unsignedinteger],
-    label: int,
-    mask: NDArray[np.bool_],
-    heights: NDArray[np.float32],
-    seeds: Sequence[Voxel],
-    box: tuple[slice, slice, slice],
-) -> tuple[NDArray[np.int32], int]:
-    """Return the part of each voxel, from 1 up in the order of the seeds, and the number of parts.
-
-    An object that touches none of the seeds stays with the first part.
-    """
-    markers = np.zeros(mask.shape, np.int32)
-    different = list(dict.fromkeys(seeds))
-    for number, seed in enumerate(different, start=1):
+def _markers(labels: NDArray[np.unsignedinteger], label: int, seeds: Sequence[Voxel], box: Box) -> NDArray[np.int32]:
+    """Return the number of the seed of each voxel in a box, from 1 up, 0 elsewhere."""
+    markers = np.zeros(tuple(place.stop - place.start for place in box), np.int32)
+    for number, seed in enumerate(seeds, start=1):
         if labels[seed] != label:
             text = f"voxel {seed} has the label {labels[seed]}; expected {label}: click on the structure"
             raise InputError("edit.not_in_structure", text)
         i, j, k = (n - place.start for n, place in zip(seed, box, strict=True))
         markers[i, j, k] = number
-    parts = _watershed(heights, markers, mask)
-    parts[mask & (parts == 0)] = 1
-    return parts, len(different)
+    return markers
+
+
+def _from_seeds(mask: NDArray[np.bool_], grid: Grid, markers: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the part of each voxel; an object that touches no seed stays with the first part."""
+    parts = np.where(mask, np.int32(1), np.int32(0))
+    for box in pieces(mask, (1, 1, 1)):
+        found = _watershed(distance_mm(~mask[box], grid), markers[box], mask[box])
+        parts[box] = np.where(found > 0, found, parts[box])
+    return parts
 
 
 def _found(
-    mask: NDArray[np.bool_], heights: NDArray[np.float32], count: int | None, depth_mm: float
+    mask: NDArray[np.bool_], grid: Grid, count: int | None, depth_mm: float | None
 ) -> tuple[NDArray[np.int32], int]:
     """Return the part of each voxel, from 1 up by descending size, and the number of parts."""
     from scipy.ndimage import label as connected
     from scipy.ndimage import maximum_filter
 
-    is_top = mask & (heights >= maximum_filter(heights, size=3))
-    markers, number = connected(is_top, np.ones((3, 3, 3)))
-    basins = _watershed(heights, markers, mask)
-    peaks = np.zeros(number + 1, np.float32)
-    np.maximum.at(peaks, markers[is_top], heights[is_top])
-    joined = _joined(peaks, _saddles(basins, heights), count, depth_mm)
-    sizes = np.bincount(joined[basins.ravel()], weights=mask.ravel(), minlength=number + 1)
-    sizes[0] = 0
-    by_size = np.argsort(-sizes, kind="stable")
-    rank = np.zeros(number + 1, np.int32)
+    basins = np.zeros(mask.shape, np.int32)
+    peaks, saddles = [np.zeros(1, np.float32)], list[tuple[float, int, int]]()
+    known = 0
+    for box in pieces(mask, (1, 1, 1)):
+        heights = distance_mm(~mask[box], grid)
+        is_top = mask[box] & (heights >= maximum_filter(heights, size=3))
+        markers, number = connected(is_top, np.ones((3, 3, 3)))
+        own = _watershed(heights, markers, mask[box])
+        tops = np.zeros(number + 1, np.float32)
+        np.maximum.at(tops, markers[is_top], heights[is_top])
+        peaks.append(tops[1:])
+        saddles += [(height, a + known, b + known) for height, a, b in _saddles(own, heights)]
+        basins[box] = np.where(own > 0, own + known, 0)
+        known += number
+    highest = np.concatenate(peaks)
+    depth = max(DEPTH_FRACTION * float(highest.max()), *grid.spacing_mm) if depth_mm is None else depth_mm
+    joined = _joined(highest, sorted(saddles, reverse=True), count, depth)
+    sizes = np.bincount(joined[basins[mask]], minlength=known + 1)
     left = int((sizes > 0).sum())
-    rank[by_size[:left]] = np.arange(1, left + 1)
+    rank = np.zeros(known + 1, np.int32)
+    rank[np.argsort(-sizes, kind="stable")[:left]] = np.arange(1, left + 1)
     return rank[joined][basins], left
 
 
@@ -133,7 +135,7 @@ def _watershed(heights: NDArray[np.float32], markers: NDArray[np.int32], mask: N
 
 
 def _saddles(basins: NDArray[np.int32], heights: NDArray[np.float32]) -> list[tuple[float, int, int]]:
-    """Return the height of the highest pass between each two neighbouring basins, the highest pass first."""
+    """Return the height of the highest pass between each two neighbouring basins."""
     keys, passes = [], []
     numbers = int(basins.max()) + 1
     for axis in range(3):
@@ -146,11 +148,10 @@ def _saddles(basins: NDArray[np.int32], heights: NDArray[np.float32]) -> list[tu
     order = np.argsort(-np.concatenate(passes), kind="stable")
     sorted_passes = np.concatenate(passes)[order]
     pairs, first = np.unique(np.concatenate(keys)[order], return_index=True)
-    highest = [
+    return [
         (float(sorted_passes[n]), int(pair) // numbers, int(pair) % numbers)
         for pair, n in zip(pairs, first, strict=True)
     ]
-    return sorted(highest, reverse=True)
 
 
 def _joined(
@@ -160,7 +161,7 @@ def _joined(
 
     Args:
         peaks: largest height of each basin, from 1 up.
-        saddles: see `_saddles`.
+        saddles: see `_saddles`, the highest pass first.
         count: number of parts that are left; None: those that are deep enough.
         depth_mm: least difference between the lower of two peaks and their pass.
     """

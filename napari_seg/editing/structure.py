@@ -12,7 +12,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.editing.change import Box, Change
+from napari_seg.editing.change import Box, Change, box_of, whole
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 
@@ -21,6 +21,12 @@ MAX_MM = 1000.0
 
 ROUNDING_MM = 1e-4
 """Tolerance of distances, which are computed in float32."""
+
+_BLOCK = 8
+"""Voxels along each axis of the blocks by which the parts of a structure are found."""
+
+_MAX_PIECES = 100
+"""Largest number of parts of a structure that are worked on one by one."""
 
 Voxel = tuple[int, int, int]
 """Index of a voxel in a label map (I, J, K)."""
@@ -55,12 +61,64 @@ def find_structure(
     lines = [others.any(axis=1), others.any(axis=0)]
     lines.insert(outer, rows)
     ranges = []
-    for axis, line in enumerate(lines):
+    for line in lines:
         places = np.flatnonzero(line)
-        start, stop = int(places[0]) - margin[axis], int(places[-1]) + 1 + margin[axis]
-        ranges.append(slice(max(start, 0), min(stop, labels.shape[axis])))
-    box = (ranges[0], ranges[1], ranges[2])
+        ranges.append(slice(int(places[0]), int(places[-1]) + 1))
+    box = enlarged((ranges[0], ranges[1], ranges[2]), margin, labels.shape)
     return box, labels[box] == label
+
+
+def pieces(mask: NDArray[np.bool_], margin: Voxel = (0, 0, 0)) -> list[Box]:
+    """Return boxes that hold all voxels of a mask with a margin, and share no voxels.
+
+    An island far from the rest would make one box around everything large and slow. Every voxel outside all boxes is
+    more than the margin away from the mask along some axis, or lies beyond the array.
+
+    Args:
+        mask: (I', J', K') voxels.
+        margin: voxels to add on both sides of each part along each axis, as far as the array reaches.
+    """
+    from scipy.ndimage import find_objects
+    from scipy.ndimage import label as connected
+
+    blocks = mask
+    for axis, size in enumerate(mask.shape):
+        blocks = np.logical_or.reduceat(blocks, np.arange(0, size, _BLOCK), axis=axis)
+    parts, count = connected(blocks, np.ones((3, 3, 3)))
+    if count > _MAX_PIECES:
+        return [whole(mask.shape)]
+    boxes: list[Box] = []
+    for found in find_objects(parts):
+        place = [slice(one.start * _BLOCK, one.stop * _BLOCK) for one in found]
+        inner = box_of(mask[place[0], place[1], place[2]])
+        if inner is not None:
+            box = shifted(inner, [one.start for one in place])
+            boxes = _with_box(boxes, enlarged(box, margin, mask.shape))
+    return boxes
+
+
+def _with_box(boxes: list[Box], box: Box) -> list[Box]:
+    """Return boxes with one more; boxes that share voxels become one."""
+    for n, other in enumerate(boxes):
+        if all(a.start < b.stop and b.start < a.stop for a, b in zip(box, other, strict=True)):
+            i, j, k = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, other, strict=True))
+            return _with_box(boxes[:n] + boxes[n + 1 :], (i, j, k))
+    return [*boxes, box]
+
+
+def shifted(box: Box, steps: Sequence[int]) -> Box:
+    """Return a box moved by a number of voxels along each axis."""
+    i, j, k = (slice(one.start + step, one.stop + step) for one, step in zip(box, steps, strict=True))
+    return i, j, k
+
+
+def enlarged(box: Box, margin: Voxel, shape: tuple[int, ...]) -> Box:
+    """Return a box with a margin on both sides along each axis, as far as an array reaches."""
+    i, j, k = (
+        slice(max(one.start - more, 0), min(one.stop + more, size))
+        for one, more, size in zip(box, margin, shape, strict=True)
+    )
+    return i, j, k
 
 
 def margin_of(grid: Grid, size_mm: float) -> Voxel:
@@ -71,11 +129,8 @@ def margin_of(grid: Grid, size_mm: float) -> Voxel:
 
 def box_around(voxel: Sequence[int], margin: Voxel, shape: tuple[int, ...]) -> Box:
     """Return the box around a voxel with a margin, as far as an array reaches."""
-    i, j, k = (
-        slice(max(int(n) - more, 0), min(int(n) + more + 1, size))
-        for n, more, size in zip(voxel, margin, shape, strict=True)
-    )
-    return i, j, k
+    i, j, k = (slice(int(n), int(n) + 1) for n in voxel)
+    return enlarged((i, j, k), margin, shape)
 
 
 def distance_mm(targets: NDArray[np.bool_], grid: Grid) -> NDArray[np.float32]:
