@@ -40,6 +40,7 @@ AREAS = {
     "fitness": "Doubts whether a scan fits a model",
     "geometry": "Positions in the patient",
     "image": "An image of a training data set",
+    "improve": "Improving a model with accepted cases",
     "input": "What was given as an input",
     "internal": "Faults of napari-seg",
     "label": "A label map of a training data set",
@@ -1113,6 +1114,23 @@ CODES = {
         "error",
         "A 2D image in grey with more than 8 bits can't be used as RGB.",
         "Save it with 8 bits, leave it out, or train on grey images (one channel).",
+    ),
+    # improve
+    "improve.channels": Code(
+        "error",
+        "The scans of the training set have another number of channels than the model takes.",
+        "Choose a model for these scans.",
+    ),
+    "improve.model": Code(
+        "error",
+        "The model is not one that napari-seg can train further: it is of another program, an ensemble, has structures "
+        "that overlap, or is run in boxes of a larger scan.",
+        "Train a new model on the folder of accepted cases with `napari-seg train`.",
+    ),
+    "improve.too_few": Code(
+        "error",
+        "The training set lacks cases for training or for validation.",
+        "Accept cases of at least two patients.",
     ),
     # input
     "input.folders": Code(

@@ -15,7 +15,21 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import NoReturn
 
-from napari_seg.cli import convert, demo, edit, evaluate, inspect, models, predict, queue, report, status, train
+from napari_seg.cli import (
+    accept,
+    convert,
+    demo,
+    edit,
+    evaluate,
+    improve,
+    inspect,
+    models,
+    predict,
+    queue,
+    report,
+    status,
+    train,
+)
 from napari_seg.cli.exit_codes import ExitCode
 from napari_seg.cli.stop_signals import signals_handled
 from napari_seg.version import __version__
@@ -56,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"napari-seg {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for command in (demo, inspect, predict, status, report, queue, evaluate, convert, edit, train, models):
+    of_results = (predict, status, report, queue, evaluate, convert, edit)
+    for command in (demo, inspect, *of_results, train, accept, improve, models):
         command.add_parser(commands)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:

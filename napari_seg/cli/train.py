@@ -60,7 +60,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--max-minutes",
-        type=_minutes,
+        type=minutes,
         metavar="M",
         help="training time limit in minutes, summed over restarts, per fold; "
         "checks, planning and the final validation are not counted",
@@ -177,7 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if arguments.images and not arguments.labels_dir and arguments.layout != "folders":
         raise BundleError("bundle.setting", "found --images without --labels-dir; expected both, or neither")
-    settings = {name: _parsed(name, text) for name, text in distinct(arguments.set, "--set").items()}
+    settings = {name: parsed(name, text) for name, text in distinct(arguments.set, "--set").items()}
     if arguments.classes_from:
         settings["classes_from"] = {
             name: text.split(",") for name, text in distinct(arguments.classes_from, "--classes-from").items()
@@ -190,7 +190,7 @@ def run(arguments: argparse.Namespace) -> int:
         options=tuple(arguments.option),
         settings=settings | {name: value for name, value in reading.items() if value is not None},
         labels={
-            name: [_parsed(name, v) for v in text.split(",")]
+            name: [parsed(name, v) for v in text.split(",")]
             for name, text in distinct(arguments.labels, "--labels").items()
         },
         folds=arguments.folds,
@@ -310,11 +310,12 @@ def _compare(
     return ExitCode.DONE
 
 
-def _minutes(word: str) -> float:
-    minutes = float(word)
-    if not 0 < minutes < math.inf:
+def minutes(word: str) -> float:
+    """Parse a time limit in minutes."""
+    found = float(word)
+    if not 0 < found < math.inf:
         raise argparse.ArgumentTypeError(f"found {word}; expected minutes above 0")
-    return minutes
+    return found
 
 
 def _count(word: str) -> int:
@@ -338,7 +339,7 @@ def _from(dataset: Path, folder: str | None) -> str | None:
     return None if folder is None else relative_path(dataset / folder, dataset)
 
 
-def _parsed(name: str, text: str) -> Any:
+def parsed(name: str, text: str) -> Any:
     """Parse a value of an option.
 
     Raises:

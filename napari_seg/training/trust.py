@@ -83,17 +83,30 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
     logging = Path("configs", "logging.conf")
     if (root / logging).is_file() and (root / logging).read_bytes() != (shipped / logging).read_bytes():
         yield f"{logging.as_posix()} differs from this version's"
-    known = {ONLY_OTHERS, "$import sys", *_code(choices.settings)}
-    known |= {f"_target_ segnets.{name}" for name in (*networks(), "Ensemble")}
-    for path in (shipped / "configs").glob("*.yaml"):
-        known |= set(_code(_read(path)))
-    known |= {f"_target_ {name}" for name in _TRANSFORMS}
+    known = _known_code() | {ONLY_OTHERS, "$import sys", *_code(choices.settings)}
     for path in sorted((root / "configs").glob("*.yaml")):
         for text in _code(_read(path)):
             if text not in known and not _is_region_rule(text):
                 yield f"configs/{path.name} contains {text[:80]!r}"
     for text in _code(json.loads((root / METADATA).read_text(encoding="utf-8"))):
         yield f"{METADATA.as_posix()} contains {text[:80]!r}"
+
+
+def foreign_code(content: Any) -> str:
+    """Return the first text in a part of a config that MONAI would run and that is none of this version's; else "".
+
+    Call it within `with_segnets`.
+    """
+    known = _known_code()
+    return next((text for text in _code(content) if text not in known), "")
+
+
+def _known_code() -> set[str]:
+    """Return what this version's configs run, with the networks and the transforms that a plan may write."""
+    known = {f"_target_ segnets.{name}" for name in (*networks(), "Ensemble")}
+    for path in (shipped_root() / "configs").glob("*.yaml"):
+        known |= set(_code(_read(path)))
+    return known | {f"_target_ {name}" for name in _TRANSFORMS}
 
 
 _TRANSFORMS = (STEP, "monai.transforms.NormalizeIntensityd", "monai.transforms.ScaleIntensityRanged")

@@ -196,7 +196,8 @@ def _write_configs(
         _update(parser, {name: value for name, value in settings.items() if _top(name) in parser.get()})
         if region_rule and config == "inference":
             parser.get()["decision"]["transforms"][-1]["func"] = region_rule
-        _set_normalisation(parser.get()["preprocessing"]["transforms"], plan.settings["normalisation"])
+        if "preprocessing" not in choices.settings:
+            _set_normalisation(parser.get()["preprocessing"]["transforms"], plan.settings["normalisation"])
         if config == "evaluate" and choices.folds is not None:
             parser.get()["imports"].append("$import sys")
             parser.get()["initialize"].append(ONLY_OTHERS)

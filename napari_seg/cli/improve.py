@@ -1,0 +1,100 @@
+"""`napari-seg improve`: fine-tune a copy of a model on accepted cases, and compare both."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_seg.cli.consent import add_trust_option
+from napari_seg.cli.exit_codes import ExitCode
+from napari_seg.cli.train import minutes, named_value, parsed
+from napari_seg.cli.train_output import print_line
+
+if TYPE_CHECKING:
+    from napari_seg.learning.improve import Improvement
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "improve",
+        help="fine-tune a model on accepted cases, and compare both",
+        description="Fine-tunes a copy of a model on the training part of a set of accepted cases (napari-seg accept), "
+        "and compares the old and the new model on its validation part, which is never trained on. The old model stays "
+        "as it is. Run the same command again to resume. Ctrl-C, or a file OUT/stop, saves a checkpoint and stops.",
+        epilog="Example: napari-seg improve corrected --model liver -o liver_round1 --max-minutes 20",
+    )
+    parser.add_argument("training_set", type=Path, metavar="SET", help="folder of accepted cases")
+    parser.add_argument("--model", required=True, metavar="BUNDLE", help="model to begin from: a folder or a name")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the new model")
+    parser.add_argument(
+        "--max-minutes",
+        type=minutes,
+        default=20.0,
+        metavar="M",
+        help="training time limit in minutes, summed over restarts; the comparison is not counted; default 20",
+    )
+    parser.add_argument(
+        "--replay",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="DATASET",
+        help="data sets of the earlier training, so that it is not forgotten",
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], type=named_value, metavar="ID=VALUE", help="set any value of the configs"
+    )
+    add_trust_option(parser, "let the old model run code of its own while it is compared")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.read import read_bundle
+    from napari_seg.cli.consent import give_consent
+    from napari_seg.errors import Cancelled
+    from napari_seg.learning.improve import improve
+    from napari_seg.training.choices import distinct
+
+    bundle = read_bundle(arguments.model)
+    try:
+        found = improve(
+            arguments.training_set.resolve(),
+            give_consent(bundle) if arguments.trust else bundle,
+            arguments.output,
+            max_minutes=arguments.max_minutes,
+            settings={name: parsed(name, text) for name, text in distinct(arguments.set, "--set").items()},
+            replay=[path.resolve() for path in arguments.replay],
+            report=print_line,
+        )
+    except Cancelled as error:
+        print(f"napari-seg: {error}", file=sys.stderr)
+        return ExitCode.CANCELLED
+    _print(found, str(arguments.model))
+    return ExitCode.DONE
+
+
+def _print(found: Improvement, model: str) -> None:
+    """Print the table of both models, and what it says."""
+    rows = [("structure", "cases", "before", "after", "difference", "95 %")]
+    for row in found.rows:
+        interval = "–" if math.isnan(row.low) else f"{row.low:+.3f} to {row.high:+.3f}"
+        was, is_now, more = _dice(row.before), _dice(row.after), _dice(row.difference, "+.4f")
+        rows.append((row.structure, str(row.cases), was, is_now, more, interval))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(f"Dice on the validation part, which trained neither of these rounds; {found.minutes:g} minutes of training")
+    for cells in rows:
+        print("        " + "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+    if found.is_better:
+        doubt = "" if found.is_clear else "; the interval includes 0, so more validation cases would tell"
+        print(f"better  {found.output}{doubt}")
+        print(f"try     {shlex.join(['napari-seg', 'predict', 'SCAN', '--model', str(found.output), '-o', 'results'])}")
+    else:
+        print(f"no gain {found.output}; keep {model}, accept more cases or give it more minutes")
+
+
+def _dice(value: float, form: str = ".4f") -> str:
+    return "–" if math.isnan(value) else f"{value:{form}}"

@@ -1,0 +1,231 @@
+"""Improve a model with accepted cases: fine-tune a copy of it, compare both, and offer the better one.
+
+The old model stays as it is, and nothing is put in its place. A killed improvement goes on where it was: its cases are
+those of its round, and its training resumes from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundles.digest import model_digest
+from napari_seg.bundles.places import store_root
+from napari_seg.bundles.read import read_bundle, shipped_root
+from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.bundles.trust import remember
+from napari_seg.errors import BundleError, Cancelled
+from napari_seg.formats.atomic import atomic_write
+from napari_seg.learning.compare import MEAN, ComparedStructure, Scores, compared, evaluate
+from napari_seg.learning.inherit import inherited_choices, lineage
+from napari_seg.learning.rounds import open_round
+from napari_seg.learning.training_set import TrainingSet, read_training_set
+from napari_seg.progress import Progress, ignore_progress
+from napari_seg.training.history import RUN, ended_since, read_state
+from napari_seg.training.prepare import data_folder, plan_bundle
+from napari_seg.training.process import run
+from napari_seg.training.report import write_report
+from napari_seg.training.run import STOP, ship, training_command, writing
+
+COMPARISON = Path(RUN, "improvement.jsonl")
+"""File in the folder of an improved model that holds the comparison, in one line; it is no part of the model."""
+
+LAST = "model_final.pt"
+"""Weights of the last step: no validation case chooses among weights, so that the comparison is fair."""
+
+_SETTINGS: dict[str, Any] = {"val_cases": 4}
+"""A few validation cases show the course of the training."""
+
+_ROUND = re.compile(r"[-_ ]round[-_ ]?\d+$")
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Result of an improvement: an offer.
+
+    Attributes:
+        output: folder of the new model.
+        parent: name of the old model.
+        round: number of improvements from the first model on.
+        cases: number of accepted cases that trained the new model.
+        rows: a row for each structure, and last their mean.
+        minutes: minutes of training, summed over all starts.
+    """
+
+    output: Path
+    parent: str
+    round: int
+    cases: int
+    rows: tuple[ComparedStructure, ...]
+    minutes: float
+
+    @property
+    def is_better(self) -> bool:
+        """Return whether the new model has the higher mean Dice on the validation part."""
+        mean = next((row for row in self.rows if row.structure == MEAN), None)
+        return mean is not None and mean.difference > 0
+
+    @property
+    def is_clear(self) -> bool:
+        """Return whether the interval of the difference of the means excludes 0."""
+        mean = next((row for row in self.rows if row.structure == MEAN), None)
+        return mean is not None and (mean.low > 0 or mean.high < 0)
+
+
+def next_output(bundle: Bundle) -> Path:
+    """Return a free folder for an improved model: beside the old one, or in the store if that is the shipped one."""
+    is_shipped = bundle.root.resolve() == shipped_root().resolve()
+    place = store_root() if is_shipped else bundle.root.resolve().parent
+    name = _ROUND.sub("", bundle.root.name if not is_shipped else "hippocampus") or "model"
+    number = int(lineage(bundle).get("round", 0)) + 1
+    while (place / f"{name}_round{number}").exists():
+        number += 1
+    return place / f"{name}_round{number}"
+
+
+def improve(
+    folder: Path,
+    model: Bundle | str | Path,
+    out: Path,
+    *,
+    max_minutes: float,
+    replay: Sequence[Path] = (),
+    settings: dict[str, Any] | None = None,
+    trust: bool = False,
+    report: Callable[[str], None] = lambda text: None,
+    progress: Progress = ignore_progress,
+) -> Improvement:
+    """Fine-tune a copy of a model on the training part of a training set, and compare both on its validation part.
+
+    Call it again with the same folders to go on after a stop. It blocks for the time of the training, which runs in a
+    process of its own; a file `stop` in `out` makes that save and end.
+
+    Args:
+        folder: training set of accepted cases.
+        model: the old model; one that `inherited_choices` accepts.
+        out: folder of the new model: missing, empty, or begun before.
+        max_minutes: minutes of training, summed over all starts; the comparison comes on top.
+        replay: data sets of the earlier training, mixed in so that it is not forgotten.
+        settings: config id -> value that overrides this function's.
+        trust: let the old model run code of its own in the comparison.
+        report: function that prints a line of progress.
+        progress: called while both models are compared.
+
+    Raises:
+        InputError: `accept.not_a_set`, `improve.too_few`, `improve.channels`; a scan can't be read.
+        BundleError: `improve.model`, `bundle.untrusted`, and as for `plan_bundle`.
+        TrainingError, OutputError: as for `plan_bundle` and `train`.
+        Cancelled: it was interrupted; the message says whether it saved.
+    """
+    bundle = read_bundle(model, trust=True) if trust else read_bundle(model)
+    out = out.resolve()
+    chosen = inherited_choices(bundle, out)
+    choices = replace(chosen, settings=chosen.settings | _SETTINGS | (settings or {}))
+    listed = open_round(folder, bundle, out)
+    content = _of_round(read_training_set(folder), listed)
+    report(f"comparing on {len(content.part_of('validation'))} validation cases: the old model")
+    before = evaluate(folder, content, bundle, progress)
+    limits = {"max_minutes": max_minutes}
+    plan = plan_bundle(listed, out, choices, replay=replay, trust=trust, limits=limits, report=report)
+    origin = _describe(out, bundle, content, len(replay))
+    report(f"fine-tuning on {plan['parts']['training']} cases for up to {max_minutes:g} minutes")
+    with writing(out):
+        _train(out, data_folder(listed, out, plan), plan, max_minutes)
+        report("comparing: the new model")
+        new = read_bundle(out, trust=True)  # what was trained here runs this version's code only
+        after = evaluate(folder, content, new, progress)
+        rows = tuple(compared(before, after))
+        result = Improvement(out, bundle.name, origin["round"], origin["cases"], rows, _minutes(out))
+        _write(result, before, after)
+        with suppress(OSError, BundleError):  # then its next use asks for consent
+            remember(new)
+    return result
+
+
+def _train(out: Path, dataset: Path, plan: dict[str, Any], max_minutes: float) -> None:
+    """Train, or go on; the weights of the last step become those of the bundle."""
+    start = time.time()
+    command = training_command(out, dataset, fine_tune=plan["choices"]["fine_tune"], max_minutes=max_minutes)
+    try:
+        run(command, out / STOP, out / RUN)
+    except Cancelled:
+        ended = ended_since(out / RUN, start)
+        if ended is None or not ended.is_finished:
+            raise
+    finally:
+        write_report(out)
+    ship(out, out / RUN / LAST, {})
+
+
+def _of_round(content: TrainingSet, listed: Path) -> TrainingSet:
+    """Return the content of a training set as it was when a round began."""
+    names = {entry["name"]: entry["label"] for entry in json.loads(listed.read_bytes())["training"]}
+    cases = [
+        replace(case, labels=names[case.name].replace("../", "./", 1)) for case in content.cases if case.name in names
+    ]
+    return replace(content, cases=tuple(cases))
+
+
+def _describe(out: Path, bundle: Bundle, content: TrainingSet, replayed: int) -> dict[str, Any]:
+    """Write into the metadata of a planned model where it comes from, and return that."""
+    earlier = lineage(bundle)
+    origin: dict[str, Any] = {
+        "parent": {"name": bundle.name, "version": bundle.version, "digest": model_digest(bundle)},
+        "round": int(earlier.get("round", 0)) + 1,
+        "cases": len(content.part_of("training")),
+        "validation cases": len(content.part_of("validation")),
+        "replayed data sets": replayed,
+        "earlier": [*earlier.get("earlier", ()), *([earlier["parent"]] if "parent" in earlier else [])],
+    }
+    metadata = json.loads((out / METADATA).read_text(encoding="utf-8"))
+    ours = metadata.get("napari_seg", {})
+    if ours.get("improved") != origin:
+        metadata["version"] = f"0.{origin['round'] + 1}.0"
+        text = f"round {origin['round']}: {bundle.name} {bundle.version} fine-tuned on {origin['cases']} accepted cases"
+        metadata["changelog"] = {metadata["version"]: text}
+        metadata["napari_seg"] = {**ours, "improved": origin}
+        with writing(out):
+            atomic_write(out / METADATA, json.dumps(metadata, indent=4) + "\n")
+    return origin
+
+
+def _minutes(out: Path) -> float:
+    progress = read_state(out / RUN).progress
+    return 0.0 if progress is None else round(progress.seconds / 60, 2)
+
+
+def _write(result: Improvement, before: Scores, after: Scores) -> None:
+    """Write the comparison beside the new model."""
+    rows = [
+        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(row).items()}
+        for row in result.rows
+    ]
+    content = {"round": result.round, "parent": result.parent, "cases": result.cases, "minutes": result.minutes}
+    scores = {"before": _plain(before), "after": _plain(after)}
+    atomic_write(result.output / COMPARISON, json.dumps({**content, "rows": rows, "scores": scores}) + "\n")
+
+
+def _plain(scores: Scores) -> dict[str, dict[str, float | None]]:
+    return {c: {n: None if math.isnan(v) else round(v, 4) for n, v in one.items()} for c, one in scores.items()}
+
+
+def read_improvement(out: Path) -> Improvement | None:
+    """Return the comparison of an improved model; None if there is none."""
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        content = json.loads((out / COMPARISON).read_bytes())
+        rows = tuple(
+            ComparedStructure(**{key: _number(value) for key, value in row.items()}) for row in content["rows"]
+        )
+        return Improvement(out, content["parent"], content["round"], content["cases"], rows, content["minutes"])
+    return None
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value

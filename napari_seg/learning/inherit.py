@@ -1,0 +1,111 @@
+"""What an improved model takes over from the model that it begins from: network, spacing, patch and preprocessing.
+
+The training itself is this version's: no module of the old model and no expression that only its configs hold runs.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
+from napari_seg.errors import BundleError
+from napari_seg.training.choices import Choices, describe_weights
+from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.trust import foreign_code
+from napari_seg.training.write import PLAN, networks, options
+
+_TAKEN = ("spacing_mm", "patch_size", "network_def", "preprocessing")
+"""Ids in the config of a model that decide what its network sees, and its network."""
+
+_MAX_BYTES = 1 << 24
+
+
+def inherited_choices(bundle: Bundle, out: Path) -> Choices:
+    """Return the choices of a training that continues a model.
+
+    Args:
+        bundle: the model.
+        out: folder of the new model.
+
+    Raises:
+        BundleError: `improve.model`, only bundles whose network this program can train are improved: one network of
+            `segnets` with classes that exclude each other; `bundle.untrusted`, its config holds foreign code.
+        TrainingError: `weights.missing`.
+    """
+    content = _config(bundle)
+    with with_segnets():
+        target = str(content["network_def"].get("_target_"))
+        name = target.removeprefix("segnets.")
+        if not target.startswith("segnets.") or name not in networks():
+            raise _refusal(bundle, f"its network is {target}")
+        taken = {key: content[key] for key in _TAKEN}
+        if text := foreign_code(taken):
+            raise BundleError(
+                "bundle.untrusted",
+                f"the config of model {bundle.root.name!r} holds {text[:80]!r}, and training would run it; expected "
+                "only the code of this napari-seg; train a new model on the accepted cases with napari-seg train",
+            )
+        known = options()
+    chosen = _plan(bundle).get("choices", {})
+    used = tuple(option for option in chosen.get("options", ()) if option in known)
+    return Choices(
+        network=None if name == "UNet" else name,
+        dims=content["network_def"].get("spatial_dims"),
+        size=chosen.get("size"),
+        options=used,
+        settings=taken,
+        fine_tune=describe_weights(bundle.root / WEIGHTS, out),
+    )
+
+
+def _config(bundle: Bundle) -> dict[str, Any]:
+    """Return the content of the config for inference.
+
+    Raises:
+        BundleError: `improve.model`.
+    """
+    import yaml
+
+    if bundle.kind != "monai":
+        raise _refusal(bundle, f"it is a model of the kind {bundle.kind}")
+    if bundle.localiser is not None or bundle.coarse is not None:
+        raise _refusal(bundle, "it is run in boxes of a larger scan")
+    path = bundle.root / "configs" / "inference.yaml"
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError("too large")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not all(content[key] for key in _TAKEN) or not isinstance(content["network_def"], dict):
+            raise ValueError("incomplete")
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError) as error:
+        raise _refusal(bundle, f"it has no configs/{path.name} as napari-seg train writes it") from error
+    if content.get("regions"):
+        raise _refusal(bundle, "its structures overlap, which accepted label maps can't hold")
+    return dict(content)
+
+
+def _refusal(bundle: Bundle, found: str) -> BundleError:
+    return BundleError(
+        "improve.model",
+        f"model {bundle.name!r} can't be improved: {found}; expected a model of napari-seg train with one network. "
+        "To begin a new one, run napari-seg train on the folder of accepted cases",
+    )
+
+
+def _plan(bundle: Bundle) -> dict[str, Any]:
+    """Return the plan of a model; empty if it has none."""
+    with suppress(OSError, ValueError, RecursionError):
+        content = json.loads((bundle.root / PLAN).read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def lineage(bundle: Bundle) -> dict[str, Any]:
+    """Return what the metadata of an improved model say about its origin; empty for another model."""
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        content = json.loads((bundle.root / METADATA).read_text(encoding="utf-8"))["napari_seg"]["improved"]
+        return dict(content)
+    return {}

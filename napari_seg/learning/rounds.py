@@ -1,0 +1,76 @@
+"""Rounds: the list of what one improvement of a model is trained on, which later acceptances do not change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundles.spec import Bundle
+from napari_seg.errors import InputError
+from napari_seg.formats.atomic import atomic_write, not_written
+from napari_seg.learning.training_set import ROUNDS, TrainingSet, locked, read_training_set
+
+
+def open_round(folder: Path, bundle: Bundle, out: Path) -> Path:
+    """Return the list of cases for a new model; the same one again for a model that was begun.
+
+    The list names files of the training set, which stay as they are while the list is there. It has the classes of the
+    old model, too: where they were not annotated, nothing is learned about them.
+
+    Args:
+        folder: training set.
+        bundle: the old model.
+        out: folder of the new model.
+
+    Raises:
+        InputError: `improve.too_few`, there are no cases of a part; `improve.channels`, the scans have another number
+            of channels than the model; and as for `read_training_set`.
+        OutputError: `output.not_written`, `output.disk_full`.
+    """
+    key = hashlib.sha256(str(out.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
+    path = folder / ROUNDS / f"{out.name}-{key}.json"
+    with locked(folder):
+        if not path.is_file():
+            content = read_training_set(folder)
+            _check(content, bundle)
+            try:
+                path.parent.mkdir(exist_ok=True)
+                atomic_write(path, json.dumps(_list(content, bundle), indent=1) + "\n")
+            except OSError as error:
+                raise not_written(str(path), error) from error
+    return path
+
+
+def _check(content: TrainingSet, bundle: Bundle) -> None:
+    counts = [len({case.patient for case in content.part_of(part)}) for part in ("training", "validation")]
+    if min(counts) < 1:
+        raise InputError(
+            "improve.too_few",
+            f"the training set has cases of {counts[0]} patients for training and of {counts[1]} for validation; "
+            "expected at least one of each; accept cases of more patients",
+        )
+    if content.channel_count != bundle.in_channels:
+        text = f"the scans have {content.channel_count} channels, model {bundle.name!r} takes {bundle.in_channels}"
+        raise InputError("improve.channels", f"{text}; expected the same; choose a model for these scans")
+
+
+def _list(content: TrainingSet, bundle: Bundle) -> dict[str, Any]:
+    listed = content.as_list()
+    known = {name.casefold(): name for name in content.structures}
+    labels: dict[str, int] = {}
+    free = max(content.structures.values(), default=0) + 1
+    for segment in bundle.network_segments:  # in the order of the old classes
+        if name := known.get(segment.name.casefold()):
+            labels[name] = content.structures[name]
+        else:
+            labels[segment.name], free = free, free + 1
+    labels |= {name: value for name, value in content.structures.items() if name not in labels}
+    for case, entry in zip(content.cases, listed["training"], strict=True):
+        entry |= {key: f"..{entry[key].removeprefix('.')}" for key in ("image", "label")}
+        if not set(labels) <= set(case.annotated):
+            entry["labelled"] = sorted(case.annotated)
+    names = content.channels if len(content.channels) > 1 else bundle.channel_names
+    listed["modality"] = {str(number): name for number, name in enumerate(names)}
+    return listed | {"labels": {"background": 0, **labels}}

@@ -1,0 +1,80 @@
+"""Two models are compared on the same labels, case by case; scores are computed once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bundles
+import numpy as np
+import pytest
+
+from napari_seg.bundles.read import read_bundle
+from napari_seg.geometry import Grid
+from napari_seg.learning.accept import accept
+from napari_seg.learning.compare import MEAN, SCORES, compared, evaluate
+from napari_seg.learning.training_set import Provenance, read_training_set
+from napari_seg.training.gather.referenced import VARIABLE
+from napari_seg.volume import Segment, Segmentation, Volume
+
+NAN = math.nan
+
+
+def test_rows_are_paired_and_structures_weigh_alike() -> None:
+    before = {"a": {"liver": 0.5, "spleen": 0.7}, "b": {"liver": 0.6, "spleen": NAN}, "c": {"liver": 0.9}}
+    after = {"a": {"liver": 0.7, "spleen": 0.8, "new": 0.3}, "b": {"liver": 0.7, "spleen": 0.1}}
+    rows = {row.structure: row for row in compared(before, after)}
+    assert list(rows) == ["liver", "new", "spleen", MEAN]
+    liver = rows["liver"]
+    assert (liver.cases, liver.before, liver.after) == (2, pytest.approx(0.55), pytest.approx(0.7))
+    assert liver.low == pytest.approx(0.1)
+    assert liver.high == pytest.approx(0.2)
+    assert (rows["spleen"].cases, rows["spleen"].before, rows["spleen"].after) == (1, 0.7, 0.8)
+    assert math.isnan(rows["new"].before)
+    assert (rows["new"].cases, rows["new"].after) == (1, 0.3)
+    assert (rows[MEAN].cases, rows[MEAN].before, rows[MEAN].after) == (2, pytest.approx(0.6), pytest.approx(0.725))
+    assert compared({}, {}) == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two validation cases with a bright block, whose labels miss a part of it."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "known"))
+    for seed in range(2):
+        array = np.random.default_rng(seed).uniform(0, 50, (1, 16, 16, 16)).astype(np.float32)
+        array[0, 4:8, 4:8, 4:8] = 200
+        grid = Grid((16, 16, 16), np.eye(4))
+        labels = np.zeros(grid.shape, np.uint8)
+        labels[4:8, 4:8, 4:6] = 3
+        found = Segmentation(labels, grid, (Segment(3, "bright", (1, 1, 1)), Segment(4, "unknown", (2, 2, 2))))
+        accept(found, Volume(array, grid), tmp_path / "set", Provenance(), part="validation")
+    return tmp_path / "set"
+
+
+def test_scores_are_those_of_the_results_and_computed_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = bundles.write_threshold_bundle(tmp_path / "bundle")
+    bundle = read_bundle(root, trust=True)
+    bundle_names = [one.name for one in bundle.segments]
+    monkeypatch.setattr("napari_seg.learning.compare.segment", _result)
+    content = read_training_set(folder)
+    scores = evaluate(folder, content, bundle)
+    assert scores == {name: {"bright": pytest.approx(2 * 32 / (32 + 64))} for name in ("case0001", "case0002")}
+    assert bundle_names
+    monkeypatch.setattr("napari_seg.learning.compare.segment", None)
+    assert evaluate(folder, content, bundle) == scores
+    # other labels, other scores
+    changed = replace(content, cases=(replace(content.cases[0], labels="./labelsTr/case0001_r2.nii.gz"),))
+    with pytest.raises(Exception, match="case0001_r2"):
+        evaluate(folder, changed, bundle)
+    (file,) = (folder / SCORES).iterdir()
+    file.write_text('{"a": {"bright": 7}}')
+    monkeypatch.setattr("napari_seg.learning.compare.segment", _result)
+    assert evaluate(folder, content, bundle) == scores
+
+
+def _result(scan: Volume, bundle: Any) -> Segmentation:
+    return Segmentation((scan.array[0] > 100).astype(np.uint8), scan.grid, (Segment(1, "Bright", (1, 1, 1)),))

@@ -1,0 +1,216 @@
+"""A model is fine-tuned on accepted cases, compared and offered; a killed improvement goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import METADATA, WEIGHTS
+from napari_seg.bundles.trust import remember
+from napari_seg.errors import BundleError, Cancelled, InputError
+from napari_seg.formats.read import read
+from napari_seg.inference.segment import segment
+from napari_seg.learning import improve as module
+from napari_seg.learning.accept import accept
+from napari_seg.learning.improve import COMPARISON, improve, next_output, read_improvement
+from napari_seg.learning.inherit import lineage
+from napari_seg.learning.training_set import Provenance, read_training_set
+from napari_seg.training.choices import Choices
+from napari_seg.training.gather.referenced import VARIABLE
+from napari_seg.training.prepare import plan_bundle
+from napari_seg.training.run import train
+from napari_seg.volume import Segment, Segmentation, as_labels
+
+SMALL = {
+    "network_def#channels": [4, 8],
+    "network_def#strides": [1, 2],
+    "network_def#encoder_convs": 1,
+    "num_workers": 0,
+    "learning_rate": 0.01,
+}
+BRIEF = {"max_epochs": 2, "val_interval": 2, "num_workers": 0}
+
+
+def fill(folder: Path, cases: range, names: tuple[str, ...] = ("front", "back")) -> Path:
+    """Accept cases of synthetic balls, as they are."""
+    data = datasets.write_decathlon(folder.parent / "balls", cases=cases.stop)
+    for number in cases:
+        scan = read(data / "imagesTr" / f"case_{number:02d}.nii.gz")
+        array = as_labels(read(data / "labelsTr" / f"case_{number:02d}.nii.gz").array[0], "")
+        segments = tuple(Segment(n, name, (n, 0, 0)) for n, name in enumerate(names, 1))
+        array = np.where(array <= len(names), array, 0).astype(np.uint8)
+        accept(Segmentation(array, scan.grid, segments), scan, folder, Provenance("Ada"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of balls, trained for a second."""
+    root = tmp_path_factory.mktemp("model")
+    data = datasets.write_decathlon(root / "data", cases=4)
+    (data / "labels.json").write_text('{"front": 1, "back": 2}')
+    (data / "dataset.json").write_text(
+        json.dumps(json.loads((data / "dataset.json").read_text()) | {"modality": {"0": "MRI"}})
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **options: Path(path).touch())
+        plan_bundle(data, root / "balls", Choices(settings=SMALL | {"max_epochs": 2, "val_interval": 2}))
+        train(root / "balls", data)
+    return root / "balls"
+
+
+@pytest.fixture(autouse=True)
+def known_scans(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "known"))
+    remember(read_bundle(model))  # in the store of this test
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_a_model_is_improved_and_the_old_one_stays(model: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "set", range(3))
+    old = {path: path.read_bytes() for path in model.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    told: list[str] = []
+    found = improve(folder, model, tmp_path / "balls_round1", max_minutes=5, settings=BRIEF, report=told.append)
+    assert {path: path.read_bytes() for path in old} == old
+    assert (found.parent, found.round, found.cases) == ("balls", 1, 2)
+    assert [(row.structure, row.cases) for row in found.rows] == [("back", 1), ("front", 1), ("mean", 1)]
+    assert all(0 <= value <= 1 for row in found.rows for value in (row.before, row.after))
+    assert read_improvement(found.output) == found or any(math.isnan(row.low) for row in found.rows)
+    new = read_bundle(found.output)
+    assert new.version == "0.2.0"
+    assert lineage(new)["parent"]["name"] == "balls"
+    # what the network sees and what it is are those of the old model
+    configs = [(root / "configs" / "inference.yaml").read_text().splitlines()[1:] for root in (model, found.output)]
+    assert configs[0] == configs[1]
+    # the table is that of the files: the new weights give the new Dice
+    content = read_training_set(folder)
+    (case,) = content.part_of("validation")
+    labels = read(folder / case.labels).array[0]
+    result = segment(read(folder / case.image), new)
+    dice = 2 * ((labels == 1) & (result.array == 1)).sum() / ((labels == 1).sum() + (result.array == 1).sum())
+    assert found.rows[1].after == pytest.approx(dice, abs=1e-4)
+    # trained weights are those of the last step
+    last = (found.output / "training" / "model_final.pt").read_bytes()
+    assert (found.output / WEIGHTS).read_bytes() == last
+
+    # the next round knows its parent, and reads the scores that are known
+    fill(folder, range(3, 5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("napari_seg.learning.compare.segment", _counted := _Counted())
+        again = improve(folder, found.output, next_output(new), max_minutes=5, settings=BRIEF)
+    assert again.output == found.output.parent / "balls_round2"
+    assert (again.round, again.cases) == (2, 4)
+    assert again.rows[-1].before == pytest.approx(found.rows[-1].after)
+    assert _counted.count == 1, "the old model was not run again"
+    assert [one["name"] for one in lineage(read_bundle(again.output))["earlier"]] == ["balls"]
+
+
+class _Counted:
+    count = 0
+
+    def __call__(self, *arguments: Any) -> Segmentation:
+        self.count += 1
+        return segment(*arguments)
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_an_improvement_goes_on_with_its_own_cases(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = fill(tmp_path / "set", range(3)), tmp_path / "out"
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Cancelled
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run", killed)
+        with pytest.raises(Cancelled):
+            improve(folder, model, out, max_minutes=5, settings=BRIEF)
+    assert not (out / COMPARISON).exists()
+    first = read_training_set(folder).cases[0]
+    fill(folder, range(4))  # corrects the first ones again, and adds one
+    assert (folder / first.labels).is_file()
+    found = improve(folder, model, out, max_minutes=5, settings=BRIEF)
+    assert found.cases == 2
+    (listed,) = (folder / "rounds").iterdir()
+    assert [entry["label"][-9:] for entry in json.loads(listed.read_text())["training"]] == ["r1.nii.gz"] * 3
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_new_and_missing_structures(model: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "set", range(3), ("lesion",))
+    found = improve(folder, model, tmp_path / "out", max_minutes=5, settings=BRIEF)
+    new = read_bundle(found.output)
+    assert [one.name for one in new.segments] == ["front", "back", "lesion"], "nothing is forgotten"
+    row = found.rows[0]
+    assert (row.structure, row.cases) == ("lesion", 1)
+    assert math.isnan(row.before)
+    assert not found.is_better
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_old_cases_are_replayed(model: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "set", range(3))
+    out = tmp_path / "out"
+    improve(folder, model, out, max_minutes=5, settings=BRIEF, replay=[model.parent / "data"])
+    plan = json.loads((out / "plan.json").read_text())
+    assert [one.get("replayed", False) for one in plan["converted"]["data sets"]] == [False, True]
+    assert lineage(read_bundle(out))["replayed data sets"] == 1
+    description = json.loads((out / "data" / "dataset.json").read_text())
+    validated = [entry for entry in description["training"] if entry["split"] == "validation"]
+    assert len(validated) == 1
+    assert not any(entry.get("replay") for entry in validated)
+
+
+def test_too_few_cases_and_other_channels_are_refused(model: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "set", range(1))
+    with pytest.raises(InputError, match=r"improve\.too_few"):
+        improve(folder, model, tmp_path / "out", max_minutes=1)
+    with pytest.raises(InputError, match=r"improve\.too_few"):
+        improve(tmp_path / "nothing", model, tmp_path / "out", max_minutes=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_models_are_refused(model: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "set", range(3))
+    with pytest.raises(BundleError, match=r"improve\.model.*boxes"):
+        improve(folder, read_bundle(None), tmp_path / "out", max_minutes=1)
+    foreign = tmp_path / "foreign"
+    shutil.copytree(model, foreign)
+    path = foreign / "configs" / "inference.yaml"
+    written = path.read_text()
+    for old, new, code in (
+        ("segnets.UNet", "monai.networks.nets.UNet", r"improve\.model"),
+        ("axcodes: RAS", "axcodes: \"$__import__('os').system('touch /tmp/x')\"", r"bundle\.untrusted"),
+        ("monai.transforms.Spacingd", "subprocess.run", r"bundle\.untrusted"),
+        ("regions: false", "regions: true", r"improve\.model"),
+    ):
+        assert old in written
+        path.write_text(written.replace(old, new))
+        with pytest.raises(BundleError, match=code):
+            improve(folder, read_bundle(foreign), tmp_path / "out", max_minutes=1)
+    path.unlink()
+    with pytest.raises(BundleError, match=r"improve\.model|bundle\."):
+        improve(folder, foreign, tmp_path / "out", max_minutes=1)
+    assert not (tmp_path / "out").exists()
+    assert not (folder / "rounds").exists()
+
+
+def test_the_folder_of_the_next_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read_bundle(model)
+    assert next_output(bundle) == model.parent / "balls_round1"
+    assert next_output(read_bundle(None)).parent == tmp_path / "store"
+    copy = tmp_path / "balls_round1"
+    shutil.copytree(model, copy)
+    metadata = json.loads((copy / METADATA).read_text())
+    metadata["napari_seg"] = {"improved": {"round": 1, "parent": {"name": "balls"}}}
+    (copy / METADATA).write_text(json.dumps(metadata))
+    assert next_output(read_bundle(copy)) == tmp_path / "balls_round2"

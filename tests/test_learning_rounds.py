@@ -1,0 +1,55 @@
+"""The list of a round: what a training of a new model reads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_learning_training_set import case
+
+from napari_seg.bundles.read import read_bundle
+from napari_seg.errors import InputError
+from napari_seg.learning.rounds import open_round
+from napari_seg.learning.training_set import TrainingSet, write_training_set
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / name).mkdir()
+    cases = (case(1), case(2, part="validation", annotated=("Liver", "Anterior Hippocampus")))
+    write_training_set(tmp_path, TrainingSet({"Liver": 1, "Anterior Hippocampus": 5}, (), 1, cases, 3))
+    return tmp_path
+
+
+def test_a_list_has_the_classes_of_the_model_first(folder: Path) -> None:
+    bundle = read_bundle(None)
+    path = open_round(folder, bundle, folder.parent / "new")
+    content = json.loads(path.read_text())
+    names = [one.name for one in bundle.network_segments]
+    assert len(names) == 2
+    assert [name.casefold() for name in content["labels"]] == ["background", *names, "liver"]
+    assert content["labels"]["Anterior Hippocampus"] == 5
+    assert sorted(content["labels"].values()) == [0, 1, 5, 6]
+    assert [entry["labelled"] for entry in content["training"]] == [["Liver"], ["Anterior Hippocampus", "Liver"]]
+    assert content["training"][0]["image"] == "../imagesTr/case0001.nii.gz"
+    assert (path.parent / content["training"][0]["image"]).resolve() == (folder / "imagesTr/case0001.nii.gz").resolve()
+
+
+def test_a_list_stays_as_it_was(folder: Path) -> None:
+    bundle = read_bundle(None)
+    path = open_round(folder, bundle, folder.parent / "new")
+    written = path.read_bytes()
+    write_training_set(folder, TrainingSet({"Liver": 1}, (), 1, (case(1),), 3))
+    assert open_round(folder, bundle, folder.parent / "new") == path
+    assert path.read_bytes() == written
+    with pytest.raises(InputError, match=r"improve\.too_few"):
+        open_round(folder, bundle, folder.parent / "other")
+
+
+def test_a_model_for_other_channels_is_refused(folder: Path) -> None:
+    bundle = replace(read_bundle(None), in_channels=2)
+    with pytest.raises(InputError, match=r"improve\.channels"):
+        open_round(folder, bundle, folder.parent / "new")
