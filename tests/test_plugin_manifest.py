@@ -78,16 +78,19 @@ def test_preferences_are_read_from_napari(monkeypatch: pytest.MonkeyPatch) -> No
     import napari.settings
 
     from napari_seg.inference.options import SegmentOptions
-    from napari_seg.plugin.preferences import Preferences, preferences
+    from napari_seg.plugin.preferences import Preferences, preferences, remember_training_set
 
     assert preferences() == Preferences()
     stored = SimpleNamespace(
         segmenting=SimpleNamespace(device="cpu", memory_gib=2.5, precision="bfloat16", bundle_folders="/a/b; /c"),
         safety=SimpleNamespace(keep_seconds=0),
+        learning=SimpleNamespace(reader=" Ada  Lovelace ", training_set="/corrected"),
     )
     monkeypatch.setattr(napari.settings, "get_plugin_settings", lambda name: stored)
     options = SegmentOptions(device="cpu", memory_bytes=int(2.5 * 2**30), precision="bfloat16")
-    assert preferences() == Preferences(options, (Path("/a/b"), Path("/c")), 0)
+    assert preferences() == Preferences(options, (Path("/a/b"), Path("/c")), 0, "Ada Lovelace", Path("/corrected"))
+    remember_training_set(Path("/other"))
+    assert preferences().training_set == Path("/other")
 
 
 def test_preferences_offer_what_a_run_accepts() -> None:
@@ -160,6 +163,7 @@ def test_an_added_model_is_there_at_the_next_start(tmp_path: Path, monkeypatch: 
     stored = SimpleNamespace(
         segmenting=SimpleNamespace(device="cpu", memory_gib=0, precision="auto", bundle_folders="/elsewhere"),
         safety=SimpleNamespace(keep_seconds=0),
+        learning=SimpleNamespace(reader="", training_set=""),
     )
     monkeypatch.setattr(napari.settings, "get_plugin_settings", lambda name: stored)
     folder = write_threshold_bundle(tmp_path / "mine")

@@ -29,8 +29,14 @@ COMPARISON_WORKER = WorkerProcess()
 SAVING_WORKER = WorkerProcess()
 """Worker process that writes files and reads them back while others work; highdicom blocks Python for a second."""
 
-_STAGES = {"locating": "Locating the region", "loading": "Loading the model", "segmenting": "Segmenting"}
-"""Stages that `napari_seg.inference.segment` reports, in the words of the window."""
+_STAGES = {
+    "locating": "Locating the region",
+    "loading": "Loading the model",
+    "segmenting": "Segmenting",
+    "looking": "Looking at the scans again",
+    "comparing": "Comparing on the validation cases",
+}
+"""Stages that the library reports, in the words of the window."""
 
 
 @dataclass(frozen=True)

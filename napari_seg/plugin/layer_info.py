@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from napari_seg.errors import Notice
 from napari_seg.formats.endings import may_be_dicom
 from napari_seg.geometry import Grid
+from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import LayerPlacement
 from napari_seg.volume import NO_SOURCE, DicomStack, Segment, Source, Volume
 
@@ -42,6 +43,7 @@ class LayerInfo:
         confidence: label -> mean probability, as in `Segmentation.confidence`.
         algorithm: name and version of the program that made the labels; None if a person did.
         native_labels: (I, J, K) labels on the file's grid, kept if the layer shows them resampled; otherwise None.
+        model_labels: (I, J, K) labels on the file's grid as the algorithm made them; None if they are not known.
         source: file that the labels were read from; None for new labels.
         notices: doubts about the geometry.
         adopted: where a layer of another program got its grid from: "scan" if it lies on an open scan, "transform" if
@@ -56,6 +58,7 @@ class LayerInfo:
     confidence: Mapping[int, float] = field(default_factory=dict)
     algorithm: tuple[str, str] | None = None
     native_labels: NDArray | None = None
+    model_labels: PackedLabels | None = None
     source: Path | None = None
     notices: tuple[Notice, ...] = ()
     adopted: Literal["scan", "transform"] | None = None

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from napari_seg.errors import OutputError
 from napari_seg.plugin.contrast import contrast_limits, value_range, widen_range
 from napari_seg.plugin.layer_info import LayerInfo
+from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import AXIS_LABELS, LayerPlacement, place
 from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Source, Volume, labels_in, smallest_label_type
 
@@ -101,6 +102,7 @@ def labels_layer(
     scan: Source = NO_SOURCE,
     algorithm: tuple[str, str] | None = None,
     source: Path | None = None,
+    is_result: bool = False,
 ) -> LayerTuple:
     """Return the layer tuple of a segmentation; its array is a copy, so that painting does not change the segmentation.
 
@@ -111,6 +113,7 @@ def labels_layer(
         scan: source of the scan; DICOM results refer to its images.
         algorithm: name and version of the program that made the labels; None if a person did.
         source: file that the labels were read from; None for new labels.
+        is_result: whether the labels are those that the algorithm made, which nobody has changed since.
     """
     highest = max(int(segmentation.array.max(initial=0)), *(s.label for s in segmentation.segments), 0)
     volumes_ml = segmentation.volumes_ml()
@@ -122,6 +125,7 @@ def labels_layer(
         algorithm=algorithm,
         # a layer that is shown resampled keeps the original, which saving would otherwise resample back
         native_labels=None if placement.is_view else segmentation.array,
+        model_labels=PackedLabels.of(segmentation.array) if is_result else None,
         source=source,
     )
     settings: dict[str, Any] = {

@@ -21,6 +21,8 @@ from napari_seg.plugin.docks import open_planes
 from napari_seg.plugin.edit.model import EditModel
 from napari_seg.plugin.edit.tab import EditTab
 from napari_seg.plugin.layer_info import frame_of
+from napari_seg.plugin.learn.model import LearnModel
+from napari_seg.plugin.learn.tab import LearnTab
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.napari_private import ask_before_closing, main_window, native_canvas, qt_viewer_of
 from napari_seg.plugin.overlay import MarksOverlay
@@ -76,6 +78,7 @@ class Panel(QWidget):
         self.batch_tab = BatchTab(batch, segmenting, study)
         training = TrainModel(session, segmenting)
         self.train_tab = TrainTab(training)
+        self.learn_tab = LearnTab(LearnModel(session, structures, segmenting, batch, study))
         self._build()
         session.changed.connect(self._refresh)
         structures.changed.connect(self._mark_unsaved)
@@ -159,6 +162,7 @@ class Panel(QWidget):
         self._tabs.addTab(self.edit_tab, "Edit")
         self._tabs.addTab(self.batch_tab, "Batch")
         self._tabs.addTab(self.train_tab, "Train")
+        self._tabs.addTab(self.learn_tab, "Learn")
         self._message = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         form = QFormLayout()

@@ -19,11 +19,15 @@ class Preferences:
         options: options of every run: device, memory and precision; defaults for the others.
         bundle_folders: MONAI bundles, and folders whose subfolders are bundles.
         keep_seconds: interval between two copies of edited labels, which are restored after a crash; 0: no copies.
+        reader: name of the person who accepts cases, for their records; "" if it is not stated.
+        training_set: folder of accepted cases; None before the first choice.
     """
 
     options: SegmentOptions = field(default_factory=SegmentOptions)
     bundle_folders: tuple[Path, ...] = ()
     keep_seconds: int = 60
+    reader: str = ""
+    training_set: Path | None = None
 
 
 def preferences() -> Preferences:
@@ -32,7 +36,7 @@ def preferences() -> Preferences:
         from napari.settings import get_plugin_settings
 
         settings = get_plugin_settings("napari-seg")
-        return _preferences(settings.segmenting, settings.safety)
+        return _preferences(settings.segmenting, settings.safety, settings.learning)
     except (ImportError, KeyError, AttributeError):  # napari before 0.9
         return Preferences()
 
@@ -50,7 +54,17 @@ def remember_bundle(folder: Path) -> None:
     segmenting.bundle_folders = ";".join(filter(None, (str(segmenting.bundle_folders), str(folder))))
 
 
-def _preferences(segmenting: Any, safety: Any) -> Preferences:
+def remember_training_set(folder: Path) -> None:
+    """Set the folder of accepted cases for later sessions."""
+    try:
+        from napari.settings import get_plugin_settings
+
+        get_plugin_settings("napari-seg").learning.training_set = str(folder)
+    except (ImportError, KeyError, AttributeError):  # as in `preferences`
+        return
+
+
+def _preferences(segmenting: Any, safety: Any, learning: Any) -> Preferences:
     gib = float(segmenting.memory_gib)
     folders = [folder for folder in re.split(f"[;{os.pathsep}]", str(segmenting.bundle_folders)) if folder.strip()]
     return Preferences(
@@ -61,4 +75,6 @@ def _preferences(segmenting: Any, safety: Any) -> Preferences:
         ),
         bundle_folders=tuple(Path(folder.strip()).expanduser() for folder in folders),
         keep_seconds=int(safety.keep_seconds),
+        reader=" ".join(str(learning.reader).split()),
+        training_set=Path(text).expanduser() if (text := str(learning.training_set).strip()) else None,
     )

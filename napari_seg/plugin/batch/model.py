@@ -12,10 +12,9 @@ from psygnal import Signal
 
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.report.write import REPORT
-from napari_seg.cohort.scan_files import is_same
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.errors import CohortError, one_line
-from napari_seg.plugin.batch.results import read_row, write_table
+from napari_seg.plugin.batch.results import find_scan, read_row, write_table
 from napari_seg.plugin.batch.run import BatchChoices, BatchRun
 from napari_seg.plugin.batch.watch import Look, Row, is_here, look
 from napari_seg.plugin.job import Job
@@ -385,14 +384,7 @@ class BatchModel:
             return None, _NO_INPUTS
         if self._cases is None:
             self._cases, _ = find_cases([inputs], () if bundle is None else bundle.channel_names)
-        # names depend on the model and on the layout of the results; sources on the folder of scans
-        case = next((one for one in self._cases if one.key == row.name), None)
-        case = case or next((one for one in self._cases if one.source == row.source), None)
-        if case is None:
-            return None, f"The scan {row.title} was not found below {inputs}."
-        if row.fingerprint and not is_same(case.scan, row.fingerprint, row.input_sha256):
-            return None, f"The scan {row.title} below {inputs} is another one, or was changed since it was segmented."
-        return case, ""
+        return find_scan(row, inputs, self._cases)
 
     def write_table(self, path: Path) -> None:
         """Write one table (CSV) of all scans: state, duration, and the volume of each structure in ml.

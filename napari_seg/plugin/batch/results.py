@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.scan_files import is_same
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.plugin.batch.watch import Row
 from napari_seg.plugin.layer_info import frame_of
@@ -25,6 +26,24 @@ if TYPE_CHECKING:
     from napari_seg.cohort.case import Case
     from napari_seg.errors import Notice
     from napari_seg.volume import Volume
+
+
+def find_scan(row: Row, inputs: Path, cases: Sequence[Case]) -> tuple[Case | None, str]:
+    """Return the case with the scan of a row, or None and the reason why its scan is unknown; it may read files.
+
+    Args:
+        row: row of a scan.
+        inputs: folder of scans.
+        cases: cases of that folder.
+    """
+    # names depend on the model and on the layout of the results; sources on the folder of scans
+    case = next((one for one in cases if one.key == row.name), None)
+    case = case or next((one for one in cases if one.source == row.source), None)
+    if case is None:
+        return None, f"The scan {row.title} was not found below {inputs}."
+    if row.fingerprint and not is_same(case.scan, row.fingerprint, row.input_sha256):
+        return None, f"The scan {row.title} below {inputs} is another one, or was changed since it was segmented."
+    return case, ""
 
 
 def read_row(
@@ -60,7 +79,9 @@ def read_row(
     if row.labels is not None:
         found = read_labels(row.labels, scans)
         name = row.labels.name.removesuffix(nifti_ending(row.labels))
-        layers += [layer_of(one) for one in label_layers(found, name, frame)]
+        status = row.labels.stat()
+        is_result = (status.st_size, status.st_mtime_ns) == row.labels_mark
+        layers += [layer_of(one) for one in label_layers(found, name, frame, is_result=is_result)]
         warnings += _texts_of(found.notices)
     return layers, warnings
 

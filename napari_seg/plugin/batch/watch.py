@@ -43,6 +43,7 @@ class Row:
         source: public path of the scan.
         notices: warnings about the scan or the result.
         labels: file of the label map; None unless done.
+        labels_mark: size and time of modification in ns of that file as the run wrote it.
         fingerprint: digest of the sizes and times of the scan's files; "" before its start.
         input_sha256: digest of the scan's files; "" before its end.
     """
@@ -55,6 +56,7 @@ class Row:
     source: str = ""
     notices: tuple[str, ...] = ()
     labels: Path | None = None
+    labels_mark: tuple[int, int] = (0, 0)
     fingerprint: str = ""
     input_sha256: str = ""
 
@@ -121,7 +123,7 @@ def look(folder: Path, before: Look | None = None) -> Look:
         for number in changed[MAX_ROWS:]:  # for the next look
             marks[number] = known.get(number, ())
         is_partial, changed = len(changed) > MAX_ROWS, changed[:MAX_ROWS]
-        rows = tuple(_row(row, folder, row.runner in alive) for row in manifest.rows_of(changed))
+        rows = tuple(row_of(row, folder, row.runner in alive) for row in manifest.rows_of(changed))
     unended = [one.row for one in status.runners if one.row.ended is None and not at_work]
     lost = unended[-1] if unended else None
     return Look(folder, created, rows, status, at_work, lost, (folder / REPORT).is_file(), marks, is_partial, removed)
@@ -137,7 +139,14 @@ def _is_at_work(folder: Path, runner: RunnerStatus) -> bool:
     return runner.is_alive and (not is_here(runner.row) or RunnerWatch(folder).is_alive(runner.row) is True)
 
 
-def _row(row: CaseRow, folder: Path, is_run: bool) -> Row:
+def row_of(row: CaseRow, folder: Path, is_run: bool = False) -> Row:
+    """Return a case of a manifest as a row of the table.
+
+    Args:
+        row: the case.
+        folder: the folder of results.
+        is_run: whether a process runs the case now.
+    """
     claimed: RowState = "running" if is_run else "stopped"
     state: RowState = claimed if row.state == "running" or row.state == "moving" else row.state
     labels = row.outputs.get("labels") if state == "done" else None
@@ -152,6 +161,7 @@ def _row(row: CaseRow, folder: Path, is_run: bool) -> Row:
         source=row.source,
         notices=tuple(printable(gui_text_of(notice)) for notice in row.notices) if state == "done" else (),
         labels=None if labels is None else folder / labels.path,
+        labels_mark=(0, 0) if labels is None else (labels.bytes, labels.mtime_ns),
         fingerprint=row.fingerprint,
         input_sha256=row.input_sha256,
     )

@@ -82,7 +82,9 @@ class Run:
         # counting voxels and reorienting the array are slow, so they run in this thread and not in the main one
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
         algorithm = (bundle.name, bundle.version)
-        labels_data = labels_layer(segmentation, self.placement, name, scan=self.volume.source, algorithm=algorithm)
+        labels_data = labels_layer(
+            segmentation, self.placement, name, scan=self.volume.source, algorithm=algorithm, is_result=True
+        )
         # napari compiles its colour mapping at the first use, which takes seconds
         labels_data[1]["colormap"].map(labels_data[0][:1, :1])
         layers = [layer_of(labels_data)]

@@ -135,13 +135,14 @@ def read_labels(path: Path, scans: Sequence[Volume]) -> LabelMaps:
     return LabelMaps(path, tuple(with_all_segments_named(one) for one in maps), scan, tuple(dict.fromkeys(notices)))
 
 
-def label_layers(read: LabelMaps, name: str, frame: NDArray | None) -> list[LayerTuple]:
+def label_layers(read: LabelMaps, name: str, frame: NDArray | None, *, is_result: bool = False) -> list[LayerTuple]:
     """Return the layer tuples of a file of labels, numbered if there are several.
 
     Args:
         read: label maps of the file.
         name: name of the layers.
         frame: frame of the viewer.
+        is_result: whether the file is the result of a run, which nobody has changed since.
     """
     layers = []
     for number, one in enumerate(read.maps, 1):
@@ -152,6 +153,7 @@ def label_layers(read: LabelMaps, name: str, frame: NDArray | None) -> list[Laye
             scan=read.scan.source if read.scan else NO_SOURCE,
             algorithm=made_by_in(read.path),
             source=read.path,
+            is_result=is_result,
         )
         layers.append(shown)
     return layers

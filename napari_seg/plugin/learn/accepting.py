@@ -1,0 +1,332 @@
+"""Accept the selected labels as a case of a training set, in jobs. Without Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from napari.layers import Image, Labels
+from psygnal import Signal
+
+from napari_seg.learning.accept import accept
+from napari_seg.learning.training_set import AcceptedCase, Provenance, TrainingSet, read_training_set
+from napari_seg.plugin.foreign_layers import lies_on
+from napari_seg.plugin.job import SAVING_WORKER, Job, JobProgress
+from napari_seg.plugin.labels_on_scan import has_grid_of
+from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
+from napari_seg.plugin.layer_info import LayerInfo, volume_of
+from napari_seg.plugin.messages import Message, message_of
+from napari_seg.plugin.napari_private import history_lengths
+from napari_seg.plugin.preferences import preferences, remember_training_set
+from napari_seg.plugin.segment.channels import input_of
+from napari_seg.training.gather.referenced import voxel_digest
+from napari_seg.volume import Segmentation, Volume
+
+if TYPE_CHECKING:
+    from napari_seg.plugin.segment.model import SegmentModel
+    from napari_seg.plugin.session import Session
+    from napari_seg.plugin.structures.model import Structure, StructuresModel
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person accepts.
+
+    Attributes:
+        snapshot: the labels.
+        volumes: channel -> volume of the scan.
+        folder: folder of the training set.
+        annotated: names of the structures that were checked; None: those of the labels.
+        actions: what the person did, in words.
+        reader: name of the person; "" if it is not stated.
+        replaces: whether the person agreed that earlier labels of the scan are replaced.
+    """
+
+    snapshot: Snapshot
+    volumes: Mapping[str, Volume]
+    folder: Path
+    annotated: tuple[str, ...] | None
+    actions: tuple[str, ...]
+    reader: str
+    replaces: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """A scan that was accepted before, so that a person has to agree that its labels are replaced."""
+
+    wish: Wish
+    case: AcceptedCase
+
+    @property
+    def text(self) -> str:
+        """Return the question in words."""
+        record = self.case.provenance
+        who, when = f" by {record.reader}" if record.reader else "", record.time.replace("T", ", ")[:17]
+        return (
+            f"This scan was accepted before as {self.case.name}{who} ({when} UTC). Accepting it again replaces its "
+            "labels in the set."
+        )
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A case that was accepted, and the training set with it."""
+
+    wish: Wish
+    case: AcceptedCase
+    content: TrainingSet
+    files: tuple[Path, ...]
+
+
+class AcceptModel:
+    """Puts the selected labels and their scan into a training set.
+
+    Args:
+        session: source of the labels and the scans; receives messages.
+        structures: structures of the selected labels.
+        segmenting: layers of a model with several channels.
+
+    Attributes:
+        changed: emitted after every change that the tab shows.
+        accepted: emitted with the files of a scan after it was accepted.
+        folder: folder of the training set; None before it was chosen.
+        content: content of the set, as it was read last; None if it can't be read.
+        fault: reason why the set can't be read; "" if it can.
+        question: scan that was accepted before; None if there is no such question.
+        job: job that accepts; None if there is none.
+    """
+
+    changed = Signal()
+    accepted = Signal(object)
+
+    def __init__(self, session: Session, structures: StructuresModel, segmenting: SegmentModel) -> None:
+        self.session, self.structures, self.segmenting = session, structures, segmenting
+        self.folder: Path | None = preferences().training_set
+        self.content: TrainingSet | None = None
+        self.fault = ""
+        self.question: Question | None = None
+        self.job: Job | None = None
+        self._unchecked: WeakKeyDictionary[Labels, frozenset[str]] = WeakKeyDictionary()
+        structures.changed.connect(self._follow)
+        if self.folder is not None:
+            self.look()
+
+    # the training set
+
+    def choose_folder(self, folder: Path) -> None:
+        """Set the folder of the training set, for later sessions too."""
+        self.folder, self.content, self.question, self.fault = folder, None, None, ""
+        remember_training_set(folder)
+        self.look()
+        self.changed.emit()
+
+    def look(self) -> None:
+        """Read the training set in a job."""
+        folder = self.folder
+        assert folder is not None
+        self.session.jobs.start(
+            lambda _: read_training_set(folder),
+            on_result=partial(self._on_read, folder),
+            on_error=partial(self._on_unread, folder),
+        )
+
+    def _on_read(self, folder: Path, content: TrainingSet) -> None:
+        if folder == self.folder:
+            self.content, self.fault = content, ""
+            self.changed.emit()
+
+    def _on_unread(self, folder: Path, error: Exception) -> None:
+        if folder == self.folder:
+            self.content, self.fault = None, message_of(error).text
+            self.changed.emit()
+
+    @property
+    def summary(self) -> str:
+        """The number of cases in words."""
+        return self.fault if self.content is None else counts_of(self.content)
+
+    # what is accepted
+
+    @property
+    def labels(self) -> Labels | None:
+        """The labels that are accepted: the selected layer."""
+        return self.session.labels
+
+    @property
+    def scan(self) -> Image | None:
+        """The scan of the labels: the one that they were made from, or that they lie on; otherwise the selected one."""
+        labels, scans = self.labels, self._scans
+        if labels is None or not scans:
+            return None
+        files = LayerInfo.require(labels).scan.files
+        fitting = [scan for scan in scans if has_grid_of(labels, scan) or lies_on(labels, scan)]
+        own = [scan for scan in fitting if (one := volume_of(scan)) is not None and one.source.files == files]
+        return next(iter((*own, *fitting, *scans)))
+
+    @property
+    def _scans(self) -> list[Image]:
+        """The open scans, the selected one first."""
+        return [*dict.fromkeys([*([self.session.scan] if self.session.scan else []), *self.session.scans])]
+
+    @property
+    def rows(self) -> list[tuple[Structure, bool]]:
+        """The structures of the labels, and whether each one was checked."""
+        unchecked = frozenset() if self.labels is None else self._unchecked.get(self.labels, frozenset())
+        return [(row, row.name not in unchecked) for row in self.structures.structures]
+
+    def check(self, name: str, is_checked: bool) -> None:
+        """Set whether a structure was checked; nothing is learned about others from this case."""
+        assert self.labels is not None
+        unchecked = self._unchecked.get(self.labels, frozenset()) - {name}
+        self._unchecked[self.labels] = unchecked if is_checked else unchecked | {name}
+        self.changed.emit()
+
+    @property
+    def obstacle(self) -> str:
+        """Return the reason why Accept is disabled, for a person; "" if it is enabled."""
+        if self.job is not None:
+            return "A case is being accepted."
+        if self.labels is None:
+            return "Select labels on a scan."
+        if self.scan is None:
+            return "Open the scan of these labels."
+        if not any(is_checked for _, is_checked in self.rows):
+            return "Check at least one structure."
+        return ""
+
+    # accepting
+
+    def start(self) -> None:
+        """Accept the selected labels in a job; a scan that was accepted before becomes a question first."""
+        if self.obstacle or self.folder is None:
+            text = self.obstacle or "Choose the folder of accepted cases first."
+            self.session.show_messages(Message("warning", text))
+            return
+        labels, scan, rows = self.labels, self.scan, self.rows
+        assert labels is not None
+        assert scan is not None
+        if unnamed := [row.name for row, is_checked in rows if is_checked and row.voxels and _is_unnamed(row)]:
+            text = f"{', '.join(unnamed)} has no name. Name it in the Structures tab, or uncheck it."
+            self.session.show_messages(Message("warning", text))
+            return
+        checked = tuple(" ".join(row.name.split()) for row, is_checked in rows if is_checked)
+        annotated = None if len(checked) == len(rows) else checked
+        volumes = self._volumes(labels, scan)
+        snapshot = Snapshot.of(labels)
+        self._start(Wish(snapshot, volumes, self.folder, annotated, _actions_of(labels), preferences().reader))
+
+    def replace(self) -> None:
+        """Accept the scan of the question, which replaces its earlier labels."""
+        assert self.question is not None
+        wish = replace(self.question.wish, replaces=True)
+        self.question = None
+        self._start(wish)
+
+    def keep(self) -> None:
+        """Drop the question; the set keeps the earlier labels."""
+        self.question = None
+        self.session.show_messages(Message("info", "The set keeps the earlier labels."))
+        self.changed.emit()
+
+    def _start(self, wish: Wish) -> None:
+        self.question = None
+        self.job = self.session.jobs.start(partial(_accept, wish), on_result=self._on_result, on_end=self._on_end)
+        self.session.show_messages(Message("info", "Accepting …"), lasting=True)
+        self.changed.emit()
+
+    def _on_result(self, result: Accepted | Question) -> None:
+        if isinstance(result, Question):
+            self.question = result
+            self.session.show_messages()
+            return
+        if result.wish.folder == self.folder:
+            self.content, self.fault = result.content, ""
+        state_of(result.wish.snapshot.layer).mark_saved(result.wish.snapshot.edits)
+        case = result.case
+        again = f", for the {_ordinal(case.revision)} time" if case.revision > 1 else ""
+        text = f"Accepted as {case.name} for {case.part}{again}. The set has {counts_of(result.content)}."
+        self.session.show_messages(Message("info", text), lasting=True)
+        self.accepted.emit(result.files)
+
+    def _on_end(self) -> None:
+        self.job = None
+        self.changed.emit()
+
+    def _follow(self) -> None:
+        if self.question is not None and self.question.wish.snapshot.layer is not self.labels:
+            self.question = None
+        self.changed.emit()
+
+    def _volumes(self, labels: Labels, scan: Image) -> dict[str, Volume]:
+        """Return channel -> volume: the layers of a model with several channels if it made the labels."""
+        made_by, bundle = LayerInfo.require(labels).algorithm, self.segmenting.bundle
+        layers: Mapping[str, Image | None] = {"": scan}
+        if made_by is not None and bundle is not None and made_by[0] == bundle.name:
+            channels = self.segmenting.channels
+            layers = channels if channels and scan in channels.values() else layers
+        found = {name: None if layer is None else volume_of(layer) for name, layer in layers.items()}
+        return {name: volume for name, volume in found.items() if volume is not None}
+
+
+def _accept(wish: Wish, job: Job) -> Accepted | Question:
+    """Accept a case, or return the question about one that was accepted before; in the thread of the job.
+
+    Raises:
+        NapariSegError: see `napari_seg.learning.accept.accept`.
+    """
+    job.progress = JobProgress("Comparing with the accepted cases")
+    scan, segmentation = input_of(wish.volumes), wish.snapshot.segmentation()
+    if not wish.replaces and (known := read_training_set(wish.folder).case_of(voxel_digest(scan))) is not None:
+        return Question(wish, known)
+    info = wish.snapshot.info
+    case = job.call(
+        SAVING_WORKER,  # reading a series blocks Python
+        accept,
+        segmentation,
+        scan,
+        wish.folder,
+        Provenance(wish.reader, model=info.algorithm, actions=wish.actions),
+        before=_before(segmentation, info),
+        annotated=wish.annotated,
+        ends_between_steps=True,
+        stage="Writing the case",
+    )
+    return Accepted(wish, case, read_training_set(wish.folder), scan.source.files)
+
+
+def _before(segmentation: Segmentation, info: LayerInfo) -> Segmentation | None:
+    """Return the labels as the model made them, with the present names of their structures; None if unknown."""
+    packed = info.model_labels
+    if packed is None or packed.shape != segmentation.grid.shape:
+        return None
+    return replace(segmentation, array=packed.unpack(), confidence_maps=None)
+
+
+def counts_of(content: TrainingSet) -> str:
+    """Return the number of cases of a training set in words."""
+    count, kept = len(content.cases), len(content.part_of("validation"))
+    return f"{count} case{'s' * (count != 1)}" + f", {kept} of them for validation" * bool(kept)
+
+
+def _is_unnamed(row: Structure) -> bool:
+    return row.name == f"label {row.label}"
+
+
+def _actions_of(labels: Labels) -> tuple[str, ...]:
+    """Return what a person did to labels, in words: the actions of the Edit tab, and the number of other steps."""
+    actions = [_words_of(action) for action in state_of(labels).actions]
+    others = history_lengths(labels)[0] - len(actions)
+    return (*actions, *([f"other steps, such as strokes of the brush: {others}"] if others > 0 else []))
+
+
+def _words_of(action: EditAction) -> str:
+    return f"{action.name}: {action.structure}, {action.added} voxels added, {action.removed} removed"
+
+
+def _ordinal(number: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")

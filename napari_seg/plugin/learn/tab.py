@@ -1,0 +1,33 @@
+"""The Learn tab in Qt: accept corrected cases, choose the next one, improve the model."""
+
+from __future__ import annotations
+
+from qtpy.QtWidgets import QFrame, QVBoxLayout, QWidget
+
+from napari_seg.plugin.controls import scrolled
+from napari_seg.plugin.learn.accept_section import AcceptSection
+from napari_seg.plugin.learn.model import LearnModel
+from napari_seg.plugin.learn.which_next_section import WhichNextSection
+
+
+class LearnTab(QWidget):
+    """Tab for the loop of correction and training: Accept, Which next?, Improve."""
+
+    def __init__(self, model: LearnModel) -> None:
+        super().__init__()
+        self.model = model
+        self.accept_section = AcceptSection(model.accepting)
+        self.which_next_section = WhichNextSection(model.which_next)
+        body = QWidget()
+        layout = QVBoxLayout(body)
+        layout.setContentsMargins(0, 0, 4, 0)
+        for number, section in enumerate((self.accept_section, self.which_next_section)):
+            if number:
+                line = QFrame()
+                line.setFrameShape(QFrame.Shape.HLine)
+                layout.addWidget(line)
+            layout.addWidget(section)
+        layout.addStretch(1)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(6, 6, 2, 6)
+        outer.addWidget(scrolled(body, 120), 1)

@@ -1,0 +1,264 @@
+"""Accept in the window's model: what the training set gets, what it never gets, and what a person is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import phantoms
+import pytest
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from cohorts import InlineProcess
+from labelled import found_in, labels_of, measure, viewer_with_labels
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_seg.formats.read import read
+from napari_seg.learning.training_set import read_training_set
+from napari_seg.plugin.edit.model import EditModel
+from napari_seg.plugin.job import SAVING_WORKER
+from napari_seg.plugin.labels_state import state_of
+from napari_seg.plugin.layer_info import LayerInfo
+from napari_seg.plugin.layers import image_layers, labels_layer
+from napari_seg.plugin.learn import accepting
+from napari_seg.plugin.learn.accepting import AcceptModel
+from napari_seg.plugin.placement import place
+from napari_seg.plugin.preferences import Preferences
+from napari_seg.plugin.segment.model import SegmentModel
+from napari_seg.plugin.session import Session
+from napari_seg.plugin.structures.model import StructuresModel
+from napari_seg.training.gather.referenced import VARIABLE
+from napari_seg.volume import Volume
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The places of scans, the preferences and the worker process of a test."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "known"))
+    chosen = Preferences(reader="Ada", training_set=tmp_path / "set")
+    monkeypatch.setattr(accepting, "preferences", lambda: chosen)
+
+    def run_here(work, *args, callbacks=None, on_start=None, is_stopping=None, **options):  # type: ignore[no-untyped-def]
+        on_start()
+        return InlineProcess().run(work, *args, callbacks=callbacks, **options)
+
+    monkeypatch.setattr(SAVING_WORKER, "run", run_here)
+
+
+@pytest.fixture
+def viewer(head: Volume) -> ViewerModel:
+    """A scan, and the labels of a run on it."""
+    viewer = ViewerModel()
+    ((data, settings, _),) = image_layers(head)
+    viewer.add_layer(Image(data, **settings))
+    data, settings, _ = labels_layer(
+        found_in(head), place(head.grid), "found", scan=head.source, algorithm=("balls", "1"), is_result=True
+    )
+    viewer.add_layer(Labels(data, **settings))
+    return viewer
+
+
+@pytest.fixture
+def model(viewer: ViewerModel) -> Iterator[AcceptModel]:
+    session = Session(viewer)
+    structures = StructuresModel(session)
+    measure(structures)
+    model = AcceptModel(session, structures, SegmentModel(session))
+    session.jobs.wait()
+    yield model
+    session.close()
+
+
+def accepted(model: AcceptModel) -> str:
+    """Accept, wait, and return the messages."""
+    model.start()
+    model.session.jobs.wait()
+    return "\n".join(message.text for message in model.session.messages)
+
+
+def test_the_set_gets_the_scan_the_labels_and_what_was_changed(
+    model: AcceptModel, viewer: ViewerModel, head: Volume, tmp_path: Path
+) -> None:
+    layer, files = labels_of(viewer), []
+    model.accepted.connect(files.append)
+    editing = EditModel(model.session, model.structures)
+    layer.selected_label = 3
+    editing.run("dilate", size_mm=4.0)
+    model.session.jobs.wait()
+    assert editing.preview is not None
+    added = editing.preview.added
+    editing.apply()
+    layer.brush_size = 1
+    layer.paint(np.argwhere(layer.data == 1)[0], 0)
+    assert state_of(layer).is_unsaved
+    assert model.summary == "0 cases"
+
+    text = accepted(model)
+    assert text == "Accepted as case0001 for training. The set has 1 case."
+    assert not state_of(layer).is_unsaved
+    assert model.summary == "1 case"
+    assert files == [head.source.files]
+    (case,) = read_training_set(tmp_path / "set").cases
+    np.testing.assert_array_equal(read(tmp_path / "set" / case.labels).array[0] > 0, found_of(layer) > 0)
+    record = case.provenance
+    assert (record.reader, record.model) == ("Ada", ("balls", "1"))
+    assert record.actions == (
+        f"Dilate: nose, {added} voxels added, 0 removed",
+        "other steps, such as strokes of the brush: 1",
+    )
+    assert (record.changes["nose"].added, record.changes["nose"].removed) == (added, 0)
+    assert (record.changes["left ball"].added, record.changes["left ball"].removed) == (0, 1)
+    assert record.changes["tail"].voxels == record.changes["tail"].voxels_before == 0
+
+
+def found_of(layer: Labels) -> np.ndarray:
+    return LayerInfo.require(layer).placement.restore(layer.data)
+
+
+def test_a_renamed_structure_is_compared_with_its_own_result(
+    model: AcceptModel, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    model.structures.rename(3, "snout")
+    accepted(model)
+    (case,) = read_training_set(tmp_path / "set").cases
+    change = case.provenance.changes["snout"]
+    assert change.voxels == change.voxels_before
+    assert (change.added, change.removed) == (0, 0)
+
+
+def test_labels_of_unknown_origin_have_no_result_to_compare_with(head: Volume, tmp_path: Path) -> None:
+    session = Session(viewer := viewer_with_labels(head))
+    assert LayerInfo.require(labels_of(viewer)).model_labels is None
+    model = AcceptModel(session, StructuresModel(session), SegmentModel(session))
+    accepted(model)
+    (case,) = read_training_set(tmp_path / "set").cases
+    assert {change.added for change in case.provenance.changes.values()} == {None}
+
+
+def test_a_scan_that_was_accepted_before_is_replaced_after_a_question(
+    model: AcceptModel, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    accepted(model)
+    layer = labels_of(viewer)
+    first = int((layer.data == 1).sum())
+    layer.data[layer.data == 3] = 0
+    layer.events.paint(value=[])
+    accepted(model)
+    assert model.question is not None
+    assert "accepted before as case0001 by Ada (2" in model.question.text
+    assert "replaces its labels" in model.question.text
+    assert state_of(layer).is_unsaved
+    model.keep()
+    assert model.question is None
+    assert read_training_set(tmp_path / "set").cases[0].revision == 1
+
+    accepted(model)
+    model.replace()
+    model.session.jobs.wait()
+    (case,) = read_training_set(tmp_path / "set").cases
+    assert (case.name, case.revision) == ("case0001", 2)
+    assert model.session.messages[0].text == (
+        "Accepted as case0001 for training, for the second time. The set has 1 case."
+    )
+    assert (case.provenance.changes["left ball"].voxels, case.provenance.changes["nose"].voxels) == (first, 0)
+    assert not state_of(layer).is_unsaved
+
+
+def test_a_question_goes_away_with_its_labels(model: AcceptModel, viewer: ViewerModel) -> None:
+    accepted(model)
+    accepted(model)
+    assert model.question is not None
+    viewer.layers.remove(labels_of(viewer))
+    assert model.question is None
+    assert "Select labels" in model.obstacle
+
+
+def test_labels_on_other_voxels_are_refused(model: AcceptModel, viewer: ViewerModel, tmp_path: Path) -> None:
+    other = phantoms.head()
+    other = replace(other, array=other.array[..., :-2], grid=replace(other.grid, shape=other.array[..., :-2].shape[1:]))
+    data, settings, _ = labels_layer(found_in(other), place(other.grid), "other", algorithm=None)
+    viewer.add_layer(Labels(data, **settings))
+    text = accepted(model)
+    assert "(accept.grid)" in text
+    assert state_of(viewer.layers["other"]).edits == 0
+    assert model.obstacle == ""
+    assert not (tmp_path / "set" / "dataset.json").exists()
+
+
+def test_the_scan_is_the_one_of_the_labels_not_the_selected_one(
+    model: AcceptModel, viewer: ViewerModel, head: Volume
+) -> None:
+    first = viewer.layers[0]
+    other = replace(head, array=head.array + 1, name="other", source=replace(head.source, files=(Path("other.nii"),)))
+    ((data, settings, _),) = image_layers(other)
+    viewer.add_layer(Image(data, **settings))
+    model.session.choose_scan(viewer.layers[-1])
+    viewer.layers.selection.active = labels_of(viewer)
+    assert model.session.scan is not first
+    assert model.scan is first
+
+
+def test_structures_that_were_not_checked_are_declared(model: AcceptModel, viewer: ViewerModel, tmp_path: Path) -> None:
+    model.check("tail", False)
+    model.check("nose", False)
+    assert [is_checked for _, is_checked in model.rows] == [True, False, False]
+    accepted(model)
+    content = read_training_set(tmp_path / "set")
+    assert content.cases[0].annotated == ("left ball",)
+    model.check("left ball", False)
+    assert "at least one structure" in model.obstacle
+    model.check("left ball", True)
+    assert model.obstacle == ""
+
+
+def test_a_structure_without_a_name_is_refused_until_it_is_unchecked(
+    model: AcceptModel, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    layer = labels_of(viewer)
+    layer.data[0, 0, 0] = 9
+    layer.events.paint(value=[])
+    measure(model.structures)
+    assert "label 9 has no name" in accepted(model)
+    assert not (tmp_path / "set").exists()
+    model.check("label 9", False)
+    assert "Accepted as case0001" in accepted(model)
+    assert "label 9" not in read_training_set(tmp_path / "set").structures
+
+
+def test_another_folder_is_remembered_and_a_strange_one_explained(
+    model: AcceptModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembered: list[Path] = []
+    monkeypatch.setattr(accepting, "remember_training_set", remembered.append)
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "notes.txt").write_text("mine")
+    model.choose_folder(strange)
+    model.session.jobs.wait()
+    assert remembered == [strange]
+    assert "(accept.not_a_set)" in model.summary
+    assert "(accept.not_a_set)" in accepted(model)
+    assert [path.name for path in strange.iterdir()] == ["notes.txt"]
+    model.choose_folder(tmp_path / "set")
+    model.session.jobs.wait()
+    assert model.summary == "0 cases"
+
+
+def test_the_channels_of_a_model_are_accepted_together(
+    model: AcceptModel, viewer: ViewerModel, head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((data, settings, _),) = image_layers(replace(head, array=head.array + 1, name="second"))
+    viewer.add_layer(Image(data, **settings))
+    viewer.layers.selection.active = labels_of(viewer)
+    scan = model.scan
+    assert scan is not None
+    second = next(layer for layer in model.session.scans if layer is not scan)
+    monkeypatch.setattr(SegmentModel, "channels", {"T1": scan, "T2": second})
+    model.segmenting.bundle = SimpleNamespace(name="balls")  # type: ignore[assignment]
+    assert "Accepted" in accepted(model)
+    assert read_training_set(tmp_path / "set").channel_count == 2
