@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from dataclasses import replace
@@ -18,8 +19,9 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 
 from napari_seg.errors import NapariSegError
+from napari_seg.plugin import kept_data
 from napari_seg.plugin.autosave import Autosave
-from napari_seg.plugin.labels_state import Snapshot, state_of
+from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.session import Session
@@ -115,3 +117,44 @@ def test_a_layer_that_cannot_be_copied_leaves_the_others(
     assert len(after) == 2
     assert len(kept & after) == 1  # the copy before, of the layer that could not be kept
     assert len(autosave.due([layer, second])) == 2  # it is tried again
+
+
+def test_prompts_and_actions_are_copied_and_restored(viewer: ViewerModel, tmp_path: Path) -> None:
+    layer = labels_of(viewer)
+    layer.selected_label = 3
+    autosave = Autosave(tmp_path)
+    prompts = {"label": 3, "positive": [[1, 2, 3]], "negative": [], "box": None}
+    kept_data.keep(layer, "prompts", prompts)
+    (due,) = autosave.due([layer])  # there is no edit yet
+    autosave.write_copies([due])
+    assert autosave.due([layer]) == []
+    action = EditAction("Smooth", 3, "nose", 5, 6)
+    state_of(layer).earlier_actions = (action,)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    autosave.write_copies(autosave.due([layer]))
+    kept_data.keep(layer, "prompts", {**prompts, "negative": [[4, 5, 6]]})
+    autosave.write_copies(autosave.due([layer]))
+    autosave.folder.rename(tmp_path / f"{platform.node()}-999999999-x")
+    (left,) = Autosave(tmp_path).left_behind()
+    (back,) = left.read(None)
+    assert isinstance(back, Labels)
+    assert kept_data.kept(back) == {"prompts": {**prompts, "negative": [[4, 5, 6]]}}
+    assert state_of(back).actions == [action]
+    assert back.selected_label == 3
+    assert len(autosave.due([back])) == 1
+
+
+def test_copies_of_earlier_versions_are_restored(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:
+    layer = labels_of(viewer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    autosave = Autosave(tmp_path)
+    autosave.write_copies(autosave.due([layer]))
+    info = autosave.folder / "unsaved.json"
+    known = json.loads(info.read_text())
+    del known["work"]
+    info.write_text(json.dumps(known))
+    autosave.folder.rename(tmp_path / f"{platform.node()}-999999999-x")
+    (left,) = Autosave(tmp_path).left_behind()
+    (back,) = left.read(None)
+    np.testing.assert_array_equal(back.data, layer.data)
+    assert kept_data.kept(back) == {}

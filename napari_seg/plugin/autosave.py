@@ -1,8 +1,9 @@
-"""Automatic copies of unsaved labels, which can be restored after a crash.
+"""Automatic copies of unsaved labels and prompts, which can be restored after a crash.
 
 Each open viewer has a folder in the user's cache that only the user can open. It holds one NIfTI file per layer with a
-record of the structures' names. The folder is removed when everything is saved or discarded. A folder whose program
-has ended holds work to restore. So does the folder of a layer that was removed with unsaved edits.
+record of the structures' names, and a list with the prompts and the actions of the Edit tab. The folder is
+removed when everything is saved or discarded. A folder whose program has ended holds work to restore. So does the
+folder of a layer that was removed with unsaved edits.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from napari.layers import Labels, Layer
@@ -24,7 +26,8 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import NapariSegError, OutputError
 from napari_seg.formats.record import made_by_in, write_labels_record
-from napari_seg.plugin.labels_state import Snapshot, state_of
+from napari_seg.plugin import kept_data
+from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of, with_unsaved_data_in
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.placement import place
 
@@ -62,19 +65,35 @@ class Unsaved:
         from napari_seg.formats.label_maps import read_label_map, with_all_segments_named
 
         answer = []
-        for file, name in json.loads((self.folder / _INFO).read_text(encoding="utf-8"))["layers"]:
+        info = json.loads((self.folder / _INFO).read_text(encoding="utf-8"))
+        for file, name in info["layers"]:
             segmentation = with_all_segments_named(read_label_map(self.folder / file))
             placement = place(segmentation.grid, frame)
             made_by = made_by_in(self.folder / file)
             layer = layer_of(labels_layer(segmentation, placement, f"{name} (restored)", algorithm=made_by))
+            assert isinstance(layer, Labels)
             table = state_of(layer)
             table.edits, table.painted = 1, True
+            work = info.get("work", {}).get(file, {})
+            table.earlier_actions = tuple(EditAction(**action) for action in work.get("actions", ()))
+            layer.selected_label = work.get("selected_label", layer.selected_label)  # prompts belong to it
+            for key, data in work.get("kept", {}).items():
+                kept_data.keep(layer, key, data)
             answer.append(layer)
         return answer
 
     def discard(self) -> None:
         """Remove the copies."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One copy: its file, the name of its layer, and what the file can't hold."""
+
+    file: str
+    name: str
+    work: dict[str, Any]
 
 
 class Autosave:
@@ -94,13 +113,14 @@ class Autosave:
         self.is_ended = False
         self._writing = threading.Lock()
         self._removed: list[Path] = []
-        self._saved_edits: dict[int, int] = {}  # by id of the layer
-        self._entries: dict[int, tuple[str, str]] = {}  # by id of the layer: file and name
+        self._saved_edits: dict[int, tuple[int, int]] = {}  # by id of the layer: edits, and changes of kept data
+        self._entries: dict[int, _Entry] = {}  # by id of the layer
 
     def due(self, layers: Iterable[Labels]) -> list[Snapshot]:
-        """Return snapshots of the layers with unsaved edits; [] if the copies hold all of these edits."""
-        unsaved = [layer for layer in layers if state_of(layer).is_unsaved]
-        if {id(layer): state_of(layer).edits for layer in unsaved} == self._saved_edits:
+        """Return snapshots of the layers with unsaved edits or prompts; [] if the copies hold all of these."""
+        unsaved = with_unsaved_data_in(layers)
+        now = {id(layer): (state_of(layer).edits, kept_data.changes_of(layer)) for layer in unsaved}
+        if now == self._saved_edits:
             return []
         return [Snapshot.of(layer) for layer in unsaved]
 
@@ -128,7 +148,7 @@ class Autosave:
         from napari_seg.formats.atomic import atomic_write
         from napari_seg.formats.kinds import write_label_map
 
-        entries: dict[int, tuple[str, str]] = {}
+        entries: dict[int, _Entry] = {}
         saved_edits, fault = {}, None
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for snapshot in due:
@@ -142,12 +162,21 @@ class Autosave:
                 if key in self._entries:
                     entries[key] = self._entries[key]
                 continue
-            entries[key] = f"{stem}.nii.gz", str(snapshot.settings["name"])
-            saved_edits[key] = snapshot.edits
-        info = json.dumps({"layers": list(entries.values()), "when": time.time()})
-        atomic_write(self.folder / _INFO, info)
+            work = {
+                "kept": dict(snapshot.kept),
+                "actions": [asdict(action) for action in snapshot.actions],
+                "selected_label": snapshot.selected_label,
+            }
+            entries[key] = _Entry(f"{stem}.nii.gz", str(snapshot.settings["name"]), work)
+            saved_edits[key] = snapshot.edits, snapshot.kept_changes
+        info = {
+            "layers": [(one.file, one.name) for one in entries.values()],
+            "work": {one.file: one.work for one in entries.values()},
+            "when": time.time(),
+        }
+        atomic_write(self.folder / _INFO, json.dumps(info))
         self._entries, self._saved_edits = entries, saved_edits
-        named = {file.removesuffix(".nii.gz") for file, _ in entries.values()}
+        named = {one.file.removesuffix(".nii.gz") for one in entries.values()}
         for path in self.folder.iterdir():
             if path.name != _INFO and path.name.partition(".")[0] not in named:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Protection of work: periodic copies of edited labels, and questions before a window with such work closes.
+"""Protection of work: periodic copies of edits and prompts, and questions before a window with such work closes.
 
 A guard lives as long as its window, also when the panel is closed. It asks if a user closes the window (its button,
 Ctrl-W, Ctrl-Q) while labels are unsaved or long work runs (a training, a batch), and if a user closes only the panel
@@ -24,7 +24,7 @@ from napari_seg.errors import NapariSegError
 from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.controls import ask_folder, deliver_on_timer
 from napari_seg.plugin.job import Jobs
-from napari_seg.plugin.labels_state import Snapshot, state_of, unsaved_in
+from napari_seg.plugin.labels_state import Snapshot, state_of, unsaved_in, with_unsaved_data_in
 from napari_seg.plugin.messages import message_of
 from napari_seg.plugin.napari_private import cancel_quit, main_window, qt_viewer_of
 from napari_seg.plugin.structures.export import export, free_path
@@ -109,6 +109,12 @@ class UnsavedGuard(QObject):
         viewer = self._viewer()
         return [] if viewer is None else unsaved_in(viewer.layers)
 
+    @property
+    def _to_copy(self) -> list[Labels]:
+        """Layers with unsaved edits or prompts."""
+        viewer = self._viewer()
+        return [] if viewer is None else with_unsaved_data_in(viewer.layers)
+
     def write_copies(self, on_written: Callable[[int], None] = lambda count: None) -> None:
         """Write copies of edits that have none, in a background job; remove copies of labels that were saved.
 
@@ -117,7 +123,7 @@ class UnsavedGuard(QObject):
         """
         if self._is_writing_copies:
             return
-        layers = self.unsaved
+        layers = self._to_copy
         if not layers:
             self.autosave.remove_copies()
             return
@@ -151,9 +157,9 @@ class UnsavedGuard(QObject):
                 self._discard_copies()
             return may_close
         try:
-            if not layers:
+            if can_ask or not self._to_copy:  # a person who closes the window is done with prompts
                 self.autosave.remove_copies()
-            elif due := self.autosave.due(layers):
+            elif due := self.autosave.due(self._to_copy):
                 self.autosave.write_copies(due)
         except NapariSegError as error:  # there is no panel to show it
             logger.warning("unsaved labels could not be copied: %s", error)
@@ -261,5 +267,5 @@ class UnsavedGuard(QObject):
 
     def _on_copies_written(self) -> None:
         self._is_writing_copies = False
-        if not self.unsaved:  # all were saved meanwhile
+        if not self._to_copy:  # all were saved meanwhile
             self.autosave.remove_copies()

@@ -66,4 +66,5 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Labels:
     assert isinstance(layer, Labels)
     old, new = state_of(snapshot.layer), state_of(layer)
     new.edits, new.saved, new.painted, new.hidden = old.edits, old.saved, old.painted, set(old.hidden)
+    new.earlier_actions = snapshot.actions
     return layer

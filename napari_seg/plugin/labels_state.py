@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_seg.evaluation.measure import Measurement
+from napari_seg.plugin import kept_data
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import segmentation_of
 from napari_seg.plugin.napari_private import Atom, history_lengths, undone_arrays
@@ -70,6 +71,7 @@ class LabelsState:
         measured_at: value of `paints` for which `measured` is valid; None before the first measurement.
         saved: value of `edits` at the last save.
         history: lengths of the undo and redo histories after the last change.
+        earlier_actions: actions of the Edit tab before the layer was restored from a file.
     """
 
     edited = Signal()
@@ -85,12 +87,13 @@ class LabelsState:
     measured_at: int | None = None
     saved: int = 0
     history: tuple[int, int] = (0, 0)
+    earlier_actions: tuple[EditAction, ...] = ()
     _logged: list[_LoggedAction] = field(default_factory=list)
 
     @property
     def actions(self) -> list[EditAction]:
         """Actions of the Edit tab in the order in which they were applied, without those that were undone."""
-        return [logged.action for logged in self._logged if not logged.is_undone]
+        return [*self.earlier_actions, *(logged.action for logged in self._logged if not logged.is_undone)]
 
     def log(self, action: EditAction, step: list[Atom]) -> None:
         """Add an action to `actions`; call before its step is written.
@@ -159,6 +162,12 @@ def unsaved_in(layers: Iterable[Layer]) -> list[Labels]:
     return [layer for layer in labels if state_of(layer).is_unsaved]
 
 
+def with_unsaved_data_in(layers: Iterable[Layer]) -> list[Labels]:
+    """Return the labels layers on scans that have unsaved edits, or unsaved data of tools, such as prompts."""
+    labels = [layer for layer in layers if isinstance(layer, Labels) and LayerInfo.of(layer) is not None]
+    return [layer for layer in labels if state_of(layer).is_unsaved or kept_data.has_unsaved(layer)]
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Copy of a labels layer at one moment, for another thread while a person continues to paint.
@@ -169,6 +178,10 @@ class Snapshot:
         settings: settings as napari passes them to a writer.
         edits: value of `LabelsState.edits` at that moment.
         paints: value of `LabelsState.paints` at that moment.
+        actions: actions of the Edit tab.
+        kept: data of tools, such as prompts; see `kept_data`.
+        kept_changes: number of changes of `kept` at that moment.
+        selected_label: label that was painted with.
     """
 
     layer: Labels
@@ -176,6 +189,10 @@ class Snapshot:
     settings: Mapping[str, Any]
     edits: int
     paints: int
+    actions: tuple[EditAction, ...] = ()
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    kept_changes: int = 0
+    selected_label: int = 1
 
     @classmethod
     def of(cls, layer: Labels) -> Snapshot:
@@ -183,7 +200,23 @@ class Snapshot:
         state = state_of(layer)
         settings = layer.as_layer_data_tuple()[1]
         settings["metadata"] = dict(settings["metadata"])  # napari returns the live dictionary
-        return cls(layer, np.array(layer.data), settings, state.edits, state.paints)
+        kept, changes = kept_data.kept(layer), kept_data.changes_of(layer)
+        return cls(
+            layer,
+            np.array(layer.data),
+            settings,
+            state.edits,
+            state.paints,
+            tuple(state.actions),
+            kept,
+            changes,
+            int(layer.selected_label),
+        )
+
+    def mark_saved(self) -> None:
+        """Note that the labels and the data of tools were saved; later changes are still unsaved."""
+        kept_data.mark_saved(self.layer, self.kept_changes)
+        state_of(self.layer).mark_saved(self.edits)
 
     @property
     def name(self) -> str:

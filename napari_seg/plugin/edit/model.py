@@ -21,6 +21,7 @@ from napari_seg.editing.change import Change
 from napari_seg.editing.prompts import Prompts
 from napari_seg.editing.refine import refine
 from napari_seg.errors import InputError
+from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
 from napari_seg.plugin.edit.operations import OPERATIONS, Situation
 from napari_seg.plugin.edit.preview import Preview
 from napari_seg.plugin.edit.step import fits
@@ -321,8 +322,10 @@ class EditModel:
         self.changed.emit()
 
     def _mark(self) -> None:
-        """Draw the preview and the prompts."""
+        """Draw the preview and the prompts, and keep the prompts."""
         layer, preview = self._watched, self.preview
+        if layer is not None:
+            keep_prompts(layer, self._label, self._strokes.prompts)
         if layer is None or (preview is None and not len(self._strokes)):
             if self.views.marks is not None:
                 self.views.show(None)
@@ -349,9 +352,11 @@ class EditModel:
         self._on_selected()
 
     def _on_selected(self, event: object = None) -> None:
-        """Drop what belongs to another structure."""
+        """Drop what belongs to another structure, and show the prompts that are kept for this one."""
         self._label = 0 if self._watched is None else int(self._watched.selected_label)
         self._strokes.clear()
+        if self._watched is not None:
+            self._strokes.prompts = kept_prompts(self._watched, self._label)
         self._drop()
         self._mark()
         self.changed.emit()

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError, NapariSegError, one_line
 from napari_seg.formats.record import PROGRAM
 from napari_seg.plugin import kept_data
-from napari_seg.plugin.labels_state import Snapshot, state_of
+from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, frame_of
 from napari_seg.plugin.layers import layer_names, title_of
 from napari_seg.plugin.session_file.archive import write_session
 from napari_seg.plugin.session_file.content import (
     ImageLayer,
     LabelsLayer,
+    SavedAction,
     SavedColormap,
     SavedGrid,
     SavedName,
@@ -85,8 +86,6 @@ class TakenLayer:
         voxels: array of an image.
         is_painted: whether a person changed the labels.
         hidden: labels that are not drawn.
-        kept: data of the tools.
-        changes: number of changes of `kept`.
     """
 
     layer: Layer
@@ -99,8 +98,6 @@ class TakenLayer:
     voxels: Any = None
     is_painted: bool = False
     hidden: tuple[int, ...] = ()
-    kept: dict[str, Any] = field(default_factory=dict)
-    changes: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,8 +175,6 @@ def _take_layer(layer: Image | Labels, info: LayerInfo, window_of: Callable[[Ima
             snapshot=Snapshot.of(layer),
             is_painted=state.painted,
             hidden=tuple(sorted(state.hidden)),
-            kept=kept_data.kept(layer),
-            changes=kept_data.changes_of(layer),
         )
     window = window_of(layer) if info.volume is not None else ""
     voxels = layer.data[0] if layer.multiscale else layer.data
@@ -223,8 +218,7 @@ class SaveResult:
         """Note that labels and prompts were saved; later edits are still unsaved."""
         for taken in self.saved:
             if taken.snapshot is not None:
-                kept_data.mark_saved(taken.layer, taken.changes)
-                state_of(taken.snapshot.layer).mark_saved(taken.snapshot.edits)
+                taken.snapshot.mark_saved()
 
 
 def save(taken: TakenSession, panel: SavedPanel, path: Path, check: Callable[[], object] = lambda: None) -> SaveResult:
@@ -371,9 +365,14 @@ class _LayerWriter:
             is_painted=one.is_painted,
             is_oriented=info.is_oriented,
             hidden=one.hidden,
-            kept=_plain_json(one.kept),
+            actions=tuple(self._action(action) for action in snapshot.actions),
+            kept=_plain_json(snapshot.kept),
         )
         return layer, segmentation.array
+
+    def _action(self, action: EditAction) -> SavedAction:
+        structure = one_line(self._private.public_structure(action.structure, action.label), 500)
+        return SavedAction.model_validate({**asdict(action), "structure": structure})
 
     def _scan_of(self, info: LayerInfo) -> int | None:
         """Return the number of the scan that labels belong to."""

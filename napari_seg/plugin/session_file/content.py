@@ -177,6 +177,16 @@ def _term(term: Term | None) -> tuple[str, str, str] | None:
     return None if term is None else (term.value, term.scheme, term.meaning)
 
 
+class SavedAction(Part):
+    """An `EditAction`."""
+
+    name: Text
+    label: Label
+    structure: Text
+    added: Annotated[int, Field(ge=0, lt=2**63)]
+    removed: Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class LabelsLayer(SavedLayer):
     """A labels layer; its label map lies in the same file.
 
@@ -186,6 +196,7 @@ class LabelsLayer(SavedLayer):
         is_painted: whether a person changed the labels.
         is_oriented: whether left and right are known.
         hidden: labels that are not drawn.
+        actions: actions of the Edit tab.
         kept: data of the tools, such as prompts; see `kept_data`.
     """
 
@@ -198,6 +209,7 @@ class LabelsLayer(SavedLayer):
     is_painted: bool = False
     is_oriented: bool = True
     hidden: Annotated[tuple[Label, ...], Field(max_length=MAX_LABEL)] = ()
+    actions: Annotated[tuple[SavedAction, ...], Field(max_length=1_000_000)] = ()
     kept: Plain = {}
 
 

@@ -19,7 +19,7 @@ from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.scan import Scan
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.plugin import kept_data
-from napari_seg.plugin.labels_state import state_of
+from napari_seg.plugin.labels_state import EditAction, state_of
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import colormap_of, image_layers, labels_layer, layer_of, title_of
 from napari_seg.plugin.placement import place
@@ -200,6 +200,7 @@ def _labels(opened: OpenedSession, saved: LabelsLayer, file: Path, frame: NDArra
         replace(LayerInfo.require(layer), notices=(_NO_ORIENTATION,)).attach(layer)
     state = state_of(layer)
     state.painted, state.hidden = saved.is_painted, set(saved.hidden)
+    state.earlier_actions = tuple(EditAction(**action.model_dump()) for action in saved.actions)
     if state.hidden:
         layer.colormap = colormap_of({one.label: one.color for one in segments}, state.hidden)
     _set(layer, LABELS_SETTINGS, saved.settings)

@@ -1,0 +1,100 @@
+"""Prompts as plain data of a layer, which may come from the session file of a stranger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from labelled import labels_of, viewer_with_labels
+from napari.components import ViewerModel
+from napari.layers import Labels
+
+from napari_seg.editing.prompts import Prompts
+from napari_seg.formats.read import read
+from napari_seg.plugin import kept_data
+from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
+from napari_seg.plugin.edit.model import EditModel
+from napari_seg.plugin.segment.model import SegmentModel
+from napari_seg.plugin.session import Session
+from napari_seg.plugin.session_file.model import SessionFileModel
+from napari_seg.plugin.structures.model import StructuresModel
+
+PROMPTS = Prompts([[1, 2, 3], [4, 5, 6]], [[7, 8, 9]], (slice(0, 8), slice(1, 9), slice(2, 10)))
+
+
+def same(one: Prompts, two: Prompts) -> bool:
+    return (
+        np.array_equal(one.positive, two.positive) and np.array_equal(one.negative, two.negative) and one.box == two.box
+    )
+
+
+def test_prompts_are_kept_for_one_structure() -> None:
+    layer = Labels(np.zeros((10, 10, 10), np.uint8))
+    assert kept_prompts(layer, 3).is_empty
+    keep_prompts(layer, 3, PROMPTS)
+    assert same(kept_prompts(layer, 3), PROMPTS)
+    assert kept_prompts(layer, 4).is_empty
+    keep_prompts(layer, 3, Prompts())
+    assert kept_data.kept(layer) == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        7,
+        "x",
+        [1],
+        {"label": 3},
+        {"label": 3, "positive": "abc"},
+        {"label": 3, "positive": [[1, 2]]},
+        {"label": 3, "positive": [[1, 2, 99]]},
+        {"label": 3, "positive": [[1, 2, -1]]},
+        {"label": 3, "positive": [[1, 2, 3]], "negative": [[1, 2, 3]]},
+        {"label": 3, "positive": [[1, 2, 10**30]]},
+        {"label": 3, "positive": [["a", "b", "c"]]},
+        {"label": 3, "positive": [[[1, 2, 3]]]},
+        {"label": 3, "positive": [[1, 2, 3]], "box": [[0, 5], [0, 5]]},
+        {"label": 3, "positive": [[1, 2, 3]], "box": [[0, 5], [0, 5], [5, 5]]},
+        {"label": 3, "positive": [[1, 2, 3]], "box": [[0, 5], [0, 5], ["a", "b"]]},
+        {"label": 3, "positive": [[1, 2, 3]], "box": 3},
+        {"label": [3], "positive": [[1, 2, 3]]},
+    ],
+)
+def test_unusable_data_of_a_stranger_is_ignored(data: object) -> None:
+    layer = Labels(np.zeros((10, 10, 10), np.uint8))
+    kept_data.restore(layer, {"prompts": data})
+    assert kept_prompts(layer, 3).is_empty
+
+
+def test_prompts_come_back_with_their_session(tmp_path: Path) -> None:
+    path = phantoms.write_nifti(phantoms.head(), tmp_path / "head.nii.gz")
+    viewer = viewer_with_labels(read(path))
+    session = Session(viewer)
+    editing = EditModel(session, StructuresModel(session))
+    files = SessionFileModel(session, SegmentModel(session))
+    labels_of(viewer).selected_label = 3
+    editing.add_prompt(np.array([5, 6, 7]))
+    editing.add_prompt(np.array([[9, 9, 9], [9, 9, 10]]), is_included=False)
+    session.jobs.wait()
+    prompts = editing.prompts
+    files.save(tmp_path / "a.napari-seg")
+    session.jobs.wait()
+
+    other = ViewerModel()
+    session = Session(other)
+    editing = EditModel(session, StructuresModel(session))
+    files = SessionFileModel(session, SegmentModel(session))
+    files.open(tmp_path / "a.napari-seg")
+    session.jobs.wait()
+    assert same(editing.prompts, prompts)
+    assert editing.prompts_text == "1 include, 2 exclude"
+    editing.add_prompt(np.array([6, 6, 7]))  # they are used with the next one
+    session.jobs.wait()
+    assert len(editing.prompts.positive) == 2
+    editing.clear_prompts()
+    assert kept_data.kept(other.layers[-1]) == {}
