@@ -676,6 +676,26 @@ CODES = {
         "Download the file in a browser, or choose another source, such as `hf:MONAI/NAME`.",
     ),
     # edit
+    "edit.backend_address": Code(
+        "error",
+        "The address of the server of an interactive network is missing or not an http address.",
+        "Give an address such as http://127.0.0.1:1527.",
+    ),
+    "edit.backend_failed": Code(
+        "error",
+        "The server of an interactive network can't be reached, is busy, or gave an unusable answer.",
+        "Check that the server runs and that its version fits the client; or refine without the network.",
+    ),
+    "edit.backend_licence": Code(
+        "error",
+        "The licence of the weights of an interactive network is not accepted.",
+        "Read the licence; accept it if it allows your use.",
+    ),
+    "edit.backend_missing": Code(
+        "error",
+        "The client of an interactive network is not installed.",
+        "Install the package in the message; or refine without the network.",
+    ),
     "edit.absent": Code(
         "error",
         "The structure to edit, or the other structure, has no voxels.",
