@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.editing.change import Box, Change
-from napari_seg.editing.structure import Voxel, check_voxel, find_structure, relabel
+from napari_seg.editing.structure import Voxel, check_voxel, find_structure, pieces, relabel
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 
@@ -114,8 +114,14 @@ def _find_islands(labels: NDArray[np.unsignedinteger], label: int) -> tuple[Box,
     from scipy.ndimage import label as connected
 
     box, mask = find_structure(labels, label)
-    parts, count = connected(mask, np.ones((3, 3, 3)))
-    return box, parts, np.bincount(parts.ravel(), minlength=count + 1)
+    parts, sizes = np.zeros(mask.shape, np.int32), [np.zeros(1, np.intp)]
+    known = 0
+    for piece in pieces(mask):
+        own, count = connected(mask[piece], np.ones((3, 3, 3)))
+        sizes.append(np.bincount(own.ravel(), minlength=count + 1)[1:])
+        parts[piece] = np.where(own > 0, own + known, 0)
+        known += count
+    return box, parts, np.concatenate(sizes)
 
 
 def _island_at(labels: NDArray[np.unsignedinteger], label: int, voxel: Sequence[int]) -> tuple[Box, NDArray[np.bool_]]:

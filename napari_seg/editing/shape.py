@@ -96,13 +96,15 @@ def fill_holes(
     if axis is not None:
         check_axis(axis)
         np.moveaxis(neighbours, axis, 0)[[0, 2]] = False
-    box, mask = find_structure(labels, label)
-    parts, count = connected(~mask, neighbours)
-    is_hole = np.ones(count + 1, bool)
-    for side in (n for n in range(3) if n != axis):
-        is_hole[np.moveaxis(parts, side, 0)[[0, -1]]] = False
-    is_hole[0] = True  # the structure itself
-    return change_structure(labels, box, label, is_hole[parts], overwrite)
+    place, mask = find_structure(labels, label)
+    for box in pieces(mask):
+        parts, count = connected(~mask[box], neighbours)
+        is_hole = np.ones(count + 1, bool)
+        for side in (n for n in range(3) if n != axis):
+            is_hole[np.moveaxis(parts, side, 0)[[0, -1]]] = False
+        is_hole[0] = True  # the structure itself
+        mask[box] = is_hole[parts]
+    return change_structure(labels, place, label, mask, overwrite)
 
 
 def dilate(
