@@ -112,7 +112,7 @@ class MarksOverlay:
 
     def _draw_path(self) -> None:
         path = self._views.path
-        self._path.visible = self._is_drawable and len(path) > 1
+        self._path.visible = self._is_drawable and self._views.path_viewer is self._viewer and len(path) > 1
         if self._path.visible:
             self._path.set_data(path[:, list(self._viewer.dims.order[:0:-1])].astype(np.float32))
 

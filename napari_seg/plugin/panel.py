@@ -137,6 +137,7 @@ class Panel(QWidget):
         else:
             self.segment_tab.close_activity()
             self.segment_tab.close_dialogs()
+            self.edit_tab.close_tools()
             for model in self._models:
                 model.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -32,13 +33,23 @@ _ACTIONS = {
 
 
 def connect(model: StructuresModel) -> None:
-    """Register the keys and let them act on a model while it is open; keys set in Preferences are not changed."""
+    """Register the keys and let them act on a model while it is open."""
     _models.add(model)
-    chosen = get_settings().shortcuts.shortcuts
     for name, (action, description, key) in _ACTIONS.items():
-        action_manager.register_action(name, action, description, ViewerModel)
-        if name not in chosen:
-            action_manager.bind_shortcut(name, key)
+        register(name, action, description, key)
+
+
+def register(name: str, action: Callable[[ViewerModel], None], description: str, key: str) -> None:
+    """Register an action of a viewer, and its key unless one was set in Preferences."""
+    action_manager.register_action(name, action, description, ViewerModel)
+    if name not in get_settings().shortcuts.shortcuts:
+        action_manager.bind_shortcut(name, key)
+
+
+def keys_of(name: str, default: str) -> list[str]:
+    """Return the keys of an action as text: those set in Preferences, otherwise the default."""
+    chosen = get_settings().shortcuts.shortcuts.get(name)
+    return [default] if chosen is None else [str(key) for key in chosen]
 
 
 def _step(viewer: ViewerModel, by: int) -> None:

@@ -56,6 +56,7 @@ class Views:
         is_claimed: whether a tool uses the clicks, so that they don't move the crosshair.
         marks: what is drawn over the layers; None if nothing is.
         path: (N, 3) line that a person is drawing, in napari's world, in mm; empty if there is none.
+        path_viewer: viewer in which it is drawn.
     """
 
     added = Signal(object)
@@ -67,6 +68,7 @@ class Views:
         self.is_claimed = False
         self.marks: Marks | None = None
         self.path: NDArray[np.float64] = np.empty((0, 3))
+        self.path_viewer: ViewerModel | None = None
 
     def __iter__(self) -> Iterator[ViewerModel]:
         return iter(list(self._viewers))
@@ -82,9 +84,9 @@ class Views:
         self.marks = marks
         self.marks_changed.emit()
 
-    def draw_path(self, path: NDArray[np.float64]) -> None:
-        """Replace the line that is being drawn."""
-        self.path = path
+    def draw_path(self, path: NDArray[np.float64], viewer: ViewerModel) -> None:
+        """Replace the line that is being drawn in a viewer."""
+        self.path, self.path_viewer = path, viewer if len(path) else None
         self.path_changed.emit()
 
 

@@ -17,12 +17,11 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_seg.editing.change import Change
+from napari_seg.editing.change import Box, Change
 from napari_seg.editing.prompts import Prompts
 from napari_seg.editing.refine import refine
-from napari_seg.errors import InputError
 from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
-from napari_seg.plugin.edit.operations import OPERATIONS, Situation
+from napari_seg.plugin.edit.operations import OPERATIONS, Situation, needed_image
 from napari_seg.plugin.edit.preview import Preview
 from napari_seg.plugin.edit.step import fits
 from napari_seg.plugin.edit.strokes import Strokes
@@ -67,6 +66,8 @@ class EditModel:
         changed: emitted after any change of what the tab shows.
         preview: change that was computed and not applied; None if there is none.
         job: job of the current request; None if none runs.
+        size_mm: size for operations that need one.
+        min_ml: smallest volume of a part that is not removed as an island.
     """
 
     changed = Signal()
@@ -76,6 +77,7 @@ class EditModel:
         self.views = views_of(session.viewer)
         self.preview: Preview | None = None
         self.job: Job | None = None
+        self.size_mm, self.min_ml = 2.0, 0.5
         self._may_overwrite = False
         self._is_at_once = False
         self._strokes = Strokes()
@@ -167,15 +169,16 @@ class EditModel:
 
     # requests
 
-    def run(self, operation: str, **amounts: Any) -> None:
+    def run(self, operation: str, other: int | None = None) -> None:
         """Compute an operation on the whole structure.
 
         Args:
             operation: key of `OPERATIONS`.
-            amounts: the amounts that it needs.
+            other: label of the other structure, for an operation on two.
         """
         known = OPERATIONS[operation]
-        given = {name: amounts[name] for name in known.amounts}
+        amounts = {"size_mm": self.size_mm, "min_ml": self.min_ml, "other": other}
+        given: dict[str, Any] = {name: amounts[name] for name in known.amounts}
         self.start(Request(known.title, lambda situation: known.run(situation, **given)))
 
     def start(self, request: Request) -> None:
@@ -183,7 +186,7 @@ class EditModel:
         layer = self._watched
         self._drop()
         if layer is None or not self._label:
-            self.session.show_messages(Message("warning", "Choose a structure, or add a new one with “+”."))
+            self.report_no_structure()
             return
         self._request = request
         label, paints, grid = self._label, state_of(layer).paints, placement_of(layer).shown
@@ -203,6 +206,15 @@ class EditModel:
 
         job = self.job = self.session.jobs.start(work, on_result=self._take, on_error=self._fail, on_end=end)
         self.changed.emit()
+
+    @property
+    def request_name(self) -> str:
+        """Name of the current request; "" without one."""
+        return "" if self._request is None else self._request.name
+
+    def report_no_structure(self) -> None:
+        """Show that no structure is chosen."""
+        self.session.show_messages(Message("warning", "Choose a structure, or add a new one with “+”."))
 
     def stop(self) -> None:
         """Stop the job and drop its request."""
@@ -262,6 +274,12 @@ class EditModel:
         """Add a click (3,) or a scribble (N, 3), and refine the structure."""
         if self._needs_structure():
             self._strokes.add(voxels, is_included)
+            self._refine()
+
+    def add_box(self, box: Box) -> None:
+        """Add a box that encloses the structure, and refine it."""
+        if self._needs_structure():
+            self._strokes.add_box(box)
             self._refine()
 
     def undo_prompt(self) -> None:
@@ -384,18 +402,16 @@ class EditModel:
     def _needs_structure(self) -> bool:
         if self._watched is not None and self._label:
             return True
-        self.session.show_messages(Message("warning", "Choose a structure, or add a new one with “+”."))
+        self.report_no_structure()
         return False
 
 
 def _refined(situation: Situation, prompts: Prompts) -> Change:
-    if situation.image is None:
-        raise InputError("edit.no_scan", "found no scan on the voxels of the labels; open it, or resample the labels")
     return refine(
         situation.labels,
         situation.grid,
         situation.label,
-        situation.image,
+        needed_image(situation),
         prompts,
         overwrite=situation.overwrite,
         progress=situation.progress,

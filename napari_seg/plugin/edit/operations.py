@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.editing import combine, islands, shape
+from napari_seg.editing import combine, islands, move, shape
 from napari_seg.editing.change import Change
+from napari_seg.editing.plane import center_plane, plane_between
+from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 from napari_seg.progress import Progress
 
@@ -41,6 +43,17 @@ class Situation:
     axis: int
     index: int
     progress: Progress
+
+
+def needed_image(situation: Situation) -> NDArray:
+    """Return the intensities of a situation.
+
+    Raises:
+        InputError: `edit.no_scan`, no open scan has the voxels of the labels.
+    """
+    if situation.image is None:
+        raise InputError("edit.no_scan", "found no scan on the voxels of the labels; open it, or resample the labels")
+    return situation.image
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,25 @@ def _within(s: Situation, other: int, size_mm: float) -> Change:
     return combine.within(s.labels, s.grid, s.label, other, margin_mm=size_mm)
 
 
+def _copy_to(s: Situation, step: int) -> Change:
+    return move.copy_to_slice(s.labels, s.grid, s.label, s.axis, s.index, s.index + step, overwrite=s.overwrite)
+
+
+def _copy_to_next(s: Situation) -> Change:
+    return _copy_to(s, 1)
+
+
+def _copy_to_previous(s: Situation) -> Change:
+    return _copy_to(s, -1)
+
+
+def _mirror(s: Situation, other: int) -> Change:
+    """Mirror at the centre of the field of view, or between both structures if the other one has voxels."""
+    has_other = other != s.label and bool((s.labels == other).any())
+    plane = plane_between(s.labels, s.grid, s.label, other) if has_other else center_plane(s.grid)
+    return move.copy_to_mirror(s.labels, s.grid, s.label, plane, into=other, overwrite=s.overwrite)
+
+
 OPERATIONS: Mapping[str, Operation] = {
     "smooth": Operation("Smooth", "Smooth the surface; the volume stays.", _smooth, ("size_mm",)),
     "erode": Operation("Erode", "Remove a layer from the surface.", _erode, ("size_mm",)),
@@ -104,6 +136,19 @@ OPERATIONS: Mapping[str, Operation] = {
     "keep_largest": Operation("Keep largest", "Keep the largest connected part, remove all others.", _keep_largest),
     "remove_islands": Operation(
         "Remove islands", "Remove connected parts below a volume.", _remove_islands, ("min_ml",)
+    ),
+    "copy_to_next": Operation(
+        "Copy to next slice", "Copy the shown slice of the structure to the next one.", _copy_to_next
+    ),
+    "copy_to_previous": Operation(
+        "Copy to previous slice", "Copy the shown slice of the structure to the previous one.", _copy_to_previous
+    ),
+    "mirror": Operation(
+        "Mirror to",
+        "Add the mirror image to another structure: at the plane between both, or in the middle of the scan if the "
+        "other one has no voxels.",
+        _mirror,
+        ("other",),
     ),
     "union": Operation("Add", "Add the voxels of another structure to this one.", _union, ("other",)),
     "minus": Operation("Subtract", "Remove what lies close to another structure.", _minus, ("other", "size_mm")),

@@ -26,7 +26,7 @@ class Preview:
         step: boxes of the change with their labels before and after.
         added: voxels that the structure gains.
         removed: voxels that the structure loses.
-        moved: voxels of `removed` that other structures gain.
+        moved: voxels that other structures gain.
         voxel_ml: volume of a voxel in ml.
         areas: boxes of the label map with the kind of each changed voxel, as in `Marks.areas`.
     """
@@ -46,7 +46,7 @@ class Preview:
     def of(cls, change: Change, name: str, layer: Labels, label: int, paints: int, voxel_ml: float) -> Preview:
         """Return the preview of a change; slow, call outside the main thread."""
         added, removed = change.count(label)
-        moved = int(((change.before == label) & (change.after != label) & (change.after != 0)).sum())
+        moved = int((change.is_changed & (change.after != label) & (change.after != 0)).sum())
         step = step_of(change)
         areas = tuple(((i, j, k), _kinds(before, after, label)) for (i, j, k), before, after in step)
         return cls(name, layer, label, paints, step, added, removed, moved, voxel_ml, areas)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import (
     QCheckBox,
-    QDoubleSpinBox,
     QFrame,
     QGridLayout,
     QInputDialog,
@@ -15,15 +15,22 @@ from qtpy.QtWidgets import (
     QMenu,
     QProgressBar,
     QPushButton,
-    QSizePolicy,
+    QShortcut,
     QVBoxLayout,
     QWidget,
 )
 from superqt.utils import signals_blocked
 
 from napari_seg.plugin.controls import box, button, row, scrolled, swatch
+from napari_seg.plugin.edit import keys
+from napari_seg.plugin.edit.cheat_sheet import CheatSheet
+from napari_seg.plugin.edit.fields import amount, section, small
 from napari_seg.plugin.edit.model import EditModel
+from napari_seg.plugin.edit.mouse import Mouse
 from napari_seg.plugin.edit.operations import OPERATIONS
+from napari_seg.plugin.edit.tool_box import ToolBox
+from napari_seg.plugin.edit.tools import Tools
+from napari_seg.plugin.napari_private import main_window
 
 
 class EditTab(QWidget):
@@ -31,8 +38,15 @@ class EditTab(QWidget):
 
     def __init__(self, model: EditModel) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.tools = model, Tools(model)
+        self._mouse = Mouse(self.tools)
         self._build()
+        keys.connect(self)
+        self._preview_keys = keys.PreviewKeys(self)
+        self._sheet: CheatSheet | None = None
+        # napari has no name for this key, which needs Shift on many keyboards
+        self._question_mark = QShortcut(QKeySequence("?"), main_window(model.session.viewer))
+        self._question_mark.activated.connect(self.show_keys)
         model.changed.connect(self._refresh)
         model.session.jobs.delivered.connect(self._refresh_progress)
         self._refresh()
@@ -43,10 +57,30 @@ class EditTab(QWidget):
         if is_chosen and name.strip():
             self.model.add_structure(name)
 
-    def run(self, operation: str, other: int | None = None) -> None:
-        """Compute an operation with the amounts of the tab."""
-        amounts = {"size_mm": self._size_box.value(), "min_ml": self._volume_box.value(), "other": other}
-        self.model.run(operation, **amounts)
+    def escape(self) -> None:
+        """Discard the preview; without one, put the tool away."""
+        if self.model.preview is not None or not self.model.prompts.is_empty:
+            self.model.discard()
+        else:
+            self.tools.choose(None)
+
+    def show_keys(self) -> None:
+        """Show the cheat sheet; hide it if it is shown."""
+        if self._sheet is not None and self._sheet.isVisible():
+            self._sheet.close()
+            return
+        self._sheet = CheatSheet(self)
+        self._sheet.show()
+
+    def close_tools(self) -> None:
+        """Put the tool away, and remove keys and callbacks of the mouse."""
+        if self._sheet is not None:
+            self._sheet.close()
+        self._question_mark.setEnabled(False)
+        self._question_mark.deleteLater()
+        self.tools.close()
+        self._mouse.close()
+        self._preview_keys.close()
 
     # building
 
@@ -55,6 +89,8 @@ class EditTab(QWidget):
         layout = QVBoxLayout(body)
         layout.setContentsMargins(0, 0, 4, 0)
         layout.addWidget(self._build_structure())
+        self.tool_box = ToolBox(self.tools)
+        layout.addWidget(section("Tools", self.tool_box))
         layout.addWidget(self._build_whole())
         layout.addStretch(1)
         outer = QVBoxLayout(self)
@@ -73,32 +109,49 @@ class EditTab(QWidget):
         self._overwrite_box = QCheckBox("May replace other structures")
         self._overwrite_box.setToolTip("If it is off, the structure grows into background only.")
         self._overwrite_box.toggled.connect(partial(setattr, self.model, "may_overwrite"))
-        return _section("", row(self._structure_box, self._new_button), self._overwrite_box)
+        return section("", row(self._structure_box, self._new_button), self._overwrite_box)
 
     def _build_whole(self) -> QWidget:
-        self._size_box = _amount(" mm", 2.0, 0.1, 100.0, 0.5, "Size of Smooth, Erode and Dilate; distance of Combine.")
-        self._volume_box = _amount(" ml", 0.5, 0.001, 1000.0, 0.5, "Smallest part that “Remove islands” keeps.")
+        self._size_box = amount(" mm", 2.0, 0.1, 100.0, 0.5, "Size of Smooth, Erode and Dilate; distance of Combine.")
+        self._volume_box = amount(" ml", 0.5, 0.001, 1000.0, 0.5, "Smallest part that “Remove islands” keeps.")
+        self._size_box.valueChanged.connect(partial(setattr, self.model, "size_mm"))
+        self._volume_box.valueChanged.connect(partial(setattr, self.model, "min_ml"))
         self._operation_buttons: dict[str, QPushButton] = {}
-        self._combine_button = _small("Combine", "Add, subtract or intersect another structure.")
+        self._combine_button = small("Combine", "With another structure: add, subtract, keep within, mirror.")
         self._combine_menu = QMenu(self)
         self._combine_menu.aboutToShow.connect(self._fill_combine_menu)
         self._combine_button.setMenu(self._combine_menu)
+        copy_button = small("Copy slice", "Copy the shown slice of the structure to the next or the previous one.")
+        copy_menu = QMenu(self)
+        for name in ("copy_to_next", "copy_to_previous"):
+            action = copy_menu.addAction(OPERATIONS[name].title)
+            action.triggered.connect(lambda *_, name=name: self.model.run(name))
+        copy_button.setMenu(copy_menu)
+        self._operation_buttons["copy_to_next"] = copy_button
         grid = QGridLayout()
         grid.setSpacing(4)
-        rows: list[list[str | QWidget]] = [
-            ["smooth", "erode", "dilate"],
-            [self._size_box, "fill_holes", self._combine_button],
-            ["keep_largest", "remove_islands", self._volume_box],
+        rows: list[list[tuple[str | QWidget, int]]] = [
+            [("smooth", 3), ("erode", 3), ("dilate", 3), (self._size_box, 3)],
+            [("keep_largest", 4), ("remove_islands", 5), (self._volume_box, 3)],
+            [("fill_holes", 4), ("fill_between", 5), ("split", 3)],
+            [(copy_button, 6), (self._combine_button, 6)],
         ]
         for r, line in enumerate(rows):
-            for c, cell in enumerate(line):
-                grid.addWidget(self._operation_button(cell) if isinstance(cell, str) else cell, r, c)
-        return _section("Whole structure", grid)
+            c = 0
+            for cell, span in line:
+                if not isinstance(cell, str):
+                    grid.addWidget(cell, r, c, 1, span)
+                elif cell in OPERATIONS:
+                    grid.addWidget(self._operation_button(cell), r, c, 1, span)
+                c += span
+        for c in range(12):
+            grid.setColumnStretch(c, 1)
+        return section("Whole structure", grid)
 
     def _operation_button(self, name: str) -> QPushButton:
         known = OPERATIONS[name]
-        widget = self._operation_buttons[name] = _small(known.title, known.tip)
-        widget.clicked.connect(lambda *_: self.run(name))
+        widget = self._operation_buttons[name] = small(known.title, known.tip)
+        widget.clicked.connect(lambda *_: self.model.run(name))
         return widget
 
     def _build_preview(self) -> QWidget:
@@ -134,13 +187,13 @@ class EditTab(QWidget):
 
     def _fill_combine_menu(self) -> None:
         self._combine_menu.clear()
-        for name in ("union", "minus", "within"):
+        for name in ("union", "minus", "within", "mirror"):
             known = OPERATIONS[name]
             menu = self._combine_menu.addMenu(known.title)
             menu.setToolTip(known.tip)
             for other in self.model.others:
                 action = menu.addAction(swatch(other.color), other.name)
-                action.triggered.connect(lambda *_, name=name, label=other.label: self.run(name, label))
+                action.triggered.connect(lambda *_, name=name, label=other.label: self.model.run(name, label))
 
     # from the model to the person
 
@@ -176,39 +229,3 @@ class EditTab(QWidget):
             self._progress_bar.setMaximum(progress.total)
             self._progress_bar.setValue(progress.done)
             self._progress_bar.setFormat(progress.stage)
-
-
-def _section(title: str, *parts: object) -> QWidget:
-    """Return a group of widgets and layouts below a title."""
-    widget = QWidget()
-    layout = QVBoxLayout(widget)
-    layout.setContentsMargins(0, 0, 0, 4)
-    layout.setSpacing(4)
-    if title:
-        head = QLabel(title)
-        font = head.font()
-        font.setBold(True)
-        head.setFont(font)
-        layout.addWidget(head)
-    for part in parts:
-        if isinstance(part, QWidget):
-            layout.addWidget(part)
-        else:
-            layout.addLayout(part)
-    return widget
-
-
-def _small(text: str, tool_tip: str) -> QPushButton:
-    """Return a button that shares the width of a narrow panel with others."""
-    widget = button(text, tool_tip)
-    widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    return widget
-
-
-def _amount(suffix: str, value: float, low: float, high: float, step: float, tool_tip: str) -> QDoubleSpinBox:
-    """Return a box for an amount with a unit."""
-    widget = QDoubleSpinBox(minimum=low, maximum=high, singleStep=step, suffix=suffix, toolTip=tool_tip)
-    widget.setDecimals(3 if low < 0.01 else 1)
-    widget.setValue(value)
-    widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    return widget

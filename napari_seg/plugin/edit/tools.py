@@ -1,0 +1,360 @@
+"""Tools of the Edit tab, which act where a person clicks or drags in a plane. Without Qt.
+
+At most one tool is chosen. The threshold brush is napari's brush, which then changes only voxels in a range of
+intensities; every other tool needs napari's mode that moves the camera, and ends when another mode is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from napari.layers import Labels
+from numpy.typing import ArrayLike, NDArray
+from psygnal import Signal
+
+from napari_seg.editing.change import Box, Change
+from napari_seg.editing.cut import cut_by_lasso, cut_by_plane
+from napari_seg.editing.grow import grow, suggest_range
+from napari_seg.editing.plane import plane_through_line
+from napari_seg.errors import InputError
+from napari_seg.plugin.edit.model import Request
+from napari_seg.plugin.edit.operations import Situation, needed_image
+from napari_seg.plugin.layer_info import placement_of
+from napari_seg.plugin.messages import message_of
+from napari_seg.plugin.napari_private import restrict_brush
+
+if TYPE_CHECKING:
+    from napari_seg.plugin.edit.model import EditModel
+
+ToolName = Literal["click", "scribble", "box", "grow", "lasso", "cut", "brush"]
+
+LassoUse = Literal["inside", "outside", "box"]
+"""What a lasso does: cut off what lies inside or outside of it, or find the structure in the box around it."""
+
+_BRUSH_MODES = ("paint", "erase", "fill", "polygon", "pick")
+"""Modes of napari in which the range of intensities of the threshold brush holds."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool.
+
+    Attributes:
+        title: text of its button, and name of its step.
+        tip: tool tip: what clicks and drags do.
+        hint: the same in a few words, shown while the tool is chosen.
+    """
+
+    title: str
+    tip: str
+    hint: str
+
+
+TOOLS: Mapping[ToolName, Tool] = {
+    "click": Tool(
+        "Click",
+        "Click on what belongs to the structure; right-click, or Alt- or Ctrl-click, on what does not. The structure "
+        "is computed again after each click.",
+        "Click: include. Right or Alt-click: exclude.",
+    ),
+    "scribble": Tool(
+        "Scribble",
+        "Drag over what belongs to the structure; drag with the right button, or with Alt or Ctrl, over what does not.",
+        "Drag: include. Right or Alt-drag: exclude.",
+    ),
+    "box": Tool(
+        "Box",
+        "Drag a rectangle around the structure, then another one in a second plane.",
+        "Drag a rectangle around the structure.",
+    ),
+    "grow": Tool(
+        "Grow",
+        "Click on tissue: the structure grows there as far as the intensities are alike.",
+        "Click on the tissue to add.",
+    ),
+    "lasso": Tool(
+        "Lasso",
+        "Drag around a part of the structure, to remove it or to keep only it.",
+        "Drag around a part.",
+    ),
+    "cut": Tool(
+        "Knife",
+        "Drag a line: the smaller part of the structure on one side of it is cut off, in all slices.",
+        "Drag a line; the smaller part is cut off.",
+    ),
+    "brush": Tool(
+        "Brush",
+        "napari's brush, which paints only where the intensity is in the range.",
+        "Paints only within the range.",
+    ),
+}
+"""Tools by the names of their actions."""
+
+assert tuple(TOOLS) == get_args(ToolName)
+
+
+class Tools:
+    """The chosen tool and its settings.
+
+    Args:
+        model: computes and applies what the tools request.
+
+    Attributes:
+        changed: emitted after the tool or a setting has changed.
+        low: lowest intensity of the range for Grow and the brush.
+        high: highest intensity of the range.
+        is_automatic: whether the range is taken from the tissue where a click or a stroke begins.
+        max_mm: largest distance that the structure grows from a click.
+        neck_mm: radius of the widest bridge to other tissue that it does not grow over.
+        lasso_use: what a lasso does.
+        all_slices: whether a lasso cuts all slices, or only the one it is drawn in.
+        cut_into: label of the part that the lasso or the knife cuts off; 0 removes it.
+    """
+
+    changed = Signal()
+
+    def __init__(self, model: EditModel) -> None:
+        self.model = model
+        self.low, self.high = 0.0, 0.0
+        self.is_automatic = True
+        self.max_mm, self.neck_mm = 40.0, 0.0
+        self.lasso_use: LassoUse = "inside"
+        self.all_slices = True
+        self.cut_into = 0
+        self._tool: ToolName | None = None
+        self._layer: Labels | None = None
+        self._grown_from: tuple[int, int, int] | None = None
+        model.changed.connect(self._follow)
+        model.views.added.connect(self._restrict)
+
+    def close(self) -> None:
+        """Put the tool away."""
+        self.choose(None)
+
+    @property
+    def tool(self) -> ToolName | None:
+        """Chosen tool; None if there is none."""
+        return self._tool
+
+    def choose(self, tool: ToolName | None) -> None:
+        """Choose a tool, or none."""
+        layer, was_brush = self.model.layer, self._tool == "brush"
+        self._tool = None  # so that a change of napari's mode does not end the new tool
+        if layer is not None:
+            if tool is not None:
+                self.model.session.viewer.layers.selection.active = layer
+            if tool == "brush":
+                layer.mode = "paint"
+            elif tool is not None or was_brush:
+                layer.mode = "pan_zoom"
+            self._tool = tool
+        self._attend()
+        if tool is not None and layer is None:
+            self.model.report_no_structure()
+        self.changed.emit()
+
+    def set_range(self, low: float, high: float) -> None:
+        """Set the range of intensities by hand; a grown structure is computed again."""
+        self.low, self.high, self.is_automatic = low, high, False
+        self._grow_again()
+        self.changed.emit()
+
+    def set_limits(self, max_mm: float, neck_mm: float) -> None:
+        """Set how far the structure grows; a grown structure is computed again."""
+        self.max_mm, self.neck_mm = max_mm, neck_mm
+        self._grow_again()
+
+    # called by the mouse
+
+    def click(self, voxel: tuple[int, int, int], is_included: bool) -> None:
+        """Act on a click on a voxel."""
+        if self._tool == "click":
+            self.model.add_prompt(np.array(voxel), is_included)
+        elif self._tool == "grow" and is_included:
+            self._grown_from = voxel
+            self._pick(voxel)
+            self._grow()
+
+    def begin_stroke(self, voxel: tuple[int, int, int]) -> None:
+        """Take the range for the brush from the tissue where a stroke begins."""
+        if self._tool == "brush":
+            self._pick(voxel)
+
+    def drag(self, path: NDArray[np.float64], axis: int, is_included: bool) -> None:
+        """Act on a drag in a plane.
+
+        Args:
+            path: (N, 3) positions as fractional voxel indices.
+            axis: axis at right angles to the plane.
+            is_included: whether it was drawn with the left button and without Alt or Ctrl.
+        """
+        layer = self.model.layer
+        if layer is None or len(path) < 2:
+            return
+        if self._tool == "scribble":
+            voxels = voxels_on(path, layer.data.shape)
+            if len(voxels):
+                self.model.add_prompt(voxels, is_included)
+        elif self._tool == "box":
+            self.model.add_box(box_around(path, axis, layer.data.shape, self.model.prompts.box, layer.scale))
+        elif self._tool == "lasso":
+            self._lasso(path, axis, layer)
+        elif self._tool == "cut":
+            into = self.cut_into
+            self.model.start(Request("Cut", lambda s: _cut_smaller(s, path[0], path[-1], axis, into)))
+
+    # what the tools request
+
+    def _lasso(self, path: NDArray[np.float64], axis: int, layer: Labels) -> None:
+        use, into = self.lasso_use, self.cut_into
+        if use == "box":
+            self.model.add_box(box_around(path, axis, layer.data.shape, self.model.prompts.box, layer.scale))
+            return
+        index = round(float(path[0, axis]))
+        slices = None if self.all_slices else (index, index + 1)
+        polygon = np.delete(path, axis, axis=1)
+
+        def compute(s: Situation) -> Change:
+            return cut_by_lasso(s.labels, s.grid, s.label, polygon, axis, slices=slices, cut_off=use, into=into)
+
+        self.model.start(Request("Lasso", compute))
+
+    def _grow(self) -> None:
+        voxel, low, high, max_mm, neck_mm = self._grown_from, self.low, self.high, self.max_mm, self.neck_mm
+        if voxel is None:
+            return
+
+        def compute(s: Situation) -> Change:
+            image, overwrite = needed_image(s), s.overwrite
+            return grow(
+                s.labels, s.grid, s.label, image, voxel, low, high, max_mm=max_mm, neck_mm=neck_mm, overwrite=overwrite
+            )
+
+        self.model.start(Request("Grow", compute))
+
+    def _grow_again(self) -> None:
+        if self.model.request_name == "Grow":
+            self._grow()
+
+    def _pick(self, voxel: tuple[int, int, int]) -> None:
+        """Take the range from the tissue around a voxel, if it is automatic."""
+        layer = self.model.layer
+        image = None if layer is None else self.model.session.image_on(layer)
+        if not self.is_automatic or layer is None or image is None:
+            return
+        try:
+            self.low, self.high = suggest_range(image, placement_of(layer).shown, voxel)
+        except InputError as error:
+            self.model.session.show_messages(message_of(error))
+        self.changed.emit()
+
+    # following napari's mode
+
+    def _follow(self) -> None:
+        if self.model.layer is not self._layer:
+            if self._layer is not None:
+                self._layer.events.mode.disconnect(self._on_mode)
+            self._layer = self.model.layer
+            if self._layer is not None:
+                self._layer.events.mode.connect(self._on_mode)
+            self._tool = None
+            self._attend()
+            self.changed.emit()
+
+    def _on_mode(self, event: object = None) -> None:
+        """Put the tool away if a person has chosen another one of napari's."""
+        if self._tool is None or self._layer is None:
+            return
+        allowed = _BRUSH_MODES if self._tool == "brush" else ("pan_zoom",)
+        if str(self._layer.mode) not in allowed:
+            self._tool = None
+            self._attend()
+            self.changed.emit()
+
+    def _attend(self) -> None:
+        """Claim the clicks for the tool, and restrict napari's brush if it is the tool."""
+        self.model.views.is_claimed = self._tool is not None and self._tool != "brush"
+        for layer in self._shown():
+            layer.cursor = "cross" if self.model.views.is_claimed else "standard" if _is_idle(layer) else layer.cursor
+        self._restrict()
+
+    def _restrict(self, viewer: object = None) -> None:
+        may_paint: Callable[[tuple[slice, ...], int], NDArray] | None = None
+        if self._tool == "brush":
+            may_paint = self._may_paint
+        for layer in self._shown():
+            restrict_brush(layer, may_paint)
+
+    def _shown(self) -> list[Labels]:
+        """Return the labels layer and its copies in linked planes."""
+        active = (viewer.layers.selection.active for viewer in self.model.views)
+        copies = [layer for layer in active if isinstance(layer, Labels) and layer is not self._layer]
+        return copies if self._layer is None else [self._layer, *copies]
+
+    def _may_paint(self, box: tuple[slice, ...], new_label: int) -> NDArray:
+        """Return which voxels of a box the brush may change: any to erase, those in the range to paint."""
+        layer = self.model.layer
+        image = None if layer is None else self.model.session.image_on(layer)
+        if layer is None or image is None or not new_label:
+            return np.ones((), bool)
+        values, labels = image[box], np.asarray(layer.data[box])
+        is_free = np.ones((), bool) if self.model.may_overwrite else (labels == 0) | (labels == new_label)
+        answer: NDArray = (values >= self.low) & (values <= self.high) & is_free
+        return answer
+
+
+def voxels_on(path: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Return the voxels (N, 3) that a path of fractional voxel indices (M, 3) passes, inside an array."""
+    parts = [path[:1]]
+    for start, end in pairwise(path):
+        steps = max(int(np.ceil(2 * np.abs(end - start).max())), 1)
+        parts.append(start + (end - start) * np.linspace(0, 1, steps + 1)[1:, None])
+    voxels = np.unique(np.rint(np.concatenate(parts)).astype(np.intp), axis=0)
+    return voxels[((voxels >= 0) & (voxels < np.array(shape))).all(axis=1)]
+
+
+def box_around(
+    path: NDArray[np.float64], axis: int, shape: tuple[int, ...], known: Box | None, spacing_mm: ArrayLike
+) -> Box:
+    """Return the box around a path in a plane.
+
+    At right angles to the plane it has the extent of a known box that the plane meets; otherwise it extends from the
+    plane by half of the larger side of the path to both sides.
+
+    Args:
+        path: (N, 3) fractional voxel indices.
+        axis: axis at right angles to the plane.
+        shape: (I, J, K) of the label map.
+        known: box that was drawn before; None if there is none.
+        spacing_mm: (3,) size of a voxel.
+    """
+    spacing = np.asarray(spacing_mm, np.float64)
+    low, high = path.min(axis=0), path.max(axis=0)
+    index = round(float(path[0, axis]))
+    if known is not None and known[axis].start <= index < known[axis].stop:
+        low[axis], high[axis] = known[axis].start, known[axis].stop - 1
+    else:
+        half_mm = ((high - low) * spacing).max() / 2
+        low[axis], high[axis] = index - half_mm / spacing[axis], index + half_mm / spacing[axis]
+    first = np.clip(np.rint(low), 0, np.array(shape) - 1).astype(int)
+    last = np.clip(np.rint(high), first, np.array(shape) - 1).astype(int)
+    i, j, k = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+    return i, j, k
+
+
+def _cut_smaller(s: Situation, first: NDArray, second: NDArray, axis: int, into: int) -> Change:
+    """Return the change that cuts off the smaller part of a structure at a line through all slices."""
+    one, other = first.tolist(), second.tolist()
+    change = cut_by_plane(s.labels, s.grid, s.label, plane_through_line(s.grid, one, other, axis), into=into)
+    total = int(np.count_nonzero(change.before == s.label))
+    if 2 * change.count(s.label)[1] <= total:
+        return change
+    return cut_by_plane(s.labels, s.grid, s.label, plane_through_line(s.grid, other, one, axis), into=into)
+
+
+def _is_idle(layer: Labels) -> bool:
+    return str(layer.mode) == "pan_zoom"
