@@ -57,7 +57,8 @@ def test_an_operation_is_previewed_applied_and_undone_as_one_step(model: EditMod
     layer = labels_of(viewer)
     before = layer.data.copy()
     expected = shape.dilate(before, placement_of(layer).shown, 3, 4.0)
-    model.run("dilate", size_mm=4.0)
+    model.size_mm = 4.0
+    model.run("dilate")
     assert model.job is not None
     done(model)
     assert model.job is None
@@ -89,7 +90,8 @@ def test_an_operation_is_previewed_applied_and_undone_as_one_step(model: EditMod
 
 def test_a_discarded_preview_leaves_no_trace(model: EditModel, viewer: ViewerModel) -> None:
     layer, before = labels_of(viewer), labels_of(viewer).data.copy()
-    model.run("erode", size_mm=3.0)
+    model.size_mm = 3.0
+    model.run("erode")
     done(model).discard()
     np.testing.assert_array_equal(layer.data, before)
     assert model.preview is None
@@ -100,7 +102,8 @@ def test_a_discarded_preview_leaves_no_trace(model: EditModel, viewer: ViewerMod
 
 def test_at_once_applies_without_a_preview(model: EditModel, viewer: ViewerModel) -> None:
     model.is_at_once = True
-    model.run("erode", size_mm=3.0)
+    model.size_mm = 3.0
+    model.run("erode")
     done(model)
     assert model.preview is None
     assert state_of(labels_of(viewer)).actions[0].removed > 0
@@ -138,12 +141,14 @@ def test_a_change_is_never_applied_to_other_labels(model: EditModel, viewer: Vie
 def test_other_structures_are_overwritten_only_if_allowed(model: EditModel, viewer: ViewerModel) -> None:
     layer = labels_of(viewer)
     ball = layer.data == 1
-    model.run("dilate", size_mm=200.0)
+    model.size_mm = 200.0
+    model.run("dilate")
     done(model).apply()
     np.testing.assert_array_equal(layer.data == 1, ball)
     layer.undo()
     model.may_overwrite = True
-    model.run("dilate", size_mm=200.0)
+    model.size_mm = 200.0
+    model.run("dilate")
     done(model).apply()
     assert not (layer.data == 1).any()
 
@@ -152,9 +157,11 @@ def test_other_structures_are_overwritten_only_if_allowed(model: EditModel, view
 def test_every_operation_runs(name: str, model: EditModel, viewer: ViewerModel) -> None:
     layer = labels_of(viewer)
     before = layer.data.copy()
-    model.run(name, size_mm=3.0, min_ml=0.01, other=1)
+    model.size_mm, model.min_ml = 3.0, 0.01
+    model.run(name, other=1)
     done(model)
-    assert not any(message.kind == "error" for message in model.session.messages), text_of(model)
+    reasons = [message.text for message in model.session.messages if message.kind == "error"]
+    assert all("edit." in reason for reason in reasons), text_of(model)  # there is nothing to split, for example
     if model.preview is not None:
         model.apply()
         assert state_of(layer).actions
@@ -162,12 +169,28 @@ def test_every_operation_runs(name: str, model: EditModel, viewer: ViewerModel) 
     np.testing.assert_array_equal(layer.data, before)
 
 
+def test_split_names_the_new_parts(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    before = layer.data.copy()
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)
+    model.run("split")
+    done(model).apply()
+    segments = {s.label: s.name for s in LayerInfo.require(layer).segments}
+    assert segments == {1: "left ball", 2: "nose 2", 3: "nose", 4: "tail"}  # the tail has no voxels, but a label
+    assert layer.data[0, 0, 0] == 2
+    layer.undo()
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+
+
 def test_an_absent_structure_says_so(model: EditModel, viewer: ViewerModel) -> None:
     labels_of(viewer).selected_label = 4
-    model.run("erode", size_mm=3.0)
+    model.size_mm = 3.0
+    model.run("erode")
     assert "edit.absent" in text_of(done(model))
     labels_of(viewer).selected_label = 0
-    model.run("erode", size_mm=3.0)
+    model.size_mm = 3.0
+    model.run("erode")
     assert "Choose a structure" in text_of(done(model))
 
 
@@ -247,7 +270,8 @@ def test_linked_planes_show_and_undo_it(model: EditModel, viewer: ViewerModel) -
     drawn: list[int] = []
     copy.events.set_data.connect(lambda: drawn.append(1))
     before = labels_of(viewer).data.copy()
-    model.run("dilate", size_mm=4.0)
+    model.size_mm = 4.0
+    model.run("dilate")
     done(model).apply()
     assert drawn
     assert copy.data is labels_of(viewer).data

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.qt import QtViewer
 from numpy.typing import NDArray
+from qtpy.QtCore import QObject
 from vispy.scene.visuals import Image, Line, Markers
 from vispy.visuals.transforms import STTransform
 
-from napari_seg.plugin.napari_private import scene
+from napari_seg.plugin.napari_private import native_canvas, scene
 from napari_seg.plugin.views import ADDED, EXCLUDED, INCLUDED, MOVED, REMOVED, Marks, Views
 
 _COLORS = {
@@ -24,10 +24,10 @@ _COLORS = {
 _FILL, _EDGE = 90, 235
 """Opacity of the inner and of the outermost voxels of an area, 0 to 255."""
 
-_OVERLAYS: WeakKeyDictionary[QtViewer, MarksOverlay] = WeakKeyDictionary()
+_NAME = "napari-seg marks"
 
 
-class MarksOverlay:
+class MarksOverlay(QObject):
     """Marks of one canvas, in the plane that it shows; nothing is drawn in 3D.
 
     Args:
@@ -37,6 +37,8 @@ class MarksOverlay:
     """
 
     def __init__(self, qt_viewer: QtViewer, viewer: Any, views: Views) -> None:
+        super().__init__(native_canvas(qt_viewer))
+        self.setObjectName(_NAME)
         self._viewer, self._views = viewer, views
         parent = scene(qt_viewer)
         self._areas = Image(np.zeros((1, 1, 4), np.uint8), interpolation="nearest", parent=parent)
@@ -59,9 +61,8 @@ class MarksOverlay:
     @classmethod
     def for_canvas(cls, qt_viewer: QtViewer, viewer: Any, views: Views) -> MarksOverlay:
         """Return the marks of a canvas; create them if there are none."""
-        if qt_viewer not in _OVERLAYS:
-            _OVERLAYS[qt_viewer] = cls(qt_viewer, viewer, views)
-        return _OVERLAYS[qt_viewer]
+        found = next((one for one in native_canvas(qt_viewer).children() if one.objectName() == _NAME), None)
+        return found if isinstance(found, cls) else cls(qt_viewer, viewer, views)
 
     def close(self) -> None:
         """Remove the marks from the canvas."""
@@ -72,6 +73,8 @@ class MarksOverlay:
         self._views.path_changed.disconnect(self._draw_path)
         for visual in (self._areas, self._points, self._path):
             visual.parent = None
+        self.setParent(None)
+        self.deleteLater()
 
     @property
     def _is_drawable(self) -> bool:

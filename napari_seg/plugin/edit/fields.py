@@ -49,6 +49,7 @@ def amount(suffix: str, value: float, low: float, high: float, step: float, tool
     widget.setDecimals(3 if 0 < low < 0.01 else 1)
     widget.setValue(value)
     widget.setKeyboardTracking(False)
+    widget.setStyleSheet("QDoubleSpinBox { min-width: 44px; padding: 1px 2px; }")  # napari's is wider
     widget.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)  # arrow keys and the wheel step too
     widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
     return widget

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
@@ -92,7 +91,7 @@ KEYS: Mapping[str, Key] = {
     _APPLY: Key("Preview", "Apply the preview", "Enter", lambda tab: tab.model.apply()),
     _DISCARD: Key("Preview", "Discard the preview, or put the tool away", "Escape", lambda tab: tab.escape()),
     "new_structure": Key("Other", "Add a structure", "Shift-N", lambda tab: tab.ask_structure()),
-    "edit_keys": Key("Other", "Show these keys; also ?", "F1", lambda tab: tab.show_keys()),
+    "edit_keys": Key("Other", "Show these keys; ? shows them too", "Shift-H", lambda tab: tab.show_keys()),
 }
 """Actions by name; the next and the previous structure are in `napari_seg.plugin.shortcuts`."""
 
@@ -130,39 +129,54 @@ def _action(name: str, key: Key) -> Callable[[ViewerModel], None]:
 
 
 class PreviewKeys:
-    """Keys that apply and discard a preview, while there is one.
+    """Keys that apply and discard a preview, while there is something to apply or to discard.
 
-    napari's labels layers use Enter and Escape for their polygon, before keys of the viewer are asked. While a preview
-    is shown, the keys are therefore bound to the active layer of each plane, and only then.
+    napari's labels layers use Enter and Escape for their polygon, before keys of the viewer are asked. While a preview,
+    prompts or a tool of this tab are there, the keys are therefore bound to the active layer of each plane.
 
     Args:
-        tab: tab whose preview is applied.
+        window: tab whose preview is applied.
     """
 
-    def __init__(self, tab: EditWindow) -> None:
-        self._tab = tab
+    def __init__(self, window: EditWindow) -> None:
+        self._window = window
         self._bound: list[tuple[Layer, str]] = []
-        tab.model.changed.connect(self._follow)
+        window.model.changed.connect(self._follow)
+        window.tools.changed.connect(self._follow)
+        window.model.views.added.connect(self._bind_again)
 
     def close(self) -> None:
         """Unbind the keys."""
-        self._tab.model.changed.disconnect(self._follow)
+        self._window.model.changed.disconnect(self._follow)
+        self._window.tools.changed.disconnect(self._follow)
+        self._window.model.views.added.disconnect(self._bind_again)
         self._unbind()
 
-    def _follow(self) -> None:
-        if (self._tab.model.preview is not None) != bool(self._bound):
-            self._unbind()
-            if self._tab.model.preview is not None:
-                self._bind()
+    @property
+    def _is_due(self) -> bool:
+        model = self._window.model
+        return model.preview is not None or bool(model.prompts_text) or model.views.is_claimed
 
-    def _bind(self) -> None:
-        for viewer in self._tab.model.views:
-            layer = viewer.layers.selection.active
+    def _follow(self) -> None:
+        if self._is_due != bool(self._bound):
+            self._bind_again()
+
+    def _bind_again(self, viewer: object = None) -> None:
+        self._unbind()
+        if not self._is_due:
+            return
+        for one in self._window.model.views:
+            layer = one.layers.selection.active
             for name in (_APPLY, _DISCARD) if isinstance(layer, Labels) else ():
                 for key in KEYS[name].chosen(name):
-                    act = partial(KEYS[name].act, self._tab)
-                    layer.bind_key(key, lambda _, act=act: act() and None, overwrite=True)
+                    layer.bind_key(key, self._action(name), overwrite=True)
                     self._bound.append((layer, key))
+
+    def _action(self, name: str) -> Callable[[Layer], None]:
+        def act(layer: Layer) -> None:
+            KEYS[name].act(self._window)
+
+        return act
 
     def _unbind(self) -> None:
         for layer, key in self._bound:

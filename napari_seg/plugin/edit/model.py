@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from napari_seg.plugin.structures.model import Structure, StructuresModel
 
 
+_MAX_LABEL = 4095
+"""Highest label that new structures get."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What is computed.
@@ -192,12 +196,14 @@ class EditModel:
         label, paints, grid = self._label, state_of(layer).paints, placement_of(layer).shown
         labels, image, overwrite = _unsigned(layer.data), self.session.image_on(layer), self._overwrite()
         axis, index = self._slice(layer)
+        used = {one.label for one in self.structures.structures}
+        free = tuple(n for n in range(1, min(int(np.iinfo(layer.data.dtype).max), _MAX_LABEL) + 1) if n not in used)
 
         def work(job: Job) -> Preview:
-            situation = Situation(labels, grid, label, overwrite, image, axis, index, job.report)
+            situation = Situation(labels, grid, label, overwrite, image, axis, index, free, job.report)
             change = request.compute(situation)
             job.report("checking")
-            return Preview.of(change, request.name, layer, label, paints, grid.voxel_ml)
+            return Preview.of(change, request.name, layer, paints, situation)
 
         def end() -> None:
             if self.job is job:
@@ -237,6 +243,7 @@ class EditModel:
         state_of(preview.layer).log(action, preview.step)
         is_of_prompts = self._request is not None and self._request.is_of_prompts
         self._drop()
+        self.structures.name_new({label: f"{name} {n}" for n, label in enumerate(preview.new_labels, start=2)})
         self._is_applying = True
         try:
             paint_step(preview.layer, preview.step)
@@ -244,14 +251,15 @@ class EditModel:
             self._is_applying = False
         if is_of_prompts:
             self._strokes.clear()
+        self._refine()
         self._show(Message("info", f"{preview.name}: {preview.text}. Ctrl+Z takes it back."))
 
     def discard(self) -> None:
-        """Discard the preview, and the prompts that it was computed from."""
-        if self._request is not None and self._request.is_of_prompts:
+        """Discard the preview, and the prompts if it was computed from them."""
+        if self._request is None or self._request.is_of_prompts:
             self._strokes.clear()
         self._drop()
-        self._show()
+        self._refine()
 
     # prompts
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from napari_seg.editing import combine, islands, move, shape
 from napari_seg.editing.change import Change
+from napari_seg.editing.interpolate import interpolate
 from napari_seg.editing.plane import center_plane, plane_between
+from napari_seg.editing.split import split
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 from napari_seg.progress import Progress
@@ -32,6 +34,7 @@ class Situation:
         image: (I, J, K) intensities of a scan on the same voxels; None without one.
         axis: axis of the slices that the main viewer shows.
         index: number of the slice that it shows.
+        free: labels that no structure has, in ascending order.
         progress: reports progress; raises `Cancelled` after a stop.
     """
 
@@ -42,6 +45,7 @@ class Situation:
     image: NDArray | None
     axis: int
     index: int
+    free: tuple[int, ...]
     progress: Progress
 
 
@@ -109,6 +113,14 @@ def _within(s: Situation, other: int, size_mm: float) -> Change:
     return combine.within(s.labels, s.grid, s.label, other, margin_mm=size_mm)
 
 
+def _fill_between(s: Situation) -> Change:
+    return interpolate(s.labels, s.grid, s.label, s.axis, overwrite=s.overwrite, progress=s.progress)
+
+
+def _split(s: Situation) -> Change:
+    return split(s.labels, s.grid, s.label, into=s.free)
+
+
 def _copy_to(s: Situation, step: int) -> Change:
     return move.copy_to_slice(s.labels, s.grid, s.label, s.axis, s.index, s.index + step, overwrite=s.overwrite)
 
@@ -137,6 +149,12 @@ OPERATIONS: Mapping[str, Operation] = {
     "remove_islands": Operation(
         "Remove islands", "Remove connected parts below a volume.", _remove_islands, ("min_ml",)
     ),
+    "fill_between": Operation(
+        "Fill between",
+        "Fill the slices between painted slices of the plane in the main canvas.",
+        _fill_between,
+    ),
+    "split": Operation("Split", "Split touching objects; each further one gets a label of its own.", _split),
     "copy_to_next": Operation(
         "Copy to next slice", "Copy the shown slice of the structure to the next one.", _copy_to_next
     ),

@@ -9,6 +9,7 @@ from napari.layers import Labels
 from numpy.typing import NDArray
 
 from napari_seg.editing.change import Box, Change
+from napari_seg.plugin.edit.operations import Situation
 from napari_seg.plugin.edit.step import step_of
 from napari_seg.plugin.napari_private import Atom
 from napari_seg.plugin.views import ADDED, MOVED, REMOVED
@@ -27,6 +28,7 @@ class Preview:
         added: voxels that the structure gains.
         removed: voxels that the structure loses.
         moved: voxels that other structures gain.
+        new_labels: labels in the change that no structure had, in ascending order.
         voxel_ml: volume of a voxel in ml.
         areas: boxes of the label map with the kind of each changed voxel, as in `Marks.areas`.
     """
@@ -39,17 +41,32 @@ class Preview:
     added: int
     removed: int
     moved: int
+    new_labels: tuple[int, ...]
     voxel_ml: float
     areas: tuple[tuple[Box, NDArray[np.uint8]], ...]
 
     @classmethod
-    def of(cls, change: Change, name: str, layer: Labels, label: int, paints: int, voxel_ml: float) -> Preview:
+    def of(cls, change: Change, name: str, layer: Labels, paints: int, situation: Situation) -> Preview:
         """Return the preview of a change; slow, call outside the main thread."""
+        label = situation.label
         added, removed = change.count(label)
         moved = int((change.is_changed & (change.after != label) & (change.after != 0)).sum())
         step = step_of(change)
         areas = tuple(((i, j, k), _kinds(before, after, label)) for (i, j, k), before, after in step)
-        return cls(name, layer, label, paints, step, added, removed, moved, voxel_ml, areas)
+        new_labels = {*np.unique(change.after[change.is_changed]).tolist()} & {*situation.free}
+        return cls(
+            name,
+            layer,
+            label,
+            paints,
+            step,
+            added,
+            removed,
+            moved,
+            tuple(sorted(new_labels)),
+            situation.grid.voxel_ml,
+            areas,
+        )
 
     @property
     def is_empty(self) -> bool:

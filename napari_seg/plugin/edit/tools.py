@@ -130,6 +130,7 @@ class Tools:
         self._grown_from: tuple[int, int, int] | None = None
         model.changed.connect(self._follow)
         model.views.added.connect(self._restrict)
+        self._follow()
 
     def close(self) -> None:
         """Put the tool away."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
@@ -277,11 +277,19 @@ class StructuresModel:
         free = next(label for label in range(1, len(used) + 2) if label not in used)
         if free > np.iinfo(layer.data.dtype).max:
             return None
-        info = LayerInfo.require(layer)
-        replace(info, segments=(*info.segments, Segment(free, name.strip(), distinct_color(free)))).attach(layer)
-        self._change(free)
+        self.name_new({free: name.strip()})
         layer.selected_label = free
         return free
+
+    def name_new(self, names: Mapping[int, str]) -> None:
+        """Name labels that have no structure yet, each with a colour of its own."""
+        layer = self._watched
+        assert layer is not None
+        info = LayerInfo.require(layer)
+        new = tuple(Segment(label, name, distinct_color(label)) for label, name in names.items())
+        if new:
+            replace(info, segments=(*info.segments, *new)).attach(layer)
+            self._change(new[0].label)
 
     def rename(self, label: int, name: str) -> None:
         """Rename a structure; an empty name is ignored."""
