@@ -19,7 +19,7 @@ from psygnal import Signal
 
 from napari_seg.editing.change import Box, Change
 from napari_seg.editing.prompts import Prompts
-from napari_seg.editing.refine import refine
+from napari_seg.editing.refine import refine, warm_up
 from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
 from napari_seg.plugin.edit.operations import OPERATIONS, Situation, needed_image
 from napari_seg.plugin.edit.preview import Preview
@@ -83,7 +83,7 @@ class EditModel:
         self.job: Job | None = None
         self.size_mm, self.min_ml = 2.0, 0.5
         self._may_overwrite = False
-        self._is_at_once = False
+        self._is_at_once = self._is_warm = False
         self._strokes = Strokes()
         self._request: Request | None = None
         self._is_applying = False
@@ -97,6 +97,12 @@ class EditModel:
         """Disconnect from the layer and remove the marks."""
         self._watch(None)
         self.views.show(None)
+
+    def warm_up(self) -> None:
+        """Load the packages of the functions in a job, once, so that the first change does not wait for them."""
+        if not self._is_warm:
+            self._is_warm = True
+            self.session.jobs.start(lambda _: warm_up(), on_error=lambda _: None)
 
     # what is edited
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtGui import QKeySequence
+from qtpy.QtGui import QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QFrame,
@@ -50,6 +50,11 @@ class EditTab(QWidget):
         model.changed.connect(self._refresh)
         model.session.jobs.delivered.connect(self._refresh_progress)
         self._refresh()
+
+    def showEvent(self, event: QShowEvent) -> None:  # Qt's name
+        """Load what the first click needs, in the background."""
+        super().showEvent(event)
+        self.model.warm_up()
 
     def ask_structure(self) -> None:
         """Ask for the name of a new structure, and add it."""
