@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_seg.bundles.digest import model_digest
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.errors import InputError
 from napari_seg.evaluation.statistics import compare
 from napari_seg.formats.atomic import atomic_write
@@ -74,7 +75,7 @@ def evaluate(folder: Path, content: TrainingSet, bundle: Bundle, progress: Progr
     Raises:
         NapariSegError: a scan can't be read, or the model does not run.
     """
-    path = folder / SCORES / f"{model_digest(bundle)}.json"
+    path = folder / SCORES / f"{_digest(bundle)}.json"
     cases = content.part_of("validation")
     known = _read(path)
     found: Scores = {}
@@ -88,6 +89,17 @@ def evaluate(folder: Path, content: TrainingSet, bundle: Bundle, progress: Progr
         found[case.name] = {name: nan if dice is None else dice for name, dice in known[key].items()}
     progress("comparing", len(cases), len(cases))
     return found
+
+
+def _digest(bundle: Bundle) -> str:
+    """Return a digest of what makes a model's results: of a trained bundle its weights and configs, not its runs."""
+    if bundle.kind != "monai" or bundle.coarse is not None:
+        return model_digest(bundle)
+    digest = hashlib.sha256()
+    for file in (WEIGHTS, METADATA, METADATA.with_name("inference.yaml")):
+        with suppress(OSError):
+            digest.update(hashlib.sha256((bundle.root / file).read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _key(case: AcceptedCase, content: TrainingSet) -> str:
