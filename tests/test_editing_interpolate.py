@@ -114,6 +114,17 @@ def test_other_structures_stay_unless_they_are_overwritten() -> None:
     assert np.array_equal(edited(labels, interpolate(labels, GRID, LABEL, 2, overwrite={OTHER})), expected)
 
 
+def test_one_side_is_filled_while_the_other_is_complete() -> None:
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[2:7, 3:8, 3:10] = labels[12:17, 10:15, 3:10] = LABEL
+    expected = labels.copy()
+    labels[12:17, 10:15, 5:8] = 0
+    with pytest.raises(InputError, match=r"edit\.nothing_between"):
+        interpolate(labels, GRID, LABEL, 2)
+    region = (slice(10, 20), slice(8, 26), slice(0, 14))
+    assert np.array_equal(edited(labels, interpolate(labels, GRID, LABEL, 2, region=region)), expected)
+
+
 def test_what_can_not_be_filled_is_refused() -> None:
     labels = bands(2, {2: [(4, 7)], 3: [(4, 7)], 4: [(4, 7)]})
     for code, call in {

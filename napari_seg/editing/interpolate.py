@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.editing.change import Change, change_structure
-from napari_seg.editing.structure import MAX_MM, check_axis, find_structure
+from napari_seg.editing.change import Box, Change, change_structure
+from napari_seg.editing.structure import MAX_MM, check_axis, find_structure, shifted
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 from napari_seg.progress import Progress, ignore_progress
@@ -32,6 +32,7 @@ def interpolate(
     label: int,
     axis: int,
     *,
+    region: Box | None = None,
     overwrite: Collection[int] = (),
     progress: Progress | None = None,
 ) -> Change:
@@ -42,6 +43,8 @@ def interpolate(
         grid: its grid.
         label: label of the structure.
         axis: index axis at right angles to the painted slices.
+        region: part of the label map where voxels count and change, such as one side of a structure that the other
+            side shows complete; None: all of it.
         overwrite: labels of other structures that the structure may take voxels from.
         progress: called with the stage "filling"; may raise `Cancelled`.
 
@@ -50,6 +53,9 @@ def interpolate(
             voxels.
     """
     check_axis(axis)
+    if region is not None:
+        change = interpolate(labels[region], grid, label, axis, overwrite=overwrite, progress=progress)
+        return Change(shifted(change.box, [one.start for one in region]), change.before, change.after)
     box, mask = find_structure(labels, label, (1, 1, 1))  # background around it, for distances
     slices = np.moveaxis(mask, axis, 0)
     painted = np.flatnonzero(slices.any(axis=(1, 2)))
@@ -57,7 +63,8 @@ def interpolate(
     if not gaps:
         raise InputError(
             "edit.nothing_between",
-            f"structure {label} has no empty slices between its slices along axis {axis}; paint two slices with a gap",
+            f"structure {label} has no empty slices between its slices along axis {axis}; paint two "
+            "slices with a gap, or choose a region without other parts",
         )
     rows_mm, columns_mm, slices_mm = (grid.spacing_mm[n] for n in (*(n for n in range(3) if n != axis), axis))
     report = progress or ignore_progress
