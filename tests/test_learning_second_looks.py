@@ -53,6 +53,27 @@ def test_a_file_of_another_version_is_made_again(tmp_path: Path) -> None:
         assert looks.get("scan") is not None
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("structures", "[1"),
+        ("structures", "[]"),
+        ("structures", '{"front": NaN}'),
+        ("structures", '{"front": 7}'),
+        ("structures", "[" * 10**5),
+        ("embedding", b""),
+        ("embedding", b"123"),
+        ("embedding", np.array([np.nan], np.float32).tobytes()),
+        ("embedding", "text"),
+    ],
+)
+def test_a_look_that_another_program_wrote_is_made_again(tmp_path: Path, column: str, value: object) -> None:
+    with SecondLooks(tmp_path, "model", {}) as looks:
+        looks.put("scan", LOOK, "")
+        looks._connection.execute(f"UPDATE looks SET {column} = ?", (value,))
+        assert looks.get("scan") is None
+
+
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"no database" * 200)
     with pytest.raises(OutputError) as caught:

@@ -79,7 +79,7 @@ def deepest_features(network: torch.nn.Module, window: torch.Tensor) -> NDArray[
 
     with _watched(network, look):
         network(window)
-    return None if pooled is None else pooled.cpu().numpy().astype(np.float32)
+    return None if pooled is None else np.nan_to_num(pooled.cpu().numpy().astype(np.float32))
 
 
 @contextmanager

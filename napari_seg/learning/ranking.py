@@ -42,7 +42,9 @@ def choose(
     count: int | None = None,
     seed: int = 0,
 ) -> list[Choice]:
-    """Return cases in the order in which they should be corrected; equal ones in the order of their names.
+    """Return cases in the order in which they should be corrected.
+
+    Of equal scores the more uncertain case comes first, then the one with the first name.
 
     Args:
         names: names of the n cases, unique.
@@ -71,7 +73,8 @@ def choose(
     for _ in range(most):
         # without any other case all are equally far
         scores = weights[rest] * np.where(np.isinf(distances[rest]), 1.0, distances[rest])
-        number = rest.pop(int(np.argmax(scores)))
+        best = np.flatnonzero(scores == scores.max())
+        number = rest.pop(int(best[np.argmax(weights[rest][best])]))
         is_first = bool(np.isinf(distances[number]))
         chosen.append(Choice(number) if is_first else Choice(number, float(distances[number]), int(nearest[number])))
         _approach(distances, nearest, points, points[number], number)

@@ -95,11 +95,10 @@ class SecondLooks:
                 "WHERE model = ? AND scan = ? AND options = ?",
                 (self._model, scan, self._options),
             ).fetchone()
-        if row is None:
+        try:
+            return None if row is None else _kept(*row)
+        except (ValueError, TypeError, AttributeError, RecursionError):  # written by another program; made again
             return None
-        members, structures, embedding, kind, voxels = row
-        found = None if members is None else Disagreement(json.loads(structures), members)
-        return KeptLook(SecondLook(found, np.frombuffer(embedding, np.float32), kind), voxels)
 
     def put(self, scan: str, look: SecondLook, voxels: str) -> None:
         """Keep the look at a scan.
@@ -128,3 +127,21 @@ class SecondLooks:
                 raise OutputError("output.disk_full", text) from error
             text = f"{self.path} can't be read or written ({error}); delete it, or make its folder writable"
             raise OutputError("output.folder", text) from error
+
+
+def _kept(members: Any, structures: Any, embedding: Any, kind: Any, voxels: Any) -> KeptLook:
+    """Return a look from the columns of its row.
+
+    Raises:
+        ValueError, TypeError, AttributeError: they are no look.
+    """
+    values = np.frombuffer(embedding, np.float32)
+    found = None
+    if members is not None:
+        figures = {str(name): float(value) for name, value in json.loads(structures).items()}
+        if not all(0 <= value <= 1 for value in figures.values()):
+            raise ValueError("no disagreement")
+        found = Disagreement(figures, str(members))
+    if not values.size or not np.isfinite(values).all():
+        raise ValueError("no embedding")
+    return KeptLook(SecondLook(found, values, "encoder" if kind == "encoder" else "intensities"), str(voxels))
