@@ -27,6 +27,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from statistics import fmean, stdev
@@ -116,7 +117,9 @@ def rank_candidates(args: argparse.Namespace, parts: dict[str, list[str]]) -> li
 
 def run_cell(args: argparse.Namespace, parts: dict[str, list[str]], chosen: list[str], key: str) -> dict[str, Any]:
     """Fine-tune the model on its own cases and the chosen ones, and return the Dice on the validation part."""
-    from napari_seg.training.choices import Choices, describe_weights
+    from napari_seg.bundles.read import read_bundle
+    from napari_seg.learning.improve import LAST
+    from napari_seg.learning.inherit import inherited_choices
     from napari_seg.training.history import RUN
     from napari_seg.training.prepare import data_folder, plan_bundle
     from napari_seg.training.process import run
@@ -128,16 +131,16 @@ def run_cell(args: argparse.Namespace, parts: dict[str, list[str]], chosen: list
     if not (data / "dataset.json").is_file():
         write_data(args.data, data, cases, parts["validation"])
     epochs = ceil(args.steps / ceil(len(cases) / BATCH))
-    settings = inherited(args.model) | {"batch_size": BATCH, "val_cases": 2, "val_interval": epochs}
+    settings = {"batch_size": BATCH, "val_cases": 2, "val_interval": epochs}
     settings |= {"learning_rate": args.learning_rate, "max_epochs": epochs}
-    weights = describe_weights(args.model / "models" / "model.pt", out)
-    plan = plan_bundle(data, out, Choices(size=args.size, settings=settings, fine_tune=weights), report=say)
+    inherited = inherited_choices(read_bundle(args.model, trust=True), out)
+    plan = plan_bundle(data, out, replace(inherited, settings=inherited.settings | settings), report=say)
     limits = {} if args.minutes_per_cell is None else {"max_minutes": args.minutes_per_cell}
     command = training_command(out, data_folder(data, out, plan), fine_tune=plan["choices"]["fine_tune"], **limits)
     began, before = time.time(), cpu_seconds()
     run(command, out / STOP, out / RUN)
     minutes, cpu_minutes = (time.time() - began) / 60, (cpu_seconds() - before) / 60
-    ship(out, out / RUN / "model_final.pt", {})
+    ship(out, out / RUN / LAST, {})
     lines = (out / RUN / "history.jsonl").read_text().splitlines()
     return {
         "cases": chosen,
@@ -146,14 +149,6 @@ def run_cell(args: argparse.Namespace, parts: dict[str, list[str]], chosen: list
         "cpu_minutes": round(cpu_minutes, 2),
         "dice": evaluate(out, args.data, parts["validation"]),
     }
-
-
-def inherited(model: Path) -> dict[str, Any]:
-    """Return what decides what the network of a trained bundle sees, and its network."""
-    import yaml
-
-    content = yaml.safe_load((model / "configs" / "inference.yaml").read_text())
-    return {key: content[key] for key in ("spacing_mm", "patch_size", "network_def", "preprocessing")}
 
 
 def write_data(source: Path, target: Path, training: Sequence[str], validation: Sequence[str]) -> None:
@@ -248,7 +243,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=240, help="steps of each fine-tuning")
     parser.add_argument("--minutes-per-cell", type=float, help="also limit the minutes of each; cells may then differ")
     parser.add_argument("--learning-rate", type=float, default=0.0007)
-    parser.add_argument("--size", default="S", help="preset of the network, as the model was trained")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--summary", action="store_true", help="print the rows that there are, and run nothing")
     return parser.parse_args()
