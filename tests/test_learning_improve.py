@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 
+from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.bundles.trust import remember
@@ -20,7 +21,7 @@ from napari_seg.formats.read import read
 from napari_seg.inference.segment import segment
 from napari_seg.learning import improve as module
 from napari_seg.learning.accept import accept
-from napari_seg.learning.improve import COMPARISON, improve, next_output, read_improvement
+from napari_seg.learning.improve import COMPARISON, begun_output, improve, next_output, read_improvement
 from napari_seg.learning.inherit import lineage
 from napari_seg.learning.training_set import Provenance, read_training_set
 from napari_seg.training.choices import Choices
@@ -214,3 +215,18 @@ def test_the_folder_of_the_next_model(model: Path, tmp_path: Path, monkeypatch: 
     metadata["napari_seg"] = {"improved": {"round": 1, "parent": {"name": "balls"}}}
     (copy / METADATA).write_text(json.dumps(metadata))
     assert next_output(read_bundle(copy)) == tmp_path / "balls_round2"
+
+
+def test_a_begun_model_is_found_until_it_is_compared(model: Path, tmp_path: Path) -> None:
+    old = read_bundle(shutil.copytree(model, tmp_path / "balls"))
+    assert begun_output(old) is None
+    for number, parent in ((1, "another"), (2, model_digest(old))):
+        out = shutil.copytree(model, tmp_path / f"balls_round{number}")
+        metadata = json.loads((out / METADATA).read_text())
+        metadata["napari_seg"] = {"improved": {"round": 1, "parent": {"name": "balls", "digest": parent}}}
+        (out / METADATA).write_text(json.dumps(metadata))
+    (tmp_path / "balls_round3").mkdir()  # of something else
+    assert begun_output(old) == tmp_path / "balls_round2"
+    (tmp_path / "balls_round2" / COMPARISON).write_text("{}")
+    assert begun_output(old) is None
+    assert next_output(old) == tmp_path / "balls_round4"

@@ -10,9 +10,10 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,30 @@ class Improvement:
 
 def next_output(bundle: Bundle) -> Path:
     """Return a free folder for an improved model: beside the old one, or in the store if that is the shipped one."""
+    return next(out for out in _outputs(bundle) if not out.exists())
+
+
+def begun_output(bundle: Bundle) -> Path | None:
+    """Return the folder of a model that was begun to improve another one and is not compared yet; None without one.
+
+    Args:
+        bundle: the old model.
+    """
+    for out in takewhile(Path.exists, _outputs(bundle)):
+        with suppress(BundleError):
+            parent = {} if (out / COMPARISON).exists() else lineage(read_bundle(out)).get("parent", {})
+            if isinstance(parent, dict) and parent.get("digest") == model_digest(bundle):
+                return out
+    return None
+
+
+def _outputs(bundle: Bundle) -> Iterator[Path]:
+    """Yield the folders of the next models, taken or free, in their order."""
     is_shipped = bundle.root.resolve() == shipped_root().resolve()
     place = store_root() if is_shipped else bundle.root.resolve().parent
     name = _ROUND.sub("", bundle.root.name if not is_shipped else "hippocampus") or "model"
-    number = int(lineage(bundle).get("round", 0)) + 1
-    while (place / f"{name}_round{number}").exists():
-        number += 1
-    return place / f"{name}_round{number}"
+    for number in count(int(lineage(bundle).get("round", 0)) + 1):
+        yield place / f"{name}_round{number}"
 
 
 def improve(

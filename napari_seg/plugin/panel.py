@@ -78,7 +78,8 @@ class Panel(QWidget):
         self.batch_tab = BatchTab(batch, segmenting, study)
         training = TrainModel(session, segmenting)
         self.train_tab = TrainTab(training)
-        self.learn_tab = LearnTab(LearnModel(session, structures, segmenting, batch, study))
+        learning = LearnModel(session, structures, segmenting, batch, study)
+        self.learn_tab = LearnTab(learning)
         self._build()
         session.changed.connect(self._refresh)
         structures.changed.connect(self._mark_unsaved)
@@ -96,13 +97,20 @@ class Panel(QWidget):
         models = self._models
         self.destroyed.connect(lambda: [model.close() for model in models])
         segmenting.result_added.connect(self._on_result)
-        training.used.connect(lambda: self.show_tab(self.segment_tab))
+        for trained in (training, learning.improving):
+            trained.used.connect(lambda: self.show_tab(self.segment_tab))
         self.guard.watch(
             LongWork(
                 "Stop the training?",
                 "A training is running. Closing {what} saves and stops it; “Resume” in the Train tab continues it.",
                 lambda: training.is_at_work,
                 lambda: training.status,
+            ),
+            LongWork(
+                "Stop the improvement?",
+                "A model is being improved. Closing {what} saves and stops it; “Resume” in the Learn tab continues it.",
+                lambda: learning.improving.is_at_work,
+                lambda: learning.improving.status,
             ),
             LongWork(
                 "Stop the batch?",

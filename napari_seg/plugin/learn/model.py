@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from psygnal import Signal
 
 from napari_seg.plugin.learn.accepting import AcceptModel
+from napari_seg.plugin.learn.improving import ImproveModel
 from napari_seg.plugin.learn.which_next import WhichNextModel
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class LearnModel:
         segmenting: the model to improve is the selected one.
         accepting: puts the selected labels into the training set.
         which_next: the queue of cases to correct.
+        improving: fine-tunes a copy of the selected model.
     """
 
     changed = Signal()
@@ -48,9 +50,10 @@ class LearnModel:
         self.session, self.segmenting = session, segmenting
         self.accepting = AcceptModel(session, structures, segmenting)
         self.which_next = WhichNextModel(session, segmenting, self.accepting, study)
+        self.improving = ImproveModel(session, segmenting, self.accepting)
         self._batch = batch
         batch.changed.connect(self._take_folders)
-        for part in (self.accepting, self.which_next):
+        for part in (self.accepting, self.which_next, self.improving):
             part.changed.connect(self.changed.emit)
 
     def _take_folders(self) -> None:

@@ -6,6 +6,7 @@ from qtpy.QtWidgets import QFrame, QVBoxLayout, QWidget
 
 from napari_seg.plugin.controls import scrolled
 from napari_seg.plugin.learn.accept_section import AcceptSection
+from napari_seg.plugin.learn.improve_section import ImproveSection
 from napari_seg.plugin.learn.model import LearnModel
 from napari_seg.plugin.learn.which_next_section import WhichNextSection
 
@@ -18,10 +19,11 @@ class LearnTab(QWidget):
         self.model = model
         self.accept_section = AcceptSection(model.accepting)
         self.which_next_section = WhichNextSection(model.which_next)
+        self.improve_section = ImproveSection(model.improving)
         body = QWidget()
         layout = QVBoxLayout(body)
         layout.setContentsMargins(0, 0, 4, 0)
-        for number, section in enumerate((self.accept_section, self.which_next_section)):
+        for number, section in enumerate((self.accept_section, self.which_next_section, self.improve_section)):
             if number:
                 line = QFrame()
                 line.setFrameShape(QFrame.Shape.HLine)

@@ -170,7 +170,7 @@ def plan_and_train(
         on_plan(plan)
         dataset = data_folder(wish.dataset, output, plan)
         values: dict[str, Any] = {"fine_tune": plan["choices"].get("fine_tune"), **wish.limits}
-        call = partial(job.call, worker, poll=_Follower(output, on_state).poll, stage="Preparing the training")
+        call = partial(job.call, worker, poll=RunFollower(output, on_state).poll, stage="Preparing the training")
         if folds := plan["choices"].get("folds"):
             callbacks = {"report": lambda _: None}
             call(cross_validate, output, dataset, folds, None, callbacks=callbacks, **values)
@@ -193,7 +193,7 @@ def plan_and_train(
     return Trained(stopped, None if best is None else (best.mean_dice, int(best.epoch)), steps)
 
 
-class _Follower:
+class RunFollower:
     """Reads the state of a run at intervals, and stops the run.
 
     Args:
@@ -211,9 +211,9 @@ class _Follower:
     def poll(self, is_stopping: bool) -> None:
         """Read the state if it is due; the first time when `is_stopping` is true, make the run save and end."""
         if is_stopping and not self._has_stopped:
-            self._has_stopped = True
-            with suppress(OSError):
+            with suppress(OSError):  # there is no such folder yet
                 (self._output / STOP).touch()
+                self._has_stopped = True
         if time.monotonic() - self._read_at < _FOLLOW_SECONDS:
             return
         self._read_at = time.monotonic()
