@@ -24,12 +24,12 @@ from napari_seg.plugin.session_file import archive
 from napari_seg.plugin.session_file.archive import (
     CONTENT,
     extract,
-    is_session_file,
     read_content,
     write_session,
 )
 from napari_seg.plugin.session_file.capture import save, take
 from napari_seg.plugin.session_file.content import SavedPanel
+from napari_seg.plugin.session_file.endings import is_session_file
 from napari_seg.plugin.session_file.restore import open_session
 from napari_seg.volume import Volume
 
@@ -37,7 +37,7 @@ from napari_seg.volume import Volume
 @pytest.fixture
 def good(head: Volume, tmp_path: Path) -> Path:
     path = tmp_path / "good.napari-seg"
-    save(take(viewer_with_labels(head)), SavedPanel(tab="Segment"), path)
+    save(take(viewer_with_labels(head)), SavedPanel(tab="Segment"), None, path)
     return path
 
 

@@ -374,7 +374,17 @@ def test_the_model_of_the_session_is_chosen(scan: Path, tmp_path: Path) -> None:
     again._segmenting.choose_bundle(again._segmenting.bundles[0])
     again.open(path)
     session.jobs.wait()
-    assert again._segmenting.bundle.name == chosen.name
+    assert again._segmenting.bundle is not None
+    assert again._segmenting.bundle.root == folder
+    assert "model" not in texts(again)
+    # other weights under the same name and version
+    config = next((folder / "configs").glob("inference*"))
+    config.write_text(config.read_text() + " ")
+    viewer = ViewerModel()
+    again = SessionFileModel(session := Session(viewer), SegmentModel(session, [folder]))
+    again.open(path)
+    session.jobs.wait()
+    assert "has other weights or code" in texts(again)
 
 
 def test_the_files_are_those_of_the_scan(scan: Path) -> None:

@@ -185,3 +185,20 @@ def test_a_scan_that_lies_elsewhere_is_gone_to(head: Volume, tmp_path: Path) -> 
     viewer.add_image(np.zeros((2, 3, 4, 5)))  # time before space
     model.show(model.read(found["far"], found["far"].read_options(0), model.frame()))
     assert holds(viewer.layers[-1], viewer.dims.point[-3:])
+
+
+def test_session_files_are_listed_and_opened(head: Volume, tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    model = StudyModel(session := Session(viewer))
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "mine.napari-seg").write_bytes(b"PK\3\4")
+    model.list_path(tmp_path)
+    session.jobs.wait()
+    (entry,) = model.entries
+    assert entry.can_open
+    assert (entry.title, entry.folder, entry.short) == ("mine.napari-seg", "below", "session")
+    assert "1 session" in session.messages[0].text
+    chosen: list[Path] = []
+    model.session_chosen.connect(chosen.append)
+    model.open(entry)
+    assert chosen == [tmp_path / "below" / "mine.napari-seg"]

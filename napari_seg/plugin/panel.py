@@ -33,7 +33,7 @@ from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.segment.tab import SegmentTab
 from napari_seg.plugin.session import Session, unwrapped
 from napari_seg.plugin.session_file.model import SessionFileModel, Window
-from napari_seg.plugin.session_file.widgets import MissingScans
+from napari_seg.plugin.session_file.widgets import MissingScans, open_file
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.plugin.structures.tab import StructuresTab
 from napari_seg.plugin.study.model import StudyModel
@@ -71,6 +71,7 @@ class Panel(QWidget):
         )
         self._windows: WeakKeyDictionary[Image, tuple[str, tuple[float, ...]]] = WeakKeyDictionary()
         self.study_tab = StudyTab(study)
+        study.session_chosen.connect(lambda path: open_file(self.session_files, path, self))
         self.segment_tab = SegmentTab(segmenting)
         self.structures_tab = StructuresTab(structures)
         editing = EditModel(session, structures)

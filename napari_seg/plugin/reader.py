@@ -13,7 +13,7 @@ from napari_seg.formats.endings import ITK_ENDINGS, has_ending, nifti_ending
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
 from napari_seg.plugin.layers import image_layers
 from napari_seg.plugin.messages import gui_text_of
-from napari_seg.plugin.session_file.archive import is_session_file
+from napari_seg.plugin.session_file.endings import is_session_file
 from napari_seg.plugin.study.label_files import LabelMaps, holds_labels, label_layers, read_labels
 from napari_seg.volume import Volume
 

@@ -22,9 +22,8 @@ from napari_seg.errors import InputError, OutputError
 from napari_seg.formats.atomic import verified_write
 from napari_seg.memory import check_fits, describe_bytes
 from napari_seg.plugin.session_file.content import FORMAT, ImageLayer, LabelsLayer, SessionContent
+from napari_seg.plugin.session_file.endings import ENDING
 from napari_seg.version import __version__
-
-ENDING = ".napari-seg"
 
 CONTENT = "session.json"
 
@@ -41,11 +40,6 @@ _LEFTOVER = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(ENDING)}")
 
 _LEFTOVER_SECONDS = 3600.0
 """Age of a hidden file above which the program that wrote it has ended."""
-
-
-def is_session_file(path: Path) -> bool:
-    """Return whether a file is a session by its name."""
-    return path.name.lower().endswith(ENDING)
 
 
 def write_session(content: SessionContent, files: Mapping[str, Path], path: Path) -> None:

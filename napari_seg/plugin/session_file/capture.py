@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.components import ViewerModel
@@ -23,6 +23,7 @@ from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, frame_of
 from napari_seg.plugin.layers import layer_names, title_of
 from napari_seg.plugin.session_file.archive import write_session
+from napari_seg.plugin.session_file.chosen_model import saved_model
 from napari_seg.plugin.session_file.content import (
     ImageLayer,
     LabelsLayer,
@@ -41,6 +42,9 @@ from napari_seg.plugin.session_file.names import PrivateWords, saved_name
 from napari_seg.plugin.session_file.scans import saved_scan
 from napari_seg.version import __version__
 from napari_seg.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_seg.bundles.spec import Bundle
 
 COMMON_SETTINGS = ("visible", "opacity", "blending")
 
@@ -221,7 +225,13 @@ class SaveResult:
                 taken.snapshot.mark_saved()
 
 
-def save(taken: TakenSession, panel: SavedPanel, path: Path, check: Callable[[], object] = lambda: None) -> SaveResult:
+def save(
+    taken: TakenSession,
+    panel: SavedPanel,
+    bundle: Bundle | None,
+    path: Path,
+    check: Callable[[], object] = lambda: None,
+) -> SaveResult:
     """Write a session file; slow, call outside the main thread.
 
     A layer that cannot be saved, such as labels without a place in the patient, is left out.
@@ -229,6 +239,7 @@ def save(taken: TakenSession, panel: SavedPanel, path: Path, check: Callable[[],
     Args:
         taken: what the viewer showed.
         panel: state of the panel.
+        bundle: the chosen model; None if there is none.
         path: file to write.
         check: called between steps; may raise an error to stop.
 
@@ -265,7 +276,7 @@ def save(taken: TakenSession, panel: SavedPanel, path: Path, check: Callable[[],
             layers=tuple(layers),
             active=next((n for n, one in enumerate(saved) if one is active), None),
             view=taken.view,
-            panel=panel,
+            panel=panel.model_copy(update={"model": saved_model(bundle, writer.salt)}),
             kept=_plain_json(taken.kept),
         )
         check()

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_seg.errors import one_line
 from napari_seg.formats.archive import origin
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.layer_info import frame_of, infos_of
 from napari_seg.plugin.messages import Message, gui_text_of, message_of
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.session_file.archive import ENDING, is_session_file
-from napari_seg.plugin.session_file.capture import SaveResult, TakenSession, save, take
-from napari_seg.plugin.session_file.content import SavedModel, SavedPanel, ScanLayer
+from napari_seg.plugin.session_file.capture import SaveResult, save, take
+from napari_seg.plugin.session_file.chosen_model import find_model
+from napari_seg.plugin.session_file.content import SavedPanel, ScanLayer
+from napari_seg.plugin.session_file.endings import ENDING, is_session_file
 from napari_seg.plugin.session_file.names import opened_name
 from napari_seg.plugin.session_file.restore import (
     OpenedSession,
@@ -108,11 +108,7 @@ class SessionFileModel:
         bundle = self._segmenting.bundle
         panel = SavedPanel(tab=window.tab(), adds_confidence=self._segmenting.adds_confidence)
         self.session.show_messages(Message("info", "Saving the session …"))
-        self._start(partial(self._save, taken, panel, bundle, path), partial(self._on_saved, path))
-
-    @staticmethod
-    def _save(taken: TakenSession, panel: SavedPanel, bundle: Bundle | None, path: Path, job: Job) -> SaveResult:
-        return save(taken, panel.model_copy(update={"model": _saved_model(bundle)}), path, job.check)
+        self._start(lambda job: save(taken, panel, bundle, path, job.check), partial(self._on_saved, path))
 
     def _on_saved(self, path: Path, result: SaveResult) -> None:
         result.mark_saved()
@@ -138,9 +134,15 @@ class SessionFileModel:
         viewer = self.session.viewer
         frame = None if replaces else frame_of(viewer.layers)
         self.session.show_messages(Message("info", f"Opening {path.name} …"))
-        self._start(lambda job: open_session(path, frame, job.check), partial(self._on_opened, replaces))
+        bundles = tuple(self._segmenting.bundles)
 
-    def _on_opened(self, replaces: bool, opened: OpenedSession) -> None:
+        def work(job: Job) -> tuple[OpenedSession, Bundle | None, str]:
+            opened = open_session(path, frame, job.check)
+            return opened, *find_model(opened.content.panel.model, bundles, opened.content.salt)
+
+        self._start(work, lambda result: self._on_opened(replaces, *result))
+
+    def _on_opened(self, replaces: bool, opened: OpenedSession, bundle: Bundle | None, warning: str) -> None:
         viewer = self.session.viewer
         if replaces:
             viewer.layers.clear()
@@ -149,8 +151,10 @@ class SessionFileModel:
         self._show_windows(opened)
         self._opened, self.path = opened, opened.path
         panel = opened.content.panel
-        messages = self._choose_model(panel.model) if sets_view else []
+        messages = [Message("warning", warning)] if warning and sets_view else []
         if sets_view:
+            if bundle is not None:
+                self._segmenting.choose_bundle(bundle)
             self._segmenting.choose_confidence(panel.adds_confidence)
             self._window.show_tab(panel.tab)
             if opened.content.view.has_planes:
@@ -207,21 +211,6 @@ class SessionFileModel:
         notices = [Message("warning", gui_text_of(notice)) for notice in opened.notices]
         self.session.show_messages(done, *messages, *notices, *map(message_of, faults), lasting=True)
 
-    def _choose_model(self, saved: SavedModel | None) -> list[Message]:
-        """Select the model of a session; nothing of it runs, and its consent is asked for as always."""
-        if saved is None:
-            return []
-        same = [one for one in self._segmenting.bundles if one.name == saved.name]
-        found = next((one for one in same if one.version == saved.version), None)
-        if found is None:
-            versions = ", ".join(one.version for one in same)
-            other = f"; version {versions} is" if versions else ""
-            name = f"{saved.name} {saved.version}".strip()
-            text = f"The model of the session is not on this computer: {name}{other}. Choose one in the Segment tab."
-            return [Message("warning", text)]
-        self._segmenting.choose_bundle(found)
-        return []
-
     def _start(self, work: Callable[[Job], object], on_result: Callable[..., object]) -> None:
         self.is_busy = True
         self.changed.emit()
@@ -230,9 +219,3 @@ class SessionFileModel:
     def _on_end(self) -> None:
         self.is_busy = False
         self.changed.emit()
-
-
-def _saved_model(bundle: Bundle | None) -> SavedModel | None:
-    if bundle is None:
-        return None
-    return SavedModel(name=one_line(bundle.name, 500), version=one_line(bundle.version, 500))

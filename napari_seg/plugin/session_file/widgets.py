@@ -8,7 +8,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QFrame, QLabel, QMessageBox, QVBoxLayout, QWidget
 
 from napari_seg.plugin.controls import ask_folder, button
-from napari_seg.plugin.session_file.archive import ENDING
+from napari_seg.plugin.session_file.endings import ENDING
 from napari_seg.plugin.session_file.model import SessionFileModel
 
 _FILTER = f"napari-seg session (*{ENDING})"

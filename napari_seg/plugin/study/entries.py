@@ -11,6 +11,7 @@ from napari_seg.cohort.naming import SUFFIX
 from napari_seg.formats.find import find
 from napari_seg.formats.scan import ReadOptions
 from napari_seg.plugin.messages import as_gui_text
+from napari_seg.plugin.session_file.endings import is_session_file
 from napari_seg.plugin.study.label_files import are_labels, holds_labels, kind_of, scan_index
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Entry:
         is_tilted: whether the slices must be shifted onto a straight grid.
         labels: file of a segmentation or of contours; None for a scan.
         scan_name: name of the scan that the labels belong to; "" if it is unknown.
+        session: session file; None for all other rows.
     """
 
     verdict: Verdict
@@ -45,11 +47,12 @@ class Entry:
     is_tilted: bool = False
     labels: Path | None = None
     scan_name: str = ""
+    session: Path | None = None
 
     @property
     def can_open(self) -> bool:
         """Return whether the entry can be shown, possibly after a choice of volume or straightening."""
-        if self.labels is not None:
+        if self.labels is not None or self.session is not None:
             return True
         is_fit = self.verdict.verdict in ("process", "warn") or self.volumes > 0 or self.is_tilted
         return self.scan is not None and is_fit
@@ -92,6 +95,8 @@ class Entry:
         """Return the verdict in one or two words."""
         if self.labels is not None:
             return "labels"
+        if self.session is not None:
+            return "session"
         if self.volumes:
             return f"{self.volumes} volumes"
         return "tilted" if self.is_tilted else _SHORT_VERDICTS[self.verdict.verdict]
@@ -112,6 +117,8 @@ class Entry:
         verdict = self.verdict
         if self.labels is not None:
             return "labels" if self.scan_name else "labels; their scan is not in this folder"
+        if self.session is not None:
+            return "session: layers, labels and settings of earlier work"
         if self.volumes:
             return f"{self.volumes} volumes: choose one below{', tilted' if self.is_tilted else ''}"
         if self.is_tilted:
@@ -123,7 +130,8 @@ class Entry:
 def find_entries(path: Path) -> Iterator[Entry]:
     """Yield the scans and labels below a path; slow, because each scan is read in full to check it.
 
-    Segmentations, contours and results of earlier runs come after the scans, each with the scan that it belongs to.
+    Session files, segmentations, contours and results of earlier runs come after the scans; labels come with the scan
+    that they belong to.
 
     Args:
         path: a file or a folder.
@@ -133,7 +141,7 @@ def find_entries(path: Path) -> Iterator[Entry]:
     """
     from napari_seg.cohort.naming import is_certainty_map
     from napari_seg.formats.archive import shown
-    from napari_seg.formats.verdict import verdict_of, verdict_of_skipped
+    from napari_seg.formats.verdict import Verdict, verdict_of, verdict_of_skipped
 
     found = find(path, ignore=is_certainty_map)
     root = path if path.is_dir() else path.parent
@@ -145,6 +153,10 @@ def find_entries(path: Path) -> Iterator[Entry]:
     for skipped in found.skipped:
         if are_labels(skipped):
             labels.append(skipped.files[0])
+        elif is_session_file(skipped.files[0]):
+            file = skipped.files[0]
+            verdict = Verdict(str(file), file.name, 1, "process", modality="session")
+            yield Entry(verdict, None, _folder(file, root), session=file)
         else:
             yield Entry(verdict_of_skipped(skipped), None, _folder(shown(skipped.files[0]), root))
     for file in labels:

@@ -37,6 +37,7 @@ class StudyModel:
 
     Attributes:
         changed: emitted after every change that the tab shows.
+        session_chosen: emitted with a session file that is to be opened.
         session: receives messages.
         path: chosen file or folder; None before the first choice.
         entries: rows found so far.
@@ -45,6 +46,7 @@ class StudyModel:
     """
 
     changed = Signal()
+    session_chosen = Signal(Path)
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -80,14 +82,16 @@ class StudyModel:
         scans = [entry for entry in self.entries if entry.scan is not None and entry.labels is None]
         count = sum(entry.labels is not None for entry in self.entries)
         ready = sum(entry.can_open for entry in scans)
-        if not scans and not count:
+        sessions = sum(entry.session is not None for entry in self.entries)
+        if not scans and not count and not sessions:
             self.session.show_messages(
                 Message("warning", "There is no scan: expected NIfTI, NRRD, MetaImage, DICOM or 2D images.")
             )
         else:
             found = f"{len(scans)} scan{'s' * (len(scans) != 1)}, {ready} can be opened"
             labels = f"; {count} segmentation{'s' * (count != 1)}" if count else ""
-            text = f"{found}{labels}. Double-click one."
+            saved = f"; {sessions} session{'s' * (sessions != 1)}" if sessions else ""
+            text = f"{found}{labels}{saved}. Double-click one."
             self.session.show_messages(Message("info", text))
 
     def _on_error(self, error: Exception) -> None:
@@ -106,7 +110,9 @@ class StudyModel:
             entry: row of the scan or the labels.
             volume: number of the volume, from 0; ignored if there is only one.
         """
-        if entry.labels is not None:
+        if entry.session is not None:
+            self.session_chosen.emit(entry.session)
+        elif entry.labels is not None:
             self.open_labels(entry, entry.labels)
         else:
             read = partial(self.read, entry, entry.read_options(volume), self.frame())

@@ -117,6 +117,7 @@ class StudyTab(QWidget):
             self._volume_box.setMaximum(volumes - 1)
         is_labels, is_tilted = (False, False) if entry is None else (entry.labels is not None, entry.is_tilted)
         text = "Show labels" if is_labels else "Straighten and show" if is_tilted else "Show series"
+        text = "Open session" if entry is not None and entry.session is not None else text
         self._labels_button.setVisible(entry is not None and entry.can_be_labels)
         self._labels_button.setEnabled(not self.model.is_loading)
         self._open_button.setEnabled(entry is not None and not self.model.is_loading)
