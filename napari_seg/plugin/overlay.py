@@ -6,23 +6,12 @@ from typing import Any
 
 import numpy as np
 from napari.qt import QtViewer
-from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 from vispy.scene.visuals import Image, Line, Markers
 from vispy.visuals.transforms import STTransform
 
 from napari_seg.plugin.napari_private import native_canvas, scene
-from napari_seg.plugin.views import ADDED, EXCLUDED, INCLUDED, MOVED, REMOVED, Marks, Views
-
-_COLORS = {
-    ADDED: (90, 255, 120),
-    REMOVED: (255, 60, 150),
-    MOVED: (255, 200, 40),
-    INCLUDED: (60, 220, 255),
-    EXCLUDED: (255, 110, 30),
-}
-_FILL, _EDGE = 90, 235
-"""Opacity of the inner and of the outermost voxels of an area, 0 to 255."""
+from napari_seg.plugin.views import COLORS, EXCLUDED, Views, rgba_of
 
 _NAME = "napari-seg marks"
 
@@ -109,7 +98,7 @@ class MarksOverlay(QObject):
                 size=11,
                 edge_width=1.5,
                 edge_color="black",
-                face_color=np.array([_COLORS[int(kind)] for kind in kinds], np.float32) / 255,
+                face_color=np.array([COLORS[int(kind)] for kind in kinds], np.float32) / 255,
                 symbol=np.where(kinds == EXCLUDED, "diamond", "disc"),
             )
 
@@ -118,34 +107,3 @@ class MarksOverlay(QObject):
         self._path.visible = self._is_drawable and self._views.path_viewer is self._viewer and len(path) > 1
         if self._path.visible:
             self._path.set_data(path[:, list(self._viewer.dims.order[:0:-1])].astype(np.float32))
-
-
-def rgba_of(marks: Marks, order: tuple[int, int, int], index: int) -> NDArray[np.uint8] | None:
-    """Return the image (rows, columns, 4) of the areas of marks in a slice; None if nothing of them lies in it.
-
-    Args:
-        marks: what is drawn.
-        order: axis of the slices, then the axes that grow down and to the right.
-        index: number of the slice.
-    """
-    axis, down, right = order
-    kinds = np.zeros((marks.shape[down], marks.shape[right]), np.uint8)
-    for box, area in marks.areas:
-        if box[axis].start <= index < box[axis].stop:
-            part = area.take(index - box[axis].start, axis=axis)
-            part = part.T if down > right else part
-            place = kinds[box[down], box[right]]
-            place[part > 0] = part[part > 0]
-    if not kinds.any():
-        return None
-    table = np.zeros((6, 4), np.uint8)
-    for kind, color in _COLORS.items():
-        table[kind] = (*color, _FILL if kind in (ADDED, REMOVED, MOVED) else _EDGE)
-    colors = table[kinds]
-    padded = np.pad(kinds, 1)
-    middle = padded[1:-1, 1:-1]
-    is_edge = np.zeros(kinds.shape, bool)
-    for neighbour in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
-        is_edge |= neighbour != middle
-    colors[is_edge & (kinds > 0), 3] = _EDGE
-    return colors

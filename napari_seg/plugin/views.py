@@ -25,6 +25,19 @@ ADDED, REMOVED, MOVED, INCLUDED, EXCLUDED = range(1, 6)
 """Kinds of marks: voxels that a change adds, removes or gives to another structure; prompts."""
 
 
+COLORS = {
+    ADDED: (90, 255, 120),
+    REMOVED: (255, 60, 150),
+    MOVED: (255, 200, 40),
+    INCLUDED: (60, 220, 255),
+    EXCLUDED: (255, 110, 30),
+}
+"""Kind of mark -> red, green and blue, each 0 to 255."""
+
+_FILL, _EDGE = 90, 235
+"""Opacity of the inner and of the outermost voxels of an area, 0 to 255."""
+
+
 @dataclass(frozen=True, eq=False)
 class Marks:
     """What is drawn over the layers, in voxel indices of a label map.
@@ -79,6 +92,10 @@ class Views:
             self._viewers.add(viewer)
             self.added.emit(viewer)
 
+    def remove(self, viewer: ViewerModel) -> None:
+        """Forget a viewer that was closed."""
+        self._viewers.discard(viewer)
+
     def show(self, marks: Marks | None) -> None:
         """Replace the marks."""
         self.marks = marks
@@ -99,3 +116,34 @@ def views_of(viewer: ViewerModel) -> Views:
         views = _VIEWS[viewer] = Views()
         views.add(viewer)
     return _VIEWS[viewer]
+
+
+def rgba_of(marks: Marks, order: tuple[int, int, int], index: int) -> NDArray[np.uint8] | None:
+    """Return the image (rows, columns, 4) of the areas of marks in a slice; None if nothing of them lies in it.
+
+    Args:
+        marks: what is drawn.
+        order: axis of the slices, then the axes that grow down and to the right.
+        index: number of the slice.
+    """
+    axis, down, right = order
+    kinds = np.zeros((marks.shape[down], marks.shape[right]), np.uint8)
+    for box, area in marks.areas:
+        if box[axis].start <= index < box[axis].stop:
+            part = area.take(index - box[axis].start, axis=axis)
+            part = part.T if down > right else part
+            place = kinds[box[down], box[right]]
+            place[part > 0] = part[part > 0]
+    if not kinds.any():
+        return None
+    table = np.zeros((6, 4), np.uint8)
+    for kind, color in COLORS.items():
+        table[kind] = (*color, _FILL if kind in (ADDED, REMOVED, MOVED) else _EDGE)
+    colors = table[kinds]
+    padded = np.pad(kinds, 1)
+    middle = padded[1:-1, 1:-1]
+    is_edge = np.zeros(kinds.shape, bool)
+    for neighbour in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
+        is_edge |= neighbour != middle
+    colors[is_edge & (kinds > 0), 3] = _EDGE
+    return colors

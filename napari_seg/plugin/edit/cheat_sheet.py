@@ -10,7 +10,13 @@ from qtpy.QtWidgets import QDialog, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from napari_seg.plugin.edit.keys import KEYS, NAPARI_KEYS
 
-_COLUMNS = (("Tools", "Prompts", "Preview"), ("Whole structure", "Other", "napari"))
+_COLUMNS = (("Tools", "Prompts", "Preview", "Mouse"), ("Whole structure", "Other", "napari"))
+
+_MOUSE = (
+    ("left", "Include (Click, Scribble); draw"),
+    ("right, Alt, Ctrl", "Exclude (Click, Scribble)"),
+    ("wheel", "Next or previous slice with Ctrl; zoom"),
+)
 
 
 class CheatSheet(QDialog):
@@ -45,6 +51,8 @@ def text_of(groups: tuple[str, ...]) -> str:
 def _lines(group: str) -> list[tuple[str, str]]:
     if group == "napari":
         return [(Shortcut(key).platform, text) for key, text in NAPARI_KEYS.items()]
+    if group == "Mouse":
+        return list(_MOUSE)
     return [
         (", ".join(Shortcut(key).platform for key in chosen), key.text)
         for name, key in KEYS.items()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_seg.editing.change import Box, Change
+from napari_seg.editing.interactive_network import InteractiveNetwork, refine_with
 from napari_seg.editing.prompts import Prompts
 from napari_seg.editing.refine import refine, warm_up
 from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
@@ -72,6 +73,7 @@ class EditModel:
         job: job of the current request; None if none runs.
         size_mm: size for operations that need one.
         min_ml: smallest volume of a part that is not removed as an island.
+        network: network that refines by prompts; None for the built-in method.
     """
 
     changed = Signal()
@@ -82,6 +84,7 @@ class EditModel:
         self.preview: Preview | None = None
         self.job: Job | None = None
         self.size_mm, self.min_ml = 2.0, 0.5
+        self.network: InteractiveNetwork | None = None
         self._may_overwrite = False
         self._is_at_once = self._is_warm = False
         self._strokes = Strokes()
@@ -95,6 +98,7 @@ class EditModel:
 
     def close(self) -> None:
         """Disconnect from the layer and remove the marks."""
+        self.network = None
         self._watch(None)
         self.views.show(None)
 
@@ -313,8 +317,25 @@ class EditModel:
                 self._drop()
             self._show()
             return
-        self.start(Request("Refine", lambda situation: _refined(situation, prompts), is_of_prompts=True))
+        network = self.network
+        self.start(Request("Refine", lambda situation: _refined(situation, prompts, network), is_of_prompts=True))
         self._show()
+
+    def connect_network(self, connect: Callable[[], InteractiveNetwork]) -> None:
+        """Use a network for prompts, after it is connected in a job."""
+
+        def use(network: InteractiveNetwork) -> None:
+            self.network = network
+            self._refine()
+
+        self.session.jobs.start(lambda _: connect(), on_result=use, on_end=self.changed.emit)
+
+    def leave_network(self) -> None:
+        """Use the built-in method for prompts again."""
+        if self.network is not None:
+            self.session.jobs.start(lambda _, network=self.network: network.close(), on_error=lambda _: None)  # type: ignore[misc]
+            self.network = None
+            self._refine()
 
     # results
 
@@ -420,7 +441,10 @@ class EditModel:
         return False
 
 
-def _refined(situation: Situation, prompts: Prompts) -> Change:
+def _refined(situation: Situation, prompts: Prompts, network: InteractiveNetwork | None) -> Change:
+    if network is not None:
+        labels, label, image = situation.labels, situation.label, needed_image(situation)
+        return refine_with(network, labels, label, image, prompts, overwrite=situation.overwrite)
     return refine(
         situation.labels,
         situation.grid,

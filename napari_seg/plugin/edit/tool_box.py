@@ -7,9 +7,11 @@ from functools import partial
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 from superqt.utils import signals_blocked
 
+from napari_seg.editing.interactive_network import NnInteractive
 from napari_seg.plugin.controls import box, button, row, swatch
 from napari_seg.plugin.edit.fields import amount, small
 from napari_seg.plugin.edit.keys import KEYS
+from napari_seg.plugin.edit.network_dialog import NetworkDialog
 from napari_seg.plugin.edit.tools import TOOLS, LassoUse, ToolName, Tools
 
 _USES: dict[LassoUse, str] = {"inside": "Cut off inside", "outside": "Cut off outside", "box": "Find in its box"}
@@ -30,8 +32,10 @@ class ToolBox(QWidget):
             widget.setCheckable(True)
             widget.clicked.connect(partial(self._on_button, name))
             grid.addWidget(widget, *divmod(number, 4))
+        self._method_line = self._build_method()
         self._settings: dict[QWidget, tuple[ToolName, ...]] = {
             self._build_prompts(): ("click", "scribble", "box"),
+            self._method_line: ("click", "scribble", "box"),
             self._build_range(): ("grow", "brush"),
             self._build_limits(): ("grow",),
             self._build_lasso(): ("lasso",),
@@ -42,7 +46,6 @@ class ToolBox(QWidget):
         layout.setSpacing(4)
         layout.addLayout(grid)
         self._hint = QLabel(wordWrap=True)
-        self._hint.setEnabled(False)
         layout.addWidget(self._hint)
         for widget in self._settings:
             layout.addWidget(widget)
@@ -57,6 +60,13 @@ class ToolBox(QWidget):
         self._undo_button = button("Undo", "Remove the latest prompt. Key: Backspace.", self._tools.model.undo_prompt)
         self._clear_button = button("Clear", "Remove all prompts.", self._tools.model.clear_prompts)
         return _line(self._prompts_label, self._undo_button, self._clear_button)
+
+    def _build_method(self) -> QWidget:
+        self._method_box = box("What finds the structure by the prompts.")
+        self._method_box.addItem("Built-in")
+        self._method_box.addItem(NnInteractive.name)
+        self._method_box.activated.connect(self._on_method)
+        return _line(QLabel("Method"), self._method_box)
 
     def _build_range(self) -> QWidget:
         tip = "Intensities that belong to the structure."
@@ -99,6 +109,18 @@ class ToolBox(QWidget):
     def _on_button(self, name: ToolName, is_checked: bool) -> None:
         self._tools.choose(name if is_checked else None)
 
+    def _on_method(self, index: int) -> None:
+        model = self._tools.model
+        if index == 0:
+            model.leave_network()
+        elif model.network is None:
+            chosen = NetworkDialog.ask(NnInteractive.name, NnInteractive.licence, self)
+            if chosen is not None:
+                model.connect_network(
+                    lambda: NnInteractive(chosen.server, licence_accepted=True, api_key=chosen.api_key)
+                )
+        self.refresh()
+
     def _on_range(self) -> None:
         self._tools.set_range(self._low_box.value(), self._high_box.value())
 
@@ -122,6 +144,9 @@ class ToolBox(QWidget):
             widget.setEnabled(model.structure is not None)
         for line, users in self._settings.items():
             line.setVisible(tools.tool in users)
+        if not NnInteractive.is_available():
+            self._method_line.hide()
+        self._method_box.setCurrentIndex(0 if model.network is None else 1)
         self._hint.setVisible(tools.tool is not None)
         self._hint.setText("" if tools.tool is None else TOOLS[tools.tool].hint)
         text = model.prompts_text

@@ -98,6 +98,8 @@ class PlanesModel:
             viewer.mouse_drag_callbacks.remove(self._on_click)
         for plane in self.viewers.values():
             plane.layers.clear()
+            if viewer is not None:
+                views_of(viewer).remove(plane)
         self._copies = {}
 
     @property
