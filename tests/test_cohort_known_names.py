@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.known_names import with_known_names
 from napari_seg.cohort.outputs import sha256_of
 from napari_seg.cohort.rows import CaseRow
-from napari_seg.cohort.scan_files import fingerprint
+from napari_seg.cohort.scan_files import fingerprint, input_bytes
 from napari_seg.formats.scan import Scan
 
 
-def case(file: Path, name: str) -> Case:
+def case(file: Path, name: str, source: str = "x.nii.gz") -> Case:
     path = PurePosixPath(name)
     folder = path.parent
-    return Case(path.name, file.name, str(file), Scan(file.name, "nifti", (file,)), folder)
+    return Case(path.name, source, str(file), Scan(file.name, "nifti", (file,)), folder)
 
 
 def file(folder: Path, name: str, content: bytes, seconds: int) -> Path:
@@ -32,8 +33,10 @@ def row(known: Case, name: str = "") -> CaseRow:
         1,
         name or known.key,
         "done",
+        source=known.source,
         fingerprint=fingerprint(known.scan),
         input_sha256=sha256_of(known.scan.files),
+        input_bytes=input_bytes(known.scan),
     )
 
 
@@ -59,6 +62,10 @@ def test_equal_sizes_and_times_are_not_the_same_scan(tmp_path: Path) -> None:
     old, new = file(tmp_path, "old", b"old", 1), file(tmp_path, "new", b"new", 1)
     done = [row(case(old, "x"))]
     assert keys(with_known_names([case(new, "y")], done, {}, "flat", "flat")) == ["y"]
+    copy = Path(shutil.copyfile(old, tmp_path / "copy"))  # with another time
+    assert keys(with_known_names([case(copy, "y")], done, {}, "flat", "flat")) == ["x"]
+    # a renamed file gets a result of the new name
+    assert keys(with_known_names([case(copy, "y", "y.nii.gz")], done, {}, "flat", "flat")) == ["y"]
     missing = Path(shutil.move(old, tmp_path / "elsewhere"))
     assert keys(with_known_names([case(old, "y"), case(missing, "z")], done, {}, "flat", "flat")) == ["y", "x"]
 
@@ -72,5 +79,5 @@ def test_a_scan_that_lies_twice_is_segmented_twice(tmp_path: Path) -> None:
 
 def test_names_of_another_model_are_not_taken(tmp_path: Path) -> None:
     old = file(tmp_path, "old", b"old", 1)
-    done = [CaseRow(1, "x", "done", model=7, fingerprint=row(case(old, "x")).fingerprint, input_sha256="")]
+    done = [replace(row(case(old, "x")), model=7)]
     assert keys(with_known_names([case(old, "y")], done, {7: "liver"}, "flat", "flat")) == ["y"]

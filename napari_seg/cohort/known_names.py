@@ -10,7 +10,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.naming import UniqueNames, compared
 from napari_seg.cohort.outputs import sha256_of
 from napari_seg.cohort.rows import CaseRow
-from napari_seg.cohort.scan_files import fingerprint
+from napari_seg.cohort.scan_files import fingerprint, input_bytes
 
 
 def with_known_names(
@@ -19,7 +19,8 @@ def with_known_names(
     """Return cases, those of finished scans under the names of their results.
 
     The name of a scan depends on others of the same name, so that a folder that grew may give it another one. Without
-    its former name the scan would be segmented again, and counted twice. A scan is recognised by its content.
+    its former name the scan would be segmented again, and counted twice. A scan is recognised by the name of its file
+    or folder and by its content.
 
     Args:
         cases: cases with the names that they have among the present files.
@@ -31,30 +32,37 @@ def with_known_names(
     if layout != known_layout:
         return list(cases)
     by_key = {compared(row.name): row for row in done}
-    by_content: dict[tuple[str, str], list[CaseRow]] = {}
-    for row in by_key.values():
-        by_content.setdefault((row.fingerprint, models.get(row.model or 0, "")), []).append(row)
-    names: dict[int, str] = {}
     kept: set[str] = set()
-    strays: list[tuple[int, str]] = []
+    strays: list[int] = []
     for number, case in enumerate(cases):
-        content, known = fingerprint(case.scan), by_key.get(compared(case.key))
-        if known is not None and known.fingerprint == content:
+        known = by_key.get(compared(case.key))
+        if known is not None and known.fingerprint == fingerprint(case.scan):
             kept.add(compared(known.name))
-        elif content:
-            strays.append((number, content))
-    for number, content in strays:
+        else:
+            strays.append(number)
+    # scans are read only if they have the size of one whose result no scan of that name belongs to any more
+    by_size: dict[tuple[int, str], list[CaseRow]] = {}
+    for key, row in by_key.items():
+        if key not in kept:
+            by_size.setdefault((row.input_bytes, models.get(row.model or 0, "")), []).append(row)
+    names: dict[int, str] = {}
+    for number in strays:
         case = cases[number]
-        candidates = by_content.get((content, "" if case.bundle is None else case.bundle.name), ())
-        found = next((row for row in candidates if compared(row.name) not in kept and _is_of(case, row)), None)
+        same_size = by_size.get((input_bytes(case.scan), "" if case.bundle is None else case.bundle.name), [])
+        found = next((row for row in same_size if _is_of(case, row)), None)
         if found is not None:
             names[number] = found.name
-            kept.add(compared(found.name))
+            same_size.remove(found)
     return _renamed(cases, names)
 
 
 def _is_of(case: Case, row: CaseRow) -> bool:
-    """Return whether a finished case was made from this scan, judged by the bytes of its files."""
+    """Return whether a finished case was made from this scan, judged by its own name and the bytes of its files.
+
+    A file that a person renamed gets a result of the new name.
+    """
+    if PurePosixPath(row.source).name != PurePosixPath(case.source).name:
+        return False
     try:
         return bool(row.input_sha256) and sha256_of(case.scan.files) == row.input_sha256
     except OSError:
