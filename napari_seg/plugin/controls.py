@@ -178,11 +178,17 @@ class NameColumn(QObject):
         self._header.resizeSection(self._column, max(self._min_width, room))
 
 
-def table(*heads: str, stretched: int) -> QTableWidget:
-    """Return a table that selects whole rows; one column takes the remaining width."""
+def table(*heads: str, stretched: int, min_width: int = 130) -> QTableWidget:
+    """Return a table that selects whole rows; one column takes the remaining width.
+
+    Args:
+        heads: heads of the columns.
+        stretched: number of the column that takes the remaining width.
+        min_width: its minimum in pixels.
+    """
     widget = QTableWidget(0, len(heads))
     widget.setHorizontalHeaderLabels(list(heads))
-    _style(widget, stretched)
+    _style(widget, stretched, min_width)
     return widget
 
 
@@ -196,7 +202,7 @@ def table_view(model: QAbstractTableModel, *, stretched: int) -> QTableView:
     return widget
 
 
-def _style(widget: QTableView, stretched: int) -> None:
+def _style(widget: QTableView, stretched: int, min_width: int = 130) -> None:
     widget.verticalHeader().hide()
     widget.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
     widget.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -206,7 +212,7 @@ def _style(widget: QTableView, stretched: int) -> None:
     widget.setTextElideMode(Qt.TextElideMode.ElideMiddle)
     header = widget.horizontalHeader()
     header.setMinimumSectionSize(20)
-    NameColumn(widget, header, stretched)
+    NameColumn(widget, header, stretched, min_width)
 
 
 def number_item(text: str) -> QTableWidgetItem:

@@ -16,7 +16,7 @@ _TIPS = {
     "disagreement": "Disagreement of the members of the model or of shifted windows: 1 minus their mean pairwise Dice.",
     "confidence": "1 minus the mean probability of the network in the structures that it found.",
 }
-_MIN_HEIGHT = 230
+_MIN_HEIGHT = 250
 
 
 class WhichNextSection(QWidget):
@@ -38,12 +38,13 @@ class WhichNextSection(QWidget):
         self._status = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._progress_bar = QProgressBar(textVisible=False)
         self._table = table("", "Case", "1 - Dice", stretched=_NAME)
-        self._table.setMinimumHeight(_MIN_HEIGHT - 70)
+        self._table.setMinimumHeight(_MIN_HEIGHT - 100)
         self._table.itemDoubleClicked.connect(lambda item: self._open(item.row()))
         self._table.itemSelectionChanged.connect(self._show_details)
         self._table.installEventFilter(self)
         self._details = DetailsPane(self._table)
         self._details.setMinimumHeight(_MIN_HEIGHT)
+        self._details.setSizes([_MIN_HEIGHT - 85, 85])
         self._accepted_box = QCheckBox()
         self._accepted_box.toggled.connect(model.show_accepted)
         form = QFormLayout()
