@@ -112,6 +112,19 @@ def train() -> None:
     opened.show_tab(opened.train_tab)
 
 
+def learn() -> None:
+    """Show the Learn tab: accept corrected cases, find the next one, improve the model."""
+    opened = panel()
+    opened.show_tab(opened.learn_tab)
+
+
+def accept() -> None:
+    """Accept the selected labels as a case of the training set."""
+    if (opened := _panel_with_labels()) is not None:
+        opened.show_tab(opened.learn_tab)
+        opened.learn_tab.accept()
+
+
 def linked_planes() -> LinkedPlanes:
     """Show the other planes next to the main canvas, with one crosshair for all of them."""
     from napari_seg.plugin.docks import open_planes

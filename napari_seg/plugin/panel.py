@@ -21,6 +21,7 @@ from napari_seg.plugin.docks import open_planes
 from napari_seg.plugin.edit.model import EditModel
 from napari_seg.plugin.edit.tab import EditTab
 from napari_seg.plugin.layer_info import frame_of
+from napari_seg.plugin.learn.accept_section import AcceptButton
 from napari_seg.plugin.learn.model import LearnModel
 from napari_seg.plugin.learn.tab import LearnTab
 from napari_seg.plugin.messages import Message, message_of
@@ -81,6 +82,8 @@ class Panel(QWidget):
         self.train_tab = TrainTab(training)
         learning = LearnModel(session, structures, segmenting, batch, study)
         self.learn_tab = LearnTab(learning)
+        self.structures_tab.layout().addWidget(AcceptButton(self.learn_tab.accept_section))
+        self.edit_tab.layout().addWidget(AcceptButton(self.learn_tab.accept_section))
         self._build()
         session.changed.connect(self._refresh)
         structures.changed.connect(self._mark_unsaved)
@@ -98,6 +101,7 @@ class Panel(QWidget):
         models = self._models
         self.destroyed.connect(lambda: [model.close() for model in models])
         segmenting.result_added.connect(self._on_result)
+        learning.accepting.asked.connect(lambda: self.show_tab(self.learn_tab))
         for trained in (training, learning.improving):
             trained.used.connect(lambda: self.show_tab(self.segment_tab))
         self.guard.watch(

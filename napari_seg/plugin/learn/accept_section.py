@@ -28,7 +28,7 @@ class AcceptSection(QWidget):
         )
         self._summary = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._subject = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
-        self.accept_button = AcceptButton(self)
+        self.accept_button = AcceptButton(self, "Accept")
         self._partly = QCheckBox("Not all structures were checked")
         self._partly.setToolTip("Uncheck structures that you did not correct; nothing is learned about them here.")
         self._partly.toggled.connect(self._on_partly)
@@ -120,10 +120,11 @@ class AcceptButton(QPushButton):
 
     Args:
         section: asks for the folder.
+        text: text of the button.
     """
 
-    def __init__(self, section: AcceptSection) -> None:
-        super().__init__("Accept")
+    def __init__(self, section: AcceptSection, text: str = "Accept for training") -> None:
+        super().__init__(text)
         self._model = section.model
         self.clicked.connect(lambda *_: section.accept())
         self._model.changed.connect(self._refresh)

@@ -94,6 +94,7 @@ class AcceptModel:
     Attributes:
         changed: emitted after every change that the tab shows.
         accepted: emitted with the files of a scan after it was accepted.
+        asked: emitted when a question waits for an answer.
         folder: folder of the training set; None before it was chosen.
         content: content of the set, as it was read last; None if it can't be read.
         fault: reason why the set can't be read; "" if it can.
@@ -103,6 +104,7 @@ class AcceptModel:
 
     changed = Signal()
     accepted = Signal(object)
+    asked = Signal()
 
     def __init__(self, session: Session, structures: StructuresModel, segmenting: SegmentModel) -> None:
         self.session, self.structures, self.segmenting = session, structures, segmenting
@@ -243,6 +245,7 @@ class AcceptModel:
         if isinstance(result, Question):
             self.question = result
             self.session.show_messages()
+            self.asked.emit()
             return
         if result.wish.folder == self.folder:
             self.content, self.fault = result.content, ""

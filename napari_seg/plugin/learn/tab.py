@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
 from qtpy.QtWidgets import QFrame, QVBoxLayout, QWidget
 
+from napari_seg.plugin import shortcuts
 from napari_seg.plugin.controls import scrolled
 from napari_seg.plugin.learn.accept_section import AcceptSection
 from napari_seg.plugin.learn.improve_section import ImproveSection
 from napari_seg.plugin.learn.model import LearnModel
 from napari_seg.plugin.learn.which_next_section import WhichNextSection
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+ACCEPT_KEY = "Control-Shift-A"
+
+_tabs: WeakSet[LearnTab] = WeakSet()
 
 
 class LearnTab(QWidget):
@@ -33,3 +44,16 @@ class LearnTab(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(6, 6, 2, 6)
         outer.addWidget(scrolled(body, 120), 1)
+        _tabs.add(self)
+        shortcuts.register("napari-seg:accept", _accept, "Accept the selected labels as a case", ACCEPT_KEY)
+
+    def accept(self) -> None:
+        """Accept the selected labels."""
+        self.accept_section.accept()
+
+
+def _accept(viewer: ViewerModel) -> None:
+    """Accept the selected labels as a case of the training set."""
+    for tab in list(_tabs):
+        if not tab.model.session.is_closed and tab.model.session.viewer is viewer:
+            tab.accept()
