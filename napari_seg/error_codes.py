@@ -736,6 +736,11 @@ CODES = {
         "The intensity at the clicked voxel is not a number.",
         "Click on tissue.",
     ),
+    "edit.no_plane": Code(
+        "error",
+        "The main canvas shows no plane of the labels, for example a plane of space and time.",
+        "Show the axial, coronal or sagittal plane.",
+    ),
     "edit.no_scan": Code(
         "error",
         "A tool of the Edit tab needs intensities, and no open scan has the voxels of the labels.",

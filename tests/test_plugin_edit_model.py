@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +12,14 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
-from labelled import labels_of, viewer_with_labels
+from labelled import labels_of, measure, viewer_with_labels
 from napari.components import ViewerModel
 
 from napari_seg.editing import islands, shape
 from napari_seg.editing.change import change_structure, whole
 from napari_seg.editing.prompts import Prompts
 from napari_seg.plugin.edit.model import EditModel, Request
-from napari_seg.plugin.edit.operations import OPERATIONS, Situation
+from napari_seg.plugin.edit.operations import OPERATIONS, Situation, needed_slice
 from napari_seg.plugin.labels_state import EditAction, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import image_layers, layer_of
@@ -47,6 +48,10 @@ def done(model: EditModel) -> EditModel:
     """Wait until nothing is computed."""
     model.session.jobs.wait()
     return model
+
+
+def names_in(layer: Any) -> dict[int, str]:
+    return {segment.label: segment.name for segment in LayerInfo.require(layer).segments}
 
 
 def text_of(model: EditModel) -> str:
@@ -138,6 +143,98 @@ def test_a_change_is_never_applied_to_other_labels(model: EditModel, viewer: Vie
     assert "computed again" in text_of(model)
 
 
+@pytest.mark.parametrize("plane", [None, "coronal"])
+def test_a_change_waits_for_the_end_of_a_stroke(plane: str | None, model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    layer.data[...] = 0
+    layer.data[5, 5, 2:6] = layer.data[5, 5, 8:14] = 3
+    painted: Any = layer if plane is None else PlanesModel(viewer).open(plane).layers["found"]
+    model.is_at_once = True
+    model.run("keep_largest")
+    with painted.block_history():  # from the press of the mouse to its release
+        for n in (6, 7):
+            painted.data_setitem((np.array([5]), np.array([5]), np.array([n])), 3)
+        for _ in range(100):
+            model.session.jobs.deliver()
+            time.sleep(0.002)
+        assert (layer.data == 3).sum() == 12
+    done(model)
+    assert (layer.data == 3).sum() == 12  # the stroke has joined both islands
+    assert "nothing changes" in text_of(model)
+    model.is_at_once = False
+    model.run("dilate")
+    done(model)
+    with painted.block_history():
+        painted.data_setitem((np.array([5]), np.array([5]), np.array([0])), 3)
+        model.apply()
+        assert (layer.data == 3).sum() == 13
+        assert "Finish the stroke" in text_of(model)
+
+
+def test_one_request_is_computed_at_a_time(model: EditModel) -> None:
+    running: list[int] = []
+    most: list[int] = []
+    go = threading.Event()
+
+    def compute(situation: Situation) -> Any:
+        running.append(1)
+        most.append(len(running))
+        go.wait(10)
+        running.pop()
+        return shape.erode(situation.labels, situation.grid, situation.label, 2.0)
+
+    for _ in range(4):
+        model.start(Request("Erode", compute))
+        while not running:
+            time.sleep(0.001)
+    go.set()
+    done(model)
+    assert most == [1, 1]  # those that were replaced before they began are not computed
+    assert model.preview is not None
+
+
+@pytest.mark.parametrize(
+    ("order", "axis"),
+    [
+        ((0, 1, 2, 3), 0),
+        ((0, 2, 1, 3), 1),
+        ((0, 3, 1, 2), 2),
+        ((1, 0, 2, 3), 0),
+        ((3, 0, 1, 2), 2),
+        ((1, 2, 0, 3), None),
+    ],
+)
+def test_the_plane_is_found_in_a_viewer_with_more_axes(
+    order: tuple[int, ...], axis: int | None, model: EditModel, viewer: ViewerModel
+) -> None:
+    layer = labels_of(viewer)
+    viewer.add_image(np.zeros((2, *layer.data.shape)), scale=(1, *layer.scale), translate=(0, *layer.translate))
+    viewer.layers.selection.active = layer
+    viewer.dims.set_point(range(1, 4), layer.data_to_world((3, 4, 5)))
+    seen: list[tuple[int, int]] = []
+
+    def compute(situation: Situation) -> Any:
+        seen.append(needed_slice(situation))
+        return shape.erode(situation.labels, situation.grid, situation.label, 2.0)
+
+    viewer.dims.order = order
+    model.start(Request("Erode", compute))
+    done(model)
+    if axis is None:  # time is drawn as rows
+        assert "edit.no_plane" in text_of(model)
+    else:
+        assert seen == [(axis, (3, 4, 5)[axis])]
+
+
+def test_what_is_taken_from_other_structures_is_said(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    ml = (layer.data == 1).sum() * placement_of(layer).shown.voxel_ml
+    model.run("union", other=1)
+    done(model)
+    assert model.preview is not None
+    assert model.preview.text == f"+{ml:.2f} ml ({ml:.2f} ml from other structures)"
+
+
 def test_other_structures_are_overwritten_only_if_allowed(model: EditModel, viewer: ViewerModel) -> None:
     layer = labels_of(viewer)
     ball = layer.data == 1
@@ -175,10 +272,13 @@ def test_split_names_the_new_parts(model: EditModel, viewer: ViewerModel) -> Non
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)
     model.run("split")
     done(model).apply()
-    segments = {s.label: s.name for s in LayerInfo.require(layer).segments}
-    assert segments == {1: "left ball", 2: "nose 2", 3: "nose", 4: "tail"}  # the tail has no voxels, but a label
+    measure(model.structures)
+    # the tail has no voxels, but a label
+    assert names_in(layer) == {1: "left ball", 2: "nose 2", 3: "nose", 4: "tail"}
     assert layer.data[0, 0, 0] == 2
     layer.undo()
+    measure(model.structures)
+    assert names_in(layer) == {1: "left ball", 3: "nose", 4: "tail"}
     layer.undo()
     np.testing.assert_array_equal(layer.data, before)
 

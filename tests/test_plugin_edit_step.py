@@ -48,11 +48,11 @@ def test_a_preview_counts_what_the_structure_gains_and_loses() -> None:
     after = np.array([[[1, 1, 0, 5, 1, 0]]], np.uint8)
     layer = Labels(before.copy())
     grid = Grid((1, 1, 6), np.diag([10.0, 10.0, 10.0, 1.0]))
-    situation = Situation(before, grid, 1, (), None, 0, 0, (3, 4, 5, 6), ignore_progress)
+    situation = Situation(before, grid, 1, (), None, (0, 0), (3, 4, 5, 6), ignore_progress)
     preview = Preview.of(Change(whole(before.shape), before, after), "Try", layer, 7, situation)
     assert (preview.added, preview.removed, preview.moved) == (2, 2, 1)
     assert preview.new_labels == (5,)
-    assert preview.text == "+2.00 ml, −2.00 ml, 1.00 ml to other structures"
+    assert preview.text == "+2.00 ml (1.00 ml from other structures), −2.00 ml, 1.00 ml to other structures"
     ((_, kinds),) = preview.areas
     assert kinds.tolist() == [[[ADDED, 0, REMOVED, MOVED, ADDED]]]
     assert (preview.paints, preview.is_empty) == (7, False)

@@ -71,6 +71,7 @@ class LabelsState:
         measured_at: value of `paints` for which `measured` is valid; None before the first measurement.
         saved: value of `edits` at the last save.
         history: lengths of the undo and redo histories after the last change.
+        new_names: names for structures that an action made; they are in the table while they have voxels.
         earlier_actions: actions of the Edit tab before the layer was restored from a file.
     """
 
@@ -87,6 +88,7 @@ class LabelsState:
     measured_at: int | None = None
     saved: int = 0
     history: tuple[int, int] = (0, 0)
+    new_names: dict[int, str] = field(default_factory=dict)
     earlier_actions: tuple[EditAction, ...] = ()
     _logged: list[_LoggedAction] = field(default_factory=list)
 

@@ -114,6 +114,11 @@ def paint_step(layer: Labels, step: list[Atom]) -> None:
     layer.events.paint(value=step)
 
 
+def is_stroke_open(layer: Labels) -> bool:
+    """Return whether a person is painting a stroke, which is no step of the history yet."""
+    return bool(_attribute(layer, "_staged_history"))
+
+
 def undone_arrays(layer: Labels) -> set[int]:
     """Return the `id` of each array of new labels in the steps that were undone and can be redone."""
     history = _attribute(layer, "_redo_history")

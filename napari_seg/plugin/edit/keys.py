@@ -104,7 +104,6 @@ NAPARI_KEYS: Mapping[str, str] = {
     "]": "Larger brush",
     "Z": "Move the camera",
     "M": "New label",
-    "V": "Show or hide the layer",
 }
 """Keys of napari that are useful while editing, as the cheat sheet shows them."""
 

@@ -8,6 +8,7 @@ other labels than those it was computed from.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from napari_seg.plugin.labels_state import EditAction, state_of
 from napari_seg.plugin.layer_info import placement_of, volume_of
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.messages import Message, message_of
-from napari_seg.plugin.napari_private import paint_step
+from napari_seg.plugin.napari_private import is_stroke_open, paint_step
 from napari_seg.plugin.views import Marks, views_of
 from napari_seg.volume import Segmentation
 
@@ -87,6 +88,7 @@ class EditModel:
         self.network: InteractiveNetwork | None = None
         self._may_overwrite = False
         self._is_at_once = self._is_warm = False
+        self._computing = threading.Lock()
         self._strokes = Strokes()
         self._request: Request | None = None
         self._is_applying = False
@@ -205,15 +207,18 @@ class EditModel:
         self._request = request
         label, paints, grid = self._label, state_of(layer).paints, placement_of(layer).shown
         labels, image, overwrite = _unsigned(layer.data), self.session.image_on(layer), self._overwrite()
-        axis, index = self._slice(layer)
+        slice_shown = self._slice(layer)
         used = {one.label for one in self.structures.structures}
         free = tuple(n for n in range(1, min(int(np.iinfo(layer.data.dtype).max), _MAX_LABEL) + 1) if n not in used)
 
         def work(job: Job) -> Preview:
-            situation = Situation(labels, grid, label, overwrite, image, axis, index, free, job.report)
-            change = request.compute(situation)
-            job.report("checking")
-            return Preview.of(change, request.name, layer, paints, situation)
+            situation = Situation(labels, grid, label, overwrite, image, slice_shown, free, job.report)
+            job.report("waiting")
+            with self._computing:  # what was replaced may still run
+                job.report("computing")
+                change = request.compute(situation)
+                job.report("checking")
+                return Preview.of(change, request.name, layer, paints, situation)
 
         def end() -> None:
             if self.job is job:
@@ -243,6 +248,9 @@ class EditModel:
         preview = self.preview
         if preview is None:
             return
+        if self._is_painting:
+            self.session.show_messages(Message("warning", "Finish the stroke first."))
+            return
         if state_of(preview.layer).paints != preview.paints or not fits(preview.step, preview.layer.data):
             self._compute_again()
             self.session.show_messages(Message("warning", "The labels have changed; the preview was computed again."))
@@ -253,7 +261,8 @@ class EditModel:
         state_of(preview.layer).log(action, preview.step)
         is_of_prompts = self._request is not None and self._request.is_of_prompts
         self._drop()
-        self.structures.name_new({label: f"{name} {n}" for n, label in enumerate(preview.new_labels, start=2)})
+        names = {label: f"{name} {n}" for n, label in enumerate(preview.new_labels, start=2)}
+        state_of(preview.layer).new_names.update(names)
         self._is_applying = True
         try:
             paint_step(preview.layer, preview.step)
@@ -340,6 +349,8 @@ class EditModel:
     # results
 
     def _take(self, preview: Preview) -> None:
+        if self._is_painting:
+            return  # its end is an edit, after which the request is computed again
         if state_of(preview.layer).paints != preview.paints:
             self._compute_again()
             return
@@ -427,12 +438,24 @@ class EditModel:
     def _overwrite(self) -> tuple[int, ...]:
         return tuple(one.label for one in self.others) if self._may_overwrite else ()
 
-    def _slice(self, layer: Labels) -> tuple[int, int]:
-        """Return the axis and the number of the slice that the main viewer shows."""
+    def _slice(self, layer: Labels) -> tuple[int, int] | None:
+        """Return the axis and the number of the slice that the main viewer shows, or would show in 2D.
+
+        The axes of the layer are the last three of the viewer. None if one of its two displayed axes is another one.
+        """
         dims = self.session.viewer.dims
-        axis = int(dims.order[0])
-        index = round(float(layer.world_to_data(dims.point)[axis]))
-        return axis, min(max(index, 0), layer.data.shape[axis] - 1)
+        others = dims.ndim - 3
+        if any(axis < others for axis in dims.order[-2:]):
+            return None
+        axis = next(int(axis) - others for axis in reversed(dims.order[:-2]) if axis >= others)
+        position = (dims.point[others + axis] - layer.translate[axis]) / layer.scale[axis]
+        return axis, min(max(round(float(position)), 0), layer.data.shape[axis] - 1)
+
+    @property
+    def _is_painting(self) -> bool:
+        """Whether a stroke is being painted: its voxels change before it is a step of the history."""
+        active = (viewer.layers.selection.active for viewer in self.views)
+        return any(is_stroke_open(layer) for layer in active if isinstance(layer, Labels))
 
     def _needs_structure(self) -> bool:
         if self._watched is not None and self._label:

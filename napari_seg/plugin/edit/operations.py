@@ -32,8 +32,8 @@ class Situation:
         label: label of the structure.
         overwrite: labels of other structures that it may take voxels from.
         image: (I, J, K) intensities of a scan on the same voxels; None without one.
-        axis: axis of the slices that the main viewer shows.
-        index: number of the slice that it shows.
+        slice_shown: axis of the slices that the main viewer shows, and the number of the shown one; None if its plane
+            is none of the labels.
         free: labels that no structure has, in ascending order.
         progress: reports progress; raises `Cancelled` after a stop.
     """
@@ -43,8 +43,7 @@ class Situation:
     label: int
     overwrite: tuple[int, ...]
     image: NDArray | None
-    axis: int
-    index: int
+    slice_shown: tuple[int, int] | None
     free: tuple[int, ...]
     progress: Progress
 
@@ -58,6 +57,17 @@ def needed_image(situation: Situation) -> NDArray:
     if situation.image is None:
         raise InputError("edit.no_scan", "found no scan on the voxels of the labels; open it, or resample the labels")
     return situation.image
+
+
+def needed_slice(situation: Situation) -> tuple[int, int]:
+    """Return the axis of the slices that the main viewer shows, and the number of the shown one.
+
+    Raises:
+        InputError: `edit.no_plane`, the viewer shows no plane of the labels.
+    """
+    if situation.slice_shown is None:
+        raise InputError("edit.no_plane", "the main canvas shows no plane of the labels; show one of their planes")
+    return situation.slice_shown
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,8 @@ def _within(s: Situation, other: int, size_mm: float) -> Change:
 
 
 def _fill_between(s: Situation) -> Change:
-    return interpolate(s.labels, s.grid, s.label, s.axis, overwrite=s.overwrite, progress=s.progress)
+    axis, _ = needed_slice(s)
+    return interpolate(s.labels, s.grid, s.label, axis, overwrite=s.overwrite, progress=s.progress)
 
 
 def _split(s: Situation) -> Change:
@@ -122,7 +133,8 @@ def _split(s: Situation) -> Change:
 
 
 def _copy_to(s: Situation, step: int) -> Change:
-    return move.copy_to_slice(s.labels, s.grid, s.label, s.axis, s.index, s.index + step, overwrite=s.overwrite)
+    axis, index = needed_slice(s)
+    return move.copy_to_slice(s.labels, s.grid, s.label, axis, index, index + step, overwrite=s.overwrite)
 
 
 def _copy_to_next(s: Situation) -> Change:

@@ -27,6 +27,7 @@ class Preview:
         step: boxes of the change with their labels before and after.
         added: voxels that the structure gains.
         removed: voxels that the structure loses.
+        taken: voxels of `added` that other structures lose.
         moved: voxels that other structures gain.
         new_labels: labels in the change that no structure had, in ascending order.
         voxel_ml: volume of a voxel in ml.
@@ -40,6 +41,7 @@ class Preview:
     step: list[Atom]
     added: int
     removed: int
+    taken: int
     moved: int
     new_labels: tuple[int, ...]
     voxel_ml: float
@@ -50,6 +52,7 @@ class Preview:
         """Return the preview of a change; slow, call outside the main thread."""
         label = situation.label
         added, removed = change.count(label)
+        taken = int((change.is_changed & (change.after == label) & (change.before != 0)).sum())
         moved = int((change.is_changed & (change.after != label) & (change.after != 0)).sum())
         step = step_of(change)
         areas = tuple(((i, j, k), _kinds(before, after, label)) for (i, j, k), before, after in step)
@@ -62,6 +65,7 @@ class Preview:
             step,
             added,
             removed,
+            taken,
             moved,
             tuple(sorted(new_labels)),
             situation.grid.voxel_ml,
@@ -76,11 +80,12 @@ class Preview:
     @property
     def text(self) -> str:
         """What the structure gains and loses, such as "+1.20 ml, −0.30 ml"."""
-        parts = [
-            f"{sign}{_volume(voxels, self.voxel_ml)}"
-            for sign, voxels in (("+", self.added), ("−", self.removed))
-            if voxels
-        ]
+        parts = []
+        if self.added:
+            taken = f" ({_volume(self.taken, self.voxel_ml)} from other structures)" if self.taken else ""
+            parts.append(f"+{_volume(self.added, self.voxel_ml)}{taken}")
+        if self.removed:
+            parts.append(f"−{_volume(self.removed, self.voxel_ml)}")
         if self.moved:
             parts.append(f"{_volume(self.moved, self.voxel_ml)} to other structures")
         return ", ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
@@ -233,6 +233,7 @@ class StructuresModel:
         state.measured_at = snapshot.paints
         is_new = state.counts is None and LayerInfo.require(layer).algorithm is not None
         state.measured, state.counts = measured, measurements.counts
+        _name_new_structures(layer, state)
         _set_features(layer, state)
         self.changed.emit()
         if is_new and measured and layer is self._watched and not self.session.is_painting:
@@ -277,19 +278,11 @@ class StructuresModel:
         free = next(label for label in range(1, len(used) + 2) if label not in used)
         if free > np.iinfo(layer.data.dtype).max:
             return None
-        self.name_new({free: name.strip()})
+        info = LayerInfo.require(layer)
+        replace(info, segments=(*info.segments, Segment(free, name.strip(), distinct_color(free)))).attach(layer)
+        self._change(free)
         layer.selected_label = free
         return free
-
-    def name_new(self, names: Mapping[int, str]) -> None:
-        """Name labels that have no structure yet, each with a colour of its own."""
-        layer = self._watched
-        assert layer is not None
-        info = LayerInfo.require(layer)
-        new = tuple(Segment(label, name, distinct_color(label)) for label, name in names.items())
-        if new:
-            replace(info, segments=(*info.segments, *new)).attach(layer)
-            self._change(new[0].label)
 
     def rename(self, label: int, name: str) -> None:
         """Rename a structure; an empty name is ignored."""
@@ -349,6 +342,21 @@ def _segments(layer: Labels, state: LabelsState) -> tuple[Segment, ...]:
         if label not in known:
             known[label] = Segment(label, f"label {label}", color_in(layer.colormap, label))
     return tuple(known[label] for label in sorted(known))
+
+
+def _name_new_structures(layer: Labels, state: LabelsState) -> None:
+    """Put structures that an action made into the table of the layer, and take them out after it was undone."""
+    info = LayerInfo.require(layer)
+    known = {segment.label: segment for segment in info.segments}
+    for label, name in state.new_names.items():
+        if label in state.measured:
+            known.setdefault(label, Segment(label, name, distinct_color(label)))
+        elif label in known and known[label].name == name:
+            del known[label]
+    segments = tuple(known[label] for label in sorted(known))
+    if len(segments) != len(info.segments):
+        replace(info, segments=segments).attach(layer)
+        layer.colormap = colormap_of({segment.label: segment.color for segment in segments}, state.hidden)
 
 
 def _set_features(layer: Labels, state: LabelsState) -> None:
