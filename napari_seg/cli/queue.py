@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "windows (1 - mean pairwise Dice), and it is new if the network's features differ from those of the accepted "
         "cases and of the cases before it in the queue. What is found is kept in looks.sqlite in the output folder, so "
         "that a stopped queue goes on and the next one is quick. Without --scans, and if nothing was kept, the cases "
-        "are ranked by the confidence and the volumes of the run, which is quick and a weaker guide.",
+        "are ranked by the confidence and the volumes of the run, which takes no time but does not see how scans look.",
         epilog="Exit status: 0 if all cases were ranked, 3 if some could not be, 4 if none could, 2 if the folder has "
         "no run or no finished case.",
     )
@@ -118,7 +118,7 @@ def print_queue(ranked: Sequence[RankedCase], failed: Sequence[RankedCase]) -> N
         console.print(table)
         if basis == "confidence":
             console.print(
-                "ranked by the confidence of the run; --scans FOLDER ranks by disagreement, a better guide",
+                "ranked by the confidence of the run; with --scans FOLDER the model looks at the scans again",
                 markup=False,
             )
     for case in failed:
