@@ -202,7 +202,7 @@ def summary(report: dict[str, Any]) -> str:
     for size in sorted({row["size"] for row in rows}):
         of_size = [row for row in rows if row["size"] == size]
         ranked = [row["dice"]["mean"] for row in of_size if row["choice"] == RANKED]
-        random = [row["dice"]["mean"] for row in of_size if row["choice"] != RANKED]
+        random = [row["dice"]["mean"] for row in of_size if row["choice"].startswith("random")]
         minutes = fmean(row["cpu_minutes"] for row in of_size)
         spread = f" ± {stdev(random):.4f}" if len(random) > 1 else ""
         texts = [f"{ranked[0]:.4f}" if ranked else "-     "]

@@ -1,10 +1,11 @@
-"""Order of the cases to correct: uncertainty times distance, by hand."""
+"""Order of the cases to correct: what each lowers of the sum of uncertainty times distance, by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from napari_seg.learning import ranking
 from napari_seg.learning.ranking import choose, standardised
 
 NONE = np.zeros((0, 1))
@@ -14,16 +15,37 @@ def names_of(choices: list, names: str) -> str:
     return "".join(names[choice.number] for choice in choices)
 
 
-def test_uncertain_and_far_from_the_others() -> None:
-    # on a line at 0, 1, 10 and 11: after the most uncertain one (c, at 10) the far ones win, d is next to c
+def test_the_sum_of_uncertainty_times_distance_by_hand() -> None:
+    # on a line at 0, 1, 10 and 11; before any choice each distance is the largest one: 11, 10, 10, 11.
+    # c (at 10) lowers the sum by 0.5 * 1 + 0.4 * 1 + 0.6 * 10 + 0.6 * 10 = 12.9, d by 12, b by 10.2, a by 9.1
     points = np.array([[0.0], [1.0], [10.0], [11.0]])
     found = choose("abcd", [0.5, 0.4, 0.6, 0.6], points, NONE)
-    scale = points.std()
-    assert found[0].distance is None
-    assert found[1].distance == pytest.approx(10 / scale)
+    assert found[0] == (2, None, None)
+    # the distances are now 10, 9, 0, 1: a lowers the sum by 0.5 * 10 + 0.4 * 8 = 8.2, b by 8.1, d by 0.6
+    assert found[1].number == 0
+    assert found[1].distance == pytest.approx(10 / points.std())
     assert found[1].nearest == 2
-    # then b: 0.4 * 1 against d: 0.6 * 1
+    # then d by 0.6 * 1 and b by 0.4 * 1
     assert names_of(found, "abcd") == "cadb"
+
+
+def test_a_crowd_comes_before_an_outlier_unless_that_is_very_uncertain() -> None:
+    crowd = np.random.default_rng(0).normal(scale=0.1, size=(7, 2))
+    points = np.concatenate([crowd, [[3.0, 3.0]]])
+    corrected = np.array([[-2.0, -2.0]])
+    assert choose("abcdefgz", [0.1] * 8, points, corrected)[0].number < 7
+    assert choose("abcdefgz", [*[0.1] * 7, 0.9], points, corrected)[0].number == 7
+
+
+def test_a_large_cohort_is_represented_by_some_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "MAX_TARGETS", 10)
+    monkeypatch.setattr(ranking, "MAX_GREEDY", 3)
+    points = np.random.default_rng(2).normal(size=(45, 4))
+    names = [f"{number:02d}" for number in range(45)]
+    found = choose(names, [0.5] * 45, points, np.zeros((0, 4)))
+    assert sorted(choice.number for choice in found) == list(range(45))
+    assert found == choose(names, [0.5] * 45, points, np.zeros((0, 4)))
+    assert found[:5] == choose(names, [0.5] * 45, points, np.zeros((0, 4)), count=5)
 
 
 def test_a_duplicate_of_a_corrected_case_is_last() -> None:

@@ -27,9 +27,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Ranks the finished cases of a run of 'napari-seg predict'. With --scans the model looks at each "
         "scan again: a case is uncertain if the networks of an ensemble disagree on it, or one network on shifted "
         "windows (1 - mean pairwise Dice), and it is new if the network's features differ from those of the accepted "
-        "cases and of the cases before it in the queue. What is found is kept in looks.sqlite in the output folder, so "
-        "that a stopped queue goes on and the next one is quick. Without --scans, and if nothing was kept, the cases "
-        "are ranked by the confidence and the volumes of the run, which takes no time but does not see how scans look.",
+        "cases and of the cases before it in the queue. Cases that stand for many uncertain and new ones come first. "
+        "What is found is kept in looks.sqlite in the output folder, so that a stopped queue goes on and the next one "
+        "is quick. Without --scans, and if nothing was kept, the cases are ranked by the confidence and the volumes of "
+        "the run, which takes no time but does not see how scans look.",
         epilog="Exit status: 0 if all cases were ranked, 3 if some could not be, 4 if none could, 2 if the folder has "
         "no run or no finished case.",
     )
@@ -48,8 +49,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--strategy",
         choices=STRATEGIES,
         default=STRATEGIES[0],
-        help="uncertain-diverse: uncertainty times distance to the nearest accepted or earlier case (default); "
-        "uncertain: uncertainty alone; random: the control",
+        help="uncertain-diverse: cases that stand for many uncertain ones, unlike the accepted and earlier cases "
+        "(default); uncertain: uncertainty alone; random: the control",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --strategy random (default: 0)")
     parser.add_argument(

@@ -104,7 +104,7 @@ def rank(
         scans: folder of the scans of the run; None: rank by what is known of them.
         model: the model to improve, its folder or its name; None: the one that made the results.
         accepted: folder or list of the accepted cases, whose like need no correction.
-        strategy: "uncertain-diverse", uncertainty times distance; "uncertain"; or "random", the control.
+        strategy: "uncertain-diverse", "uncertain", or "random", the control; see `ranking`.
         count: number of cases to rank; None: all.
         seed: of the strategy "random".
         options: where the network runs and how much memory it may use; the rest is as in the run.

@@ -1,20 +1,29 @@
-"""Order in which cases are corrected: uncertain ones first, unlike each other and unlike those that are corrected.
+"""Order in which cases are corrected: those that stand for many uncertain cases unlike the corrected ones.
 
-The strategy "uncertain-diverse" is the greedy k-centre selection (farthest first; Sener and Savarese, "Active learning
-for convolutional neural networks: a core-set approach", ICLR 2018) in which the distance to the nearest case that is
-corrected, or that was chosen before, is multiplied by the uncertainty.
+Each case has a distance to the nearest case that is corrected or was chosen before. The strategy "uncertain-diverse"
+chooses, one after another, the case that lowers the sum over all cases of uncertainty times distance most: greedy
+selection by facility location (Wei, Iyer and Bilmes, "Submodularity in data subset selection and active learning", ICML
+2015), weighted by the uncertainty. An uncertain case far from the others lowers its own part; a case in a crowd of
+uncertain ones lowers theirs, too: an outlier, whose correction teaches little about others, must be very uncertain.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from math import ceil
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Strategy = Literal["uncertain-diverse", "uncertain", "random"]
+MAX_TARGETS = 2000
+"""Cases that stand for all cases of a larger cohort."""
+
+MAX_GREEDY = 200
+"""Choices that take account of each other; all others follow in the order of what they would lower then."""
+
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
@@ -64,20 +73,28 @@ def choose(
         return [Choice(number) for number in sorted(by_name, key=lambda number: -uncertainty[number])[:most]]
     points, others = standardised(embeddings, corrected)
     weights = np.asarray(uncertainty, dtype=float)
-    distances = np.full(len(names), np.inf)
-    nearest = np.full(len(names), -1)
+    # a large cohort is represented by some of its cases
+    targets = by_name if len(names) <= MAX_TARGETS else by_name[:: ceil(len(names) / MAX_TARGETS)]
+    between = _distances(points, points[targets])
+    to_corrected = _distances(others, points[targets])
+    farthest = between.max(axis=0, initial=0)
+    left = to_corrected.min(axis=0) if len(others) else farthest
+    distances, nearest = np.full(len(names), np.inf), np.full(len(names), -1)
     for place, other in enumerate(others):
         _approach(distances, nearest, points, other, len(names) + place)
     chosen: list[Choice] = []
     rest = list(by_name)
-    for _ in range(most):
-        # without any other case all are equally far
-        scores = weights[rest] * np.where(np.isinf(distances[rest]), 1.0, distances[rest])
-        best = np.flatnonzero(scores == scores.max())
-        number = rest.pop(int(best[np.argmax(weights[rest][best])]))
+    gains = np.zeros(0)
+    for number_of_choices in range(most):
+        if number_of_choices < MAX_GREEDY:
+            gains = np.array([np.maximum(left - between[number], 0) @ weights[targets] for number in rest])
+        best = np.flatnonzero(gains == gains.max())
+        place = int(best[np.argmax(weights[rest][best])])
+        number, gains = rest.pop(place), np.delete(gains, place)
         is_first = bool(np.isinf(distances[number]))
         chosen.append(Choice(number) if is_first else Choice(number, float(distances[number]), int(nearest[number])))
         _approach(distances, nearest, points, points[number], number)
+        left = np.minimum(left, between[number])
     return chosen
 
 
@@ -97,6 +114,14 @@ def standardised(
     scaled = (together[:, is_used] - together[:, is_used].mean(axis=0)) / spread[is_used]
     scaled /= np.sqrt(max(int(is_used.sum()), 1))
     return scaled[: len(embeddings)], scaled[len(embeddings) :]
+
+
+def _distances(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the distances (n, m) between points (n, F) and others (m, F)."""
+    found = np.zeros((len(points), len(others)), np.float32)
+    for row, point in zip(found, points, strict=True):
+        row[:] = np.linalg.norm(others - point, axis=1)
+    return found
 
 
 def _approach(
