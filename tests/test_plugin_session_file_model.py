@@ -100,7 +100,7 @@ def test_a_session_is_opened_as_it_was_saved(scan: Path, tmp_path: Path) -> None
     viewer.dims.order = PLANES["coronal"]
     point = tuple(map(float, image.extent.world[0] + 7 * image.scale))
     viewer.dims.set_point(range(3), point)
-    viewer.camera.zoom, viewer.camera.center = 3.25, (1.5, 2.5, 3.5)
+    viewer.scene.camera.zoom, viewer.scene.camera.center = 3.25, (1.5, 2.5, 3.5)
     viewer.layers.selection.active = image
 
     path = tmp_path / "study" / "mine.napari-seg"
@@ -142,8 +142,8 @@ def test_a_session_is_opened_as_it_was_saved(scan: Path, tmp_path: Path) -> None
     assert other.layers.selection.active is again
     assert (other.dims.order, other.dims.ndisplay) == (viewer.dims.order, 2)
     np.testing.assert_allclose(other.dims.point, viewer.dims.point)
-    assert other.camera.zoom == 3.25
-    assert other.camera.center == (1.5, 2.5, 3.5)
+    assert other.scene.camera.zoom == 3.25
+    assert other.scene.camera.center == (1.5, 2.5, 3.5)
     # what is saved now is the same
     np.testing.assert_array_equal(Snapshot.of(found).segmentation().array, Snapshot.of(labels).segmentation().array)
 
@@ -316,9 +316,9 @@ def test_a_session_replaces_or_joins_open_layers(scan: Path) -> None:
     path = scan.parent / "a.napari-seg"
     model.save(path)
     model.session.jobs.wait()
-    zoom = viewer.camera.zoom = 7.0
+    zoom = viewer.scene.camera.zoom = 7.0
     assert len(opened(path, viewer)[0].layers) == 4
-    assert viewer.camera.zoom == zoom
+    assert viewer.scene.camera.zoom == zoom
     assert len(opened(path, viewer, replaces=True)[0].layers) == 2
 
 

@@ -77,7 +77,7 @@ def test_a_window_is_opened_again_as_it_was(
     panel._window_box.setCurrentText("Full range")
     viewer.dims.order = PLANES["sagittal"]
     viewer.dims.set_point(range(3), np.mean(image.extent.world, axis=0) + 2)
-    viewer.camera.zoom = 6.5
+    viewer.scene.camera.zoom = 6.5
     panel.show_tab(panel.batch_tab)
     asked: list[str] = []
 
@@ -92,7 +92,7 @@ def test_a_window_is_opened_again_as_it_was(
     assert not state_of(labels).is_unsaved
     assert not panel.guard.unsaved
     assert panel._titles()[2] == panel._tabs.tabText(2) == "Structures"
-    data, point, center = labels.data.copy(), viewer.dims.point, viewer.camera.center
+    data, point, center = labels.data.copy(), viewer.dims.point, viewer.scene.camera.center
     limits, title = image.contrast_limits, image.name
     viewer.close()
 
@@ -107,8 +107,8 @@ def test_a_window_is_opened_again_as_it_was(
     assert viewer.layers.selection.active is again
     assert viewer.dims.order == PLANES["sagittal"]
     np.testing.assert_allclose(viewer.dims.point, point)
-    np.testing.assert_allclose(viewer.camera.center, center)
-    assert viewer.camera.zoom == 6.5
+    np.testing.assert_allclose(viewer.scene.camera.center, center)
+    assert viewer.scene.camera.zoom == 6.5
     assert panel._tabs.currentWidget() is panel.batch_tab
     qtbot.waitUntil(lambda: bool(main_window(viewer).findChildren(LinkedPlanes)), timeout=30_000)
     assert [row.name for row in panel.structures_tab.model.structures] == ["left ball", "proboscis"]

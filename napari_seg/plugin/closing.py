@@ -81,7 +81,7 @@ class UnsavedGuard(QObject):
         self.jobs = Jobs(on_error=self.failed.emit)
         deliver_on_timer(self.jobs, self)
         self._long_works: tuple[LongWork, ...] = ()
-        self._is_writing_copies = False
+        self._is_writing_copies = self._is_due_again = False
         self._is_ended_by_program = False
         self._is_answered = False
         self._timer = QTimer(self)
@@ -122,6 +122,7 @@ class UnsavedGuard(QObject):
             on_written: called with the number of copies after they were written.
         """
         if self._is_writing_copies:
+            self._is_due_again = True  # otherwise the next copies would be two intervals apart
             return
         layers = self._to_copy
         if not layers:
@@ -266,6 +267,8 @@ class UnsavedGuard(QObject):
             self.write_copies()
 
     def _on_copies_written(self) -> None:
-        self._is_writing_copies = False
-        if not self._to_copy:  # all were saved meanwhile
+        self._is_writing_copies, is_due_again, self._is_due_again = False, self._is_due_again, False
+        if is_due_again:
+            self.write_copies()
+        elif not self._to_copy:  # all were saved meanwhile
             self.autosave.remove_copies()

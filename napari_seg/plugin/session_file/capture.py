@@ -144,7 +144,7 @@ def take(
             taken.append(_take_layer(layer, info, window_of))
     layers = [one.layer for one in taken]
     active = viewer.layers.selection.active
-    dims, camera = viewer.dims, viewer.camera
+    dims, camera = viewer.dims, viewer.scene.camera
     axes = {"point": tuple(map(float, dims.point)), "order": dims.order} if dims.ndim == 3 else {}
     view = SavedView.model_validate(
         {

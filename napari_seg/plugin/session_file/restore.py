@@ -287,6 +287,6 @@ def set_view(content: SessionContent, viewer: ViewerModel) -> None:
     viewer.dims.ndisplay = view.ndisplay
     viewer.dims.order = view.order
     viewer.dims.set_point(range(3), view.point)
-    viewer.camera.center = view.camera_center
-    viewer.camera.zoom = view.camera_zoom
-    viewer.camera.angles = view.camera_angles
+    viewer.scene.camera.center = view.camera_center
+    viewer.scene.camera.zoom = view.camera_zoom
+    viewer.scene.camera.angles = view.camera_angles
