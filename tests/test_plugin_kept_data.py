@@ -1,4 +1,4 @@
-"""Plain data that tools keep for layers and viewers."""
+"""Plain data that tools keep for layers."""
 
 from __future__ import annotations
 

@@ -96,7 +96,6 @@ def test_a_session_is_opened_as_it_was_saved(scan: Path, tmp_path: Path) -> None
     image.colormap, image.contrast_limits, image.gamma, image.blending = "viridis", (3.5, 801.25), 0.8, "additive"
     prompts = {"4": {"positive": [[3, 4, 5]], "negative": [], "box": None}}
     kept_data.keep(labels, "prompts", prompts)
-    kept_data.keep(viewer, "tools", {"size_mm": 3.5})
     viewer.dims.order = PLANES["coronal"]
     point = tuple(map(float, image.extent.world[0] + 7 * image.scale))
     viewer.dims.set_point(range(3), point)
@@ -138,7 +137,6 @@ def test_a_session_is_opened_as_it_was_saved(scan: Path, tmp_path: Path) -> None
     assert (state.painted, state.hidden, state.is_unsaved) == (True, {1}, False)
     np.testing.assert_allclose(found.colormap.map(np.array([1, 3, 4])), labels.colormap.map(np.array([1, 3, 4])))
     assert kept_data.kept(found) == {"prompts": prompts}
-    assert kept_data.kept(other) == {"tools": {"size_mm": 3.5}}
     assert other.layers.selection.active is again
     assert (other.dims.order, other.dims.ndisplay) == (viewer.dims.order, 2)
     np.testing.assert_allclose(other.dims.point, viewer.dims.point)

@@ -1,4 +1,4 @@
-"""Plain data of layers and viewers that sessions and automatic copies keep: prompts, actions, settings of tools.
+"""Plain data of layers that sessions and automatic copies keep, such as prompts.
 
 A tool writes its data with `keep` after every change, and reads it with `kept` when it shows a layer, which may have
 been restored from a session. The data is plain (numbers, texts, lists, dictionaries), so that it can be saved as JSON.
@@ -24,15 +24,15 @@ _KEPT: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
 
 
 def kept(owner: Any) -> dict[str, Any]:
-    """Return a copy of all data that is kept for a layer or a viewer, by name."""
+    """Return a copy of all data that is kept for a layer, by name."""
     return deepcopy(_KEPT[owner].data) if owner in _KEPT else {}
 
 
 def keep(owner: Any, name: str, data: Any) -> None:
-    """Replace data of a layer or a viewer.
+    """Replace data of a layer.
 
     Args:
-        owner: layer or viewer.
+        owner: layer.
         name: name of the data, such as "prompts".
         data: plain data; an empty value removes the data.
     """
@@ -46,12 +46,12 @@ def keep(owner: Any, name: str, data: Any) -> None:
 
 
 def restore(owner: Any, data: Mapping[str, Any]) -> None:
-    """Set all data of a layer or a viewer that was read from a file."""
+    """Set all data of a layer that was read from a file."""
     _KEPT[owner] = _Kept(deepcopy(dict(data)))
 
 
 def changes_of(owner: Any) -> int:
-    """Return the number of changes of the data of a layer or a viewer."""
+    """Return the number of changes of the data of a layer."""
     return _KEPT[owner].changes if owner in _KEPT else 0
 
 
@@ -65,7 +65,7 @@ def mark_saved(owner: Any, changes: int) -> None:
     """Note that the data was saved.
 
     Args:
-        owner: layer or viewer.
+        owner: layer.
         changes: value of `changes_of` when the saved data was taken.
     """
     if owner in _KEPT:

@@ -34,6 +34,7 @@ from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.segment.tab import SegmentTab
 from napari_seg.plugin.session import Session, unwrapped
 from napari_seg.plugin.session_file.model import SessionFileModel, Window
+from napari_seg.plugin.session_file.tool_settings import set_settings, settings_of
 from napari_seg.plugin.session_file.widgets import MissingScans, open_file
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.plugin.structures.tab import StructuresTab
@@ -64,6 +65,8 @@ class Panel(QWidget):
             Window(
                 tab=lambda: self._titles()[self._tabs.currentIndex()],
                 show_tab=self._show_titled,
+                tools=lambda: settings_of(self.edit_tab),
+                set_tools=lambda settings: set_settings(self.edit_tab, settings),
                 has_planes=lambda: bool(main_window(viewer).findChildren(LinkedPlanes)),
                 show_planes=open_planes,
                 window_of=lambda layer: self._window_of(layer),

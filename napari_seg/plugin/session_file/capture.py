@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, one_line
 from napari_seg.formats.record import PROGRAM
-from napari_seg.plugin import kept_data
 from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, frame_of
 from napari_seg.plugin.layers import layer_names, title_of
@@ -114,7 +113,6 @@ class TakenSession:
         active: index of the active layer in `layers`; None if there is none.
         frame: frame of the viewer.
         view: crosshair, axes and camera.
-        kept: data of the tools of the viewer.
     """
 
     layers: tuple[TakenLayer, ...]
@@ -122,7 +120,6 @@ class TakenSession:
     active: int | None
     frame: NDArray | None
     view: SavedView
-    kept: dict[str, Any]
 
 
 def take(
@@ -162,7 +159,6 @@ def take(
         layers.index(active) if active in layers else None,
         frame_of(layers),
         view,
-        kept_data.kept(viewer),
     )
 
 
@@ -277,7 +273,6 @@ def save(
             active=next((n for n, one in enumerate(saved) if one is active), None),
             view=taken.view,
             panel=panel.model_copy(update={"model": saved_model(bundle, writer.salt)}),
-            kept=_plain_json(taken.kept),
         )
         check()
         write_session(content, dict(zip(content.stored(), files, strict=True)), path)

@@ -247,9 +247,17 @@ class SavedModel(Part):
 
 
 class SavedPanel(Part):
-    """State of the panel."""
+    """State of the panel.
+
+    Attributes:
+        tab: title of the front tab.
+        tools: settings of the tools of the Edit tab, as in `tool_settings`.
+        model: the chosen model; None if there is none.
+        adds_confidence: whether a run adds a layer with the confidence.
+    """
 
     tab: Word = ""
+    tools: Annotated[dict[Word, bool | float], Field(max_length=1000)] = {}
     model: SavedModel | None = None
     adds_confidence: bool = False
 
@@ -263,7 +271,6 @@ class SessionContent(Part):
         frame: (3, 3) frame of the viewer, as in `LayerPlacement.frame`.
         layers: layers in their order.
         active: index of the active layer; None if there is none.
-        kept: data of the tools of the viewer; see `kept_data`.
     """
 
     program: Text
@@ -275,7 +282,6 @@ class SessionContent(Part):
     active: Annotated[int, Field(ge=0)] | None = None
     view: SavedView = SavedView()
     panel: SavedPanel = SavedPanel()
-    kept: Plain = {}
 
     def frame_array(self) -> NDArray[np.float64] | None:
         """Return the frame; None if it is missing or is no orthogonal matrix."""

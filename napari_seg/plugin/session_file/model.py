@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,8 @@ class Window:
     Attributes:
         tab: returns the title of the front tab.
         show_tab: brings a tab to the front.
+        tools: returns the settings of the tools.
+        set_tools: sets the settings of the tools.
         has_planes: returns whether the linked planes are open.
         show_planes: opens the linked planes.
         window_of: returns the name of the display window of a scan.
@@ -52,6 +54,8 @@ class Window:
 
     tab: Callable[[], str] = lambda: ""
     show_tab: Callable[[str], object] = lambda title: None
+    tools: Callable[[], dict[str, bool | float]] = dict
+    set_tools: Callable[[Mapping[str, bool | float]], object] = lambda settings: None
     has_planes: Callable[[], bool] = lambda: False
     show_planes: Callable[[], object] = lambda: None
     window_of: Callable[[Image], str] = lambda layer: ""
@@ -106,7 +110,8 @@ class SessionFileModel:
         window = self._window
         taken = take(self.session.viewer, has_planes=window.has_planes(), window_of=window.window_of)
         bundle = self._segmenting.bundle
-        panel = SavedPanel(tab=window.tab(), adds_confidence=self._segmenting.adds_confidence)
+        adds_confidence = self._segmenting.adds_confidence
+        panel = SavedPanel(tab=window.tab(), tools=window.tools(), adds_confidence=adds_confidence)
         self.session.show_messages(Message("info", "Saving the session …"))
         self._start(lambda job: save(taken, panel, bundle, path, job.check), partial(self._on_saved, path))
 
@@ -156,6 +161,7 @@ class SessionFileModel:
             if bundle is not None:
                 self._segmenting.choose_bundle(bundle)
             self._segmenting.choose_confidence(panel.adds_confidence)
+            self._window.set_tools(panel.tools)
             self._window.show_tab(panel.tab)
             if opened.content.view.has_planes:
                 self._window.show_planes()

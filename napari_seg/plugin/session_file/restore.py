@@ -268,7 +268,6 @@ def show(opened: OpenedSession, viewer: ViewerModel, *, sets_view: bool) -> None
         viewer.layers.selection.active = active
     if sets_view:
         set_view(content, viewer)
-        kept_data.restore(viewer, content.kept)
 
 
 def put_in_order(viewer: ViewerModel, layers: Sequence[Layer], first: int) -> None:
