@@ -1149,7 +1149,7 @@ CODES = {
     "improve.model": Code(
         "error",
         "The model is not one that napari-seg can train further: it is of another program, an ensemble, has structures "
-        "that overlap, or is run in boxes of a larger scan.",
+        "that overlap, or is run where another model finds something.",
         "Train a new model on the folder of accepted cases with `napari-seg train`.",
     ),
     "improve.too_few": Code(

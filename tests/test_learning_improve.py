@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.read import read_bundle
-from napari_seg.bundles.spec import METADATA, WEIGHTS
+from napari_seg.bundles.spec import METADATA, WEIGHTS, CoarseSpec
 from napari_seg.bundles.trust import remember
 from napari_seg.errors import BundleError, Cancelled, InputError
 from napari_seg.formats.read import read
@@ -22,8 +23,8 @@ from napari_seg.inference.segment import segment
 from napari_seg.learning import improve as module
 from napari_seg.learning.accept import accept
 from napari_seg.learning.improve import COMPARISON, begun_output, improve, next_output, read_improvement
-from napari_seg.learning.inherit import lineage
-from napari_seg.learning.training_set import Provenance, read_training_set
+from napari_seg.learning.inherit import inherited_choices, lineage
+from napari_seg.learning.training_set import Provenance, TrainingSet, read_training_set
 from napari_seg.training.choices import Choices
 from napari_seg.training.gather.referenced import VARIABLE
 from napari_seg.training.prepare import plan_bundle
@@ -182,8 +183,9 @@ def test_too_few_cases_and_other_channels_are_refused(model: Path, tmp_path: Pat
 
 def test_other_models_are_refused(model: Path, tmp_path: Path) -> None:
     folder = fill(tmp_path / "set", range(3))
-    with pytest.raises(BundleError, match=r"improve\.model.*boxes"):
-        improve(folder, read_bundle(None), tmp_path / "out", max_minutes=1)
+    for changed in ({"coarse": CoarseSpec("fast", 5)}, {"kind": "nnunet"}):
+        with pytest.raises(BundleError, match=r"improve\.model"):
+            inherited_choices(replace(read_bundle(model), **changed), tmp_path / "out")
     foreign = tmp_path / "foreign"
     shutil.copytree(model, foreign)
     path = foreign / "configs" / "inference.yaml"
@@ -203,6 +205,20 @@ def test_other_models_are_refused(model: Path, tmp_path: Path) -> None:
         improve(folder, foreign, tmp_path / "out", max_minutes=1)
     assert not (tmp_path / "out").exists()
     assert not (folder / "rounds").exists()
+
+
+def test_a_model_in_boxes_stays_one(tmp_path: Path) -> None:
+    shipped = read_bundle(None)
+    choices = inherited_choices(shipped, tmp_path / "out")
+    assert choices.settings["patch_size"] == [48, 64, 48]
+    out = tmp_path / "out"
+    (out / "configs").mkdir(parents=True)
+    (out / METADATA).write_text(json.dumps({"version": "0.1.0", "napari_seg": {}}))
+    module._describe(out, shipped, TrainingSet(), 0)
+    own, theirs = (json.loads((root / METADATA).read_text())["napari_seg"] for root in (out, shipped.root))
+    assert own.pop("improved")["parent"]["name"] == shipped.name
+    assert own.items() <= theirs.items()
+    assert own["localiser"]["regions"][1]["mirror"]
 
 
 def test_the_folder_of_the_next_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

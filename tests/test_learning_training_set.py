@@ -80,8 +80,8 @@ def test_files_of_a_round_stay_until_it_is_removed(folder: Path) -> None:
         (folder / name).touch()
     (folder / "rounds").mkdir()
     round_1 = folder / "rounds" / "round1.json"
-    entry = {"image": "../imagesTr/case0001.nii.gz", "label": "../labelsTr/case0001_r1.nii.gz"}
-    round_1.write_text(json.dumps({"training": [entry]}))
+    files = ["./imagesTr/case0001.nii.gz", "./labelsTr/case0001_r1.nii.gz"]
+    round_1.write_text(json.dumps({"training": [], "accepted": {"case0001": files}}))
     content = TrainingSet({"Liver": 1}, (), 1, (case(1, labels="./labelsTr/case0001_r2.nii.gz"),), 2)
     write_training_set(folder, content)
     assert (folder / "labelsTr" / "case0001_r1.nii.gz").is_file()

@@ -19,12 +19,11 @@ from napari_seg.errors import InputError
 from napari_seg.evaluation.statistics import compare
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.read import read
-from napari_seg.formats.scan import Scan
 from napari_seg.inference.segment import segment
+from napari_seg.learning.scans import scan_of
 from napari_seg.learning.training_set import AcceptedCase, TrainingSet
 from napari_seg.progress import Progress, ignore_progress
-from napari_seg.training.gather.referenced import ENDING, referenced_scan
-from napari_seg.volume import Segmentation, Volume, as_labels
+from napari_seg.volume import Segmentation, as_labels
 
 SCORES = "scores"
 """Folder of a training set with the scores of models, so that none is evaluated twice on the same labels."""
@@ -110,7 +109,7 @@ def _key(case: AcceptedCase, content: TrainingSet) -> str:
 def _score(folder: Path, content: TrainingSet, case: AcceptedCase, bundle: Bundle) -> dict[str, float | None]:
     """Return structure -> Dice in one case; None where neither labels nor result hold it."""
     labels = as_labels(read(folder / case.labels).array[0], case.name)
-    result = segment(_scan(folder, case), bundle)
+    result = segment(scan_of(folder, case), bundle)
     if result.array.shape != labels.shape:
         raise InputError("geometry.shape", f"the labels of {case.name} have another shape than its scan; accept again")
     named = _labels_of(result)
@@ -120,15 +119,6 @@ def _score(folder: Path, content: TrainingSet, case: AcceptedCase, bundle: Bundl
             dice = _dice(labels == content.structures[name], np.isin(result.array, own))
             scores[name] = None if math.isnan(dice) else dice
     return scores
-
-
-def _scan(folder: Path, case: AcceptedCase) -> Volume:
-    path = folder / case.image
-    if path.name.endswith(ENDING):
-        return referenced_scan(path).read()
-    from napari_seg.formats.nifti import count_volumes
-
-    return Scan(case.name, "nifti", (path,)).read(channels=count_volumes(path), one_slice=True)
 
 
 def _labels_of(result: Segmentation) -> dict[str, list[int]]:

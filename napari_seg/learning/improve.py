@@ -26,8 +26,8 @@ from napari_seg.errors import BundleError, Cancelled
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.learning.compare import MEAN, ComparedStructure, Scores, compared, evaluate
 from napari_seg.learning.inherit import inherited_choices, lineage
-from napari_seg.learning.rounds import open_round
-from napari_seg.learning.training_set import TrainingSet, read_training_set
+from napari_seg.learning.rounds import content_of_round, open_round
+from napari_seg.learning.training_set import TrainingSet
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.training.history import RUN, ended_since, read_state
 from napari_seg.training.prepare import data_folder, plan_bundle
@@ -48,6 +48,9 @@ _SETTINGS: dict[str, Any] = {"val_cases": 4, "warmup_share": 0.1}
 _RATE = 3.5
 """Learning rate, in units of that of `--fine-tune`, a tenth of the usual one: a budget of minutes has few steps. With
 40 accepted cases, 91 steps at this rate gave more than 213 steps at a tenth."""
+
+_OF_LOCALISER = ("network_segments", "segments", "min_confidence", "tta", "localiser")
+"""Entries of the metadata of a model that is run in boxes."""
 
 _ROUND = re.compile(r"[-_ ]round[-_ ]?\d+$")
 
@@ -153,7 +156,7 @@ def improve(
     rate = {"learning_rate": _RATE * fine_tuning_rate(chosen.options)}
     choices = replace(chosen, settings=chosen.settings | _SETTINGS | rate | (settings or {}))
     listed = open_round(folder, bundle, out)
-    content = _of_round(read_training_set(folder), listed)
+    content = content_of_round(folder, listed)
     report(f"comparing on {len(content.part_of('validation'))} validation cases: the old model")
     before = evaluate(folder, content, bundle, progress)
     limits = {"max_minutes": max_minutes}
@@ -188,15 +191,6 @@ def _train(out: Path, dataset: Path, plan: dict[str, Any], max_minutes: float) -
     ship(out, out / RUN / LAST, {})
 
 
-def _of_round(content: TrainingSet, listed: Path) -> TrainingSet:
-    """Return the content of a training set as it was when a round began."""
-    names = {entry["name"]: entry["label"] for entry in json.loads(listed.read_bytes())["training"]}
-    cases = [
-        replace(case, labels=names[case.name].replace("../", "./", 1)) for case in content.cases if case.name in names
-    ]
-    return replace(content, cases=tuple(cases))
-
-
 def _describe(out: Path, bundle: Bundle, content: TrainingSet, replayed: int) -> dict[str, Any]:
     """Write into the metadata of a planned model where it comes from, and return that."""
     earlier = lineage(bundle)
@@ -208,8 +202,11 @@ def _describe(out: Path, bundle: Bundle, content: TrainingSet, replayed: int) ->
         "replayed data sets": replayed,
         "earlier": [*earlier.get("earlier", ()), *([earlier["parent"]] if "parent" in earlier else [])],
     }
-    metadata = json.loads((out / METADATA).read_text(encoding="utf-8"))
-    ours = metadata.get("napari_seg", {})
+    metadata = _metadata(out)
+    ours: dict[str, Any] = metadata.get("napari_seg", {})
+    if bundle.localiser is not None:  # it is run in the same boxes, and its structures are the same
+        of_parent = _metadata(bundle.root)["napari_seg"]
+        ours = {key: of_parent[key] for key in _OF_LOCALISER if key in of_parent} | ours
     if ours.get("improved") != origin:
         metadata["version"] = f"0.{origin['round'] + 1}.0"
         text = f"round {origin['round']}: {bundle.name} {bundle.version} fine-tuned on {origin['cases']} accepted cases"
@@ -218,6 +215,11 @@ def _describe(out: Path, bundle: Bundle, content: TrainingSet, replayed: int) ->
         with writing(out):
             atomic_write(out / METADATA, json.dumps(metadata, indent=4) + "\n")
     return origin
+
+
+def _metadata(root: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / METADATA).read_text(encoding="utf-8"))
+    return content
 
 
 def _minutes(out: Path) -> float:

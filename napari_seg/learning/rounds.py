@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import InputError
 from napari_seg.formats.atomic import atomic_write, not_written
+from napari_seg.learning.crops import write_crops
 from napari_seg.learning.training_set import ROUNDS, TrainingSet, locked, read_training_set
 
 
@@ -17,7 +19,8 @@ def open_round(folder: Path, bundle: Bundle, out: Path) -> Path:
     """Return the list of cases for a new model; the same one again for a model that was begun.
 
     The list names files of the training set, which stay as they are while the list is there. It has the classes of the
-    old model, too: where they were not annotated, nothing is learned about them.
+    old model, too: where they were not annotated, nothing is learned about them. For a model with a localiser it names
+    crops of its regions.
 
     Args:
         folder: training set.
@@ -26,7 +29,8 @@ def open_round(folder: Path, bundle: Bundle, out: Path) -> Path:
 
     Raises:
         InputError: `improve.too_few`, there are no cases of a part; `improve.channels`, the scans have another number
-            of channels than the model; and as for `read_training_set`.
+            of channels than the model; and as for `read_training_set` and `write_crops`.
+        LocaliseError: the regions of the model were not found in a scan.
         OutputError: `output.not_written`, `output.disk_full`.
     """
     key = hashlib.sha256(str(out.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
@@ -37,10 +41,35 @@ def open_round(folder: Path, bundle: Bundle, out: Path) -> Path:
             _check(content, bundle)
             try:
                 path.parent.mkdir(exist_ok=True)
-                atomic_write(path, json.dumps(_list(content, bundle), indent=1) + "\n")
+                listed = _crops(folder, content, bundle, path) if bundle.localiser else _list(content, bundle)
+                listed["accepted"] = {case.name: [case.image, case.labels] for case in content.cases}
+                atomic_write(path, json.dumps(listed, indent=1) + "\n")
             except OSError as error:
                 raise not_written(str(path), error) from error
     return path
+
+
+def content_of_round(folder: Path, path: Path) -> TrainingSet:
+    """Return the content of a training set as it was when a round began; cases that were removed since are left out.
+
+    Args:
+        folder: training set.
+        path: list of the round.
+    """
+    content = read_training_set(folder)
+    labels = {name: file for name, (_, file) in json.loads(path.read_bytes())["accepted"].items()}
+    cases = [replace(case, labels=labels[case.name]) for case in content.cases if case.name in labels]
+    return replace(content, cases=tuple(cases))
+
+
+def _crops(folder: Path, content: TrainingSet, bundle: Bundle, path: Path) -> dict[str, Any]:
+    """Return the list for a network that is run in boxes of a scan."""
+    return {
+        "description": "boxes around the structures in cases accepted in napari-seg",
+        "modality": {str(number): name for number, name in enumerate(bundle.channel_names)},
+        "labels": {"background": 0} | {one.name: one.label for one in bundle.network_segments},
+        "training": write_crops(folder, content, bundle, path.with_suffix("")),
+    }
 
 
 def _check(content: TrainingSet, bundle: Bundle) -> None:

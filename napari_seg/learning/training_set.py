@@ -271,9 +271,8 @@ def _sweep(folder: Path, content: TrainingSet) -> None:
     kept = {file for case in content.cases for file in (case.image, case.labels)}
     for path in (folder / ROUNDS).glob("*.json"):
         try:
-            listed = json.loads(path.read_bytes())["training"]
-            kept |= {str(entry[key]).replace("../", "./") for entry in listed for key in ("image", "label")}
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            kept |= {str(file) for files in json.loads(path.read_bytes())["accepted"].values() for file in files}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return  # it is not known what the round names, so nothing is removed
     for place in (folder, folder / IMAGES, folder / LABELS):
         for path in place.iterdir():
