@@ -154,3 +154,19 @@ def test_parts_that_lie_apart_give_what_one_box_around_them_gives(function, monk
     monkeypatch.setattr(structure, "_MAX_PIECES", 0)
     assert np.array_equal(apart, edited(labels, function(labels, grid, LABEL, 2.0)))
     assert not np.array_equal(apart, labels)
+
+
+@pytest.mark.parametrize("function", [smooth, dilate, erode])
+def test_tiles_of_a_thin_structure_give_what_one_box_gives(function, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = oblique_grid((96, 90, 80), (1.5, 1.25, 2.5))
+    labels = np.zeros(grid.shape, np.uint8)
+    for n in range(70):
+        labels[n + 5 : n + 9, n + 3 : n + 8, n + 4 : n + 7] = LABEL
+    size_mm = 1.6 if function is smooth else 2.0
+    whole = edited(labels, function(labels, grid, LABEL, size_mm))
+    monkeypatch.setattr(structure, "_MAX_VOXELS", 1000)
+    monkeypatch.setattr(structure, "_TILE", 12)
+    mask = labels == LABEL
+    assert len(structure.regions(mask, structure.margin_of(grid, 4.8))) > 5
+    assert np.array_equal(whole, edited(labels, function(labels, grid, LABEL, size_mm)))
+    assert not np.array_equal(whole, labels)

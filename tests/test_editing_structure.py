@@ -82,3 +82,31 @@ def test_a_mask_of_many_specks_is_one_piece() -> None:
     mask = np.zeros((200, 200, 100), bool)
     mask[::40, ::40, ::20] = True
     assert structure.pieces(mask) == [(slice(0, 200), slice(0, 200), slice(0, 100))]
+
+
+def test_thin_structures_in_a_large_box_are_divided_into_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "_MAX_VOXELS", 1000)
+    mask = np.zeros((300, 300, 200), bool)
+    for n in range(190):
+        mask[100 + n, n, n] = True
+    margin = (3, 2, 1)
+    found = structure.regions(mask, margin)
+    assert len(found) > 10
+    near = np.zeros(mask.shape, bool)
+    for i, j, k in np.argwhere(mask):
+        near[max(i - 3, 0) : i + 4, max(j - 2, 0) : j + 3, max(k - 1, 0) : k + 2] = True
+    times = np.zeros(mask.shape, np.uint8)
+    for box, around in found:
+        times[box] += 1
+        assert around == structure.enlarged(box, margin, mask.shape)
+    assert times.max() == 1
+    assert times[near].all()
+    assert sum(mask[around].size for _, around in found) < mask.size / 5
+
+
+def test_a_compact_structure_is_one_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "_MAX_VOXELS", 1000)
+    mask = np.zeros((90, 80, 70), bool)
+    mask[10:70, 20:70, 10:60] = True
+    box = (slice(8, 72), slice(18, 72), slice(8, 62))
+    assert structure.regions(mask, (2, 2, 2)) == [(box, box)]

@@ -21,8 +21,9 @@ from napari_seg.editing.structure import (
     distance_mm,
     enlarged,
     find_structure,
+    inside,
     margin_of,
-    pieces,
+    regions,
     relabel,
     shifted,
 )
@@ -133,10 +134,11 @@ def _near_other(
     if not margin_mm:
         return box, mask, other[box] if isinstance(other, np.ndarray) else labels[box] == other
     is_near = np.zeros_like(mask)
-    for inner in pieces(mask):
-        place = shifted(inner, [one.start for one in box])
-        larger = enlarged(place, margin_of(grid, margin_mm), labels.shape)
-        targets = other[larger] if isinstance(other, np.ndarray) else labels[larger] == other
-        found = distance_mm(targets, grid) <= margin_mm + ROUNDING_MM
-        is_near[inner] = found[shifted(place, [-one.start for one in larger])]
+    start = [one.start for one in box]
+    margin = margin_of(grid, margin_mm)
+    for part, _ in regions(mask, margin):
+        place = shifted(part, start)
+        around = enlarged(place, margin, labels.shape)
+        targets = other[around] if isinstance(other, np.ndarray) else labels[around] == other
+        is_near[part] = (distance_mm(targets, grid) <= margin_mm + ROUNDING_MM)[inside(place, around)]
     return box, mask, is_near

@@ -17,8 +17,10 @@ from napari_seg.editing.structure import (
     check_size,
     distance_mm,
     find_structure,
+    inside,
     margin_of,
     pieces,
+    regions,
     relabel,
 )
 from napari_seg.errors import InputError
@@ -53,15 +55,17 @@ def smooth(
     margin = margin_of(grid, GAUSSIAN_END * size_mm)
     place, mask = find_structure(labels, label, margin)
     sigmas = [size_mm / spacing_mm for spacing_mm in grid.spacing_mm]
-    boxes = pieces(mask, margin)
-    blurred = [
-        gaussian_filter(mask[box].astype(np.float32), sigmas, mode="nearest", truncate=GAUSSIAN_END) for box in boxes
-    ]
-    values = np.concatenate([one.ravel() for one in blurred])
+    boxes = regions(mask, margin)
+    blurred = []
+    for box, around in boxes:
+        values = mask[around].astype(np.float32)
+        values = gaussian_filter(values, sigmas, mode="nearest", truncate=GAUSSIAN_END)
+        blurred.append(values[inside(box, around)])
+    values = np.concatenate([one[one > 0] for one in blurred])  # more than there are voxels: a blur only adds some
     rest = values.size - int(mask.sum())
     threshold = np.partition(values, rest)[rest]
     smoothed = np.zeros_like(mask)
-    for box, one in zip(boxes, blurred, strict=True):
+    for (box, _), one in zip(boxes, blurred, strict=True):
         smoothed[box] = one >= threshold
     return change_structure(labels, place, label, smoothed, overwrite)
 
@@ -126,8 +130,8 @@ def dilate(
     margin = margin_of(grid, size_mm)
     place, mask = find_structure(labels, label, margin)
     dilated = np.zeros_like(mask)
-    for box in pieces(mask, margin):
-        dilated[box] = distance_mm(mask[box], grid) <= size_mm + ROUNDING_MM
+    for box, around in regions(mask, margin):
+        dilated[box] = (distance_mm(mask[around], grid) <= size_mm + ROUNDING_MM)[inside(box, around)]
     return change_structure(labels, place, label, dilated, overwrite)
 
 
@@ -144,10 +148,11 @@ def erode(labels: NDArray[np.unsignedinteger], grid: Grid, label: int, size_mm: 
         InputError: `edit.absent`, `edit.size`; `edit.nothing_left`, the structure is nowhere thicker.
     """
     check_size(size_mm, "the distance")
-    place, mask = find_structure(labels, label, (1, 1, 1))
+    margin = margin_of(grid, size_mm)
+    place, mask = find_structure(labels, label, margin)
     kept = np.zeros_like(mask)
-    for box in pieces(mask, (1, 1, 1)):  # a voxel around each part, which is not in the structure
-        kept[box] = distance_mm(~mask[box], grid) > size_mm + ROUNDING_MM
+    for box, around in regions(mask, margin):
+        kept[box] = mask[box] & (distance_mm(~mask[around], grid) > size_mm + ROUNDING_MM)[inside(box, around)]
     if not kept.any():
         text = f"eroding structure {label} by {size_mm:g} mm leaves nothing of it; choose a smaller distance"
         raise InputError("edit.nothing_left", text)

@@ -7,7 +7,8 @@ centres of voxels, so that they are exact on anisotropic and oblique grids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from itertools import product
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,12 @@ _BLOCK = 8
 
 _MAX_PIECES = 100
 """Largest number of parts of a structure that are worked on one by one."""
+
+_MAX_VOXELS = 1 << 22
+"""Size in voxels of a box that is always worked on as a whole."""
+
+_TILE = 32
+"""Smallest size of tiles along each axis, in voxels."""
 
 Voxel = tuple[int, int, int]
 """Index of a voxel in a label map (I, J, K)."""
@@ -97,6 +104,44 @@ def pieces(mask: NDArray[np.bool_], margin: Voxel = (0, 0, 0)) -> list[Box]:
     return boxes
 
 
+def regions(mask: NDArray[np.bool_], margin: Voxel) -> list[tuple[Box, Box]]:
+    """Return boxes to compute, and around each the box to look at, for functions that look as far as a margin.
+
+    Every voxel within the margin of the mask lies in exactly one box to compute. Compact parts have one box each; thin
+    structures that reach through a large box, such as vessels or bones, are divided into tiles, and empty tiles are
+    left out.
+
+    Args:
+        mask: (I', J', K') voxels.
+        margin: voxels along each axis.
+    """
+    found = []
+    for box in pieces(mask, margin):
+        size = _voxels(box)
+        tiles = _tiles(mask, box, margin) if size > _MAX_VOXELS else []
+        is_less = bool(tiles) and sum(_voxels(around) for _, around in tiles) < 0.7 * size
+        found += tiles if is_less else [(box, box)]
+    return found
+
+
+def _tiles(mask: NDArray[np.bool_], box: Box, margin: Voxel) -> list[tuple[Box, Box]]:
+    tiles = []
+    sizes = [max(_TILE, 4 * more) for more in margin]
+    starts = [range(place.start, place.stop, size) for place, size in zip(box, sizes, strict=True)]
+    for corner in product(*starts):
+        i, j, k = (
+            slice(start, min(start + size, place.stop)) for start, size, place in zip(corner, sizes, box, strict=True)
+        )
+        around = enlarged((i, j, k), margin, mask.shape)
+        if mask[around].any():
+            tiles.append(((i, j, k), around))
+    return tiles
+
+
+def _voxels(box: Box) -> int:
+    return prod(place.stop - place.start for place in box)
+
+
 def _with_box(boxes: list[Box], box: Box) -> list[Box]:
     """Return boxes with one more; boxes that share voxels become one."""
     for n, other in enumerate(boxes):
@@ -110,6 +155,11 @@ def shifted(box: Box, steps: Sequence[int]) -> Box:
     """Return a box moved by a number of voxels along each axis."""
     i, j, k = (slice(one.start + step, one.stop + step) for one, step in zip(box, steps, strict=True))
     return i, j, k
+
+
+def inside(box: Box, around: Box) -> Box:
+    """Return the place of a box in a larger box that holds it."""
+    return shifted(box, [-place.start for place in around])
 
 
 def enlarged(box: Box, margin: Voxel, shape: tuple[int, ...]) -> Box:
