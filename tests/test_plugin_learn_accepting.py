@@ -22,7 +22,7 @@ from napari_seg.formats.read import read
 from napari_seg.learning.training_set import read_training_set
 from napari_seg.plugin.edit.model import EditModel
 from napari_seg.plugin.job import SAVING_WORKER
-from napari_seg.plugin.labels_state import state_of
+from napari_seg.plugin.labels_state import EditAction, state_of
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import image_layers, labels_layer
 from napari_seg.plugin.learn import accepting
@@ -88,7 +88,8 @@ def test_the_set_gets_the_scan_the_labels_and_what_was_changed(
     model.accepted.connect(files.append)
     editing = EditModel(model.session, model.structures)
     layer.selected_label = 3
-    editing.run("dilate", size_mm=4.0)
+    editing.size_mm = 4.0
+    editing.run("dilate")
     model.session.jobs.wait()
     assert editing.preview is not None
     added = editing.preview.added
@@ -129,6 +130,20 @@ def test_a_renamed_structure_is_compared_with_its_own_result(
     change = case.provenance.changes["snout"]
     assert change.voxels == change.voxels_before
     assert (change.added, change.removed) == (0, 0)
+
+
+def test_actions_before_a_restart_are_not_taken_for_strokes(
+    model: AcceptModel, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    layer = labels_of(viewer)
+    state_of(layer).earlier_actions = (EditAction("Smooth", 3, "nose", 1, 2),)
+    layer.paint((0, 0, 0), 3)
+    accepted(model)
+    (case,) = read_training_set(tmp_path / "set").cases
+    assert case.provenance.actions == (
+        "Smooth: nose, 1 voxels added, 2 removed",
+        "other steps, such as strokes of the brush: 1",
+    )
 
 
 def test_labels_of_unknown_origin_have_no_result_to_compare_with(head: Volume, tmp_path: Path) -> None:
@@ -207,9 +222,13 @@ def test_structures_that_were_not_checked_are_declared(model: AcceptModel, viewe
     model.check("tail", False)
     model.check("nose", False)
     assert [is_checked for _, is_checked in model.rows] == [True, False, False]
-    accepted(model)
+    layer = labels_of(viewer)
+    layer.paint((0, 0, 0), 3)
+    text = accepted(model)
     content = read_training_set(tmp_path / "set")
     assert content.cases[0].annotated == ("left ball",)
+    assert state_of(layer).is_unsaved  # the set does not hold all corrections
+    assert "Save the labels too: the set holds only the structures that were checked." in text
     model.check("left ball", False)
     assert "at least one structure" in model.obstacle
     model.check("left ball", True)

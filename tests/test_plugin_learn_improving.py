@@ -72,6 +72,7 @@ CONTENT = TrainingSet({"front": 1}, ("T1",), 1, (case(1, "training"), case(2, "v
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImproveModel]:
     monkeypatch.setattr(improving, "WorkerProcess", Worker)
+    monkeypatch.setattr("napari_seg.plugin.preferences.remember_bundle", lambda folder: None)
     monkeypatch.setattr(SegmentModel, "runnable_bundle", property(lambda self: self.bundle))
     session = Session(viewer := ViewerModel())
     segmenting = SegmentModel(session)

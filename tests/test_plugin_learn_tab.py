@@ -60,6 +60,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "unsaved"))
     monkeypatch.setattr(accepting, "preferences", Preferences)
     monkeypatch.setattr(accepting, "remember_training_set", lambda folder: None)
+    monkeypatch.setattr("napari_seg.plugin.preferences.remember_bundle", lambda folder: None)
     monkeypatch.setattr(SegmentModel, "start_estimate", lambda self: None)
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "set"))
 

@@ -249,11 +249,16 @@ class AcceptModel:
             return
         if result.wish.folder == self.folder:
             self.content, self.fault = result.content, ""
-        state_of(result.wish.snapshot.layer).mark_saved(result.wish.snapshot.edits)
-        case = result.case
+        case, is_whole = result.case, result.wish.annotated is None
+        if is_whole:
+            state_of(result.wish.snapshot.layer).mark_saved(result.wish.snapshot.edits)
         again = f", for the {_ordinal(case.revision)} time" if case.revision > 1 else ""
         text = f"Accepted as {case.name} for {case.part}{again}. The set has {counts_of(result.content)}."
-        self.session.show_messages(Message("info", text), lasting=True)
+        messages = [Message("info", text)]
+        if not is_whole:
+            text = "Save the labels too: the set holds only the structures that were checked."
+            messages.append(Message("warning", text))
+        self.session.show_messages(*messages, lasting=True)
         self.accepted.emit(result.files)
 
     def _on_end(self) -> None:
@@ -322,8 +327,9 @@ def _is_unnamed(row: Structure) -> bool:
 
 def _actions_of(labels: Labels) -> tuple[str, ...]:
     """Return what a person did to labels, in words: the actions of the Edit tab, and the number of other steps."""
-    actions = [_words_of(action) for action in state_of(labels).actions]
-    others = history_lengths(labels)[0] - len(actions)
+    state = state_of(labels)
+    actions = [_words_of(action) for action in state.actions]
+    others = history_lengths(labels)[0] - (len(actions) - len(state.earlier_actions))
     return (*actions, *([f"other steps, such as strokes of the brush: {others}"] if others > 0 else []))
 
 
