@@ -161,7 +161,7 @@ def test_tiles_of_a_thin_structure_give_what_one_box_gives(function, monkeypatch
     grid = oblique_grid((96, 90, 80), (1.5, 1.25, 2.5))
     labels = np.zeros(grid.shape, np.uint8)
     for n in range(70):
-        labels[n + 5 : n + 9, n + 3 : n + 8, n + 4 : n + 7] = LABEL
+        labels[n + 5 : n + 9 + n % 7, n + 3 : n + 8, n + 4 : n + 7] = LABEL
     size_mm = 1.6 if function is smooth else 2.0
     whole = edited(labels, function(labels, grid, LABEL, size_mm))
     monkeypatch.setattr(structure, "_MAX_VOXELS", 1000)
