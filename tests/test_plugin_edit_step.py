@@ -14,6 +14,8 @@ from napari_seg.geometry import Grid
 from napari_seg.plugin.edit.operations import Situation
 from napari_seg.plugin.edit.preview import Preview
 from napari_seg.plugin.edit.step import fits, step_of
+from napari_seg.plugin.layer_info import LayerInfo
+from napari_seg.plugin.placement import place
 from napari_seg.plugin.views import ADDED, MOVED, REMOVED
 from napari_seg.progress import ignore_progress
 
@@ -46,8 +48,8 @@ def test_a_box_inside_the_label_map_is_shifted() -> None:
 def test_a_preview_counts_what_the_structure_gains_and_loses() -> None:
     before = np.array([[[0, 1, 1, 1, 2, 0]]], np.uint8)
     after = np.array([[[1, 1, 0, 5, 1, 0]]], np.uint8)
-    layer = Labels(before.copy())
-    grid = Grid((1, 1, 6), np.diag([10.0, 10.0, 10.0, 1.0]))
+    grid = Grid((1, 1, 6), np.diag([-10.0, -10.0, -10.0, 1.0])).reoriented("IPL")
+    layer = Labels(before.copy(), metadata=LayerInfo(place(grid)).as_metadata())
     situation = Situation(before, grid, 1, (), None, (0, 0), (3, 4, 5, 6), ignore_progress)
     preview = Preview.of(Change(whole(before.shape), before, after), "Try", layer, 7, situation)
     assert (preview.added, preview.removed, preview.moved) == (2, 2, 1)

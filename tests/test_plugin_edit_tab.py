@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,12 +16,15 @@ from napari.layers import Labels
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt, QTimer
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QInputDialog
+from qtpy.QtWidgets import QApplication, QInputDialog, QLabel
 
+from napari_seg.editing.interactive_network import NnInteractive
 from napari_seg.geometry import Grid
 from napari_seg.plugin import commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE
+from napari_seg.plugin.edit import tool_box
 from napari_seg.plugin.edit.keys import KEYS
+from napari_seg.plugin.edit.network_dialog import NetworkDialog
 from napari_seg.plugin.edit.tab import EditTab
 from napari_seg.plugin.labels_state import state_of
 from napari_seg.plugin.layer_info import frame_of
@@ -207,6 +210,69 @@ def test_the_tab_fits_a_narrow_panel(tab: EditTab) -> None:
         body = tab.tool_box.parentWidget()
         assert body.minimumSizeHint().width() <= 262, tool
     tab.tools.choose(None)
+
+
+class FakeNetwork:
+    """Stands in for a server: finds the positive voxels and nothing else."""
+
+    name = NnInteractive.name
+    licence = NnInteractive.licence
+    connected: ClassVar[list[tuple[str, bool, str]]] = []
+
+    def __init__(self, server: str, *, licence_accepted: bool, api_key: str = "") -> None:
+        self.connected.append((server, licence_accepted, api_key))
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+    def set_image(self, image: Any) -> None:
+        pass
+
+    def find(self, prompts: Any, structure: Any) -> Any:
+        return np.zeros_like(structure)
+
+    def close(self) -> None:
+        self.connected.clear()
+
+
+def test_a_network_is_used_after_its_licence_is_accepted(
+    tab: EditTab, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tab.tools.choose("click")
+    box = tab.tool_box
+    assert box._method_line.isHidden()  # its client is not installed
+    monkeypatch.setattr(tool_box, "NnInteractive", FakeNetwork)
+    box.refresh()
+    assert not box._method_line.isHidden()
+    choose = box._method_box.activated.emit
+    monkeypatch.setattr(NetworkDialog, "exec", lambda self: 1)
+    choose(1)  # confirmed without the licence
+    assert tab.model.network is None
+    assert FakeNetwork.connected == []
+    assert box._method_box.currentIndex() == 0
+
+    def accept(dialog: NetworkDialog) -> int:
+        texts = " ".join(label.text() for label in dialog.findChildren(QLabel))
+        assert "CC BY-NC-SA" in texts
+        assert "sent to this server" in texts
+        assert not dialog.ok.isEnabled()
+        dialog.accepted_box.setChecked(True)
+        assert dialog.ok.isEnabled()
+        dialog.server.setText("http://localhost:9")
+        return 1
+
+    monkeypatch.setattr(NetworkDialog, "exec", accept)
+    choose(1)
+    qtbot.waitUntil(lambda: tab.model.network is not None, timeout=5_000)
+    assert FakeNetwork.connected == [("http://localhost:9", True, "")]
+    tab.model.add_prompt(np.array([0, 0, 0]))
+    qtbot.waitUntil(lambda: tab.model.preview is not None, timeout=20_000)
+    assert tab.model.preview is not None
+    assert tab.model.preview.added == 1
+    choose(0)
+    qtbot.waitUntil(lambda: FakeNetwork.connected == [], timeout=5_000)
+    assert tab.model.network is None
 
 
 def test_closing_the_panel_removes_tools_and_keys(viewer: Any, tab: EditTab, qtbot: Any) -> None:

@@ -69,6 +69,12 @@ def structures() -> None:
     opened.show_tab(opened.structures_tab)
 
 
+def edit() -> None:
+    """Show the Edit tab, which corrects structures."""
+    opened = panel()
+    opened.show_tab(opened.edit_tab)
+
+
 def compare() -> None:
     """Ask for a reference and compare the selected labels with it."""
     if (opened := _panel_with_labels()) is not None:

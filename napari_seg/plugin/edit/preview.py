@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from napari_seg.editing.change import Box, Change
 from napari_seg.plugin.edit.operations import Situation
 from napari_seg.plugin.edit.step import step_of
+from napari_seg.plugin.layer_info import placement_of
 from napari_seg.plugin.napari_private import Atom
 from napari_seg.plugin.views import ADDED, MOVED, REMOVED
 
@@ -31,6 +32,7 @@ class Preview:
         moved: voxels that other structures gain.
         new_labels: labels in the change that no structure had, in ascending order.
         voxel_ml: volume of a voxel in ml.
+        is_exact: whether the voxels are those of the file; a resampled layer changes about as many there.
         areas: boxes of the label map with the kind of each changed voxel, as in `Marks.areas`.
     """
 
@@ -45,6 +47,7 @@ class Preview:
     moved: int
     new_labels: tuple[int, ...]
     voxel_ml: float
+    is_exact: bool
     areas: tuple[tuple[Box, NDArray[np.uint8]], ...]
 
     @classmethod
@@ -69,6 +72,7 @@ class Preview:
             moved,
             tuple(sorted(new_labels)),
             situation.grid.voxel_ml,
+            placement_of(layer).is_view,
             areas,
         )
 
@@ -88,7 +92,7 @@ class Preview:
             parts.append(f"−{_volume(self.removed, self.voxel_ml)}")
         if self.moved:
             parts.append(f"{_volume(self.moved, self.voxel_ml)} to other structures")
-        return ", ".join(parts)
+        return ("" if self.is_exact else "about ") + ", ".join(parts)
 
 
 def _kinds(before: NDArray, after: NDArray, label: int) -> NDArray[np.uint8]:
