@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
-from labelled import labels_of, viewer_with_labels
+from labelled import found_in, labels_of, viewer_with_labels
 from napari.components import ViewerModel
 from napari.layers import Labels
 
@@ -19,6 +19,9 @@ from napari_seg.formats.read import read
 from napari_seg.plugin import kept_data
 from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
 from napari_seg.plugin.edit.model import EditModel
+from napari_seg.plugin.layer_info import placement_of
+from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.placement import place
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.session_file.model import SessionFileModel
@@ -33,8 +36,12 @@ def same(one: Prompts, two: Prompts) -> bool:
     )
 
 
-def test_prompts_are_kept_for_one_structure() -> None:
-    layer = Labels(np.zeros((10, 10, 10), np.uint8))
+@pytest.fixture
+def layer() -> Labels:
+    return labels_of(viewer_with_labels(phantoms.head()))
+
+
+def test_prompts_are_kept_for_one_structure(layer: Labels) -> None:
     assert kept_prompts(layer, 3).is_empty
     keep_prompts(layer, 3, PROMPTS)
     assert same(kept_prompts(layer, 3), PROMPTS)
@@ -52,21 +59,18 @@ def test_prompts_are_kept_for_one_structure() -> None:
         {"label": 3},
         {"label": 3, "positive": "abc"},
         {"label": 3, "positive": [[1, 2]]},
-        {"label": 3, "positive": [[1, 2, 99]]},
-        {"label": 3, "positive": [[1, 2, -1]]},
-        {"label": 3, "positive": [[1, 2, 3]], "negative": [[1, 2, 3]]},
-        {"label": 3, "positive": [[1, 2, 10**30]]},
+        {"label": 3, "positive": [[1e30, 2, 3]]},
+        {"label": 3, "positive": [[1, 2, float("nan")]]},
+        {"label": 3, "positive": [[1, 2, 10**400]]},
         {"label": 3, "positive": [["a", "b", "c"]]},
-        {"label": 3, "positive": [[[1, 2, 3]]]},
-        {"label": 3, "positive": [[1, 2, 3]], "box": [[0, 5], [0, 5]]},
-        {"label": 3, "positive": [[1, 2, 3]], "box": [[0, 5], [0, 5], [5, 5]]},
-        {"label": 3, "positive": [[1, 2, 3]], "box": [[0, 5], [0, 5], ["a", "b"]]},
-        {"label": 3, "positive": [[1, 2, 3]], "box": 3},
+        {"label": 3, "positive": [[[1, 2], [3]]]},
+        {"label": 3, "positive": [[8, -21, 33]], "box": [[0, 5], [0, 5]]},
+        {"label": 3, "positive": [[8, -21, 33]], "box": [["a", 5, 5]] * 8},
+        {"label": 3, "positive": [[8, -21, 33]], "box": 3},
         {"label": [3], "positive": [[1, 2, 3]]},
     ],
 )
-def test_unusable_data_of_a_stranger_is_ignored(data: object) -> None:
-    layer = Labels(np.zeros((10, 10, 10), np.uint8))
+def test_unusable_data_of_a_stranger_is_ignored(data: object, layer: Labels) -> None:
     kept_data.restore(layer, {"prompts": data})
     assert kept_prompts(layer, 3).is_empty
 
@@ -98,3 +102,33 @@ def test_prompts_come_back_with_their_session(tmp_path: Path) -> None:
     assert len(editing.prompts.positive) == 2
     editing.clear_prompts()
     assert kept_data.kept(other.layers[-1]) == {}
+
+
+def test_prompts_stay_at_their_places_in_another_frame() -> None:
+    volume = phantoms.head()
+    turned = phantoms.rotation(20, -10, 35)
+    (layer,) = (labels_of(viewer_with_labels(volume)),)
+    keep_prompts(layer, 3, PROMPTS)
+    mm = placement_of(layer).shown.to_world(PROMPTS.positive)
+    other = layer_of(labels_layer(found_in(volume), place(volume.grid, turned), "found"))
+    assert isinstance(other, Labels)
+    assert other.data.shape != layer.data.shape
+    kept_data.restore(other, kept_data.kept(layer))
+    found = kept_prompts(other, 3)
+    grid = placement_of(other).shown
+    gaps_mm = np.linalg.norm(grid.to_world(found.positive)[:, None] - mm, axis=-1).min(axis=1)
+    assert len(found.positive) == 2
+    assert gaps_mm.max() <= np.linalg.norm(grid.spacing_mm) / 2
+    assert found.box is not None
+    inside = grid.to_index(placement_of(layer).shown.to_world([[0, 1, 2], [7, 8, 9]])).round()
+    for axis, part in enumerate(found.box):
+        assert part.start <= inside[:, axis].min()
+        assert part.stop > inside[:, axis].max()
+
+
+def test_prompts_outside_of_the_layer_and_pairs_in_one_voxel_are_left_out(layer: Labels) -> None:
+    inside, near = placement_of(layer).shown.to_world([[5, 5, 5], [5.2, 5, 5]]).tolist()
+    kept_data.restore(layer, {"prompts": {"label": 3, "positive": [inside, [900, 0, 0]], "negative": [near]}})
+    prompts = kept_prompts(layer, 3)
+    assert prompts.positive.tolist() == [[5, 5, 5]]
+    assert not len(prompts.negative)

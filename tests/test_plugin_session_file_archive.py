@@ -303,3 +303,23 @@ def test_what_killed_programs_left_is_removed_after_an_hour(good: Path, tmp_path
     os.utime(old, (0, 0))
     write_session(content, files, good)
     assert [file.exists() for file in (old, new, other)] == [False, True, True]
+
+
+def test_a_grid_that_is_huge_in_the_stated_frame_is_refused(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_seg.memory.free_bytes", lambda: 2**31)
+    half = 0.5**0.5
+    frame = [[half, -half, 0], [half, half, 0], [0, 0, 1]]
+    long = Grid((30_000, 1, 1), np.eye(4))
+    write_map(np.zeros(long.shape, np.uint8), long, tmp_path / "long.nii")
+
+    def change(content: dict[str, Any]) -> None:
+        content["frame"] = frame
+        content["layers"][1]["grid"] = {"shape": long.shape, "affine": long.affine.tolist()}
+
+    members = members_of(altered(good, change))
+    members["labels/1.nii"] = (tmp_path / "long.nii").read_bytes()
+    opened = open_session(repacked(members, tmp_path / "bad.napari-seg"))
+    assert list(opened.layers) == [0]
+    assert [fault.code for fault in opened.faults] == ["environment.memory"]

@@ -400,3 +400,33 @@ def test_the_files_are_those_of_the_scan(scan: Path) -> None:
         phantoms.write_nifti(another, scan)
     back, _ = opened(path)
     np.testing.assert_array_equal(back.layers[0].data, viewer.layers[0].data)
+
+
+def test_an_oblique_scan_in_another_frame_is_found_and_a_filtered_copy_keeps_its_voxels(
+    head: Volume, tmp_path: Path
+) -> None:
+    phantoms.write_nifti(head, tmp_path / "head.nii")
+    volume = read(tmp_path / "head.nii")
+    for filtered in (False, True):
+        viewer = ViewerModel()
+        model = SessionFileModel(session := Session(viewer), SegmentModel(session))
+        viewer.add_layer(layer := layer_of(image_layers(volume, phantoms.rotation(20, -10, 35))[0]))
+        if filtered:
+            layer.data = layer.data / 2
+        model.save(tmp_path / "a.napari-seg")
+        session.jobs.wait()
+        (back,) = opened(tmp_path / "a.napari-seg")[0].layers
+        np.testing.assert_allclose(back.data, layer.data, atol=1e-3)
+        assert placement_of(back).native.matches(placement_of(layer).shown if filtered else volume.grid)
+
+
+def test_texts_that_tools_keep_hold_no_private_words(scan: Path) -> None:
+    viewer, model = viewer_on(scan)
+    kept_data.keep(viewer.layers[1], "notes", {"a": ["study of Canary", 3], "b": True})
+    model.save(scan.parent / "a.napari-seg")
+    model.session.jobs.wait()
+    back, _ = opened(scan.parent / "a.napari-seg")
+    (text, number) = kept_data.kept(back.layers[1])["notes"]["a"]
+    assert number == 3
+    assert "Canary" not in text or not scan.is_dir()
+    assert "study" not in text  # the name of a folder

@@ -1,15 +1,28 @@
-"""Prompts as plain data of their layer, so that automatic copies and sessions hold them."""
+"""Prompts as plain data of their layer, so that automatic copies and sessions hold them.
+
+Positions are kept in mm in the patient: the layer may be restored in another frame, with other voxels.
+"""
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
+import numpy as np
 from napari.layers import Labels
+from numpy.typing import NDArray
 
 from napari_seg.editing.change import Box
 from napari_seg.editing.prompts import Prompts
 from napari_seg.errors import InputError
+from napari_seg.geometry import Grid
 from napari_seg.plugin import kept_data
+from napari_seg.plugin.layer_info import placement_of
 
 _NAME = "prompts"
+
+_DECIMALS = 3
+"""Decimals of positions in mm."""
 
 
 def keep_prompts(layer: Labels, label: int, prompts: Prompts) -> None:
@@ -17,30 +30,60 @@ def keep_prompts(layer: Labels, label: int, prompts: Prompts) -> None:
     if prompts.is_empty:
         kept_data.keep(layer, _NAME, None)
         return
-    box = None if prompts.box is None else [[int(s.start or 0), int(s.stop)] for s in prompts.box]
-    data = {"label": label, "positive": prompts.positive.tolist(), "negative": prompts.negative.tolist(), "box": box}
+    grid = placement_of(layer).shown
+    data: dict[str, Any] = {"label": label}
+    data |= {name: _mm(grid, getattr(prompts, name)) for name in ("positive", "negative")}
+    if prompts.box is not None:
+        data["box"] = _mm(grid, np.array([*product(*((s.start or 0, s.stop - 1) for s in prompts.box))]))
     kept_data.keep(layer, _NAME, data)
 
 
 def kept_prompts(layer: Labels, label: int) -> Prompts:
-    """Return the prompts that are kept for a structure of a layer; empty if there are none, or if they don't fit.
+    """Return the prompts that are kept for a structure of a layer; empty if there are none, or if they are unusable.
 
-    The data may come from the session file of a stranger.
+    Prompts outside of the layer are left out. The data may come from the session file of a stranger.
     """
     data = kept_data.kept(layer).get(_NAME)
     if not isinstance(data, dict) or data.get("label") != label:
         return Prompts()
+    grid = placement_of(layer).shown
     try:
-        box = None if data.get("box") is None else _box(data["box"])
-        prompts = Prompts(data.get("positive", []), data.get("negative", []), box)
-        prompts.check(layer.data.shape)
+        positive, negative = (_voxels(grid, data.get(name, [])) for name in ("positive", "negative"))
+        taken = set(map(tuple, positive.tolist()))  # after resampling, two prompts may share a voxel
+        negative = np.array([one for one in negative.tolist() if tuple(one) not in taken], np.intp).reshape(-1, 3)
+        prompts = Prompts(positive, negative, _box(grid, data.get("box")))
+        if not prompts.is_empty:
+            prompts.check(grid.shape)
     except (InputError, ValueError, TypeError, OverflowError):
         return Prompts()
     return prompts
 
 
-def _box(data: list[list[int]]) -> Box:
-    (a, b), (c, d), (e, f) = data
-    if not all(type(one) is int for one in (a, b, c, d, e, f)):
-        raise TypeError
-    return slice(a, b), slice(c, d), slice(e, f)
+def _mm(grid: Grid, voxels: NDArray[np.intp]) -> list[list[float]]:
+    positions: list[list[float]] = np.round(grid.to_world(voxels), _DECIMALS).tolist()
+    return positions
+
+
+def _voxels(grid: Grid, positions: Any) -> NDArray[np.intp]:
+    """Return the voxels (N, 3) at positions in mm that lie in a grid."""
+    mm = np.array(positions, np.float64).reshape(-1, 3)
+    if not np.isfinite(mm).all():
+        raise ValueError
+    voxels = np.rint(grid.to_index(mm))
+    inside = ((voxels >= 0) & (voxels < grid.shape)).all(axis=1)
+    return voxels[inside].astype(np.intp)
+
+
+def _box(grid: Grid, corners: Any) -> Box | None:
+    """Return the box of a grid around the eight corner voxels of a box, as far as it lies inside."""
+    if corners is None:
+        return None
+    mm = np.array(corners, np.float64).reshape(8, 3)
+    if not np.isfinite(mm).all():
+        raise ValueError
+    indices = np.rint(grid.to_index(mm))
+    low, high = np.maximum(indices.min(axis=0), 0), np.minimum(indices.max(axis=0) + 1, grid.shape)
+    if (low >= high).any():
+        return None
+    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return i, j, k

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, one_line
 from napari_seg.formats.record import PROGRAM
+from napari_seg.geometry import resample
 from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, frame_of
 from napari_seg.plugin.layers import layer_names, title_of
+from napari_seg.plugin.placement import LayerPlacement
 from napari_seg.plugin.session_file.archive import write_session
 from napari_seg.plugin.session_file.chosen_model import saved_model
 from napari_seg.plugin.session_file.content import (
@@ -303,9 +305,7 @@ class _LayerWriter:
             self._names.append(title_of(volume))
         self._volumes = volumes
         files = [file for one in layers for file in (*one.info.scan.files, *_files_of(one.info))]
-        public = [segment.name for one in layers for segment in one.info.segments]
-        makers = [one.info.algorithm[0] for one in layers if one.info.algorithm is not None]
-        self._private = PrivateWords(files, [*public, *makers])
+        self._private = PrivateWords(files, [one.info.algorithm[0] for one in layers if one.info.algorithm is not None])
 
     def content_of(self, one: TakenLayer) -> tuple[ScanLayer | ImageLayer | LabelsLayer, NDArray]:
         """Return the content of a layer, and its array, which a scan that is kept by reference leaves in its files.
@@ -372,13 +372,21 @@ class _LayerWriter:
             is_oriented=info.is_oriented,
             hidden=one.hidden,
             actions=tuple(self._action(action) for action in snapshot.actions),
-            kept=_plain_json(snapshot.kept),
+            kept=self._public(_plain_json(snapshot.kept)),
         )
         return layer, segmentation.array
 
     def _action(self, action: EditAction) -> SavedAction:
         structure = one_line(self._private.public_structure(action.structure, action.label), 500)
         return SavedAction.model_validate({**asdict(action), "structure": structure})
+
+    def _public(self, data: Any) -> Any:
+        """Return plain data with texts without private words."""
+        if isinstance(data, str):
+            return one_line(self._private.public_text(data), 1000)
+        if isinstance(data, list):
+            return [self._public(one) for one in data]
+        return {key: self._public(one) for key, one in data.items()} if isinstance(data, dict) else data
 
     def _scan_of(self, info: LayerInfo) -> int | None:
         """Return the number of the scan that labels belong to."""
@@ -403,14 +411,24 @@ def _channel_of(one: TakenLayer, volume: Volume) -> int | None:
     """Return the number of the channel of a volume that a layer shows; None if its array was replaced."""
     placement = one.info.placement
     if not placement.is_view:  # a resampled copy
-        matching = (n for n, array in enumerate(volume.array) if np.array_equal(placement.show(array), one.voxels))
-        return 0 if len(volume.array) == 1 else next(matching, None)
+        return next((n for n, array in enumerate(volume.array) if _is_resampled(array, placement, one.voxels)), None)
     data = one.voxels
     for number, array in enumerate(volume.array):
         shown = placement.show(array)
         if isinstance(data, np.ndarray) and (shown.ctypes.data, shown.strides) == (data.ctypes.data, data.strides):
             return number
     return None
+
+
+def _is_resampled(array: NDArray, placement: LayerPlacement, shown: Any) -> bool:
+    """Return whether a layer shows an array (I, J, K), resampled for display; three planes are compared."""
+    planes = placement.shown.shape[0]
+    for index in {planes // 4, planes // 2, 3 * planes // 4}:
+        start, stop = (index, 0, 0), (index + 1, *placement.shown.shape[1:])
+        plane = resample(array, placement.native, placement.shown.box(start, stop), order=1, outside=float(array.min()))
+        if not np.allclose(plane[0], np.asarray(shown[index]), atol=1e-3 * (1 + np.ptp(plane))):
+            return False
+    return True
 
 
 def _usual_name(volume: Volume, channel: int) -> str:

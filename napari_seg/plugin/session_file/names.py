@@ -2,7 +2,7 @@
 
 The name of a scan is not kept: the reader gives it again. In the names of other layers it is replaced by the number of
 the scan. Of what remains, words that occur in the path of a file or in private attributes of a DICOM header are left
-out, unless they are words of anatomy, of the viewer's structures or models, or of the field.
+out, unless they are words of anatomy, of models, or of the field.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PrivateWords:
 
     Args:
         files: files of all scans and labels; slow for DICOM, whose headers are read: call outside the main thread.
-        public: names of structures and models, whose words are kept although folders are named by them.
+        public: names of models, whose words are kept although folders are named by them.
     """
 
     def __init__(self, files: Iterable[Path], public: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from napari_seg.errors import InputError, NapariSegError, Notice
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.scan import Scan
 from napari_seg.formats.temporary import TemporaryFolder
+from napari_seg.geometry import Grid
+from napari_seg.memory import check_fits
 from napari_seg.plugin import kept_data
 from napari_seg.plugin.labels_state import EditAction, state_of
 from napari_seg.plugin.layer_info import LayerInfo
@@ -38,6 +41,8 @@ from napari_seg.volume import NO_SOURCE, Segmentation, Volume
 
 _SETTING_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)
 """Errors of napari for a value that a setting can't have."""
+
+_BYTES_PER_SHOWN_VOXEL = 8
 
 _NO_ORIENTATION = Notice("geometry.no_orientation", "the orientation was unknown when the session was saved")
 
@@ -136,6 +141,11 @@ def read_scans(
             continue
         opened.volumes[number] = volume
         opened.notices += [*volume.notices, *notices]
+        try:
+            _check_shown(volume.grid, frame, opened.path)
+        except NapariSegError as error:
+            faults.append(error)
+            continue
         tuples = image_layers(volume, frame)
         for index, layer in enumerate(content.layers):
             if isinstance(layer, ScanLayer) and layer.scan == number and layer.channel < len(tuples):
@@ -181,6 +191,7 @@ def _labels(opened: OpenedSession, saved: LabelsLayer, file: Path, frame: NDArra
         NapariSegError: the label map is damaged or lies on another grid than the session says.
     """
     grid = saved.grid.grid()
+    _check_shown(grid, frame, opened.path)
     found = read_label_map(file)
     if not found.grid.matches(grid):
         raise InputError(
@@ -215,6 +226,7 @@ def _image(opened: OpenedSession, saved: ImageLayer, file: Path, frame: NDArray 
         NapariSegError: the image is damaged or lies on another grid than the session says.
     """
     grid = saved.grid.grid()
+    _check_shown(grid, frame, opened.path)
     found = Scan("image", "nifti", (file,)).read(one_slice=True)
     if not found.grid.matches(grid):
         raise InputError(
@@ -231,6 +243,15 @@ def _image(opened: OpenedSession, saved: ImageLayer, file: Path, frame: NDArray 
     _set(layer, IMAGE_SETTINGS, saved.settings)
     _set_colors(layer, saved.colormap)
     return layer
+
+
+def _check_shown(grid: Grid, frame: NDArray | None, path: Path) -> None:
+    """Raise if the array of a layer does not fit in memory: in a rotated frame it is much larger than a long grid.
+
+    Raises:
+        EnvironmentFault: `environment.memory`.
+    """
+    check_fits(_BYTES_PER_SHOWN_VOXEL * prod(place(grid, frame).shown.shape), f"showing {path.name}")
 
 
 def _set(layer: Layer, names: Sequence[str], settings: Mapping[str, Any]) -> None:
