@@ -9,9 +9,10 @@ and "validation", which nothing is trained on. The candidates are segmented by S
     napari-seg predict CANDIDATES --model SEED -o FOLDER/results
     napari-seg queue FOLDER/results --scans CANDIDATES --model SEED --accepted SEED_CASES
 
-so a set of 20 holds the set of 10; so do the random ones. For each size and each choice, SEED is fine-tuned on its own
-cases and the chosen ones for the same number of steps, and the weights of the last step are compared with the reference
-labels of the validation part, so that no validation case chooses among weights.
+so it is one batch, and a set of 20 holds the set of 10; so do the random ones. For each size and each choice, SEED is
+fine-tuned on its own cases and the chosen ones for the same number of steps, and the weights of the last step are
+compared with the reference labels of the validation part, so that no validation case chooses among weights. The queue's
+choice is trained on `--repeats` times with other seeds of the training, to show how much these alone change.
 
 Each cell (a size and a choice) writes its row into FOLDER/learning.json as it ends; the same command continues a run
 that was stopped or killed, within a cell from the last checkpoint. `--summary` prints the rows that there are.
@@ -66,7 +67,7 @@ def simulate(args: argparse.Namespace) -> None:
         (args.work / "queue.json").write_text(json.dumps(order))
     order = json.loads((args.work / "queue.json").read_text())
     candidates = sorted(parts["candidates"])
-    orders = {RANKED: order}
+    orders = {RANKED: order} | {f"{RANKED} {repeat}": order for repeat in range(1, args.repeats)}
     for seed in range(args.seeds):
         chosen = choose(candidates, (), np.zeros((0, 0)), np.zeros((0, 0)), "random", seed=seed)
         orders[f"random {seed}"] = [candidates[choice.number] for choice in chosen]
@@ -75,7 +76,8 @@ def simulate(args: argparse.Namespace) -> None:
         if key in read(args.work).get("cells", {}):
             continue
         say(f"cell {key}")
-        row = run_cell(args, parts, orders[choice][:size], key)
+        repeat = int(choice.removeprefix(RANKED) or 0) if choice.startswith(RANKED) else 0
+        row = run_cell(args, parts, orders[choice][:size], key, repeat)
         report = read(args.work)
         report.setdefault("cells", {})[key] = {"size": size, "choice": choice, **row}
         write(args.work, report)
@@ -115,7 +117,9 @@ def rank_candidates(args: argparse.Namespace, parts: dict[str, list[str]]) -> li
     return [case.name for case in found if case.rank is not None]
 
 
-def run_cell(args: argparse.Namespace, parts: dict[str, list[str]], chosen: list[str], key: str) -> dict[str, Any]:
+def run_cell(
+    args: argparse.Namespace, parts: dict[str, list[str]], chosen: list[str], key: str, seed: int
+) -> dict[str, Any]:
     """Fine-tune the model on its own cases and the chosen ones, and return the Dice on the validation part."""
     from napari_seg.bundles.read import read_bundle
     from napari_seg.learning.improve import LAST
@@ -133,6 +137,7 @@ def run_cell(args: argparse.Namespace, parts: dict[str, list[str]], chosen: list
     epochs = ceil(args.steps / ceil(len(cases) / BATCH))
     settings = {"batch_size": BATCH, "val_cases": 2, "val_interval": epochs}
     settings |= {"learning_rate": args.learning_rate, "max_epochs": epochs}
+    settings |= {"seed": seed} if seed else {}
     inherited = inherited_choices(read_bundle(args.model, trust=True), out)
     plan = plan_bundle(data, out, replace(inherited, settings=inherited.settings | settings), report=say)
     limits = {} if args.minutes_per_cell is None else {"max_minutes": args.minutes_per_cell}
@@ -198,18 +203,23 @@ def summary(report: dict[str, Any]) -> str:
     """Return a table: a row for each size, with the queue beside the random choices."""
     rows = list(report.get("cells", {}).values())
     lines = [f"start: mean Dice {report['start']['dice']['mean']:.4f}"] if "start" in report else ["nothing yet"]
-    lines.append("cases  queue   random (mean ± sd of n)   difference  CPU min")
+    lines.append("cases  queue                    random                   difference  CPU min   (mean ± sd (n))")
     for size in sorted({row["size"] for row in rows}):
         of_size = [row for row in rows if row["size"] == size]
-        ranked = [row["dice"]["mean"] for row in of_size if row["choice"] == RANKED]
-        random = [row["dice"]["mean"] for row in of_size if row["choice"].startswith("random")]
+        ranked, random = (
+            [row["dice"]["mean"] for row in of_size if row["choice"].startswith(word)] for word in (RANKED, "random")
+        )
+        difference = f"{fmean(ranked) - fmean(random):+.4f}" if ranked and random else "-"
         minutes = fmean(row["cpu_minutes"] for row in of_size)
-        spread = f" ± {stdev(random):.4f}" if len(random) > 1 else ""
-        texts = [f"{ranked[0]:.4f}" if ranked else "-     "]
-        texts.append(f"{fmean(random):.4f}{spread} (n = {len(random)})" if random else "-")
-        texts.append(f"{ranked[0] - fmean(random):+.4f}" if ranked and random else "-")
-        lines.append(f"{size:5}  {texts[0]}  {texts[1]:24}  {texts[2]:10}  {minutes:.1f}")
+        lines.append(f"{size:5}  {described(ranked):23}  {described(random):23}  {difference:10}  {minutes:.1f}")
     return "\n".join(lines)
+
+
+def described(values: Sequence[float]) -> str:
+    """Return mean, standard deviation and number of values."""
+    if not values:
+        return "-"
+    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "") + f" ({len(values)})"
 
 
 def read(work: Path) -> dict[str, Any]:
@@ -240,6 +250,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder of this simulation")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 20, 40], help="numbers of corrected cases")
     parser.add_argument("--seeds", type=int, default=3, help="number of random choices")
+    parser.add_argument("--repeats", type=int, default=3, help="trainings on the queue's choice, with other seeds")
     parser.add_argument("--steps", type=int, default=240, help="steps of each fine-tuning")
     parser.add_argument("--minutes-per-cell", type=float, help="also limit the minutes of each; cells may then differ")
     parser.add_argument("--learning-rate", type=float, default=0.0007)

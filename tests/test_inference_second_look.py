@@ -31,9 +31,10 @@ def test_a_network_of_one_training(scan: Volume, tmp_path: Path) -> None:
     assert found.disagreement is not None
     assert found.disagreement.members == "windows shifted by 0 to 3 voxels"
     assert 0 < found.disagreement.overall < 1
-    assert found.embedding_kind == "encoder"
+    assert found.embedding is not None
     again = second_look(scan, tmp_path / "plain", OPTIONS, with_disagreement=False)
     assert again.disagreement is None
+    assert again.embedding is not None
     assert np.array_equal(again.embedding, found.embedding)
 
 
@@ -52,7 +53,8 @@ def test_models_that_are_averaged_are_the_members(scan: Volume, tmp_path: Path) 
 def test_a_network_without_feature_maps_is_described_by_intensities(scan: Volume, tmp_path: Path) -> None:
     root = write_threshold_bundle(tmp_path / "threshold", spacing=(1, 1, 1))
     found = second_look(scan, read_bundle(root, trust=True), OPTIONS)
-    assert found.embedding_kind == "intensities"
+    assert found.embedding is None
+    assert found.description.shape == (13,)
     assert found.disagreement is not None
     assert set(found.disagreement.structures) <= {"bright", "upper"}
 
@@ -72,7 +74,8 @@ def test_a_model_that_is_run_as_it_is_has_no_members(scan: Volume, tmp_path: Pat
     with pytest.raises(BundleError) as caught:
         second_look(scan, root, OPTIONS)
     assert caught.value.code == "bundle.no_members"
-    assert second_look(scan, root, OPTIONS, with_disagreement=False).embedding_kind == "intensities"
+    found = second_look(scan, root, OPTIONS, with_disagreement=False)
+    assert (found.disagreement, found.embedding) == (None, None)
 
 
 def test_a_task_of_several_models_has_no_members(scan: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +84,7 @@ def test_a_task_of_several_models_has_no_members(scan: Volume, tmp_path: Path, m
     with pytest.raises(BundleError) as caught:
         second_look(scan, "totalsegmentator:total_mr", OPTIONS)
     assert caught.value.code == "bundle.no_members"
+    assert second_look(scan, "totalsegmentator:total_mr", OPTIONS, with_disagreement=False).embedding is None
 
 
 def test_the_memory_is_planned(scan: Volume, tmp_path: Path) -> None:

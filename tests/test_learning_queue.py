@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,7 @@ def test_an_accepted_scan_is_behind_all_others(run: Path, strategy: Any) -> None
 @pytest.mark.parametrize("strategy", ["uncertain-diverse", "random"])
 def test_cases_of_a_training_set_are_known_by_their_voxels(run: Path, looked: list, strategy: Any) -> None:
     queue(run)
-    scan = read(run / "scans" / "c.nii.gz")
-    labels = np.zeros(scan.grid.shape, np.uint8)
-    labels[2:4] = 1
-    corrected = Segmentation(labels, scan.grid, (Segment(1, "one", (200, 0, 0)),))
-    accept(corrected, scan, run / "set", Provenance("reader"))
+    correct(run, "c")
     found = queue(run, accepted=run / "set", strategy=strategy)
     assert [case.rank for case in found] == [1, 2, 3, 4]
     assert (found[-1].name, found[-1].is_accepted) == ("c", True)
@@ -142,6 +139,63 @@ def test_cases_of_a_training_set_are_known_by_their_voxels(run: Path, looked: li
     if strategy != "random":
         assert len(looked) == 5
         assert {case.name: case.distance for case in found}["a"] is not None
+
+
+def correct(run: Path, name: str, part: Any = None) -> None:
+    scan = read(run / "scans" / f"{name}.nii.gz")
+    labels = np.zeros(scan.grid.shape, np.uint8)
+    labels[2:4] = 1
+    accept(
+        Segmentation(labels, scan.grid, (Segment(1, "one", (200, 0, 0)),)), scan, run / "set", Provenance(), part=part
+    )
+
+
+def test_random_knows_accepted_cases_in_a_fresh_folder(run: Path, looked: list) -> None:
+    correct(run, "a")
+    correct(run, "b")
+    found = queue(run, accepted=run / "set", strategy="random")
+    assert [case.name for case in found[2:]] == ["a", "b"]
+    assert [case.is_accepted for case in found] == [False, False, True, True]
+    assert looked == []
+
+
+def test_a_scan_that_was_looked_at_as_accepted_is_compared_like_all_others(run: Path, tmp_path: Path) -> None:
+    (run / "accepted").mkdir()
+    shutil.copy2(run / "scans" / "a.nii.gz", run / "accepted")
+    shutil.move(run / "scans" / "a.nii.gz", tmp_path / "a.nii.gz")
+    queue(run, accepted=run / "accepted")
+    found = queue(run, scans=None)
+    assert [(case.name, case.code) for case in found if case.code] == [("a", "queue.no_look")]
+    shutil.move(tmp_path / "a.nii.gz", run / "scans" / "a.nii.gz")
+    found = queue(run)
+    assert {case.basis for case in found} == {"disagreement"}
+    assert [case.rank for case in found] == [1, 2, 3, 4]
+
+
+def test_scans_without_features_are_compared_by_their_intensities(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(volume: Volume, *args: Any, **options: Any) -> Any:
+        look = second_look(volume, *args, **options)
+        return replace(look, embedding=None) if np.array_equal(volume.array, scan_of(2).array) else look
+
+    monkeypatch.setattr(finished_run, "second_look", without)
+    found = queue(run)
+    distances = [case.distance for case in found if case.distance is not None]
+    assert max(distances) < 2 * min(distances)
+
+
+def test_the_validation_part_does_not_stand_for_its_like(run: Path, looked: list) -> None:
+    correct(run, "c", "validation")
+    found = queue(run, accepted=run / "set")
+    assert (found[-1].name, found[-1].is_accepted) == ("c", True)
+    assert found[0].distance is None
+    assert len(looked) == 4
+
+
+def test_a_damaged_set_is_refused(run: Path) -> None:
+    correct(run, "c")
+    index = run / "set" / "dataset.json"
+    index.write_text(index.read_text()[:-20])
+    assert code_of(lambda: queue(run, accepted=run / "set")) == "accept.not_a_set"
 
 
 def test_an_accepted_series_that_is_away_is_listed(run: Path) -> None:

@@ -28,6 +28,7 @@ def args(tmp_path: Path) -> argparse.Namespace:
         data=tmp_path / "data",
         sizes=[2, 4],
         seeds=2,
+        repeats=2,
         steps=10,
         learning_rate=0.001,
     )
@@ -38,8 +39,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """Cells that ran, with their cases; the third one is stopped."""
     found: dict[str, list[str]] = {}
 
-    def run_cell(args: Any, parts: Any, chosen: list[str], key: str) -> dict[str, Any]:
-        if len(found) == 2 and "4 queue" not in found and "stopped" not in found:
+    def run_cell(args: Any, parts: Any, chosen: list[str], key: str, seed: int) -> dict[str, Any]:
+        assert seed == int(key == f"{len(chosen)} queue 1")
+        if len(found) == 2 and "stopped" not in found:
             found["stopped"] = []
             raise KeyboardInterrupt
         found[key] = chosen
@@ -58,18 +60,19 @@ def test_cells_go_size_by_size() -> None:
 def test_a_stopped_simulation_goes_on(args: argparse.Namespace, ran: dict[str, list[str]]) -> None:
     with pytest.raises(KeyboardInterrupt):
         simulate(args)
-    assert list(read(args.work)["cells"]) == ["2 queue", "2 random 0"]
+    assert list(read(args.work)["cells"]) == ["2 queue", "2 queue 1"]
     simulate(args)
-    names = ["2 queue", "2 random 0", "2 random 1", "4 queue", "4 random 0", "4 random 1"]
+    choices = ["queue", "queue 1", "random 0", "random 1"]
+    names = [f"{size} {choice}" for size in (2, 4) for choice in choices]
     assert list(read(args.work)["cells"]) == names
     assert [name for name in ran if name != "stopped"] == names
     assert ran["2 queue"] == ["c8", "c1"]
-    for choice in ("queue", "random 0", "random 1"):  # a larger set holds the smaller one
+    for choice in choices:  # a larger set holds the smaller one
         assert ran[f"4 {choice}"][:2] == ran[f"2 {choice}"]
     assert ran["4 random 0"] != ran["4 random 1"]
     lines = summary(read(args.work)).splitlines()
     assert lines[0] == "start: mean Dice 0.7000"
-    assert lines[-1].split()[:3] == ["4", "0.8400", "0.8400"]
+    assert lines[-1].split()[:6] == ["4", "0.8400", "±", "0.0000", "(2)", "0.8400"]
 
 
 def test_an_unfinished_report_has_a_summary(tmp_path: Path) -> None:

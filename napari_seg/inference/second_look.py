@@ -6,7 +6,6 @@ It decides which scan a person should correct next. A normal run does none of it
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,6 @@ from napari_seg.memory import default_budget
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.volume import Volume
 
-EmbeddingKind = Literal["encoder", "intensities"]
-
 
 @dataclass(frozen=True, eq=False)
 class SecondLook:
@@ -36,13 +33,13 @@ class SecondLook:
 
     Attributes:
         disagreement: of the model's members; None if it was not required.
-        embedding: (F,) float32.
-        embedding_kind: "encoder", features of the network; "intensities", a coarse description for other networks.
+        embedding: (F,) float32, features of the network; None if it has no feature map of a lower resolution.
+        description: (D,) float32, a coarse description of intensities and sizes, which every scan has.
     """
 
     disagreement: Disagreement | None
-    embedding: NDArray[np.float32]
-    embedding_kind: EmbeddingKind
+    embedding: NDArray[np.float32] | None
+    description: NDArray[np.float32]
 
 
 def second_look(
@@ -85,7 +82,9 @@ def second_look(
     if isinstance(bundle, EnsembleBundle):
         return _look_of_models(volume, bundle, options, names, with_disagreement, report)
     if isinstance(bundle, TaskBundle) or way_of(bundle).kind == "workflow":
-        raise _no_members(bundle)
+        if with_disagreement:
+            raise _no_members(bundle)
+        return SecondLook(None, None, describe_intensities(volume))
     settings, regions, _, report = located(volume, bundle, options, report)
     members = members_of(settings) if with_disagreement else None
     if with_disagreement and members is None:
@@ -94,7 +93,7 @@ def second_look(
     if members is not None:
         found = disagreement_of(list(label_maps(volume, regions, members, report)), names, members.description)
     embedding = None if settings.windows is None else embedding_of(volume, regions, settings)
-    return _look(found, embedding, volume)
+    return SecondLook(found, embedding, describe_intensities(volume))
 
 
 def _look_of_models(
@@ -115,13 +114,7 @@ def _look_of_models(
         ]
         found = disagreement_of(maps, names, f"{count} models")
     settings, regions, _, _ = located(volume, bundle.members[0], options, ignore_progress)
-    return _look(found, embedding_of(volume, regions, settings), volume)
-
-
-def _look(found: Disagreement | None, embedding: NDArray[np.float32] | None, volume: Volume) -> SecondLook:
-    if embedding is None:
-        return SecondLook(found, describe_intensities(volume), "intensities")
-    return SecondLook(found, embedding, "encoder")
+    return SecondLook(found, embedding_of(volume, regions, settings), describe_intensities(volume))
 
 
 def _no_members(bundle: Bundle) -> BundleError:

@@ -25,7 +25,7 @@ from napari_seg.formats.scan import ReadOptions, Scan
 from napari_seg.inference.options import SegmentOptions, option_fields
 from napari_seg.inference.second_look import SecondLook, second_look
 from napari_seg.learning.second_looks import SecondLooks
-from napari_seg.learning.training_set import TrainingSet, read_training_set
+from napari_seg.learning.training_set import INDEX, read_training_set
 from napari_seg.progress import Progress
 from napari_seg.training.gather.referenced import ENDING, referenced_scan, voxel_digest
 from napari_seg.volume import Volume
@@ -45,11 +45,13 @@ class AcceptedScan:
         name: name of its case in the training set.
         digest: of its voxels, or of its files if the set is of another program.
         scan: the scan.
+        is_trained: whether models learn from it; the validation part only tells which scans are accepted.
     """
 
     name: str
     digest: str
     scan: AnyScan
+    is_trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,14 @@ class Looker:
             pool: name, digest and scan of each case of the run.
             corrected: the same of the accepted cases, of which only the embedding matters.
         """
-        new = [(*one, True) for one in pool if self.looks.get(one[1]) is None]
-        new += [(*one, False) for one in corrected if self.looks.get(one[1]) is None]
+        kept = {digest: self.looks.get(digest) for _, digest, _ in (*pool, *corrected)}
+        new = [(*one, True) for one in pool if (before := kept[one[1]]) is None or not before.is_complete]
+        in_pool = {digest for _, digest, _ in pool}
+        new += [(*one, False) for one in corrected if kept[one[1]] is None and one[1] not in in_pool]
         if not new:
             return {}
         check_runnable(bundle)
-        kept = self.run.kept_options
-        reading: ReadOptions = {"volume": kept.get("volume"), "resample_tilt": bool(kept.get("resample_tilt"))}
-        choices = {name: value for name, value in kept.items() if name not in _READING}
+        choices = {name: value for name, value in self.run.kept_options.items() if name not in _READING}
         options = replace(self.options, **choices)
         faults: dict[str, NapariSegError] = {}
         has_members = True
@@ -150,30 +152,50 @@ class Looker:
 
             on_step("", 0, 1)
             try:
-                volume = _read(scan, bundle, options, reading)
+                volume = self._read(scan, digest, bundle)
                 look, has_members = _look_at(volume, bundle, options, is_of_pool and has_members, has_members, on_step)
             except (Cancelled, OutputError):
                 raise
             except NapariSegError as error:
                 faults[name] = error
             else:
-                self.looks.put(digest, look, voxel_digest(volume))
+                self.looks.put(digest, look, is_complete=is_of_pool)
         self.report("looking", len(new), len(new))
         return faults
 
+    def read_voxels(self, bundle: Bundle, pool: Sequence[tuple[str, str, AnyScan]]) -> None:
+        """Read the scans whose voxels are not known, so that accepted ones are recognised; faults are left to `look`.
 
-def _read(scan: AnyScan, bundle: Bundle, options: SegmentOptions, reading: ReadOptions) -> Volume:
-    """Return a scan as the model takes it.
+        Args:
+            bundle: the model.
+            pool: see `look`.
+        """
+        new = [one for one in pool if not self.looks.voxels(one[1])]
+        for done, (_, digest, scan) in enumerate(new):
+            self.report("looking", done, len(new))
+            with suppress(InputError):
+                self._read(scan, digest, bundle)
 
-    Raises:
-        InputError: it can't be read.
-    """
-    within: ReadOptions = {"memory_bytes": options.memory_bytes, **reading, "one_slice": bundle.spatial_dims == 2}
-    try:
-        return scan.read(**within, channels=bundle.in_channels)
-    except OSError as error:
-        text = f"the operating system says: {error.strerror or type(error).__name__}"
-        raise InputError("file.unreadable", text) from None
+    def _read(self, scan: AnyScan, digest: str, bundle: Bundle) -> Volume:
+        """Return a scan as the model takes it, and keep the digest of its voxels.
+
+        Raises:
+            InputError: it can't be read.
+        """
+        kept = self.run.kept_options
+        within: ReadOptions = {
+            "volume": kept.get("volume"),
+            "resample_tilt": bool(kept.get("resample_tilt")),
+            "memory_bytes": self.options.memory_bytes,
+            "one_slice": bundle.spatial_dims == 2,
+        }
+        try:
+            volume = scan.read(**within, channels=bundle.in_channels)
+        except OSError as error:
+            text = f"the operating system says: {error.strerror or type(error).__name__}"
+            raise InputError("file.unreadable", text) from None
+        self.looks.put_voxels(digest, voxel_digest(volume))
+        return volume
 
 
 def _look_at(
@@ -241,13 +263,9 @@ def accepted_scans(folder: Path, bundle: Bundle | None) -> tuple[list[AcceptedSc
         bundle: the model, for the names of its channels; None if it is not known.
 
     Raises:
-        InputError: `input.missing`, there is no such folder.
+        InputError: `input.missing`, there is no such folder; `accept.not_a_set`, the index of the set is damaged.
     """
-    known = TrainingSet()
-    if folder.is_dir():
-        with suppress(InputError):  # of another program
-            known = read_training_set(folder)
-    if not known.cases:
+    if not _is_training_set(folder):
         found, unsearched = find_cases([folder], () if bundle is None else bundle.channel_names)
         for _, fault in unsearched:
             if fault.code != "input.none":  # nothing is accepted yet
@@ -255,12 +273,20 @@ def accepted_scans(folder: Path, bundle: Bundle | None) -> tuple[list[AcceptedSc
         return [AcceptedScan(case.key, sha256_of(case.scan.files), case.scan) for case in found], {}
     scans: list[AcceptedScan] = []
     faults: dict[str, NapariSegError] = {}
-    for case in known.cases:
+    for case in read_training_set(folder).cases:
         path = folder / case.image
         try:
             scan = referenced_scan(path) if path.name.endswith(ENDING) else find_scans(path)[0]
         except NapariSegError as error:
             faults[case.name] = error
         else:
-            scans.append(AcceptedScan(case.name, case.scan, scan))
+            scans.append(AcceptedScan(case.name, case.scan, scan, case.part == "training"))
     return scans, faults
+
+
+def _is_training_set(folder: Path) -> bool:
+    """Return whether a folder has the index of a training set of corrections, damaged or not."""
+    try:
+        return b"napari_seg" in (folder / INDEX).read_bytes()
+    except OSError:
+        return False

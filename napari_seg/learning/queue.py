@@ -19,7 +19,7 @@ from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.second_look import SecondLook
 from napari_seg.learning.finished_run import AcceptedScan, FinishedRun, Looker, accepted_scans, scans_of
 from napari_seg.learning.ranking import Choice, Strategy, choose
-from napari_seg.learning.second_looks import KeptLook, SecondLooks
+from napari_seg.learning.second_looks import SecondLooks
 from napari_seg.progress import Progress, ignore_progress
 
 Basis = Literal["disagreement", "confidence"]
@@ -129,19 +129,20 @@ def rank(
     cases: dict[str, Case] = {}
     with SecondLooks(run.folder, digest, run.kept_options) as looks:
         is_known = any(looks.get(row.input_sha256) for row in rows)
-        if strategy != "random" and (scans is not None or (corrected and is_known)):
+        if scans is not None or (corrected and is_known and strategy != "random"):
             bundle = chosen or run.bundle(digest)
             if scans is not None:
                 cases, absent = scans_of(rows, Path(scans), bundle)
                 faults |= absent
             pool = [(row.name, row.input_sha256, cases[row.name].scan) for row in rows if row.name in cases]
-            others = [(one.name, one.digest, one.scan) for one in corrected]
             looker = Looker(run, looks, options or SegmentOptions(), progress or ignore_progress)
-            faults |= looker.look(bundle, pool, others)
-        known = _Known(
-            {row.input_sha256: look for row in rows if (look := looks.get(row.input_sha256)) is not None},
-            {one.digest: look.look for one in corrected if (look := looks.get(one.digest)) is not None},
-        )
+            if strategy == "random":
+                if corrected:
+                    looker.read_voxels(bundle, pool)
+            else:
+                others = [(one.name, one.digest, one.scan) for one in corrected if one.is_trained]
+                faults |= looker.look(bundle, pool, others)
+        known = _Known.read(looks, rows, corrected)
     if strategy != "random" and (scans is not None or known.looks):
         text = "the model did not look at this scan yet; name the folder of the scans with --scans"
         for row in rows:
@@ -152,10 +153,28 @@ def rank(
 
 
 class _Known(NamedTuple):
-    """Looks by the digest of a scan: of the scans of the run, and of the accepted ones."""
+    """What is kept of scans, by their digests.
 
-    looks: Mapping[str, KeptLook]
+    Attributes:
+        looks: complete looks at scans of the run.
+        accepted: looks at the accepted scans that models learn from.
+        voxels: digests of the voxels of scans of the run.
+    """
+
+    looks: Mapping[str, SecondLook]
     accepted: Mapping[str, SecondLook]
+    voxels: Mapping[str, str]
+
+    @classmethod
+    def read(cls, looks: SecondLooks, rows: Sequence[CaseRow], corrected: Sequence[AcceptedScan]) -> _Known:
+        """Read it from the file of the run."""
+        found = {row.input_sha256: looks.get(row.input_sha256) for row in rows}
+        of_accepted = {one.digest: looks.get(one.digest) for one in corrected if one.is_trained}
+        return cls(
+            {digest: one.look for digest, one in found.items() if one is not None and one.is_complete},
+            {digest: one.look for digest, one in of_accepted.items() if one is not None},
+            {row.input_sha256: looks.voxels(row.input_sha256) for row in rows},
+        )
 
 
 @dataclass(frozen=True)
@@ -206,8 +225,7 @@ class _Queue:
 
     def _accepted_as(self, row: CaseRow, names: Mapping[str, str]) -> str:
         """Return the name under which a scan was accepted; "" if it was not."""
-        look = self.known.looks.get(row.input_sha256)
-        return names.get(row.input_sha256) or ("" if look is None else names.get(look.voxels, ""))
+        return names.get(row.input_sha256) or names.get(self.known.voxels.get(row.input_sha256, ""), "")
 
     def _embeddings(
         self, rows: Sequence[CaseRow], others: Sequence[AcceptedScan]
@@ -216,16 +234,20 @@ class _Queue:
         if not self.known.looks:
             return _from_manifest(rows), np.zeros((0, 0))
         found = [self.known.looks.get(row.input_sha256) for row in rows]
-        of_rows = [np.zeros(0, np.float32) if one is None else one.look.embedding for one in found]
-        of_others = [self.known.accepted[one.digest].embedding for one in others]
-        length = max(map(len, [*of_rows, *of_others]), default=0)
-        return _stacked(of_rows, length), _stacked(of_others, length)
+        every = [*found, *(self.known.accepted[one.digest] for one in others)]
+        embeddings = [None if one is None else one.embedding for one in every]
+        if len({0 if one is None else len(one) for one in embeddings}) > 1:  # all are compared by what all have
+            embeddings = [None if one is None else one.description for one in every]
+        length = min((len(one) for one in embeddings if one is not None), default=0)
+        stacked = np.array([np.zeros(length) if one is None else one[:length] for one in embeddings])
+        stacked = stacked.reshape(len(every), length)
+        return stacked[: len(rows)], stacked[len(rows) :]
 
     def _case(self, row: CaseRow) -> RankedCase:
         """Return a case with its uncertainty, not ranked yet."""
         labels, case = row.outputs.get("labels"), self.cases.get(row.name)
         look = self.known.looks.get(row.input_sha256)
-        found = None if look is None else look.look.disagreement
+        found = None if look is None else look.disagreement
         if found is not None:
             structures, uncertainty, basis = dict(found.structures), found.overall, "disagreement"
         else:
@@ -261,14 +283,6 @@ def _why(case: RankedCase, choice: Choice, strategy: Strategy, names: Sequence[s
     if choice.nearest is not None:
         reasons.append(f"distance {choice.distance:.2f} to {names[choice.nearest]}")
     return ", ".join(reasons)
-
-
-def _stacked(embeddings: Sequence[NDArray[np.float32]], length: int) -> NDArray[np.float64]:
-    """Return embeddings (n, F) with zeros behind shorter ones, of scans too small for a feature map."""
-    stacked = np.zeros((len(embeddings), length))
-    for row, embedding in zip(stacked, embeddings, strict=True):
-        row[: len(embedding)] = embedding
-    return stacked
 
 
 def _from_manifest(rows: Sequence[CaseRow]) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_seg.errors import OutputError
 from napari_seg.inference.disagreement import Disagreement
@@ -24,14 +25,15 @@ from napari_seg.inference.second_look import SecondLook
 FILE = "looks.sqlite"
 """Name of the file in the output folder of a run."""
 
-_FORMAT = 1
+_FORMAT = 2
 _WAIT_SECONDS = 30.0
 
-_TABLE = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS looks (
-    model TEXT NOT NULL, scan TEXT NOT NULL, options TEXT NOT NULL, members TEXT, structures TEXT,
-    embedding BLOB NOT NULL, kind TEXT NOT NULL, voxels TEXT NOT NULL, PRIMARY KEY (model, scan, options)
-)
+    model TEXT NOT NULL, scan TEXT NOT NULL, options TEXT NOT NULL, is_complete INTEGER NOT NULL, members TEXT,
+    structures TEXT, embedding BLOB, description BLOB NOT NULL, PRIMARY KEY (model, scan, options)
+);
+CREATE TABLE IF NOT EXISTS scans (scan TEXT PRIMARY KEY, voxels TEXT NOT NULL)
 """
 
 
@@ -40,11 +42,11 @@ class KeptLook(NamedTuple):
 
     Attributes:
         look: what was found.
-        voxels: digest of the scan's voxels, which a copy in another format shares (`referenced.voxel_digest`).
+        is_complete: whether the members of the model were compared, as far as it has any.
     """
 
     look: SecondLook
-    voxels: str
+    is_complete: bool
 
 
 class SecondLooks:
@@ -68,9 +70,11 @@ class SecondLooks:
             try:
                 (version,) = self._connection.execute("PRAGMA user_version").fetchone()
                 if version != _FORMAT:  # of another version of the program; it can be made again
-                    self._connection.execute("DROP TABLE IF EXISTS looks")
+                    for table in ("looks", "scans"):
+                        self._connection.execute(f"DROP TABLE IF EXISTS {table}")
                     self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
-                self._connection.execute(_TABLE)
+                for statement in _TABLES.split(";"):
+                    self._connection.execute(statement)
             except BaseException:
                 self._connection.close()
                 raise
@@ -91,7 +95,7 @@ class SecondLooks:
         """
         with self._faults():
             row = self._connection.execute(
-                "SELECT members, structures, embedding, kind, voxels FROM looks "
+                "SELECT is_complete, members, structures, embedding, description FROM looks "
                 "WHERE model = ? AND scan = ? AND options = ?",
                 (self._model, scan, self._options),
             ).fetchone()
@@ -100,22 +104,33 @@ class SecondLooks:
         except (ValueError, TypeError, AttributeError, RecursionError):  # written by another program; made again
             return None
 
-    def put(self, scan: str, look: SecondLook, voxels: str) -> None:
+    def put(self, scan: str, look: SecondLook, *, is_complete: bool) -> None:
         """Keep the look at a scan.
 
         Args:
             scan: digest of the scan's files.
             look: what was found.
-            voxels: digest of the scan's voxels.
+            is_complete: whether the members of the model were compared, as far as it has any.
         """
         found = look.disagreement
         members, structures = (None, None) if found is None else (found.members, json.dumps(dict(found.structures)))
-        embedding = look.embedding.astype(np.float32).tobytes()
+        arrays = [None if one is None else one.astype("<f4").tobytes() for one in (look.embedding, look.description)]
         with self._faults():
             self._connection.execute(
                 "INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._model, scan, self._options, members, structures, embedding, look.embedding_kind, voxels),
+                (self._model, scan, self._options, is_complete, members, structures, *arrays),
             )
+
+    def voxels(self, scan: str) -> str:
+        """Return the digest of a scan's voxels, which a copy in another format shares; "" if it is not known."""
+        with self._faults():
+            row = self._connection.execute("SELECT voxels FROM scans WHERE scan = ?", (scan,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def put_voxels(self, scan: str, voxels: str) -> None:
+        """Keep the digest of a scan's voxels (`referenced.voxel_digest`)."""
+        with self._faults():
+            self._connection.execute("INSERT OR REPLACE INTO scans VALUES (?, ?)", (scan, voxels))
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -129,19 +144,29 @@ class SecondLooks:
             raise OutputError("output.folder", text) from error
 
 
-def _kept(members: Any, structures: Any, embedding: Any, kind: Any, voxels: Any) -> KeptLook:
+def _kept(is_complete: Any, members: Any, structures: Any, embedding: Any, description: Any) -> KeptLook:
     """Return a look from the columns of its row.
 
     Raises:
         ValueError, TypeError, AttributeError: they are no look.
     """
-    values = np.frombuffer(embedding, np.float32)
     found = None
     if members is not None:
         figures = {str(name): float(value) for name, value in json.loads(structures).items()}
         if not all(0 <= value <= 1 for value in figures.values()):
             raise ValueError("no disagreement")
         found = Disagreement(figures, str(members))
+    features = None if embedding is None else _numbers(embedding)
+    return KeptLook(SecondLook(found, features, _numbers(description)), bool(is_complete))
+
+
+def _numbers(content: Any) -> NDArray[np.float32]:
+    """Return the finite numbers of a column.
+
+    Raises:
+        ValueError, TypeError: it holds none.
+    """
+    values = np.frombuffer(content, "<f4").astype(np.float32)
     if not values.size or not np.isfinite(values).all():
-        raise ValueError("no embedding")
-    return KeptLook(SecondLook(found, values, "encoder" if kind == "encoder" else "intensities"), str(voxels))
+        raise ValueError("no numbers")
+    return values
