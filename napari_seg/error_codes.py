@@ -802,8 +802,8 @@ CODES = {
     ),
     "edit.same": Code(
         "error",
-        "A structure was to be combined with itself.",
-        "Choose two different structures.",
+        "A structure was to be combined with itself, or two parts of a split structure were to get one label.",
+        "Choose different structures.",
     ),
     "edit.shape": Code(
         "error",
@@ -1302,8 +1302,9 @@ CODES = {
     ),
     "labels.too_many": Code(
         "error",
-        "A label map holds more labels than a comparison takes, as one does that numbers single objects.",
-        "Give one label to each kind of structure.",
+        "A label map holds more labels than a comparison takes, as one does that numbers single objects; or a file in "
+        "a folder of label maps holds so many values without names that it may be a scan.",
+        "Give one label to each kind of structure; give `napari-seg edit` the file itself if it is a label map.",
     ),
     "labels.type": Code(
         "error",

@@ -171,6 +171,37 @@ def test_a_record_of_another_program_is_kept(tmp_path: Path, capsys: pytest.Capt
     assert not (out / "case.nii.gz").exists()
 
 
+def test_the_record_of_an_input_and_of_other_label_maps_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    original = write(tmp_path / "case_seg.nii.gz")
+    nrrd = tmp_path / "case_seg.nrrd"  # its record has the same name
+    write_label_map(Segmentation(labels(), GRID, SEGMENTS), tmp_path / "x.seg.nrrd")
+    (tmp_path / "x.seg.nrrd").rename(nrrd)
+    original.rename(tmp_path / "elsewhere.nii.gz")
+    before = content(tmp_path)
+    assert run("edit", nrrd, "-o", tmp_path / "case_seg.nii.gz", "--keep-largest") == 4
+    assert run("edit", nrrd, "-o", tmp_path, "--keep-largest", "--overwrite") == 4
+    assert run("edit", tmp_path / "elsewhere.nii.gz", "-o", tmp_path / "case_seg.nii.gz", "--keep-largest") == 4
+    assert content(tmp_path) == before
+    assert capsys.readouterr().err.count("output.exists") == 3
+
+
+def test_a_link_without_a_target_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write(tmp_path / "in" / "b.nii.gz")
+    (tmp_path / "in" / "a.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    assert run("edit", tmp_path / "in", "-o", tmp_path / "out", "--keep-largest") == 3
+    assert sorted(content(tmp_path / "out")) == ["b.json", "b.nii.gz"]
+    assert "a.nii.gz: file.unreadable" in capsys.readouterr().err
+
+
+def test_scans_in_a_folder_are_not_taken_for_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write(tmp_path / "in" / "a.nii.gz")
+    array = np.arange(int(np.prod(GRID.shape)), dtype=np.uint16).reshape(GRID.shape) % 300
+    write_label_map(Segmentation(array, GRID, ()), tmp_path / "in" / "scan.nii.gz")
+    assert run("edit", tmp_path / "in", "-o", tmp_path / "out", "--keep-largest") == 3
+    assert sorted(content(tmp_path / "out")) == ["a.json", "a.nii.gz"]
+    assert "scan.nii.gz: labels.too_many" in capsys.readouterr().err
+
+
 def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write(folder / "a.nii.gz")

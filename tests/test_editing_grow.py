@@ -132,3 +132,15 @@ def test_the_suggested_range_holds_the_click_and_is_a_point_in_flat_tissue() -> 
         suggest_range(np.full(GRID.shape, np.nan), GRID, (3, 4, 5))
     with pytest.raises(InputError, match=r"edit\.outside"):
         suggest_range(image, GRID, (3, 4, 14))
+
+
+def test_the_largest_volume_counts_only_what_is_added() -> None:
+    image, parts = phantom()
+    labels = empty()
+    labels[parts["first"]] = LABEL
+    added = (parts["bridge"] | parts["second"]) & ~parts["first"]
+    limit = added.sum() * GRID.voxel_ml
+    after = edited(labels, grow(labels, GRID, LABEL, image, CLICK, 90, 110, max_mm=100, max_ml=limit * 1.01))
+    assert np.array_equal((after == LABEL) & (labels == 0), added)
+    with pytest.raises(InputError, match=r"edit\.leak"):
+        grow(labels, GRID, LABEL, image, CLICK, 90, 110, max_mm=100, max_ml=limit * 0.99)

@@ -114,6 +114,15 @@ def test_other_structures_stay_unless_they_are_overwritten() -> None:
     assert np.array_equal(edited(labels, interpolate(labels, GRID, LABEL, 2, overwrite={OTHER})), expected)
 
 
+def test_a_slice_that_fills_the_scan_shrinks_to_the_next() -> None:
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[:, :, 3] = labels[8:12, 11:15, 9] = LABEL
+    counts = (edited(labels, interpolate(labels, GRID, LABEL, 2)) == LABEL).sum(axis=(0, 1))[3:10]
+    assert counts[0] == labels[:, :, 3].size
+    assert counts[-1] == 16
+    assert (np.diff(counts) < 0).all()
+
+
 def test_one_side_is_filled_while_the_other_is_complete() -> None:
     labels = np.zeros(GRID.shape, np.uint8)
     labels[2:7, 3:8, 3:10] = labels[12:17, 10:15, 3:10] = LABEL

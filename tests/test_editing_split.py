@@ -102,9 +102,17 @@ def test_what_can_not_be_split_is_refused() -> None:
         ("edit.one_part", {"seeds": [(9, 10, 8), (9, 10, 8)]}, LABEL),
         ("edit.one_part", {"depth_mm": 50.0}, LABEL),
         ("edit.too_few_labels", {"into": [7]}, LABEL),
+        ("edit.same", {"into": [LABEL, 7]}, LABEL),
+        ("edit.same", {"into": [7, 7]}, LABEL),
         ("edit.label", {}, LABEL),
     ]
     for code, options, label in refused:
         with pytest.raises(InputError) as error:
             split(labels, GRID, label, **options)
         assert error.value.code == code
+
+
+def test_labels_beyond_the_parts_do_not_matter() -> None:
+    labels, _ = balls((0, 1))
+    after = edited(labels, split(labels, GRID, LABEL, into=[7, 300, 400]))
+    assert np.unique(after).tolist() == [0, LABEL, 7]

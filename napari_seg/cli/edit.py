@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PROGRAM = "napari-seg edit"
 """Who edited, in the record of an edited label map."""
 
+MAX_UNNAMED = 200
+"""Largest number of values without names in a file of a folder; one with more may be a scan."""
+
 
 class _AppendOperation(argparse.Action):
     """Append an operation, so that the order of the command line is kept."""
@@ -98,10 +101,17 @@ def run(arguments: argparse.Namespace) -> int:
     taken: set[Path] = set()
     for original, output in jobs:
         try:
-            _check_free(output, inputs, taken)
+            _check_free(output, original, inputs, taken)
             taken.add(output.resolve())
             make_output_folder(output.parent)
-            report = _edit(original, output, arguments.operations, arguments.structure, arguments.overwrite)
+            report = _edit(
+                original,
+                output,
+                arguments.operations,
+                arguments.structure,
+                overwrite=arguments.overwrite,
+                is_given=original in arguments.labels,
+            )
         except NapariSegError as error:
             if error.code == "output.disk_full":
                 raise
@@ -174,40 +184,66 @@ def _output_name(path: Path) -> Path:
     return path.with_name(f"{path.stem}.nii.gz")
 
 
-def _check_free(output: Path, inputs: set[Path], taken: set[Path]) -> None:
+def _check_free(output: Path, original: Path, inputs: set[Path], taken: set[Path]) -> None:
     """Refuse a file that is an input, or that another label map of this call was written to.
 
     Raises:
         OutputError: `output.exists`.
     """
     from napari_seg.errors import OutputError
+    from napari_seg.formats.record import record_path
 
     if output.resolve() in inputs:
         raise OutputError("output.exists", f"{output} is an input, which is never replaced; choose another -o")
+    if record_path(output).resolve() in {record_path(one).resolve() for one in (original, *inputs)}:
+        text = f"the record of {output} would replace that of an input; choose another -o"
+        raise OutputError("output.exists", text)
     if output.resolve() in taken:
         raise OutputError("output.exists", f"{output} would be written twice; edit these inputs one after the other")
 
 
 def _edit(
-    original: Path, output: Path, operations: Sequence[Operation], structures: Sequence[str], overwrite: bool
+    original: Path,
+    output: Path,
+    operations: Sequence[Operation],
+    structures: Sequence[str],
+    *,
+    overwrite: bool,
+    is_given: bool,
 ) -> dict[str, Any]:
     """Write one edited label map with its record; return what is printed about it.
 
     If it was written by the same call before, nothing is written.
+
+    Args:
+        original: label map.
+        output: file to write.
+        operations: operations in their order.
+        structures: names of the structures; all if empty.
+        overwrite: replace an existing file.
+        is_given: whether the user named the file itself, not its folder.
+
+    Raises:
+        NapariSegError: the label map can't be read or edited, or the file can't be written.
     """
     from napari_seg.cohort.outputs import sha256_of
     from napari_seg.editing.operations import apply_operations
-    from napari_seg.errors import OutputError
+    from napari_seg.errors import InputError, OutputError
     from napari_seg.formats.atomic import not_written
     from napari_seg.formats.kinds import write_label_map
     from napari_seg.formats.label_maps import read_label_map, with_all_segments_named
     from napari_seg.formats.record import edited_record, read_record, record_path, write_record
     from napari_seg.volume import select_segments
 
+    try:
+        digest = sha256_of([original])
+    except OSError as error:
+        text = f"{original.name} can't be opened: {error.strerror}"
+        raise InputError("file.unreadable", text) from error
     edit = {
         "by": PROGRAM,
         "original": original.name,
-        "original_sha256": sha256_of([original]),
+        "original_sha256": digest,
         "structures": list(structures) or "all",
         "operations": [str(operation) for operation in operations],
     }
@@ -218,16 +254,22 @@ def _edit(
         if isinstance(edits, list) and edits and edits[-1] == edit:
             return {**report, "kept": True}
         raise OutputError("output.exists", f"{output} already exists; choose another folder, or pass --overwrite")
-    if record.exists() and read_record(record) is None:
-        text = f"{record} was written by another program and has the name of the record; choose another folder"
+    if record.exists() and (read_record(record) is None or not output.exists()):
+        text = f"{record} belongs to another file and has the name of the record; choose another folder or file name"
         raise OutputError("output.exists", text)
-    before = with_all_segments_named(read_label_map(original))
+    found = read_label_map(original)
+    before = with_all_segments_named(found)
+    unnamed = len(before.segments) - len(found.segments)
+    if not is_given and unnamed > MAX_UNNAMED:
+        text = f"found {unnamed} values without names, as in a scan; give the file itself if it is a label map"
+        raise InputError("labels.too_many", text)
     edited = [segment.label for segment in select_segments(before.segments, structures, original.name)]
     after = apply_operations(before, operations, edited)
+    content = edited_record(after, original, edit)
     try:
         record.unlink(missing_ok=True)  # so that it never lies next to labels that it does not describe
         write_label_map(after, output, origin="SEMIAUTOMATIC")
-        write_record(record, edited_record(after, original, edit))
+        write_record(record, content)
     except OSError as error:
         raise not_written(str(record), error) from error
     report["structures"] = _volumes(before, after, edited)

@@ -139,9 +139,9 @@ def grow(
             text = f"the tissue at voxel {clicked} is thinner than {2 * neck_mm:g} mm; choose a smaller neck"
             raise InputError("edit.neck", text)
     grown = _part_at(grown & is_near, (i, j, k))
-    ml = float(grown.sum()) * grid.voxel_ml
+    ml = float((grown & (before != label)).sum()) * grid.voxel_ml
     if max_ml is not None and ml > max_ml:
-        text = f"growing reaches {ml:.3g} ml; expected at most {max_ml:g} ml; narrow the range or widen the neck"
+        text = f"growing would add {ml:.3g} ml; expected at most {max_ml:g} ml; narrow the range or widen the neck"
         raise InputError("edit.leak", text)
     return change_structure(labels, box, label, grown | (before == label), overwrite)
 

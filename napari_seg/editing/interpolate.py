@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.editing.change import Box, Change, change_structure
-from napari_seg.editing.structure import MAX_MM, check_axis, find_structure, shifted
+from napari_seg.editing.structure import check_axis, find_structure, shifted
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 from napari_seg.progress import Progress, ignore_progress
@@ -204,8 +204,8 @@ def _pair(first: Mask, second: Mask, spacing_mm: Spacing) -> _Pair:
 
 def _signed(mask: Mask, spacing_mm: Spacing) -> NDArray[np.float32]:
     """Return the distance in mm to the nearest voxel on the other side of the outline, positive inside."""
-    if mask.all():
-        return np.full(mask.shape, MAX_MM, np.float32)
+    if mask.all():  # it fills the scan: taken to end a voxel beyond the edge
+        return _distance(np.pad(mask, 1) == 0, spacing_mm)[1:-1, 1:-1].astype(np.float32)
     return np.where(mask, _distance(~mask, spacing_mm), -_distance(mask, spacing_mm)).astype(np.float32)
 
 

@@ -118,8 +118,9 @@ def _find_islands(labels: NDArray[np.unsignedinteger], label: int) -> tuple[Box,
     known = 0
     for piece in pieces(mask):
         own, count = connected(mask[piece], np.ones((3, 3, 3)))
-        sizes.append(np.bincount(own.ravel(), minlength=count + 1)[1:])
-        parts[piece] = np.where(own > 0, own + known, 0)
+        numbers = own[mask[piece]]
+        sizes.append(np.bincount(numbers, minlength=count + 1)[1:])
+        parts[piece][mask[piece]] = numbers + known
         known += count
     return box, parts, np.concatenate(sizes)
 

@@ -68,8 +68,11 @@ def split(
     if len(others) < number - 1:
         text = f"found {number} parts; expected at most {len(others) + 1}: give more labels, or a larger depth"
         raise InputError("edit.too_few_labels", text)
-    for other in others[: number - 1]:
+    others = others[: number - 1]
+    for other in others:
         check_label(labels, other)
+    if len({label, *others}) < number:
+        raise InputError("edit.same", f"found the labels {[label, *others]}; expected a label of its own for each part")
     before = np.array(labels[box])
     after = before.copy()
     after[mask] = np.array([0, label, *others], before.dtype)[parts[mask]]
