@@ -22,7 +22,8 @@ from napari_seg.formats.read import read
 from napari_seg.learning.training_set import read_training_set
 from napari_seg.plugin.edit.model import EditModel
 from napari_seg.plugin.job import SAVING_WORKER
-from napari_seg.plugin.labels_state import EditAction, state_of
+from napari_seg.plugin.labels_on_scan import on_scan
+from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import image_layers, labels_layer
 from napari_seg.plugin.learn import accepting
@@ -182,6 +183,31 @@ def test_a_scan_that_was_accepted_before_is_replaced_after_a_question(
     )
     assert (case.provenance.changes["left ball"].voxels, case.provenance.changes["nose"].voxels) == (first, 0)
     assert not state_of(layer).is_unsaved
+
+
+def test_a_missing_name_is_mentioned_once(model: AcceptModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(accepting, "preferences", Preferences)
+    assert "field for your name" in accepted(model)
+    accepted(model)
+    model.replace()
+    model.session.jobs.wait()
+    assert [message.text[:8] for message in model.session.messages] == ["Accepted"]
+
+
+def test_labels_moved_to_another_grid_keep_the_result_of_the_model(
+    viewer: ViewerModel, head: Volume, model: AcceptModel
+) -> None:
+    other = replace(head, array=head.array[..., 1:], grid=head.grid.box((0, 0, 1), head.grid.shape))
+    ((data, settings, _),) = image_layers(other)
+    scan = viewer.add_layer(Image(data, **settings))
+    layer = labels_of(viewer)
+    before = layer.data.copy()
+    layer.paint((0, 0, 0), 3)
+    moved = on_scan(Snapshot.of(layer), scan)
+    packed = LayerInfo.require(moved).model_labels
+    assert packed is not None
+    expected = LayerInfo.require(layer).placement.restore(before)[..., 1:]
+    np.testing.assert_array_equal(packed.unpack(), expected)
 
 
 def test_a_question_goes_away_with_its_labels(model: AcceptModel, viewer: ViewerModel) -> None:

@@ -10,8 +10,9 @@ from napari.layers import Image, Labels
 from napari_seg.formats.endings import may_be_dicom
 from napari_seg.geometry import is_same_lattice, resample
 from napari_seg.plugin.labels_state import Snapshot, state_of
-from napari_seg.plugin.layer_info import placement_of, volume_of
+from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
 from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.packed_labels import PackedLabels
 
 
 def has_grid_of(labels: Labels, scan: Image) -> bool:
@@ -64,6 +65,9 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Labels:
         )
     )
     assert isinstance(layer, Labels)
+    if info.model_labels is not None:
+        made = resample(info.model_labels.unpack(), segmentation.grid, volume.grid, order=0, outside=0)
+        replace(LayerInfo.require(layer), model_labels=PackedLabels.of(made)).attach(layer)
     old, new = state_of(snapshot.layer), state_of(layer)
     new.edits, new.saved, new.painted, new.hidden = old.edits, old.saved, old.painted, set(old.hidden)
     new.earlier_actions = snapshot.actions

@@ -68,7 +68,9 @@ class AcceptSection(QWidget):
 
     def _on_partly(self, is_partly: bool) -> None:
         self._list.setVisible(is_partly)
-        if not is_partly:
+        if is_partly:
+            self._fill_list()
+        else:
             for one, is_checked in self.model.rows:
                 if not is_checked:
                     self.model.check(one.name, True)
@@ -91,7 +93,8 @@ class AcceptSection(QWidget):
         with signals_blocked(self._partly):
             self._partly.setChecked(has_unchecked or (self._partly.isChecked() and bool(rows)))
         self._list.setVisible(self._partly.isChecked())
-        self._fill_list()
+        if self._partly.isChecked():
+            self._fill_list()
         question = model.question
         self._question.setVisible(question is not None)
         if question is not None:

@@ -113,6 +113,7 @@ class AcceptModel:
         self.fault = ""
         self.question: Question | None = None
         self.job: Job | None = None
+        self._has_hinted = False
         self._unchecked: WeakKeyDictionary[Labels, frozenset[str]] = WeakKeyDictionary()
         structures.changed.connect(self._follow)
         if self.folder is not None:
@@ -258,6 +259,10 @@ class AcceptModel:
         if not is_whole:
             text = "Save the labels too: the set holds only the structures that were checked."
             messages.append(Message("warning", text))
+        if not result.wish.reader and not self._has_hinted:
+            self._has_hinted = True
+            text = "The record does not say who accepted it. Preferences > napari-seg has a field for your name."
+            messages.append(Message("info", text))
         self.session.show_messages(*messages, lasting=True)
         self.accepted.emit(result.files)
 
