@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import phantoms
@@ -79,6 +80,31 @@ def test_volumes_follow_edits_and_undoing(model: StructuresModel, viewer: Viewer
     assert due
     measure(model)
     assert [row.voxels for row in model.structures] == before
+
+
+def test_measuring_copies_no_labels_and_drops_outdated_results(model: StructuresModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    seen: list[Snapshot] = []
+    original = model.measure
+
+    def watched(snapshot: Snapshot) -> Any:
+        seen.append(snapshot)
+        return original(snapshot)
+
+    model.measure = watched  # type: ignore[method-assign]
+    before = [row.voxels for row in model.structures]
+    due: list[int] = []
+    model.measurement_due.connect(lambda: due.append(1))
+    model.start_measuring()
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)
+    due.clear()
+    model.session.jobs.wait()
+    assert np.shares_memory(seen[0].labels, layer.data)
+    assert due
+    assert [row.voxels for row in model.structures] == before
+    model.start_measuring()
+    model.session.jobs.wait()
+    assert model.structures[1].voxels == before[1] + 1
 
 
 def test_hidden_renamed_and_recoloured(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:

@@ -197,15 +197,21 @@ class Snapshot:
     selected_label: int = 1
 
     @classmethod
-    def of(cls, layer: Labels) -> Snapshot:
-        """Return a snapshot of a layer; call in the main thread."""
+    def of(cls, layer: Labels, *, is_copied: bool = True) -> Snapshot:
+        """Return a snapshot of a layer; call in the main thread.
+
+        Args:
+            layer: layer.
+            is_copied: copy the array. Otherwise it is the layer's own, which may change at any time: for results that
+                are dropped unless `is_current`, because the copy of a large scan blocks the window.
+        """
         state = state_of(layer)
         settings = layer.as_layer_data_tuple()[1]
         settings["metadata"] = dict(settings["metadata"])  # napari returns the live dictionary
         kept, changes = kept_data.kept(layer), kept_data.changes_of(layer)
         return cls(
             layer,
-            np.array(layer.data),
+            np.array(layer.data) if is_copied else np.asarray(layer.data),
             settings,
             state.edits,
             state.paints,

@@ -206,7 +206,8 @@ class StructuresModel:
         """Measure the selected labels in a job; while one is running, emit `measurement_due` again instead."""
         if self.is_running("measure"):
             self.measurement_due.emit()
-        elif (snapshot := self.snapshot()) is not None:
+        elif self._watched is not None:
+            snapshot = Snapshot.of(self._watched, is_copied=False)
             self._start("measure", lambda _: self.measure(snapshot), self.take)
 
     def snapshot(self) -> Snapshot | None:
