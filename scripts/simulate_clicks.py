@@ -34,3 +34,24 @@ def next_click(
     depth = ndimage.distance_transform_edt(np.pad(largest, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
     i, j, k = np.unravel_index(int(depth.argmax()), depth.shape)
     return (int(i), int(j), int(k)), missing
+
+
+def damaged(
+    truth: NDArray[np.bool_], spacing_mm: tuple[float, float, float], random: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Return a structure with the errors of a bad result: a piece too much, a piece missing, and a rough border.
+
+    The pieces are balls around voxels of its surface, 0.8 times as large as the largest ball in it.
+    """
+    depth = ndimage.distance_transform_edt(truth, sampling=spacing_mm)
+    surface = np.argwhere(truth & ~ndimage.binary_erosion(truth))
+    result = truth.copy()
+    for is_added in (True, False):
+        center = surface[random.integers(len(surface))]
+        squares = [np.square((np.arange(n) - c) * s) for n, c, s in zip(truth.shape, center, spacing_mm, strict=True)]
+        distance = np.sqrt(squares[0][:, None, None] + squares[1][:, None] + squares[2])
+        result[distance < 0.8 * depth.max()] = is_added
+    noise = ndimage.gaussian_filter(random.normal(size=truth.shape), 1.5)
+    border = ndimage.binary_dilation(result) & ~ndimage.binary_erosion(result)
+    result[border] = (noise > 0)[border]
+    return result

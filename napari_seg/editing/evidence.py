@@ -33,6 +33,15 @@ WIDE = 5.0
 MIN_REACH_VOXELS = 2.0
 """Smallest reach of a correction, in mean voxel sizes."""
 
+DEEP_VOXELS = (1.0, 2.5)
+"""Depth of a prompt in what was wrong, in mean voxel sizes, from which and at which the image is fully trusted."""
+
+IMAGE_SHARE = 1.5
+"""Weight of the image's log odds where it is fully trusted."""
+
+SURROUNDINGS_VOXELS = 6.0
+"""Distance from the border of a structure, in mean voxel sizes, of the intensities that are compared."""
+
 MAX_PROMPTS = 32
 """Number of voxels of each kind that represent all prompts where a scribble has more."""
 
@@ -172,39 +181,65 @@ def from_box(region: Region, box: Box) -> Floats:
     around[box] = False
     if not around.any():
         around = place > 1
-    ratio = _density(region, core, around)
+    ratio = log_ratio(region, core, around)
     return ratio + np.clip(1 - place, -2, 1)
 
 
-def corrected(region: Region, evidence: Floats, prompts: Prompts) -> tuple[Floats, Floats]:
-    """Return evidence that agrees with the prompts, and how far each voxel is in reach of one that contradicted it.
-
-    A prompt deep in what was wrong corrects much around it; one near the border corrects little.
+def from_surroundings(region: Region, mask: NDArray[np.bool_]) -> Floats:
+    """Return log odds from the intensities on both sides of the border of the structure as it is.
 
     Args:
         region: part of the scan.
-        evidence: (I, J, K) log odds before.
+        mask: (I, J, K) the structure as it is.
+    """
+    near = SURROUNDINGS_VOXELS * region.voxel_mm
+    is_near = np.abs(region.depth_mm(mask, near)) < 0.999 * near
+    if not (mask & is_near).any() or not (~mask & is_near).any():
+        return np.zeros(mask.shape, np.float32)
+    return log_ratio(region, mask & is_near, ~mask & is_near)
+
+
+def corrected(region: Region, known: Floats, prompts: Prompts, image: Floats | None = None) -> tuple[Floats, Floats]:
+    """Return evidence that agrees with the prompts, and how far each voxel is in reach of one that contradicted it.
+
+    A prompt deep in what was wrong corrects much around it, and the image is trusted there; one near the border
+    corrects little, and what was known is trusted.
+
+    Args:
+        region: part of the scan.
+        known: (I, J, K) log odds before.
         prompts: prompts in voxel indices of the region.
+        image: (I, J, K) log odds from intensities that count where what is known was wrong; None for none.
     """
     positive, negative = (spread(voxels, region.spacing_mm) for voxels in (prompts.positive, prompts.negative))
     voxels = np.concatenate([positive, negative])
     sign = np.repeat(np.array([1, -1], np.float32), [len(positive), len(negative)])
-    lacking = np.maximum(TARGET - sign * evidence[tuple(voxels.T)], 0)
-    reached = np.zeros(evidence.shape, np.float32)
+    reached = np.zeros(known.shape, np.float32)
+    lacking = np.maximum(TARGET - sign * known[tuple(voxels.T)], 0)
     if not lacking.any():
-        return evidence, reached
-    is_inside = evidence > 0
-    depth = [
-        region.nearest_mm(voxel, is_inside == (mark > 0)) if lack else 0.0
-        for voxel, mark, lack in zip(voxels, sign, lacking, strict=True)
-    ]
+        return known, reached
+    is_inside = known > 0
+    depth = np.array(
+        [
+            region.nearest_mm(voxel, is_inside == (mark > 0)) if lack else 0.0
+            for voxel, mark, lack in zip(voxels, sign, lacking, strict=True)
+        ]
+    )
     longest = 0.25 * float(np.linalg.norm(np.multiply(region.image.shape, region.spacing_mm)))
-    reach = np.clip(np.array(depth), MIN_REACH_VOXELS * region.voxel_mm, longest)
+    reach = np.clip(depth, MIN_REACH_VOXELS * region.voxel_mm, longest)
+    result = known.copy()
+    if image is not None:
+        doubt = np.zeros(known.shape, np.float32)
+        for voxel, mm, deep in zip(voxels, reach, depth / region.voxel_mm, strict=True):
+            if deep > DEEP_VOXELS[0]:
+                amount = min(1.0, (deep - DEEP_VOXELS[0]) / (DEEP_VOXELS[1] - DEEP_VOXELS[0]))
+                np.maximum(doubt, np.float32(amount) * region.bell(voxel, WIDE * mm), out=doubt)
+        result += np.float32(IMAGE_SHARE) * doubt * image
+        lacking = np.maximum(TARGET - sign * result[tuple(voxels.T)], 0)
     places = voxels * np.array(region.spacing_mm)
     scaled = np.square(places[:, None] - places).sum(axis=-1) / np.square(reach)
     kernel = (1 - WIDE_SHARE) * np.exp(-0.5 * scaled) + WIDE_SHARE * np.exp(-0.5 / WIDE**2 * scaled)
     amounts = np.linalg.solve(kernel + 0.05 * np.eye(len(voxels)), sign * lacking)
-    result = evidence.copy()
     for voxel, amount, mm in zip(voxels, amounts, reach, strict=True):
         shape = (1 - WIDE_SHARE) * region.bell(voxel, mm)
         shape += WIDE_SHARE * region.bell(voxel, WIDE * mm)
@@ -243,17 +278,17 @@ def _likeness(region: Region, voxels: NDArray[np.intp]) -> Floats:
 
 
 def _intensities_at(region: Region, voxel: NDArray[np.intp]) -> tuple[float, float]:
-    """Return the mean and the standard deviation of the intensities around a voxel, without outliers."""
+    """Return the mean and the standard deviation of the intensities around a voxel that are like its own."""
     radius = [max(1, int(_BALL_MM / s)) for s in region.spacing_mm]
-    part = tuple(slice(max(0, v - r), v + r + 1) for v, r in zip(voxel, radius, strict=True))
-    values = region.image[part].ravel()
-    median = np.median(values)
-    spread = 1.4826 * float(np.median(np.abs(values - median)))
-    kept = values[np.abs(values - median) <= 2.5 * max(spread, region.noise)]
+    middle = float(np.median(region.image[tuple(slice(max(0, v - 1), v + 2) for v in voxel)]))
+    values = region.image[tuple(slice(max(0, v - r), v + r + 1) for v, r in zip(voxel, radius, strict=True))]
+    kept = values[np.abs(values - middle) <= 2.5 * region.noise]
+    if not kept.size:
+        return middle, region.noise
     return float(kept.mean()), float(np.clip(kept.std(), region.noise, 2 * region.noise))
 
 
-def _density(region: Region, one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Floats:
+def log_ratio(region: Region, one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Floats:
     """Return the log ratio of how frequent each voxel's intensity is in one part and in another."""
     from scipy.ndimage import gaussian_filter1d
 

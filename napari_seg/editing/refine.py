@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from napari_seg.editing.evidence import (
     from_intensities,
     from_probability,
     from_structure,
+    from_surroundings,
+    log_ratio,
 )
 from napari_seg.editing.min_cut import has_fast_solver, min_cut
 from napari_seg.editing.prompts import Prompts
@@ -26,18 +29,26 @@ from napari_seg.progress import Progress, ignore_progress
 MARGIN_MM = 60.0
 """Distance from the prompts within which voxels may change; a new structure that reaches it is looked at farther."""
 
-MAX_VOXELS = 96**3
+BOX_MARGIN_MM = 20.0
+"""The same around a drawn box: enough to see what the structure is not."""
+
+MAX_VOXELS = 80**3
 """Number of voxels of a region above which it is first looked at more coarsely."""
 
-MAX_VOXELS_SLOW = 56**3
+MAX_VOXELS_SLOW = 48**3
 """The same where numba is not installed."""
 
 STRENGTH_NEW = 1.5
-STRENGTH_KNOWN = 0.3
+STRENGTH_KNOWN = 0.5
 """Cost of a border of one voxel side between equal intensities, for a new structure and for one that is corrected."""
 
-_MAX_FINE_VOXELS = 6_000_000
-_OUT_OF_REACH = 0.02
+STRENGTH_FINE = 1.0
+"""The same for the border of a coarse result at full resolution."""
+
+MAX_FINE_VOXELS = 6_000_000
+"""Number of voxels around a border above which it is only interpolated."""
+
+_OUT_OF_REACH = 0.1
 
 
 def refine(
@@ -72,23 +83,26 @@ def refine(
     """
     prompts.check(labels.shape)
     report = progress or ignore_progress
-    margin_mm = MARGIN_MM
-    while True:
-        report("refining", 0, 2)
+    margin_mm = MARGIN_MM if prompts.box is None else BOX_MARGIN_MM
+    for step in range(3):
+        report("refining", step, 4)
         box = _around(prompts, grid, margin_mm)
         mask = labels[box] == label
-        is_known = bool(mask.any())
-        if not is_known and not len(prompts.positive) and prompts.box is None and probability is None:
+        is_new = probability is None and not mask.any()
+        if is_new and prompts.box is None and not len(prompts.positive):
             raise InputError(
                 "edit.prompt_missing", "found only negative prompts and no structure; click on the structure first"
             )
-        found = _found(mask, grid, image[box], _within(prompts, box), None if probability is None else probability[box])
-        report("refining", 1, 2)
-        grows = not is_known and prompts.box is None and _touches_wall(found, box, labels.shape)
-        if not grows or margin_mm >= 4 * MARGIN_MM:
+        inner = _within(prompts, box)
+        coarse = _coarse(mask, grid.spacing_mm, image[box], inner, None if probability is None else probability[box])
+        if not is_new or prompts.box is not None or not _touches_wall(coarse.found, box, labels.shape):
             break
         margin_mm *= 2
-    report("refining", 2, 2)
+    report("refining", 3, 4)
+    found = _finer(coarse, image[box], mask, grid.spacing_mm)
+    found[tuple(inner.positive.T)] = True
+    found[tuple(inner.negative.T)] = False
+    report("refining", 4, 4)
     return change_structure(labels, box, label, found, overwrite)
 
 
@@ -100,30 +114,47 @@ def warm_up() -> None:
     refine(np.zeros(image.shape, np.uint8), grid, 1, image, Prompts(np.array([(2, 2, 2)]), np.array([(0, 0, 0)])))
 
 
-def _found(
-    mask: NDArray[np.bool_], grid: Grid, image: NDArray, prompts: Prompts, probability: NDArray[np.uint8] | None
-) -> NDArray[np.bool_]:
-    """Return the structure in a region, first at a resolution at which the region is small.
+@dataclass(frozen=True, eq=False)
+class _Coarse:
+    """Structure found in a region at a resolution at which the region is small.
+
+    Attributes:
+        factors: voxels of the scan in one of the region along each axis; 1 where the region is small anyway.
+        was: (I, J, K) the structure as it is.
+        found: (I, J, K) the structure that was found.
+        evidence: (I, J, K) log odds for it.
+    """
+
+    factors: tuple[int, int, int]
+    was: NDArray[np.bool_]
+    found: NDArray[np.bool_]
+    evidence: NDArray[np.float32]
+
+
+def _coarse(
+    mask: NDArray[np.bool_],
+    spacing_mm: tuple[float, float, float],
+    image: NDArray,
+    prompts: Prompts,
+    probability: NDArray[np.uint8] | None,
+) -> _Coarse:
+    """Return the structure in a region at the best resolution that is quick enough.
 
     Args:
         mask: (I, J, K) the structure as it is.
-        grid: grid of the scan, of which only the voxel size is used.
+        spacing_mm: voxel size.
         image: (I, J, K) intensities.
         prompts: prompts in voxel indices of the region.
         probability: (I, J, K) of a network, or None.
     """
-    factors = _factors(mask.shape, grid.spacing_mm, MAX_VOXELS if has_fast_solver() else MAX_VOXELS_SLOW)
-    if factors == (1, 1, 1):
-        found = _cut(Region.of(image, grid.spacing_mm), mask, prompts, probability)[0]
-    else:
-        i, j, k = (s * f for s, f in zip(grid.spacing_mm, factors, strict=True))
-        coarse = Region.of(_mean(image, factors), (i, j, k))
-        chance = None if probability is None else _mean(probability, factors).astype(np.uint8)
-        found, evidence = _cut(coarse, _mean(mask, factors) >= 0.5, prompts.coarser(factors), chance)
-        found = _finer(found, evidence, factors, image, mask, grid.spacing_mm)
-    found[tuple(prompts.positive.T)] = True
-    found[tuple(prompts.negative.T)] = False
-    return found
+    factors = _factors(mask.shape, spacing_mm, MAX_VOXELS if has_fast_solver() else MAX_VOXELS_SLOW)
+    if factors != (1, 1, 1):
+        i, j, k = (s * f for s, f in zip(spacing_mm, factors, strict=True))
+        spacing_mm = i, j, k
+        image, mask, prompts = _mean(image, factors), _mean(mask, factors) >= 0.5, prompts.coarser(factors)
+        probability = None if probability is None else _mean(probability, factors).astype(np.uint8)
+    found, evidence = _cut(Region.of(image, spacing_mm), mask, prompts, probability)
+    return _Coarse(factors, mask, found, evidence)
 
 
 def _cut(
@@ -143,7 +174,8 @@ def _cut(
     else:
         assert prompts.box is not None
         evidence = from_box(region, prompts.box)
-    evidence, reached = corrected(region, evidence, prompts)
+    image = from_surroundings(region, mask) if mask.any() else None
+    evidence, reached = corrected(region, evidence, prompts, image)
     decided = evidence.copy()
     if is_known:
         out_of_reach = reached < _OUT_OF_REACH
@@ -162,49 +194,43 @@ def _cut(
 
 
 def _finer(
-    found: NDArray[np.bool_],
-    evidence: NDArray[np.float32],
-    factors: tuple[int, int, int],
-    image: NDArray,
-    mask: NDArray[np.bool_],
-    spacing_mm: tuple[float, float, float],
+    coarse: _Coarse, image: NDArray, mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
 ) -> NDArray[np.bool_]:
-    """Return a coarse result at full resolution: only its border is cut again, between the voxels near it.
+    """Return a coarse result at full resolution: its border is cut again, between the voxels near it.
 
     Args:
-        found: (I', J', K') coarse result.
-        evidence: (I', J', K') coarse evidence.
-        factors: voxels of the scan in a coarse voxel along each axis.
+        coarse: result at a coarse resolution.
         image: (I, J, K) intensities.
-        mask: (I, J, K) the structure as it was; voxels stay as they are where the coarse result says so.
-        spacing_mm: voxel size of `image`.
+        mask: (I, J, K) the structure as it was; it stays where the coarse result has no change.
+        spacing_mm: voxel size.
     """
     from scipy.ndimage import binary_dilation, map_coordinates
 
-    was = _mean(mask, factors) >= 0.5
-    near = binary_dilation(found, iterations=1) & binary_dilation(~found, iterations=1)
+    factors, found = coarse.factors, coarse.found
+    if factors == (1, 1, 1):
+        return found.copy()
+    near = binary_dilation(found) & binary_dilation(~found)
+    fine = _repeat(found, factors, mask.shape)
     if mask.any():
-        near &= binary_dilation(found != was, iterations=2)
-    shape = image.shape
-    fine = _repeat(found, factors, shape)
-    if mask.any():
-        same = _repeat(found == was, factors, shape) & ~_repeat(near, factors, shape)
-        fine[same] = mask[same]
-    band = _repeat(near, factors, shape)
+        near &= binary_dilation(found != coarse.was, iterations=2)
+        stays = _repeat((found == coarse.was) & ~near, factors, mask.shape)
+        fine[stays] = mask[stays]
+    band = _repeat(near, factors, mask.shape)
     box = box_of(band, (1, 1, 1))
     if box is None:
         return fine
-    sides = np.where(fine[box], np.inf, -np.inf).astype(np.float32)
-    voxels = np.argwhere(band[box])
-    offset = np.array([part.start for part in box])
-    places = ((voxels + offset + 0.5) / np.array(factors) - 0.5).T
-    signed = np.clip(evidence, -3, 3) + np.where(found, 1, -1)  # the coarse cut counts, too
-    sides[band[box]] = map_coordinates(signed.astype(np.float32), places, order=1, mode="nearest")
-    if sides.size > _MAX_FINE_VOXELS:
-        fine[box] = sides > 0
-        return fine
+    start = np.array([part.start for part in box])
+    places = (np.argwhere(band[box]) + start + 0.5) / np.array(factors) - 0.5
+    leaning = 0.5 * (np.clip(coarse.evidence, -3, 3) + np.where(found, np.float32(1), np.float32(-1)))
     region = Region.of(image[box], spacing_mm)
-    fine[box] = min_cut(sides, region.edge_weights(1.0))
+    inside, is_near = fine[box], band[box]
+    evidence = np.where(inside, np.inf, -np.inf).astype(np.float32)
+    by_intensity = log_ratio(region, inside & ~is_near, ~inside & ~is_near)  # coarse voxels mixed both sides
+    evidence[is_near] = map_coordinates(leaning, places.T, order=1, mode="nearest") + by_intensity[is_near]
+    if evidence.size > MAX_FINE_VOXELS or not has_fast_solver():
+        fine[box] = evidence > 0
+    else:
+        fine[box] = min_cut(evidence, region.edge_weights(STRENGTH_FINE))
     return fine
 
 
@@ -212,12 +238,10 @@ def _around(prompts: Prompts, grid: Grid, margin_mm: float) -> Box:
     """Return the box in which voxels may change."""
     if prompts.box is not None and not len(prompts.positive) and not len(prompts.negative):
         ends = np.array([[part.start, part.stop - 1] for part in prompts.box]).T
-        margin_mm = min(margin_mm, 20.0)
     else:
         voxels = np.concatenate([prompts.positive, prompts.negative])
         ends = np.array([voxels.min(axis=0), voxels.max(axis=0)])
         if prompts.box is not None:
-            margin_mm = min(margin_mm, 20.0)
             both = np.array([[part.start, part.stop - 1] for part in prompts.box]).T
             ends = np.array([np.minimum(ends[0], both[0]), np.maximum(ends[1], both[1])])
     margin = np.ceil(margin_mm / np.array(grid.spacing_mm)).astype(int)
