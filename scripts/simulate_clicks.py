@@ -3,13 +3,49 @@
 A click is put into the largest connected error, at the voxel that is farthest (in mm) from the error's border: positive
 where the structure is missing, negative where it is too large. All clicks so far are given to each refinement, together
 with the label map before the first one.
+
+    python scripts/simulate_clicks.py --ct FOLDER --hippocampus FOLDER --random-walker 5 --out clicks.json
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any, Protocol
+
+import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from napari_seg import Grid, read, segment
+from napari_seg.editing.evidence import probability_of
+from napari_seg.editing.prompts import Prompts
+from napari_seg.editing.refine import MARGIN_MM, refine, warm_up
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "monai_bundle"))
+
+CT_STRUCTURES = {
+    "liver": 5,
+    "spleen": 1,
+    "right kidney": 2,
+    "left kidney": 3,
+    "gallbladder": 4,
+    "stomach": 6,
+    "aorta": 52,
+    "vertebra L1": 31,
+    "vena cava": 63,
+    "left back muscle": 86,
+}
+"""Label in TotalSegmentator's table; the slab shows no heart."""
+
+SHOWN = (1, 3, 5, 10)
 
 
 def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
@@ -55,3 +91,190 @@ def damaged(
     border = ndimage.binary_dilation(result) & ~ndimage.binary_erosion(result)
     result[border] = (noise > 0)[border]
     return result
+
+
+@dataclass(frozen=True)
+class Task:
+    """One structure of one scan.
+
+    Attributes:
+        group: what it belongs to in the summary.
+        name: name of the scan or the structure.
+        image: (I, J, K) intensities.
+        grid: grid of the scan.
+        truth: (I, J, K) reference.
+        start: (I, J, K) the structure before the first click; empty for a new one.
+        probability: (I, J, K) of a network, 0 to 255, or None.
+    """
+
+    group: str
+    name: str
+    image: NDArray
+    grid: Grid
+    truth: NDArray[np.bool_]
+    start: NDArray[np.bool_]
+    probability: NDArray[np.uint8] | None = None
+
+
+class Method(Protocol):
+    """A way to find a structure from prompts."""
+
+    def __call__(self, task: Task, prompts: Prompts) -> NDArray[np.bool_]: ...
+
+
+def by_refine(task: Task, prompts: Prompts) -> NDArray[np.bool_]:
+    """Return what `refine` finds."""
+    labels = task.start.astype(np.uint8)
+    refine(labels, task.grid, 1, task.image, prompts, probability=task.probability).apply(labels)
+    return labels == 1
+
+
+def by_random_walker(task: Task, prompts: Prompts) -> NDArray[np.bool_]:
+    """Return what scikit-image's random walker finds in the same region, with the walls of the region as background.
+
+    Where there is a start, its voxels deeper than 2 voxel sizes inside and outside are seeds too.
+    """
+    from skimage.segmentation import random_walker
+
+    spacing = np.array(task.grid.spacing_mm)
+    voxels = np.concatenate([prompts.positive, prompts.negative])
+    margin = np.ceil(MARGIN_MM / spacing).astype(int)
+    starts = np.maximum(voxels.min(axis=0) - margin, 0)
+    stops = np.minimum(voxels.max(axis=0) + margin + 1, task.truth.shape)
+    box = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))
+    seeds = np.zeros(task.truth[box].shape, np.uint8)
+    start = task.start[box]
+    if start.any():
+        deep = 2 * float(np.prod(spacing)) ** (1 / 3)
+        seeds[ndimage.distance_transform_edt(start, sampling=spacing) > deep] = 1
+        seeds[ndimage.distance_transform_edt(~start, sampling=spacing) > deep] = 2
+        for voxel in voxels - starts:  # the clicks contradict the start around them
+            near = tuple(slice(max(0, v - 2), v + 3) for v in voxel)
+            seeds[near] = 0
+    else:
+        for axis in range(3):
+            walls = np.moveaxis(seeds, axis, 0)
+            walls[0] = walls[-1] = 2
+    seeds[tuple((prompts.positive - starts).T)] = 1
+    seeds[tuple((prompts.negative - starts).T)] = 2
+    image = np.asarray(task.image[box], np.float64)
+    low, high = np.percentile(image, [1, 99])
+    scaled = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        walked = random_walker(scaled, seeds, beta=1000, mode="cg_j", tol=1e-3, spacing=tuple(spacing))
+    result = task.start.copy()
+    result[box] = walked == 1
+    return result
+
+
+def run(task: Task, method: Method, clicks: int) -> dict[str, Any]:
+    """Return Dice before the first and after each click, and the time of each click."""
+    positive: list[tuple[int, int, int]] = []
+    negative: list[tuple[int, int, int]] = []
+    result = task.start
+    scores, seconds, cpu = [dice(result, task.truth)], [], []
+    for _ in range(clicks):
+        click = next_click(result, task.truth, task.grid.spacing_mm)
+        if click is not None:
+            (positive if click[1] else negative).append(click[0])
+            prompts = Prompts(np.array(positive), np.array(negative))
+            started, started_cpu = perf_counter(), process_time()
+            result = method(task, prompts)
+            seconds.append(perf_counter() - started)
+            cpu.append(process_time() - started_cpu)
+        scores.append(dice(result, task.truth))
+    return {"group": task.group, "name": task.name, "dice": scores, "seconds": seconds, "cpu_seconds": cpu}
+
+
+def ct_tasks(folder: Path) -> Iterator[Task]:
+    """Yield the structures of the CT slab: from nothing, from the fast model's label map, from a damaged reference."""
+    scan = read(folder / "example_ct_sm.nii.gz")
+    image, grid = np.ascontiguousarray(scan.array[0], dtype=np.float32), scan.grid
+    labels, fast = (
+        np.asarray(nibabel.load(folder / name).dataobj).astype(np.uint8)  # type: ignore[attr-defined]
+        for name in ("example_seg.nii.gz", "example_seg_fast.nii.gz")
+    )
+    for name, value in CT_STRUCTURES.items():
+        truth = labels == value
+        damaged_one = damaged(truth, grid.spacing_mm, np.random.default_rng(value))
+        yield Task("CT, from nothing", name, image, grid, truth, np.zeros_like(truth))
+        yield Task("CT, from the fast model", name, image, grid, truth, fast == value)
+        yield Task("CT, from a damaged reference", name, image, grid, truth, damaged_one)
+
+
+def hippocampus_tasks(folder: Path, count: int, part: str) -> Iterator[Task]:
+    """Yield both structures of cases that the shipped model was not trained on, with its result and from nothing.
+
+    Args:
+        folder: data set in the layout of the Medical Segmentation Decathlon.
+        count: number of cases.
+        part: part of the split that trained the shipped model: "test" or "validation".
+    """
+    from segnets.data import Split, find_dataset
+
+    for case in Split(find_dataset(folder))(part)[:count]:  # type: ignore[arg-type]
+        scan = read(Path(case["image"]))
+        image = np.ascontiguousarray(scan.array[0], dtype=np.float32)
+        truth = np.asarray(nibabel.load(case["label"]).dataobj)  # type: ignore[attr-defined]
+        found = segment(scan, confidence_maps=True, device="cpu")
+        assert found.confidence_maps is not None
+        for label, name in ((1, "anterior"), (2, "posterior")):
+            start = found.array == label
+            chance = probability_of(found.array, label, found.confidence_maps.confidence)
+            one = Task("", f"{case['name']} {name}", image, scan.grid, truth == label, start)
+            yield replace(one, group="hippocampus, from the model and its confidence", probability=chance)
+            yield replace(one, group="hippocampus, from the model's labels")
+            yield replace(one, group="hippocampus, from nothing", start=np.zeros_like(start))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the mean Dice of each group, and in the CT that of each structure, as Markdown."""
+    head = [0, *(n for n in SHOWN if n < len(rows[0]["dice"]))]
+    lines = [
+        f"| | {' | '.join(f'{n} clicks' for n in head)} | s per click | CPU s per click | longest CPU s |",
+        "|" + "---|" * (len(head) + 4),
+    ]
+    for group in dict.fromkeys(row["group"] for row in rows):
+        members = [row for row in rows if row["group"] == group]
+        parts = [(f"**{group}**, mean of {len(members)}", members)]
+        if group.startswith("CT"):
+            parts += [(f"{row['name']}", [row]) for row in members]
+        for name, some in parts:
+            means = [np.mean([row["dice"][n] for row in some]) for n in head]
+            times = [np.concatenate([row[key] for row in some] or [[0.0]]) for key in ("seconds", "cpu_seconds")]
+            numbers = [*means, times[0].mean(), times[1].mean(), times[1].max()]
+            lines.append(f"| {name} | " + " | ".join(f"{x:.3f}" for x in numbers) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print a table for each method, and write all numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ct", type=Path, help="folder of TotalSegmentator's example CT and its label maps")
+    parser.add_argument("--hippocampus", type=Path, help="folder of Task04 of the Decathlon")
+    parser.add_argument("--cases", type=int, default=20, help="number of hippocampus cases")
+    parser.add_argument("--part", choices=["test", "validation"], default="test", help="part of the model's split")
+    parser.add_argument("--clicks", type=int, default=10)
+    parser.add_argument("--random-walker", type=int, default=0, metavar="CLICKS", help="also measure it, so far")
+    parser.add_argument("--out", type=Path, default=Path("clicks.json"))
+    arguments = parser.parse_args()
+    warm_up()
+    tasks: list[Task] = []
+    if arguments.ct:
+        tasks += ct_tasks(arguments.ct)
+    if arguments.hippocampus:
+        tasks += hippocampus_tasks(arguments.hippocampus, arguments.cases, arguments.part)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name, method, clicks in (
+        ("refine", by_refine, arguments.clicks),
+        ("random walker", by_random_walker, arguments.random_walker),
+    ):
+        if clicks:
+            results[name] = [run(task, method, clicks) for task in tasks]
+            print(f"\n{name}\n\n{table(results[name])}", flush=True)
+    arguments.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_seg.editing.prompts import Prompts
+from napari_seg.editing.prompts import Prompts, from_lasso
 from napari_seg.errors import InputError
 
 BOX = (slice(0, 4), slice(1, 3), slice(2, 9))
@@ -50,3 +50,51 @@ def test_prompts_that_are_missing_or_outside_the_scan_are_refused(prompts: Promp
 
 def test_prompts_inside_the_scan_pass() -> None:
     Prompts([(9, 9, 9)], [(0, 0, 0)], BOX).check((10, 10, 10))
+
+
+def test_later_prompts_replace_earlier_ones_at_the_same_voxel() -> None:
+    earlier = Prompts([(1, 1, 1), (2, 2, 2)], [(3, 3, 3)], BOX)
+    joined = earlier.joined(Prompts([(3, 3, 3)], [(2, 2, 2)]))
+    assert joined.positive.tolist() == [[1, 1, 1], [3, 3, 3]]
+    assert joined.negative.tolist() == [[2, 2, 2]]
+    assert joined.box == BOX
+
+
+def test_coarser_prompts_lie_in_their_blocks_and_contradictions_vanish() -> None:
+    coarse = Prompts([(0, 0, 0), (5, 5, 9)], [(1, 1, 1), (8, 0, 0)], BOX).coarser((2, 2, 4))
+    assert coarse.positive.tolist() == [[2, 2, 2]]
+    assert coarse.negative.tolist() == [[4, 0, 0]]
+    assert coarse.box == (slice(0, 2), slice(0, 2), slice(0, 3))
+
+
+def test_a_lasso_is_positive_well_inside_and_negative_just_outside() -> None:
+    # rows 10 to 20 and columns 5 to 25 of plane j = 4
+    prompts = from_lasso([(9.5, 4.5), (9.5, 25.5), (20.5, 25.5), (20.5, 4.5)], 1, 4, (40, 9, 40))
+    assert (prompts.positive[:, 1] == 4).all()
+    assert prompts.positive.min(axis=0).tolist() == [11, 4, 6]
+    assert prompts.positive.max(axis=0).tolist() == [19, 4, 24]
+    assert prompts.negative[:, [0, 2]].min() >= 3
+    marked = {tuple(v) for v in prompts.negative.tolist()}
+    assert (8, 4, 15) in marked  # two voxels outside the outermost row
+    assert (9, 4, 15) not in marked
+    assert (15, 4, 15) not in marked
+
+
+def test_a_lasso_around_what_is_too_much_is_negative_inside() -> None:
+    prompts = from_lasso([(1.5, 1.5), (1.5, 3.5), (3.5, 3.5), (3.5, 1.5)], 2, 6, (9, 9, 9), is_positive=False)
+    assert not len(prompts.positive)
+    assert prompts.negative.tolist() == [[2, 2, 6], [2, 3, 6], [3, 2, 6], [3, 3, 6]]
+
+
+@pytest.mark.parametrize(
+    ("corners", "index", "code"),
+    [
+        ([(1, 1), (5, 5)], 2, "prompt_shape"),
+        ([(1, 1, 1), (5, 5, 5), (1, 5, 5)], 2, "prompt_shape"),
+        ([(50, 50), (50, 60), (60, 60)], 2, "prompt_outside"),
+        ([(1, 1), (1, 5), (5, 5)], 9, "prompt_outside"),
+    ],
+)
+def test_a_lasso_around_nothing_is_refused(corners: list, index: int, code: str) -> None:
+    with pytest.raises(InputError, match=rf"edit\.{code}"):
+        from_lasso(corners, 0, index, (9, 9, 9))

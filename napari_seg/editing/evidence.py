@@ -104,12 +104,13 @@ class Region:
 
     def nearest_mm(self, voxel: NDArray[np.intp], mask: NDArray[np.bool_]) -> float:
         """Return the distance of a voxel from the border to the nearest voxel of a mask."""
-        return float(np.min(self.distance_mm(voxel)[mask], initial=1e3)) - self.voxel_mm / 2
+        return float(np.min(self.distance_mm(voxel)[mask], initial=1e3)) - min(self.spacing_mm) / 2
 
     def depth_mm(self, mask: NDArray[np.bool_], limit_mm: float) -> Floats:
         """Return the distance of voxels in a mask from its border, and minus that of the others.
 
-        The border lies halfway between voxels. The region's own walls are no border.
+        The border lies half a smallest voxel side away, so that each voxel is on its own side. The region's own walls
+        are no border.
 
         Args:
             mask: (I, J, K).
@@ -122,7 +123,7 @@ class Region:
         box = box_of(mask, (i, j, k))
         if box is None or mask[box].all():
             return result
-        half = self.voxel_mm / 2
+        half = min(self.spacing_mm) / 2
         inside = distance_transform_edt(mask[box], sampling=self.spacing_mm)
         outside = distance_transform_edt(~mask[box], sampling=self.spacing_mm)
         result[box] = np.clip(np.where(mask[box], inside - half, half - outside), -limit_mm, limit_mm)
@@ -156,6 +157,27 @@ def from_probability(probability: NDArray[np.uint8]) -> Floats:
     """Return log odds of a network's probability (I, J, K), 0 to 255."""
     fraction = np.clip(probability.astype(np.float32) / 255, 0.004, 0.996)
     return np.clip(np.log(fraction / (1 - fraction)), -LIMIT, LIMIT)
+
+
+def probability_of(labels: NDArray[np.unsignedinteger], label: int, confidence: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the probability of one structure, 0 to 255, from the confidence of a network in every voxel's label.
+
+    In background, what is left belongs to the nearest structure; in another structure, all of it may belong to this.
+
+    Args:
+        labels: (I, J, K) the network's label map.
+        label: label of the structure.
+        confidence: (I, J, K) probability of each voxel's label, 0 to 255.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    mask = labels == label
+    result = np.where(mask, confidence, 255 - confidence)
+    others = (labels != 0) & ~mask
+    if mask.any() and others.any():
+        is_nearer = distance_transform_edt(~others) < distance_transform_edt(~mask)
+        result[(labels == 0) & is_nearer] = 0
+    return result.astype(np.uint8)
 
 
 def from_intensities(region: Region, prompts: Prompts) -> Floats:

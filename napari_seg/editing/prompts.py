@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from napari_seg.editing.change import Box
 from napari_seg.errors import InputError
 
+LASSO_SLACK = 0.3
+"""Fraction of the depth of a lasso that may lie outside the structure."""
+
 
 def _no_voxels() -> NDArray[np.intp]:
     return np.empty((0, 3), np.intp)
@@ -50,6 +53,19 @@ class Prompts:
     def is_empty(self) -> bool:
         """Return whether there is neither a click, a scribble nor a box."""
         return not len(self.positive) and not len(self.negative) and self.box is None
+
+    def joined(self, other: Prompts) -> Prompts:
+        """Return the prompts of both; for a voxel that is marked in both ways, and the box, the other counts."""
+
+        def without(voxels: NDArray[np.intp], unwanted: NDArray[np.intp]) -> NDArray[np.intp]:
+            found = {*map(tuple, unwanted.tolist())}
+            return np.array([v for v in voxels.tolist() if tuple(v) not in found], np.intp).reshape(-1, 3)
+
+        return Prompts(
+            np.concatenate([without(self.positive, other.negative), other.positive]),
+            np.concatenate([without(self.negative, other.positive), other.negative]),
+            self.box if other.box is None else other.box,
+        )
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise an error if no structure can be found from these prompts.
@@ -93,6 +109,48 @@ class Prompts:
             i, j, k = (slice(p.start // f, -(-p.stop // f)) for p, f in zip(self.box, factors, strict=True))
             box = (i, j, k)
         return Prompts(positive[keep[0]], negative[keep[1]], box)
+
+
+def from_lasso(
+    corners: ArrayLike, axis: int, index: int, shape: tuple[int, int, int], *, is_positive: bool = True
+) -> Prompts:
+    """Return the prompts that a lasso in one plane means.
+
+    A lasso around the structure is drawn roughly: what lies well inside is positive, what lies just outside negative.
+    A lasso around a part that does not belong to the structure makes all that lies in it negative.
+
+    Args:
+        corners: (N, 2) corners in voxel indices of the plane, in the order of the two other axes.
+        axis: index axis across the plane.
+        index: place of the plane along that axis.
+        shape: (I, J, K) of the label map.
+        is_positive: whether the lasso is around the structure.
+
+    Raises:
+        InputError: `edit.prompt_shape`, these are no corners; `edit.prompt_outside`, the lasso encloses no voxel of
+            the plane.
+    """
+    from scipy.ndimage import distance_transform_edt
+    from skimage.draw import polygon2mask
+
+    polygon = np.asarray(corners, float)
+    if polygon.ndim != 2 or polygon.shape[1] != 2 or len(polygon) < 3 or not np.isfinite(polygon).all():
+        raise InputError(
+            "edit.prompt_shape", f"found a lasso of shape {polygon.shape}; expected at least three corners (N, 2)"
+        )
+    plane = tuple(n for a, n in enumerate(shape) if a != axis)
+    inside = polygon2mask(plane, polygon) if 0 <= index < shape[axis] else np.zeros(plane, bool)
+    if not inside.any():
+        raise InputError("edit.prompt_outside", "found a lasso that encloses no voxel of the scan; draw it again")
+    depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    away = distance_transform_edt(~inside)
+    core = depth > LASSO_SLACK * depth.max()
+    rim = (away > 1) & (away < 3)
+
+    def voxels(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+        return np.insert(np.argwhere(mask), axis, index, axis=1)
+
+    return Prompts(voxels(core), voxels(rim)) if is_positive else Prompts(negative=voxels(inside))
 
 
 def _voxels(indices: ArrayLike) -> NDArray[np.intp]:
