@@ -75,8 +75,8 @@ CODES = {
     ),
     "accept.empty": Code(
         "error",
-        "The labels hold no voxel of a structure that was checked.",
-        "Draw the structure, or leave this scan out.",
+        "The labels hold no voxel, and nothing says which structures were looked for.",
+        "Draw the structure, or name those that were checked and are not there (`--checked`).",
     ),
     "accept.grid": Code(
         "error", "The labels do not lie on the voxels of the scan.", "Choose the scan that they were drawn on."
@@ -85,6 +85,11 @@ CODES = {
         "error",
         "The folder holds other files than accepted cases, or its index is damaged.",
         "Choose a new or empty folder.",
+    ),
+    "accept.same_name": Code(
+        "error",
+        "Two structures of the labels have the same name, apart from upper and lower case.",
+        "Rename one of them, or give both one label.",
     ),
     "accept.unknown_case": Code(
         "error", "The training set has no case of this name.", "Use a name from the list of its cases."

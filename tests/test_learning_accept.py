@@ -168,6 +168,7 @@ def test_only_what_was_checked_is_learned(tmp_path: Path) -> None:
         (lambda: replace(labels("Liver"), array=np.zeros(GRID.shape, np.uint8)), "accept.empty"),
         (lambda: replace(labels("Liver", "Spleen"), segments=labels("Liver").segments), "accept.unnamed"),
         (lambda: labels("Background"), "accept.unnamed"),
+        (lambda: labels("liver", "Liver"), "accept.same_name"),
         (lambda: labels("$import os"), "bundle.name"),
     ],
 )
@@ -207,6 +208,44 @@ def test_the_part_of_a_patient_is_chosen_once(tmp_path: Path) -> None:
     assert len({case.patient for case in read_training_set(tmp_path).cases}) == 13
     discard(tmp_path, "case0002")
     assert put(tmp_path, 30).name == "case0015", "numbers are not used twice"
+
+
+def test_a_case_that_was_discarded_comes_back_into_its_part(tmp_path: Path) -> None:
+    parts = [put(tmp_path, seed, patient=str(seed)).part for seed in range(3)]
+    for number in (1, 2):
+        discard(tmp_path, f"case{number:04d}")
+    assert sorted(path.name for path in (tmp_path / "imagesTr").iterdir()) == ["case0003.nii.gz"]
+    assert [put(tmp_path, seed).part for seed in (1, 0)] == parts[1::-1]
+    assert put(tmp_path, 9, patient="1").part == "validation", "another scan of the patient"
+    assert "Ada" not in json.dumps(index(tmp_path)["napari_seg"])
+
+
+def test_patients_are_known_on_every_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "set", 0, patient="4711")
+    put(tmp_path / "set", 1, patient="4712")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "another account"))
+    assert put(tmp_path / "set", 2, patient="4712").part == "validation"
+    assert '"4712"' not in (tmp_path / "set" / INDEX).read_text()
+
+
+def test_a_copy_of_a_scan_is_the_same_case(tmp_path: Path, head: Volume) -> None:
+    folder = tmp_path / "set"
+    grid = Grid(head.grid.shape, head.grid.affine + 1e-9)
+    first = accept(labels("Liver", grid=grid), replace(head, grid=grid), folder, Provenance())
+    put_again = read(folder / first.image)
+    case = accept(labels("Liver", grid=put_again.grid), put_again, folder, Provenance())
+    assert (case.name, case.revision) == (first.name, 2)
+    filtered = replace(put_again, array=put_again.array * 2)  # as a layer that was changed, of the same file
+    case = accept(labels("Liver", grid=put_again.grid), filtered, folder, Provenance())
+    assert (case.name, case.revision, case.scan) == (first.name, 3, first.scan)
+    assert len(read_training_set(folder).cases) == 1
+
+
+def test_what_a_model_found_wrongly_is_accepted_as_empty(tmp_path: Path) -> None:
+    nothing = replace(labels("Liver"), array=np.zeros(GRID.shape, np.uint8))
+    case = accept(nothing, scan(), tmp_path, Provenance(), before=labels("Liver"), annotated=["Liver"])
+    assert case.annotated == ("Liver",)
+    assert case.provenance.changes["Liver"].removed == 8
 
 
 def test_the_patient_in_the_name_of_a_file_counts(tmp_path: Path) -> None:

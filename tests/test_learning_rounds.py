@@ -11,8 +11,8 @@ from test_learning_training_set import case
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import InputError
-from napari_seg.learning.rounds import open_round
-from napari_seg.learning.training_set import TrainingSet, write_training_set
+from napari_seg.learning.rounds import accepted_since, content_of_round, open_round
+from napari_seg.learning.training_set import TrainingSet, read_training_set, write_training_set
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_list_has_the_classes_of_the_model_first(folder: Path) -> None:
-    bundle = read_bundle(None)
+    bundle = replace(read_bundle(None), localiser=None)
     path = open_round(folder, bundle, folder.parent / "new")
     content = json.loads(path.read_text())
     names = [one.name for one in bundle.network_segments]
@@ -39,17 +39,31 @@ def test_a_list_has_the_classes_of_the_model_first(folder: Path) -> None:
 
 
 def test_a_list_stays_as_it_was(folder: Path) -> None:
-    bundle = read_bundle(None)
-    path = open_round(folder, bundle, folder.parent / "new")
-    written = path.read_bytes()
+    bundle = replace(read_bundle(None), localiser=None)
+    out = folder / "new"
+    path = open_round(folder, bundle, out)
+    begun = content_of_round(path)
+    assert begun == read_training_set(folder)
+    # not before a training was planned
+    again = (case(1, labels="./labelsTr/case0001_r2.nii.gz", annotated=("Liver", "Spleen")), *begun.cases[1:])
+    write_training_set(folder, replace(begun, structures={**begun.structures, "Spleen": 9}, cases=again))
+    assert accepted_since(folder, begun) == 1
+    assert open_round(folder, bundle, out) == path
+    planned = content_of_round(path)
+    assert planned == read_training_set(folder)
+    out.mkdir()
+    (out / "plan.json").touch()
     write_training_set(folder, TrainingSet({"Liver": 1}, (), 1, (case(1),), 3))
-    assert open_round(folder, bundle, folder.parent / "new") == path
-    assert path.read_bytes() == written
+    open_round(folder, bundle, out)
+    assert content_of_round(path) == planned
+    path.write_text("half")
+    with pytest.raises(InputError, match=r"accept\.not_a_set"):
+        content_of_round(path)
     with pytest.raises(InputError, match=r"improve\.too_few"):
         open_round(folder, bundle, folder.parent / "other")
 
 
 def test_a_model_for_other_channels_is_refused(folder: Path) -> None:
-    bundle = replace(read_bundle(None), in_channels=2)
+    bundle = replace(read_bundle(None), localiser=None, in_channels=2)
     with pytest.raises(InputError, match=r"improve\.channels"):
         open_round(folder, bundle, folder.parent / "new")

@@ -16,6 +16,8 @@ from napari_seg.learning.training_set import (
     Provenance,
     StructureChange,
     TrainingSet,
+    as_index,
+    from_index,
     locked,
     read_training_set,
     write_training_set,
@@ -47,7 +49,8 @@ def folder(tmp_path: Path) -> Path:
 def test_what_is_written_is_read(folder: Path) -> None:
     changes = {"Liver": StructureChange(5, 0.5, 4, 0.4, 2, 1), "Spleen": StructureChange(0, 0.0)}
     record = Provenance("Ada", "2026-01-01T00:00:00+00:00", None, "ab", ("smooth",), changes)
-    content = TrainingSet({"Liver": 1, "Spleen": 7}, ("MR",), 1, (case(1), case(3, provenance=record)), 4)
+    cases = (case(1, who="cd"), case(3, provenance=record))
+    content = TrainingSet({"Liver": 1, "Spleen": 7}, ("MR",), 1, cases, 4, (case(2, part="validation"),), "salt")
     write_training_set(folder, content)
     assert read_training_set(folder) == content
     assert content.case_of("ab") == content.cases[0]
@@ -80,8 +83,7 @@ def test_files_of_a_round_stay_until_it_is_removed(folder: Path) -> None:
         (folder / name).touch()
     (folder / "rounds").mkdir()
     round_1 = folder / "rounds" / "round1.json"
-    files = ["./imagesTr/case0001.nii.gz", "./labelsTr/case0001_r1.nii.gz"]
-    round_1.write_text(json.dumps({"training": [], "accepted": {"case0001": files}}))
+    round_1.write_text(json.dumps({"index": as_index(TrainingSet({"Liver": 1}, (), 1, (case(1),), 2))}))
     content = TrainingSet({"Liver": 1}, (), 1, (case(1, labels="./labelsTr/case0001_r2.nii.gz"),), 2)
     write_training_set(folder, content)
     assert (folder / "labelsTr" / "case0001_r1.nii.gz").is_file()
@@ -99,3 +101,17 @@ def test_a_process_waits_and_then_says_so(folder: Path, monkeypatch: pytest.Monk
         pass
     with locked(folder):
         pass
+
+
+def test_the_number_of_the_next_case_is_free() -> None:
+    content = as_index(TrainingSet({"Liver": 1}, (), 1, (case(7),), 8))
+    content["napari_seg"]["next"] = 7  # the next case would replace the image of case0007
+    with pytest.raises(ValueError, match="next"):
+        from_index(content)
+
+
+def test_patients_have_other_digests_in_other_sets() -> None:
+    one, other = TrainingSet(salt="a"), TrainingSet(salt="b")
+    assert one.digest_of("4711") == one.digest_of("4711") != other.digest_of("4711")
+    assert one.digest_of("") == ""
+    assert len(one.digest_of("4711")) == 32

@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import phantoms
 import pytest
 
 from napari_seg.errors import InputError
-from napari_seg.geometry import Grid
+from napari_seg.formats.nifti import write_volume
+from napari_seg.formats.read import read
+from napari_seg.geometry import resample
 from napari_seg.training.gather.referenced import (
     VARIABLE,
     KnownScan,
@@ -30,19 +33,30 @@ def known_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "known"))
 
 
-def test_a_digest_is_that_of_voxels_and_place(head: Volume) -> None:
-    assert voxel_digest(head) == voxel_digest(replace(head, array=np.asfortranarray(head.array), name="x"))
-    shift = np.zeros((4, 4))
-    shift[0, 3] = 0.01
-    moved = replace(head, grid=Grid(head.grid.shape, head.grid.affine + shift))
-    others = [moved, replace(head, array=head.array + 1), replace(head, array=head.array.astype(np.int32))]
+def _written(volume: Volume, folder: Path) -> Volume:
+    phantoms.write_series(volume, folder)
+    return read(folder)
+
+
+def test_copies_of_a_scan_have_one_digest(tmp_path: Path, head: Volume) -> None:
+    series = _written(head, tmp_path / "series")
+    write_volume(series, tmp_path / "copy.nii.gz")
+    copies = [
+        replace(head, array=np.asfortranarray(head.array), name="x"),
+        replace(head, array=head.array.astype(np.float32)),
+        Volume(resample(head.array, head.grid, head.grid.reoriented("LPI")), head.grid.reoriented("LPI")),
+    ]
+    assert {voxel_digest(one) for one in copies} == {voxel_digest(head)}
+    assert voxel_digest(read(tmp_path / "copy.nii.gz")) == voxel_digest(series)
+    others = [replace(head, array=head.array + 1), replace(head, array=head.array[:, ::-1])]
+    others.append(Volume(head.array[:, 1:], head.grid.box((1, 0, 0), head.grid.shape)))
     assert len({voxel_digest(one) for one in (head, *others)}) == 4
 
 
 def test_what_is_remembered_is_recalled(tmp_path: Path) -> None:
     assert recall(DIGEST) is None
-    remember(DIGEST, KnownScan((tmp_path / "a.dcm",), "ef"))
-    assert recall(DIGEST) == KnownScan((tmp_path / "a.dcm",), "ef")
+    remember(DIGEST, KnownScan((tmp_path / "a.dcm",)))
+    assert recall(DIGEST) == KnownScan((tmp_path / "a.dcm",))
     for foreign in ("../known/" + DIGEST, DIGEST.upper(), "", DIGEST[:-1] + "g"):
         assert recall(foreign) is None
     (tmp_path / "known" / f"{DIGEST}.json").write_text('{"files": "a"}')

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.formats.label_maps import on_grid, read_label_map, with_all_segments_named
     from napari_seg.formats.record import UNKNOWN, made_by_in
     from napari_seg.learning.accept import accept
-    from napari_seg.learning.training_set import Provenance
+    from napari_seg.learning.training_set import Provenance, read_training_set
 
     for path in (arguments.labels, arguments.scan, *([arguments.before] if arguments.before else [])):
         if not path.exists():
@@ -92,6 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
         copy_series=arguments.copy_series,
     )
     print(f"{case.name}  {case.part}, {case.patient}, accepted for the {_ordinal(case.revision)} time")
+    if others := sum(one.patient == case.patient for one in read_training_set(arguments.into).cases) - 1:
+        print(
+            f"        of the same patient as {others} other cases; otherwise the scans state one identifier: give each patient's with --patient"
+        )
     for name, change in case.provenance.changes.items():
         added = "" if change.added is None else f", {change.added} voxels added, {change.removed} removed"
         print(f"        {name}: {change.ml:.2f} ml{added}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+import secrets
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from napari_seg.learning.training_set import (
     TrainingSet,
     locked,
     read_training_set,
+    remove_rounds,
     write_training_set,
 )
 from napari_seg.training.choices import check_names
@@ -34,7 +36,6 @@ from napari_seg.training.gather.referenced import (
     ENDING,
     KnownScan,
     ReferencedScan,
-    recall,
     remember,
     voxel_digest,
     write_reference,
@@ -87,7 +88,8 @@ def accept(
     Raises:
         InputError: `accept.not_a_set`, the folder holds something else; `accept.busy`; `accept.grid`, labels and scan
             do not fit; `accept.channels`, the other scans of the set have other channels; `accept.unnamed`, labels
-            without a name; `accept.empty`, no voxel of a structure; `labels.names`, an unknown name in `annotated`.
+            without a name; `accept.same_name`, two structures with one name; `accept.empty`, no voxel, and `annotated`
+            does not say what was looked for; `labels.names`, an unknown name in `annotated`.
         BundleError: `bundle.name`, a structure has a name that configs can't hold.
         OutputError: `output.*`.
     """
@@ -96,28 +98,29 @@ def accept(
     names = _names(segmentation, labels)
     digest = voxel_digest(scan)
     make_output_folder(folder)
-    who = _patient_digest(scan, patient)
     with locked(folder):
         content = read_training_set(folder)
-        known = content.case_of(digest)
+        content = replace(content, salt=content.salt or secrets.token_hex(16))
+        known = content.case_of(digest) or _case_of_file(content, folder, scan)
+        who = content.digest_of(_identifier(scan, patient))
         channels = _channels(content, scan)
         make_folders(folder, IMAGES, LABELS)
         structures = _structures(content.structures, names)
         checked = _checked(annotated, names, structures)
         values = {label: structures[name] for label, name in _as_in(names, structures).items() if name in checked}
         accepted = _renumbered(labels, values)
-        if not accepted.any():
-            text = "the labels hold no voxel of a structure that was checked; expected at least one"
+        if not accepted.any() and not annotated:
+            text = "the labels hold no voxel; expected at least one, or the names of structures that were looked for"
             raise InputError("accept.empty", text)
         name = known.name if known else f"case{content.next_number:04d}"
         image = known.image if known else ""
         if not image or not (folder / image).is_file() or (copy_series and image.endswith(ENDING)):
-            image = _write_image(scan, folder, name, digest, who, copy_series)
+            image = _write_image(scan, folder, name, digest, copy_series)
         elif image.endswith(ENDING):  # it may have moved
-            remember(digest, KnownScan(scan.source.files, who))
+            remember(digest, KnownScan(scan.source.files))
         label_file = f"./{LABELS}/{name}_r{known.revision + 1 if known else 1}.nii.gz"
         write_map(accepted, scan.grid, folder / label_file)
-        number, of_patient = _patient(content, known, who)
+        number, of_patient = _patient(content, known, digest, who)
         case = AcceptedCase(
             name,
             image,
@@ -125,29 +128,45 @@ def accept(
             number,
             (known.part if known else None) or of_patient or part or content.next_part(),
             tuple(sorted(checked)),
-            digest,
+            known.scan if known else digest,
             _recorded(provenance, accepted, scan.grid, structures, checked, earlier),
+            who or (known.who if known else ""),
         )
         cases = tuple(case if one.name == name else one for one in content.cases)
         cases, next_number = (cases, content.next_number) if known else ((*cases, case), content.next_number + 1)
         used = _used(structures, cases, content)
-        write_training_set(folder, TrainingSet(used, channels, len(scan.array), cases, next_number))
+        changed = replace(content, structures=used, channels=channels, channel_count=len(scan.array))
+        write_training_set(folder, replace(changed, cases=cases, next_number=next_number))
     return case
 
 
-def discard(folder: Path, name: str) -> None:
+def discard(folder: Path, name: str, *, with_rounds: bool = False) -> None:
     """Remove a case from a training set.
+
+    Its files stay as long as the list of a round names them, so that the training of that round can be resumed. What
+    models have learned from it is not unlearned. A scan that is accepted again comes into the same part.
+
+    Args:
+        folder: training set.
+        name: name of the case.
+        with_rounds: also remove the lists and crops of the rounds that it was part of.
 
     Raises:
         InputError: `accept.unknown_case`, there is no such case; and as for `read_training_set` and `locked`.
         OutputError: `output.*`.
     """
+    if not folder.is_dir():
+        raise InputError("accept.unknown_case", f"{folder} is no training set; see the list of its cases")
     with locked(folder):
         content = read_training_set(folder)
-        cases = tuple(case for case in content.cases if case.name != name)
-        if len(cases) == len(content.cases):
+        gone = tuple(case for case in content.cases if case.name == name)
+        if not gone:
             raise InputError("accept.unknown_case", f"{folder} has no case {name}; see the list of its cases")
-        write_training_set(folder, replace(content, cases=cases))
+        if with_rounds:
+            remove_rounds(folder, name)
+        kept = tuple(case for case in content.cases if case.name != name)
+        bare = tuple(replace(case, provenance=Provenance()) for case in gone)
+        write_training_set(folder, replace(content, cases=kept, removed=(*content.removed, *bare)))
 
 
 def _on_grid(segmentation: Segmentation, grid: Grid) -> NDArray[np.unsignedinteger]:
@@ -183,6 +202,12 @@ def _names(segmentation: Segmentation, labels: NDArray[np.unsignedinteger]) -> d
     if reserved := next((name for name in names.values() if name.casefold() in _RESERVED), None):
         raise InputError("accept.unnamed", f"a structure is named {reserved}; expected another name; rename it")
     check_names(names.values())
+    same: dict[str, str] = {}
+    for name in names.values():
+        if name.casefold() in same:
+            text = f"two structures are named {same[name.casefold()]} and {name}; expected different names; rename one"
+            raise InputError("accept.same_name", text)
+        same[name.casefold()] = name
     return names
 
 
@@ -254,7 +279,13 @@ def _channels(content: TrainingSet, scan: Volume) -> tuple[str, ...]:
     return content.channels or own
 
 
-def _write_image(scan: Volume, folder: Path, name: str, digest: str, who: str, copy_series: bool) -> str:
+def _case_of_file(content: TrainingSet, folder: Path, scan: Volume) -> AcceptedCase | None:
+    """Return the case whose image in the set a scan was read from; None for a scan from elsewhere."""
+    files = {file.resolve() for file in scan.source.files}
+    return next((case for case in content.cases if (folder / case.image).resolve() in files), None)
+
+
+def _write_image(scan: Volume, folder: Path, name: str, digest: str, copy_series: bool) -> str:
     """Write the voxels of a scan, or a reference to a series that reads the same now; return the file in the set."""
     if scan.source.format == "dicom" and scan.source.files and not copy_series:
         source = scan.source.absolute()
@@ -263,45 +294,42 @@ def _write_image(scan: Volume, folder: Path, name: str, digest: str, who: str, c
         except NapariSegError:  # chosen among several volumes, straightened, or joined: the files alone are not it
             pass
         else:
-            remember(digest, KnownScan(source.files, who))
+            remember(digest, KnownScan(source.files))
             image = f"./{IMAGES}/{name}{ENDING}"
             try:
                 write_reference(folder / image, digest)
             except OSError as error:
                 raise not_written(str(folder / image), error) from error
             return image
-    if who:
-        remember(digest, KnownScan(scan.source.files, who))
     image = f"./{IMAGES}/{name}.nii.gz"
     write_volume(scan, folder / image)
     return image
 
 
-def _patient_digest(scan: Volume, patient: str) -> str:
-    """Return a digest of the patient's identifier; "" if it is unknown."""
+def _identifier(scan: Volume, patient: str) -> str:
+    """Return the patient's identifier as given, or as the files of the scan state it; "" if it is unknown."""
     files = scan.source.files
-    if not patient and files and scan.source.format == "dicom":
+    if patient or not files:
+        return patient
+    if scan.source.format == "dicom":
         from napari_seg.formats.dicom.series import patient_of
 
-        try:
-            patient = patient_of(files[0])
-        except InputError:  # the file was moved since it was read
-            patient = ""
-    elif not patient and files:
-        found = _PATIENT.match(files[0].name.removesuffix(ending_of(files[0], NIFTI_ENDINGS)))
-        patient = found[0] if found else ""
-    return hashlib.sha256(patient.encode(errors="surrogateescape")).hexdigest() if patient else ""
+        with suppress(InputError):  # the file was moved since it was read
+            return patient_of(files[0])
+        return ""
+    found = _PATIENT.match(files[0].name.removesuffix(ending_of(files[0], NIFTI_ENDINGS)))
+    return found[0] if found else ""
 
 
-def _patient(content: TrainingSet, known: AcceptedCase | None, who: str) -> tuple[str, Part | None]:
+def _patient(content: TrainingSet, known: AcceptedCase | None, digest: str, who: str) -> tuple[str, Part | None]:
     """Return the number of the patient of a case, and the part of his other scans; None if there are none."""
     if known:
         return known.patient, known.part
-    for case in content.cases:
-        scan = recall(case.scan) if who else None
-        if scan is not None and scan.patient == who:
+    every = (*content.cases, *content.removed)
+    for case in every:
+        if case.scan == digest or (who and case.who == who):
             return case.patient, case.part
-    numbers = [int(case.patient.rpartition(" ")[2]) for case in content.cases]
+    numbers = [int(case.patient.rpartition(" ")[2]) for case in every]
     return f"patient {max(numbers, default=0) + 1}", None
 
 

@@ -92,13 +92,11 @@ def evaluate(folder: Path, content: TrainingSet, bundle: Bundle, progress: Progr
 
 def _digest(bundle: Bundle) -> str:
     """Return a digest of what makes a model's results: of a trained bundle its weights and configs, not its runs."""
-    if bundle.kind != "monai" or bundle.coarse is not None:
+    files = [bundle.root / file for file in (WEIGHTS, METADATA, METADATA.with_name("inference.yaml"))]
+    if bundle.kind != "monai" or bundle.coarse is not None or not all(file.is_file() for file in files):
         return model_digest(bundle)
-    digest = hashlib.sha256()
-    for file in (WEIGHTS, METADATA, METADATA.with_name("inference.yaml")):
-        with suppress(OSError):
-            digest.update(hashlib.sha256((bundle.root / file).read_bytes()).digest())
-    return digest.hexdigest()
+    digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _key(case: AcceptedCase, content: TrainingSet) -> str:

@@ -26,7 +26,7 @@ from napari_seg.errors import BundleError, Cancelled
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.learning.compare import MEAN, ComparedStructure, Scores, compared, evaluate
 from napari_seg.learning.inherit import inherited_choices, lineage
-from napari_seg.learning.rounds import content_of_round, open_round
+from napari_seg.learning.rounds import accepted_since, content_of_round, open_round
 from napari_seg.learning.training_set import TrainingSet
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.training.history import RUN, ended_since, read_state
@@ -42,12 +42,11 @@ COMPARISON = Path(RUN, "improvement.jsonl")
 LAST = "model_final.pt"
 """Weights of the last step: no validation case chooses among weights, so that the comparison is fair."""
 
-_SETTINGS: dict[str, Any] = {"val_cases": 4, "warmup_share": 0.1}
-"""A few validation cases show the course of the training."""
+_SETTINGS: dict[str, Any] = {"val_cases": 4, "warmup_share": 0.1, "allow_empty": True}
+"""A few validation cases show the course of the training; a person may have removed all that a model found."""
 
 _RATE = 3.5
-"""Learning rate, in units of that of `--fine-tune`, a tenth of the usual one: a budget of minutes has few steps. With
-40 accepted cases, 91 steps at this rate gave more than 213 steps at a tenth."""
+"""Learning rate, in units of that of `--fine-tune`, a tenth of the usual one: a budget of minutes has few steps."""
 
 _OF_LOCALISER = ("network_segments", "segments", "min_confidence", "tta", "localiser")
 """Entries of the metadata of a model that is run in boxes."""
@@ -156,7 +155,10 @@ def improve(
     rate = {"learning_rate": _RATE * fine_tuning_rate(chosen.options)}
     choices = replace(chosen, settings=chosen.settings | _SETTINGS | rate | (settings or {}))
     listed = open_round(folder, bundle, out)
-    content = content_of_round(folder, listed)
+    content = content_of_round(listed)
+    if newer := accepted_since(folder, content):
+        text = f"{newer} cases were accepted since this round began and are left out"
+        report(f"{text}; to learn from them too, choose another folder for the new model")
     report(f"comparing on {len(content.part_of('validation'))} validation cases: the old model")
     before = evaluate(folder, content, bundle, progress)
     limits = {"max_minutes": max_minutes}

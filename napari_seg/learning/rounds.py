@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import InputError
 from napari_seg.formats.atomic import atomic_write, not_written
 from napari_seg.learning.crops import write_crops
-from napari_seg.learning.training_set import ROUNDS, TrainingSet, locked, read_training_set
+from napari_seg.learning.training_set import ROUNDS, TrainingSet, as_index, from_index, locked, read_training_set
+from napari_seg.training.write import PLAN
 
 
 def open_round(folder: Path, bundle: Bundle, out: Path) -> Path:
-    """Return the list of cases for a new model; the same one again for a model that was begun.
+    """Return the list of cases for a new model; the same one again for a model whose training was planned.
 
     The list names files of the training set, which stay as they are while the list is there. It has the classes of the
     old model, too: where they were not annotated, nothing is learned about them. For a model with a localiser it names
@@ -36,30 +36,38 @@ def open_round(folder: Path, bundle: Bundle, out: Path) -> Path:
     key = hashlib.sha256(str(out.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     path = folder / ROUNDS / f"{out.name}-{key}.json"
     with locked(folder):
-        if not path.is_file():
+        if not path.is_file() or not (out / PLAN).is_file():
             content = read_training_set(folder)
             _check(content, bundle)
             try:
                 path.parent.mkdir(exist_ok=True)
                 listed = _crops(folder, content, bundle, path) if bundle.localiser else _list(content, bundle)
-                listed["accepted"] = {case.name: [case.image, case.labels] for case in content.cases}
-                atomic_write(path, json.dumps(listed, indent=1) + "\n")
+                atomic_write(path, json.dumps(listed | {"index": as_index(content)}, indent=1) + "\n")
             except OSError as error:
                 raise not_written(str(path), error) from error
     return path
 
 
-def content_of_round(folder: Path, path: Path) -> TrainingSet:
-    """Return the content of a training set as it was when a round began; cases that were removed since are left out.
+def content_of_round(path: Path) -> TrainingSet:
+    """Return the content of a training set as it was when a round began.
 
     Args:
-        folder: training set.
         path: list of the round.
+
+    Raises:
+        InputError: `accept.not_a_set`, the list is damaged.
     """
-    content = read_training_set(folder)
-    labels = {name: file for name, (_, file) in json.loads(path.read_bytes())["accepted"].items()}
-    cases = [replace(case, labels=labels[case.name]) for case in content.cases if case.name in labels]
-    return replace(content, cases=tuple(cases))
+    try:
+        return from_index(json.loads(path.read_bytes())["index"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        text = f"{path} is damaged; remove it and the folder of the new model, and begin again"
+        raise InputError("accept.not_a_set", text) from error
+
+
+def accepted_since(folder: Path, of_round: TrainingSet) -> int:
+    """Return how many cases were accepted, for the first time or again, since a round began."""
+    known = {case.labels for case in of_round.cases}
+    return sum(case.labels not in known for case in read_training_set(folder).cases)
 
 
 def _crops(folder: Path, content: TrainingSet, bundle: Bundle, path: Path) -> dict[str, Any]:

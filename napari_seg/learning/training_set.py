@@ -12,11 +12,13 @@ runs meanwhile is not disturbed, and a process that is killed leaves the former 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +34,7 @@ _LOCK_SECONDS = 60.0
 _KIND = "training set of corrections"
 _VERSION = 1
 _MAX_BYTES = 1 << 26
+_COST = 1 << 15
 _NAME = re.compile(r"case\d{4,6}")
 _IMAGE_FILE = re.compile(rf"\./{IMAGES}/case\d{{4,6}}\.(nii\.gz|series\.json)")
 _LABEL_FILE = re.compile(rf"\./{LABELS}/case\d{{4,6}}_r\d{{1,6}}\.nii\.gz")
@@ -113,6 +116,8 @@ class AcceptedCase:
         annotated: names of the structures that were looked for; no others are learned from it.
         scan: digest of the scan's voxels (`training.gather.referenced.voxel_digest`).
         provenance: who accepted it, when, and what was changed.
+        who: digest of the patient's identifier, which is slow to compute and differs from set to set, see
+            `TrainingSet.digest_of`; "" if the identifier is unknown.
     """
 
     name: str
@@ -123,6 +128,7 @@ class AcceptedCase:
     annotated: tuple[str, ...]
     scan: str
     provenance: Provenance
+    who: str = ""
 
     @property
     def revision(self) -> int:
@@ -140,6 +146,8 @@ class TrainingSet:
         channel_count: number of channels; 0 without a case.
         cases: in the order in which they were accepted first.
         next_number: number of the next new case; the number of a case that was removed is not used again.
+        removed: cases that were removed, so that a scan of the same patient stays in the part that it was in.
+        salt: random text for the digests of patients; "" for a set that is not written yet.
     """
 
     structures: Mapping[str, int] = field(default_factory=dict)
@@ -147,10 +155,25 @@ class TrainingSet:
     channel_count: int = 0
     cases: tuple[AcceptedCase, ...] = ()
     next_number: int = 1
+    removed: tuple[AcceptedCase, ...] = ()
+    salt: str = ""
 
     def case_of(self, scan: str) -> AcceptedCase | None:
         """Return the case of a scan, by the digest of its voxels; None if it was not accepted yet."""
         return next((case for case in self.cases if case.scan == scan), None)
+
+    def digest_of(self, patient: str) -> str:
+        """Return the digest of a patient's identifier in this set; "" without one.
+
+        It tells scans of one patient, whoever accepts them on whichever machine. It is a pseudonym: who has the set and
+        a list of identifiers can try them, at some tenths of a second each.
+        """
+        if not patient:
+            return ""
+        salt = self.salt.encode()
+        return hashlib.scrypt(
+            patient.encode(errors="surrogateescape"), salt=salt, n=_COST, r=8, p=1, maxmem=1 << 27, dklen=16
+        ).hex()
 
     def part_of(self, part: Part) -> tuple[AcceptedCase, ...]:
         """Return the cases of a part."""
@@ -158,7 +181,7 @@ class TrainingSet:
 
     def next_part(self) -> Part:
         """Return the part of the next patient: the second of each five is for validation."""
-        patients = {case.patient: case.part for case in self.cases}
+        patients = {case.patient: case.part for case in (*self.cases, *self.removed)}
         is_turn = len(patients) % _EVERY == _FIRST - 1
         is_full = sum(part == "validation" for part in patients.values()) >= _MAX_VALIDATION
         return "validation" if is_turn and not is_full else "training"
@@ -198,18 +221,47 @@ def read_training_set(folder: Path) -> TrainingSet:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError("too large")
-        content = json.loads(path.read_bytes())
-        own = content["napari_seg"]
-        if own["kind"] != _KIND or own["version"] != _VERSION:
-            raise ValueError("of another kind or version")
-        labels = {str(name): int(value) for name, value in content["labels"].items() if value}
-        channels = tuple(str(name) for name in content["modality"].values())
-        cases = tuple(_case(entry) for entry in content["training"])
-        return TrainingSet(labels, channels, int(own["channels"]), cases, int(own["next"]))
+        return from_index(json.loads(path.read_bytes()))
     except OSError as error:
         raise InputError("file.unreadable", f"{path} can't be read ({error.strerror})") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _not_a_set(folder, f"a {INDEX} that is none of napari-seg accept") from error
+
+
+def from_index(content: Mapping[str, Any]) -> TrainingSet:
+    """Return the training set that an index describes.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: it is no index of this version.
+    """
+    own = content["napari_seg"]
+    if own["kind"] != _KIND or own["version"] != _VERSION:
+        raise ValueError("of another kind or version")
+    labels = {str(name): int(value) for name, value in content["labels"].items() if value}
+    channels = tuple(str(name) for name in content["modality"].values())
+    cases, removed = (tuple(map(_case, entries)) for entries in (content["training"], own.get("removed", ())))
+    if int(own["next"]) <= max((int(case.name[4:]) for case in cases), default=0):
+        raise ValueError("the number of the next case")
+    return TrainingSet(
+        labels, channels, int(own["channels"]), cases, int(own["next"]), removed, str(own.get("salt", ""))
+    )
+
+
+def as_index(content: TrainingSet) -> dict[str, Any]:
+    """Return the index that describes a training set."""
+    listed = content.as_list()
+    for entry, case in zip(listed["training"], content.cases, strict=True):
+        entry |= _own(case)
+    of_removed = replace(content, cases=content.removed).as_list()["training"]
+    removed = [entry | _own(case) for entry, case in zip(of_removed, content.removed, strict=True)]
+    own = {"kind": _KIND, "version": _VERSION, "channels": content.channel_count, "next": content.next_number}
+    return listed | {"napari_seg": own | {"salt": content.salt, "removed": removed}}
+
+
+def _own(case: AcceptedCase) -> dict[str, Any]:
+    provenance = asdict(case.provenance)
+    own = {"annotated": list(case.annotated), "scan": case.scan, "provenance": provenance, "who": case.who}
+    return {"accepted": own}
 
 
 def _is_ours(path: Path) -> bool:
@@ -240,7 +292,8 @@ def _case(entry: Mapping[str, Any]) -> AcceptedCase:
     annotated, scan = tuple(str(one) for one in own["annotated"]), str(own["scan"])
     provenance = Provenance.from_dict(own["provenance"])
     of_part: Part = "training" if part == "training" else "validation"
-    return AcceptedCase(name, image, labels, str(entry["patient"]), of_part, annotated, scan, provenance)
+    who = str(own.get("who", ""))
+    return AcceptedCase(name, image, labels, str(entry["patient"]), of_part, annotated, scan, provenance, who)
 
 
 def write_training_set(folder: Path, content: TrainingSet) -> None:
@@ -249,18 +302,8 @@ def write_training_set(folder: Path, content: TrainingSet) -> None:
     Raises:
         OutputError: `output.not_written`, `output.disk_full`.
     """
-    listed = content.as_list()
-    for entry, case in zip(listed["training"], content.cases, strict=True):
-        provenance = asdict(case.provenance)
-        entry["accepted"] = {"annotated": list(case.annotated), "scan": case.scan, "provenance": provenance}
-    listed["napari_seg"] = {
-        "kind": _KIND,
-        "version": _VERSION,
-        "channels": content.channel_count,
-        "next": content.next_number,
-    }
     try:
-        atomic_write(folder / INDEX, json.dumps(listed, indent=1) + "\n")
+        atomic_write(folder / INDEX, json.dumps(as_index(content), indent=1) + "\n")
     except OSError as error:
         raise not_written(str(folder / INDEX), error) from error
     _sweep(folder, content)
@@ -271,16 +314,34 @@ def _sweep(folder: Path, content: TrainingSet) -> None:
     kept = {file for case in content.cases for file in (case.image, case.labels)}
     for path in (folder / ROUNDS).glob("*.json"):
         try:
-            kept |= {str(file) for files in json.loads(path.read_bytes())["accepted"].values() for file in files}
+            of_round = from_index(json.loads(path.read_bytes())["index"])
+            kept |= {file for case in of_round.cases for file in (case.image, case.labels)}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return  # it is not known what the round names, so nothing is removed
     for place in (folder, folder / IMAGES, folder / LABELS):
-        for path in place.iterdir():
+        for path in place.iterdir() if place.is_dir() else ():
             file = f"./{place.name}/{path.name}"
             is_old = (_IMAGE_FILE.fullmatch(file) or _LABEL_FILE.fullmatch(file)) and file not in kept
             if (is_old or _UNFINISHED.fullmatch(path.name)) and path.is_file():
                 with suppress(OSError):  # open in another program; the next acceptance removes it
                     path.unlink()
+
+
+def remove_rounds(folder: Path, name: str) -> None:
+    """Remove the lists of the rounds that a case was part of, with their crops.
+
+    Raises:
+        OutputError: `output.not_written`.
+    """
+    for path in (folder / ROUNDS).glob("*.json"):
+        with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            if name not in [case.name for case in from_index(json.loads(path.read_bytes())["index"]).cases]:
+                continue
+        try:
+            path.unlink()
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+        except OSError as error:
+            raise not_written(str(path), error) from error
 
 
 @contextmanager

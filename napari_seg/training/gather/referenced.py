@@ -39,11 +39,9 @@ class KnownScan:
 
     Attributes:
         files: its files, absolute; those of a series in the order of its slices.
-        patient: digest of the patient's identifier; "" if it is unknown.
     """
 
     files: tuple[Path, ...]
-    patient: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,18 @@ class ReferencedScan(Scan):
 
 
 def voxel_digest(volume: Volume) -> str:
-    """Return a digest of the voxels of a scan and of their place, as 32 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{volume.array.shape} {volume.array.dtype.str}".encode())
-    digest.update(np.ascontiguousarray(volume.grid.affine, dtype="<f8").tobytes())
-    for channel in volume.array:
+    """Return a digest of the voxels of a scan, as 32 hexadecimal digits.
+
+    Copies of a scan in other formats have the same one: it is that of the values as float32 in the order right,
+    anterior, superior. The place in the patient does not count, because formats round it differently.
+    """
+    axes, flips = volume.grid.patient_axes()
+    turned = volume.array.transpose(0, *(axis + 1 for axis in axes))
+    turned = turned[:, *(slice(None, None, -1 if flip else 1) for flip in flips)]
+    digest = hashlib.blake2b(str(turned.shape).encode(), digest_size=16)
+    for channel in turned:
         for plane in channel:
-            digest.update(np.ascontiguousarray(plane).data)
+            digest.update(np.ascontiguousarray(plane, dtype="<f4").data)
     return digest.hexdigest()
 
 
@@ -96,7 +99,7 @@ def remember(digest: str, scan: KnownScan) -> None:
         OutputError: `output.not_written`, `output.disk_full`.
     """
     path = known_folder() / f"{digest}.json"
-    content = {"files": [os.path.abspath(file) for file in scan.files], "patient": scan.patient}
+    content = {"files": [os.path.abspath(file) for file in scan.files]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         atomic_write(path, json.dumps(content) + "\n")
@@ -109,10 +112,10 @@ def recall(digest: str) -> KnownScan | None:
     if not _is_digest(digest):
         return None
     content = _read(known_folder() / f"{digest}.json")
-    files, patient = content.get("files"), content.get("patient", "")
+    files = content.get("files")
     if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
         return None
-    return KnownScan(tuple(map(Path, files)), str(patient))
+    return KnownScan(tuple(map(Path, files)))
 
 
 def write_reference(path: Path, digest: str) -> None:
