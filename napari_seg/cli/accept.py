@@ -93,7 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"{case.name}  {case.part}, {case.patient}, accepted for the {_ordinal(case.revision)} time")
     if others := sum(one.patient == case.patient for one in read_training_set(arguments.into).cases) - 1:
-        print(
         print(f"        of the same patient as {others} other cases; if they are of others, name each with --patient")
     for name, change in case.provenance.changes.items():
         added = "" if change.added is None else f", {change.added} voxels added, {change.removed} removed"
