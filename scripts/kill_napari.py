@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 
-WAYS = ("saving", "copying", "both")
-"""What the window does while a person edits: it saves the session again and again, it makes automatic copies, both."""
+WAYS = ("saving", "writing", "copying", "both")
+"""What the window does while a person edits: it saves the session again and again (in "writing" it is killed while the
+new file is incomplete), it makes automatic copies, or both."""
 
 SHAPE = (256, 256, 160)
 
@@ -110,7 +111,12 @@ def kill(folder: Path, way: str, interval: int, chance: random.Random) -> tuple[
         if window.poll() is not None or time.monotonic() - began > 180:
             raise SystemExit(f"the window does not work: see {folder / 'log.txt'}")
         time.sleep(0.02)
-    time.sleep(chance.uniform(0, 2 * interval))
+    if way == "writing":
+        while not any(folder.glob(".*.napari-seg")):  # the name of a file that is being written
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1))
+    else:
+        time.sleep(chance.uniform(0, 2 * interval))
     killed = time.time()
     os.killpg(window.pid, signal.SIGKILL)
     window.wait()
@@ -122,7 +128,9 @@ def is_under_way(folder: Path, way: str) -> bool:
     """Return whether the first session file or the first copies are written, as far as the way makes any."""
     has_session = (folder / "a.napari-seg").exists()
     has_copies = any(folder.glob("unsaved/*/unsaved.json"))
-    return has_session if way == "saving" else has_copies if way == "copying" else has_session and has_copies
+    return (
+        has_session if way in ("saving", "writing") else has_copies if way == "copying" else has_session and has_copies
+    )
 
 
 def write_scan(path: Path) -> None:
@@ -152,7 +160,7 @@ def edit(folder: Path, way: str, interval: int) -> None:
     empty = Segmentation(np.zeros(SHAPE, np.uint8), volume.grid, (Segment(1, "spot", (255, 0, 0)),))
     layer = layer_of(labels_layer(empty, placement_of(image).for_new_layer(), "spots", scan=volume.source))
     viewer.add_layer(layer)
-    panel.guard.write_copies_every(0 if way == "saving" else interval)
+    panel.guard.write_copies_every(0 if way in ("saving", "writing") else interval)
     journal = (folder / "journal.txt").open("w")
     state = {"edits": 0, "saving": -1, "next": 0.0}
 
@@ -170,7 +178,7 @@ def edit(folder: Path, way: str, interval: int) -> None:
         if state["saving"] >= 0 and not files.is_busy:
             note(saved=state["saving"])
             state["saving"] = -1
-            state["next"] = time.monotonic() + (0 if way == "saving" else 2 * interval)
+            state["next"] = time.monotonic() + (2 * interval if way == "both" else 0)
         if way != "copying" and not files.is_busy and time.monotonic() >= state["next"]:
             state["saving"] = state["edits"]
             files.save(folder / "a.napari-seg")
@@ -206,7 +214,7 @@ def check(
     fault = session.fault or copies.fault
     if session.edits < reported and way != "copying":
         fault = fault or f"the session has {session.edits} edits; {reported} were saved"
-    if way != "saving" and seconds > limit:
+    if way in ("copying", "both") and seconds > limit:
         fault = fault or f"the first lost edit is {seconds:.1f} s old"
     return fault, seconds, text
 
