@@ -30,7 +30,7 @@ from napari_seg.formats.nifti import write_nifti
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import mni152_path
-from napari_seg.plugin import closing, commands
+from napari_seg.plugin import closing, commands, kept_data
 from napari_seg.plugin.autosave import FOLDER_VARIABLE, Autosave
 from napari_seg.plugin.labels_state import state_of
 from napari_seg.plugin.layer_info import placement_of, volume_of
@@ -800,3 +800,22 @@ def test_closing_the_panel_alone_asks_too(
 def _colours(widget: Any) -> list[Any]:
     image = widget.grab().toImage()
     return [image.pixelColor(x, y) for x in range(0, image.width(), 3) for y in range(0, image.height(), 3)]
+
+
+def test_prompts_are_copied_without_an_edit_and_dropped_without_a_question(
+    viewer: Any, panel: Panel, qtbot: Any, head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    panel.edit_tab.model.add_structure("ball")
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=30_000)
+    labels = viewer.layers[-1]
+    state_of(labels).mark_saved(state_of(labels).edits)
+    kept_data.keep(labels, "notes", [1, 2, 3])
+    written: list[int] = []
+    panel.guard.write_copies(written.append)
+    qtbot.waitUntil(lambda: written == [1], timeout=30_000)
+    folder = panel.guard.autosave.folder
+    assert len(list(folder.glob("*.nii.gz"))) == 1
+    monkeypatch.setattr(closing.UnsavedGuard, "_ask", lambda *_: pytest.fail("there is no unsaved correction"))
+    assert panel.guard._may_close()
+    assert not folder.exists()

@@ -18,6 +18,7 @@ from labelled import found_in
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
+from napari_seg.errors import InputError
 from napari_seg.formats.read import read
 from napari_seg.plugin import kept_data
 from napari_seg.plugin.labels_state import Snapshot, state_of
@@ -430,3 +431,22 @@ def test_texts_that_tools_keep_hold_no_private_words(scan: Path) -> None:
     assert number == 3
     assert "Canary" not in text or not scan.is_dir()
     assert "study" not in text  # the name of a folder
+
+
+def test_a_script_without_a_window_reads_a_session(scan: Path) -> None:
+    from napari_seg.plugin.reader import get_reader
+
+    viewer, model = viewer_on(scan)
+    path = scan.parent / "a.napari-seg"
+    model.save(path)
+    model.session.jobs.wait()
+    read_session = get_reader(str(path))
+    assert read_session is not None
+    layers = read_session(str(path))
+    assert [kind for _, _, kind in layers] == ["image", "labels"]
+    assert [settings["name"] for _, settings, _ in layers] == [layer.name for layer in viewer.layers]
+    np.testing.assert_array_equal(layers[1][0], viewer.layers[1].data)
+    (scan.parent / "b.napari-seg").write_bytes(b"no session")
+    with pytest.raises(InputError) as caught:
+        read_session(str(scan.parent / "b.napari-seg"))
+    assert caught.value.code == "session.damaged"
