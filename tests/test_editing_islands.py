@@ -8,6 +8,7 @@ from edited import GRID, edited
 
 from napari_seg.editing.islands import keep_island, keep_largest, list_islands, remove_island, remove_small_islands
 from napari_seg.errors import InputError
+from napari_seg.geometry import Grid
 
 LABEL = 4
 VOXEL_ML = 1.5 * 1.25 * 2.5 / 1000
@@ -77,3 +78,21 @@ def test_clicks_beside_the_structure_are_refused() -> None:
             function(labels, GRID, 5)
     with pytest.raises(InputError, match=r"edit\.volume"):
         remove_small_islands(labels, GRID, LABEL, -1.0)
+
+
+def test_many_islands_are_those_of_scipy() -> None:
+    from scipy.ndimage import label as connected
+
+    labels = np.where(np.random.default_rng(5).random((40, 30, 20)) < 0.06, np.uint8(LABEL), np.uint8(0))
+    parts, count = connected(labels == LABEL, np.ones((3, 3, 3)))
+    grid = Grid(labels.shape, GRID.affine)
+    islands = list_islands(labels, grid, LABEL)
+    assert len(islands) == count > 100
+    for island in islands:
+        voxels = np.argwhere(parts == parts[island.voxel])
+        assert island.voxels == len(voxels)
+        assert island.centroid_mm == pytest.approx(tuple(grid.to_world(voxels.mean(axis=0))))
+        assert [(one.start, one.stop - 1) for one in island.box] == list(zip(voxels.min(0), voxels.max(0), strict=True))
+    few = islands[3]
+    after = edited(labels, keep_island(labels, grid, LABEL, few.voxel))
+    assert np.array_equal(after == LABEL, parts == parts[few.voxel])

@@ -42,18 +42,17 @@ def list_islands(labels: NDArray[np.unsignedinteger], grid: Grid, label: int) ->
     Raises:
         InputError: `edit.absent`.
     """
-    from scipy.ndimage import find_objects
-
-    box, parts, sizes = _find_islands(labels, label)
-    start = np.array([place.start for place in box])
+    box, mask, numbers, sizes = _find_islands(labels, label)
+    order = np.argsort(numbers, kind="stable")
+    voxels = np.argwhere(mask)[order] + [place.start for place in box]
+    starts = np.concatenate([[0], np.cumsum(sizes[1:-1])]).astype(np.intp)
+    lowest, highest = (each.reduceat(voxels, starts) for each in (np.minimum, np.maximum))
+    centers = grid.to_world(np.add.reduceat(voxels, starts) / sizes[1:, None])
     islands = []
-    for number, found in enumerate(find_objects(parts), start=1):
-        voxels = np.argwhere(parts[found] == number) + [place.start for place in found] + start
-        x, y, z = grid.to_world(voxels.mean(axis=0))
-        i, j, k = (slice(int(low), int(high) + 1) for low, high in zip(voxels.min(0), voxels.max(0), strict=True))
-        first = (int(voxels[0, 0]), int(voxels[0, 1]), int(voxels[0, 2]))
-        count = int(sizes[number])
-        islands.append(Island(count, count * grid.voxel_ml, (float(x), float(y), float(z)), (i, j, k), first))
+    for first, low, high, center, size in zip(starts, lowest, highest, centers, sizes[1:], strict=True):
+        i, j, k = (slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
+        (x, y, z), voxel = map(float, center), check_voxel(voxels[first], labels.shape)
+        islands.append(Island(int(size), int(size) * grid.voxel_ml, (x, y, z), (i, j, k), voxel))
     return sorted(islands, key=lambda island: -island.voxels)
 
 
@@ -63,10 +62,9 @@ def keep_largest(labels: NDArray[np.unsignedinteger], grid: Grid, label: int) ->
     Raises:
         InputError: `edit.absent`.
     """
-    box, parts, sizes = _find_islands(labels, label)
-    is_removed = np.ones(len(sizes), bool)
-    is_removed[[0, int(sizes[1:].argmax()) + 1]] = False
-    return relabel(labels, box, is_removed[parts], 0)
+    box, mask, numbers, sizes = _find_islands(labels, label)
+    mask[mask] = numbers != int(sizes[1:].argmax()) + 1
+    return relabel(labels, box, mask, 0)
 
 
 def remove_small_islands(labels: NDArray[np.unsignedinteger], grid: Grid, label: int, min_ml: float) -> Change:
@@ -83,10 +81,9 @@ def remove_small_islands(labels: NDArray[np.unsignedinteger], grid: Grid, label:
     """
     if not 0 <= min_ml < np.inf:
         raise InputError("edit.volume", f"found a volume of {min_ml:g} ml; expected at least 0")
-    box, parts, sizes = _find_islands(labels, label)
-    is_removed = sizes * grid.voxel_ml < min_ml * (1 - 1e-9)
-    is_removed[0] = False
-    return relabel(labels, box, is_removed[parts], 0)
+    box, mask, numbers, sizes = _find_islands(labels, label)
+    mask[mask] = (sizes * grid.voxel_ml < min_ml * (1 - 1e-9))[numbers]
+    return relabel(labels, box, mask, 0)
 
 
 def remove_island(labels: NDArray[np.unsignedinteger], grid: Grid, label: int, voxel: Sequence[int]) -> Change:
@@ -109,27 +106,36 @@ def keep_island(labels: NDArray[np.unsignedinteger], grid: Grid, label: int, vox
     return relabel(labels, box, (labels[box] == label) & ~is_clicked, 0)
 
 
-def _find_islands(labels: NDArray[np.unsignedinteger], label: int) -> tuple[Box, NDArray[np.int32], NDArray[np.intp]]:
-    """Return the box of a structure, the number of each voxel's island from 1 up, and the voxels of each number."""
-    from scipy.ndimage import label as connected
+def _find_islands(
+    labels: NDArray[np.unsignedinteger], label: int
+) -> tuple[Box, NDArray[np.bool_], NDArray[np.int32], NDArray[np.intp]]:
+    """Return the box and mask of a structure, the island of each voxel of the mask, and the voxels of each island.
+
+    Islands are numbered from 1 up; the numbers (N,) are in the order of the voxels of the mask.
+    """
+    import SimpleITK as sitk
 
     box, mask = find_structure(labels, label)
-    parts, sizes = np.zeros(mask.shape, np.int32), [np.zeros(1, np.intp)]
+    islands, sizes = np.zeros(mask.shape, np.int32), [np.zeros(1, np.intp)]
     known = 0
     for piece in pieces(mask):
-        own, count = connected(mask[piece], np.ones((3, 3, 3)))
-        numbers = own[mask[piece]]
-        sizes.append(np.bincount(numbers, minlength=count + 1)[1:])
-        parts[piece][mask[piece]] = numbers + known
-        known += count
-    return box, parts, np.concatenate(sizes)
+        own = mask[piece]
+        found = sitk.ConnectedComponent(sitk.GetImageFromArray(own.astype(np.uint8)), True)
+        numbers = sitk.GetArrayViewFromImage(found)[own].astype(np.int32)
+        sizes.append(np.bincount(numbers)[1:])
+        islands[piece][own] = numbers + known
+        known += len(sizes[-1])
+    return box, mask, islands[mask], np.concatenate(sizes)
 
 
 def _island_at(labels: NDArray[np.unsignedinteger], label: int, voxel: Sequence[int]) -> tuple[Box, NDArray[np.bool_]]:
+    """Return the box of a structure, and the voxels in it of the island at a voxel."""
     clicked = check_voxel(voxel, labels.shape)
-    box, parts, _ = _find_islands(labels, label)
+    box, mask, numbers, _ = _find_islands(labels, label)
     if labels[clicked] != label:
         text = f"voxel {clicked} has the label {labels[clicked]}; expected {label}: click on the structure"
         raise InputError("edit.not_in_structure", text)
-    i, j, k = (n - place.start for n, place in zip(clicked, box, strict=True))
-    return box, parts == parts[i, j, k]
+    place = np.ravel_multi_index([n - one.start for n, one in zip(clicked, box, strict=True)], mask.shape)
+    number = numbers[np.searchsorted(np.flatnonzero(mask), place)]
+    mask[mask] = numbers == number
+    return box, mask
