@@ -97,7 +97,8 @@ def rank(
     With the scans, the model looks at each of them again: the uncertainty is the disagreement of its members, and
     distances are those of the features of its network. What it finds is kept in the folder of the run, so that only new
     scans are looked at next time. Without the scans and without such finds, the uncertainty comes from the confidence
-    in the manifest, and distances from the volumes.
+    in the manifest, and distances from the volumes; an accepted case is then known by the bytes of its file only, which
+    a training set of corrections does not keep.
 
     Args:
         results: output folder of the run.
