@@ -97,7 +97,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, calls: list, rows: tuple[ComparedS
         calls.append((folder, bundle.name, out, options))
         progress("comparing", 1, 2)
         report("planning: 2 cases")
-        write_plain_bundle(out)
+        if not out.exists():
+            write_plain_bundle(out)
         write_run(out / "training", stage="ended")
         return Improvement(out, bundle.name, 1, 1, rows, 0.5)
 
@@ -193,8 +194,18 @@ def test_a_training_is_followed_stopped_and_resumed(
     assert "“Resume” goes on" in text_of(model)
     assert model.is_begun
     assert model.output == out
-    assert model.status.startswith("Begun before")
-    assert model.result is None
+
+    stand_in(monkeypatch, [])
+    begun_status = model.status
+    model.start()
+    model.session.jobs.wait()
+    assert model.result is not None
+    assert (model.is_begun, model.status) == (False, "")
+    model.result = None
+    model.choose_output(tmp_path / "plain_round1")
+    model.session.jobs.wait()
+    assert begun_status.startswith("Begun before: Epoch 3 of 10")
+    assert model.is_begun
     assert model.obstacle == ""
 
 
@@ -265,6 +276,8 @@ def test_the_verdict_says_how_sure_it_is() -> None:
     assert verdict(result).endswith("(+0.100), 95 % interval +0.050 to +0.150.")
     doubtful = replace(result, rows=(ComparedStructure(MEAN, 4, 0.7, 0.72, -0.01, 0.05),))
     assert verdict(doubtful).endswith("The difference may be chance.")
+    worse = replace(result, rows=(ComparedStructure(MEAN, 4, 0.8, 0.7, -0.15, -0.05),))
+    assert verdict(worse).endswith("95 % interval -0.150 to -0.050. The new model is not better.")
     single = replace(result, rows=(ComparedStructure(MEAN, 1, 0.7, 0.72),))
     assert verdict(single).startswith("Mean Dice on 1 validation case:")
     assert verdict(single).endswith("More validation cases would tell more.")

@@ -210,7 +210,7 @@ class ImproveModel:
             text = "Stopped. The old model is unchanged. “Resume” goes on where the new one was."
             self.session.show_messages(Message("info", text), lasting=True)
             return
-        self.result = result
+        self.result, self.is_begun = result, False
         self.session.show_messages(Message("info", f"The new model is ready. {verdict(result)}"), lasting=True)
 
     def _on_end(self) -> None:
@@ -326,9 +326,11 @@ def verdict(result: Improvement) -> str:
     cases = f"{mean.cases} validation case{'s' * (mean.cases != 1)}"
     text = f"Mean Dice on {cases}: {mean.before:.3f} before, {mean.after:.3f} after ({mean.difference:+.3f})"
     if math.isnan(mean.low):
-        return f"{text}. More validation cases would tell more."
-    doubt = "" if result.is_clear else " The difference may be chance."
-    return f"{text}, 95 % interval {mean.low:+.3f} to {mean.high:+.3f}.{doubt}"
+        text = f"{text}. More validation cases would tell more."
+    else:
+        doubt = "" if result.is_clear else " The difference may be chance."
+        text = f"{text}, 95 % interval {mean.low:+.3f} to {mean.high:+.3f}.{doubt}"
+    return text if result.is_better else f"{text} The new model is not better."
 
 
 def interval_text(row: ComparedStructure) -> str:
