@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import benchmark
 from benchmarks import (
     cohort,
+    editing,
     learning,
     measuring,
     networks,
@@ -459,3 +460,20 @@ def test_scans_get_the_names_that_nnunet_expects(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     names = [path.name for path in cohort.link_scans(tmp_path, tmp_path / "links", None)]
     assert names == ["a_0000.nii.gz", "b_0000.nii.gz"]
+
+
+@pytest.mark.parametrize("name", editing.CALLS)
+def test_each_editing_function_is_timed_on_a_structure_that_it_changes(name: str) -> None:
+    call, voxels = editing.prepare(name, (96, 96, 64))
+    result = call()
+    assert voxels > 1000
+    assert len(result) == 2 if name == "list islands" else not result.is_empty
+
+
+def test_editing_is_described_by_a_table() -> None:
+    rows = [{"name": "smooth by 2 mm", "voxels": 1000, "seconds": 0.123, "cpu_seconds": 0.2, "peak_mib": 45.6}]
+    text = editing.describe_editing(
+        {"machine": MACHINE, "shape": [512, 512, 400], "spacing_mm": [0.8, 0.8, 1.0], "functions": rows}
+    )
+    assert "| smooth by 2 mm | 1000 | 0.12 | 0.20 | 46 |" in text
+    assert "512×512×400" in text
