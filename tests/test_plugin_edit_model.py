@@ -22,7 +22,6 @@ from napari_seg.plugin.edit.model import EditModel, Request
 from napari_seg.plugin.edit.operations import OPERATIONS, Situation, needed_slice
 from napari_seg.plugin.labels_state import EditAction, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
-from napari_seg.plugin.layers import image_layers, layer_of
 from napari_seg.plugin.planes.model import PlanesModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.model import StructuresModel
@@ -380,26 +379,3 @@ def test_linked_planes_show_and_undo_it(model: EditModel, viewer: ViewerModel) -
     undo(copy)
     np.testing.assert_array_equal(labels_of(viewer).data, before)
     assert drawn
-
-
-def test_a_structure_from_nothing(head: Volume) -> None:
-    viewer = ViewerModel()
-    session = Session(viewer)
-    model = EditModel(session, StructuresModel(session))
-    model.add_structure("liver")
-    assert "Open a scan" in text_of(model)
-    (scan,) = (layer_of(one) for one in image_layers(head))
-    viewer.add_layer(scan)
-    model.add_structure("liver")
-    done(model)
-    layer = viewer.layers[-1]
-    assert layer.name == f"{scan.name} - labels"
-    assert [(s.label, s.name) for s in LayerInfo.require(layer).segments] == [(1, "liver")]
-    assert layer.selected_label == 1
-    assert model.structure is not None
-    assert model.structure.name == "liver"
-    viewer.layers.selection.active = scan
-    model.add_structure("spleen")  # on the same layer
-    assert [s.label for s in LayerInfo.require(layer).segments] == [1, 2]
-    assert len(viewer.layers) == 2
-    session.close()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image, Labels
+from napari.layers import Labels
 from numpy.typing import NDArray
 from psygnal import Signal
 
@@ -23,19 +23,17 @@ from napari_seg.editing.interactive_network import InteractiveNetwork, refine_wi
 from napari_seg.editing.prompts import Prompts
 from napari_seg.editing.refine import refine, warm_up
 from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
+from napari_seg.plugin.edit.new_structure import add_structure
 from napari_seg.plugin.edit.operations import OPERATIONS, Situation, needed_image
 from napari_seg.plugin.edit.preview import Preview
 from napari_seg.plugin.edit.step import fits
 from napari_seg.plugin.edit.strokes import Strokes
-from napari_seg.plugin.foreign_layers import lies_on
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.labels_state import EditAction, state_of
-from napari_seg.plugin.layer_info import placement_of, volume_of
-from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.layer_info import placement_of
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.napari_private import is_stroke_open, paint_step
 from napari_seg.plugin.views import Marks, views_of
-from napari_seg.volume import Segmentation
 
 if TYPE_CHECKING:
     from napari_seg.plugin.session import Session
@@ -159,28 +157,7 @@ class EditModel:
 
     def add_structure(self, name: str) -> None:
         """Add a structure without voxels; to a new labels layer if none lies on the scan."""
-        scan, layer = self.session.scan, self._watched
-        if layer is not None and (scan is None or lies_on(layer, scan)):
-            self._add_structure(name)
-        elif scan is not None:
-            on_scan = next((one for one in self.session.segmentations if lies_on(one, scan)), None)
-            if on_scan is not None:
-                self.session.viewer.layers.selection.active = on_scan
-                self._add_structure(name)
-            else:
-                self.session.jobs.start(lambda _: _empty_labels(scan), on_result=lambda new: self._on_new(new, name))
-        else:
-            self.session.show_messages(Message("warning", "Open a scan first."))
-
-    def _on_new(self, layer: Labels, name: str) -> None:
-        self.session.viewer.add_layer(layer)
-        self.session.viewer.layers.selection.active = layer
-        self._add_structure(name)
-
-    def _add_structure(self, name: str) -> None:
-        if self.structures.add(name) is None:
-            text = "These labels hold no more structures; convert the layer to a larger type in the layer list."
-            self.session.show_messages(Message("warning", text))
+        add_structure(self.session, self.structures, name)
         self._follow()
 
     # requests
@@ -270,7 +247,8 @@ class EditModel:
             self._is_applying = False
         if is_of_prompts:
             self._strokes.clear()
-        self._refine()
+        if len(self._strokes):
+            self._refine()
         self._show(Message("info", f"{preview.name}: {preview.text}. Ctrl+Z takes it back."))
 
     def discard(self) -> None:
@@ -483,14 +461,3 @@ def _unsigned(data: Any) -> NDArray[np.unsignedinteger]:
     """Return labels as unsigned numbers without a copy."""
     array = np.asarray(data)
     return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "i" else array
-
-
-def _empty_labels(scan: Image) -> Labels:
-    """Return a labels layer without structures on a scan; slow for a large scan."""
-    volume = volume_of(scan)
-    assert volume is not None
-    segmentation = Segmentation(np.zeros(volume.grid.shape, np.uint8), volume.grid, ())
-    placement = placement_of(scan).for_new_layer()
-    layer = layer_of(labels_layer(segmentation, placement, f"{scan.name} - labels", scan=volume.source))
-    assert isinstance(layer, Labels)
-    return layer
