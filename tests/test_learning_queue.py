@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import write_plain_bundle
+from bundles import write_plain_bundle, write_threshold_bundle
 from cohorts import InlinePool, add_done, add_model, new_manifest
 from phantoms import write_nifti
 
@@ -336,3 +336,16 @@ def test_a_case_of_an_error_names_no_figures(run: Path) -> None:
     case = queue(run)[-1]
     assert case.as_dict()["uncertainty"] is None
     assert "--scans" in case.message
+
+
+def test_a_series_is_found_again_and_a_damaged_file_is_left_out(
+    study: Path, tmp_path: Path, inline_cohorts: None
+) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold"), trust=True)
+    results = list(Cohort(study, tmp_path / "out", bundle, device="cpu"))
+    done = sorted(one.name for one in results if one.status == "done")
+    assert len(done) == 2
+    found = rank(tmp_path / "out", scans=study, model=bundle, options=OPTIONS)
+    assert sorted(case.name for case in found) == done
+    assert [case.rank for case in found] == [1, 2]
+    assert {case.uncertainty for case in found} != {None}
