@@ -1157,6 +1157,11 @@ CODES = {
         "that overlap, or is run where another model finds something.",
         "Train a new model on the folder of accepted cases with `napari-seg train`.",
     ),
+    "improve.seen": Code(
+        "error",
+        "Scans of the validation part of the training set are among those that are replayed, which trains on them.",
+        "Leave them out of the data set that is replayed, and choose another folder for the new model.",
+    ),
     "improve.too_few": Code(
         "error",
         "The training set lacks cases for training or for validation.",

@@ -160,7 +160,7 @@ def test_new_and_missing_structures(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unrendered_figures")
 def test_old_cases_are_replayed(model: Path, tmp_path: Path) -> None:
-    folder = fill(tmp_path / "set", range(3))
+    folder = fill(tmp_path / "set", range(4, 7))
     out = tmp_path / "out"
     improve(folder, model, out, max_minutes=5, settings=BRIEF, replay=[model.parent / "data"])
     plan = json.loads((out / "plan.json").read_text())

@@ -6,13 +6,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_learning_training_set import case
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import InputError
-from napari_seg.learning.rounds import accepted_since, content_of_round, open_round
-from napari_seg.learning.training_set import TrainingSet, read_training_set, write_training_set
+from napari_seg.formats.nifti import write_volume
+from napari_seg.learning.accept import accept
+from napari_seg.learning.rounds import accepted_since, check_replayed, content_of_round, open_round
+from napari_seg.learning.training_set import Provenance, TrainingSet, read_training_set, write_training_set
+from napari_seg.training.gather.referenced import VARIABLE
+from napari_seg.volume import Segment, Segmentation, Volume
 
 
 @pytest.fixture
@@ -67,3 +72,22 @@ def test_a_model_for_other_channels_is_refused(folder: Path) -> None:
     bundle = replace(read_bundle(None), localiser=None, in_channels=2)
     with pytest.raises(InputError, match=r"improve\.channels"):
         open_round(folder, bundle, folder.parent / "new")
+
+
+def test_a_validation_case_is_not_replayed(tmp_path: Path, head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "known"))
+    folder, data = tmp_path / "set", tmp_path / "data"
+    array = np.zeros(head.grid.shape, np.uint8)
+    array[2:5, 2:5, 2:5] = 1
+    found = Segmentation(array, head.grid, (Segment(1, "ball", (1, 1, 1)),))
+    accept(found, head, folder, Provenance(), part="validation")
+    data.mkdir()
+    write_volume(replace(head, array=head.array + 1), data / "other.nii.gz")
+    write_volume(head, data / "copy.nii.gz")
+    entries = [{"image": "other.nii.gz", "replay": True}, {"image": str(data / "copy.nii.gz")}]
+    (data / "dataset.json").write_text(json.dumps({"training": entries}))
+    check_replayed(folder, read_training_set(folder), data)
+    entries[1]["replay"] = True
+    (data / "dataset.json").write_text(json.dumps({"training": entries}))
+    with pytest.raises(InputError, match=r"improve\.seen"):
+        check_replayed(folder, read_training_set(folder), data)

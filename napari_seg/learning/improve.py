@@ -26,7 +26,7 @@ from napari_seg.errors import BundleError, Cancelled
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.learning.compare import MEAN, ComparedStructure, Scores, compared, evaluate
 from napari_seg.learning.inherit import inherited_choices, lineage
-from napari_seg.learning.rounds import accepted_since, content_of_round, open_round
+from napari_seg.learning.rounds import accepted_since, check_replayed, content_of_round, open_round
 from napari_seg.learning.training_set import TrainingSet
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.training.history import RUN, ended_since, read_state
@@ -144,7 +144,8 @@ def improve(
         progress: called while both models are compared.
 
     Raises:
-        InputError: `accept.not_a_set`, `improve.too_few`, `improve.channels`; a scan can't be read.
+        InputError: `accept.not_a_set`, `improve.too_few`, `improve.channels`; `improve.seen`, validation cases are
+            among the replayed ones; a scan can't be read.
         BundleError: `improve.model`, `bundle.untrusted`, and as for `plan_bundle`.
         TrainingError, OutputError: as for `plan_bundle` and `train`.
         Cancelled: it was interrupted; the message says whether it saved.
@@ -163,10 +164,13 @@ def improve(
     before = evaluate(folder, content, bundle, progress)
     limits = {"max_minutes": max_minutes}
     plan = plan_bundle(listed, out, choices, replay=replay, trust=trust, limits=limits, report=report)
+    data = data_folder(listed, out, plan)
+    if replay:
+        check_replayed(folder, content, data)
     origin = _describe(out, bundle, content, len(replay))
     report(f"fine-tuning on {plan['parts']['training']} cases for up to {max_minutes:g} minutes")
     with writing(out):
-        _train(out, data_folder(listed, out, plan), plan, max_minutes)
+        _train(out, data, plan, max_minutes)
         report("comparing: the new model")
         new = read_bundle(out, trust=True)  # what was trained here runs this version's code only
         after = evaluate(folder, content, new, progress)

@@ -10,8 +10,11 @@ from typing import Any
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import InputError
 from napari_seg.formats.atomic import atomic_write, not_written
+from napari_seg.formats.nifti import count_volumes, is_nifti, stated_size
+from napari_seg.formats.scan import Scan
 from napari_seg.learning.crops import write_crops
 from napari_seg.learning.training_set import ROUNDS, TrainingSet, as_index, from_index, locked, read_training_set
+from napari_seg.training.gather.referenced import voxel_digest
 from napari_seg.training.write import PLAN
 
 
@@ -62,6 +65,37 @@ def content_of_round(path: Path) -> TrainingSet:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         text = f"{path} is damaged; remove it and the folder of the new model, and begin again"
         raise InputError("accept.not_a_set", text) from error
+
+
+def check_replayed(folder: Path, content: TrainingSet, data: Path) -> None:
+    """Check that no scan of the validation part is replayed, that is, trained on.
+
+    Args:
+        folder: training set.
+        content: its content when the round began.
+        data: folder of the combined data set.
+
+    Raises:
+        InputError: `improve.seen`.
+    """
+    scans: dict[tuple[int, ...], set[str]] = {}
+    for case in content.part_of("validation"):
+        shape, _ = stated_size(folder / case.labels)
+        scans.setdefault(tuple(sorted(shape[:3])), set()).add(case.scan)
+    listed = json.loads((data / "dataset.json").read_bytes())["training"]
+    seen = 0
+    for image in (entry["image"] for entry in listed if entry.get("replay")):
+        path = data / image if isinstance(image, str) else None
+        if path is None or not is_nifti(path):  # channels in several files, and 2D images, are not copies of a scan
+            continue
+        same = scans.get(tuple(sorted(stated_size(path)[0][:3])), set())
+        seen += bool(same) and voxel_digest(Scan("", "nifti", (path,)).read(channels=count_volumes(path))) in same
+    if seen:
+        raise InputError(
+            "improve.seen",
+            f"{seen} of the replayed scans are validation cases of the training set, which must never be trained on; "
+            "leave them out of the data set that is replayed, and choose another folder for the new model",
+        )
 
 
 def accepted_since(folder: Path, of_round: TrainingSet) -> int:
