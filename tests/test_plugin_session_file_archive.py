@@ -27,10 +27,11 @@ from napari_seg.plugin.session_file.archive import (
     read_content,
     write_session,
 )
-from napari_seg.plugin.session_file.capture import save, take
 from napari_seg.plugin.session_file.content import SavedPanel
 from napari_seg.plugin.session_file.endings import is_session_file
 from napari_seg.plugin.session_file.restore import open_session
+from napari_seg.plugin.session_file.save import save
+from napari_seg.plugin.session_file.take import take
 from napari_seg.volume import Volume
 
 

@@ -15,7 +15,6 @@ from napari_seg.plugin.job import Job
 from napari_seg.plugin.layer_info import frame_of, infos_of
 from napari_seg.plugin.messages import Message, gui_text_of, message_of
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.session_file.capture import SaveResult, save, take
 from napari_seg.plugin.session_file.chosen_model import find_model
 from napari_seg.plugin.session_file.content import SavedPanel, ScanLayer
 from napari_seg.plugin.session_file.endings import ENDING, is_session_file
@@ -29,6 +28,8 @@ from napari_seg.plugin.session_file.restore import (
     set_view,
     show,
 )
+from napari_seg.plugin.session_file.save import SaveResult, save
+from napari_seg.plugin.session_file.take import take
 
 if TYPE_CHECKING:
     from napari.layers import Image

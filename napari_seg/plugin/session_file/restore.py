@@ -27,7 +27,6 @@ from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import colormap_of, image_layers, labels_layer, layer_of, title_of
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.session_file.archive import extract, read_content
-from napari_seg.plugin.session_file.capture import IMAGE_SETTINGS, LABELS_SETTINGS
 from napari_seg.plugin.session_file.content import (
     ImageLayer,
     LabelsLayer,
@@ -37,6 +36,7 @@ from napari_seg.plugin.session_file.content import (
 )
 from napari_seg.plugin.session_file.names import opened_name
 from napari_seg.plugin.session_file.scans import find_scans, read_scan
+from napari_seg.plugin.session_file.take import IMAGE_SETTINGS, LABELS_SETTINGS
 from napari_seg.volume import NO_SOURCE, Segmentation, Volume
 
 _SETTING_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)
