@@ -306,6 +306,11 @@ def test_stop_drops_the_request(model: EditModel) -> None:
     model.stop()
     assert model.job is None
     assert text_of(done(model)) == "Stopped."
+    model.run("erode")
+    assert model.has_pending
+    model.discard()
+    assert not model.has_pending
+    assert done(model).preview is None
 
 
 def test_prompts_are_shown_undone_and_cleared(

@@ -155,7 +155,7 @@ class PreviewKeys:
     @property
     def _is_due(self) -> bool:
         model = self._window.model
-        return model.preview is not None or bool(model.prompts_text) or model.views.is_claimed
+        return model.has_pending or model.views.is_claimed
 
     def _follow(self) -> None:
         if self._is_due != bool(self._bound):

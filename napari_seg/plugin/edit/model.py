@@ -206,6 +206,11 @@ class EditModel:
         self.changed.emit()
 
     @property
+    def has_pending(self) -> bool:
+        """Whether there is a preview, a prompt or a computation to discard."""
+        return self.preview is not None or self.job is not None or len(self._strokes) > 0
+
+    @property
     def request_name(self) -> str:
         """Name of the current request; "" without one."""
         return "" if self._request is None else self._request.name

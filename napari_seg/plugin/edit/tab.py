@@ -63,8 +63,8 @@ class EditTab(QWidget):
             self.model.add_structure(name)
 
     def escape(self) -> None:
-        """Discard the preview; without one, put the tool away."""
-        if self.model.preview is not None or not self.model.prompts.is_empty:
+        """Discard the preview, or what is being computed; without either, put the tool away."""
+        if self.model.has_pending:
             self.model.discard()
         else:
             self.tools.choose(None)
