@@ -261,14 +261,41 @@ def test_structures_that_were_not_checked_are_declared(model: AcceptModel, viewe
     assert model.obstacle == ""
 
 
+def test_a_result_that_was_wrong_altogether_is_accepted_as_empty(
+    model: AcceptModel, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    layer = labels_of(viewer)
+    layer.data[:] = 0
+    layer.events.paint(value=[])
+    assert "Accepted as case0001" in accepted(model)
+    (case,) = read_training_set(tmp_path / "set").cases
+    assert case.annotated == ("left ball", "nose", "tail")
+    assert case.provenance.changes["nose"].removed == case.provenance.changes["nose"].voxels_before
+    assert not state_of(layer).is_unsaved
+
+
+def test_scans_of_one_patient_are_mentioned(model: AcceptModel, viewer: ViewerModel, head: Volume) -> None:
+    source = replace(head.source, files=(Path("sub-01_T1w.nii.gz"),))
+    for more in (1, 2):
+        viewer.layers.clear()
+        volume = replace(head, array=head.array + more, source=source)
+        ((data, settings, _),) = image_layers(volume)
+        viewer.add_layer(Image(data, **settings))
+        data, settings, _ = labels_layer(found_in(volume), place(head.grid), "found", scan=source)
+        viewer.add_layer(Labels(data, **settings))
+        text = accepted(model)
+    assert text.endswith("The scan states the same patient as 1 other case.")
+
+
 def test_a_structure_without_a_name_is_refused_until_it_is_unchecked(
     model: AcceptModel, viewer: ViewerModel, tmp_path: Path
 ) -> None:
     layer = labels_of(viewer)
     layer.data[0, 0, 0] = 9
     layer.events.paint(value=[])
+    assert "found label 9 without a name" in accepted(model)  # also before it is measured
     measure(model.structures)
-    assert "label 9 has no name" in accepted(model)
+    assert "(accept.unnamed)" in accepted(model)
     assert not (tmp_path / "set").exists()
     model.check("label 9", False)
     assert "Accepted as case0001" in accepted(model)

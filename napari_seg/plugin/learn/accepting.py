@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from weakref import WeakKeyDictionary
 from napari.layers import Image, Labels
 from psygnal import Signal
 
+from napari_seg.errors import InputError
 from napari_seg.learning.accept import accept
 from napari_seg.learning.training_set import AcceptedCase, Provenance, TrainingSet, read_training_set
 from napari_seg.plugin.foreign_layers import lies_on
@@ -40,7 +42,8 @@ class Wish:
         snapshot: the labels.
         volumes: channel -> volume of the scan.
         folder: folder of the training set.
-        annotated: names of the structures that were checked; None: those of the labels.
+        annotated: names of the structures that were checked.
+        unchecked: names of those that were not.
         actions: what the person did, in words.
         reader: name of the person; "" if it is not stated.
         replaces: whether the person agreed that earlier labels of the scan are replaced.
@@ -49,7 +52,8 @@ class Wish:
     snapshot: Snapshot
     volumes: Mapping[str, Volume]
     folder: Path
-    annotated: tuple[str, ...] | None
+    annotated: tuple[str, ...]
+    unchecked: tuple[str, ...]
     actions: tuple[str, ...]
     reader: str
     replaces: bool = False
@@ -213,15 +217,12 @@ class AcceptModel:
         labels, scan, rows = self.labels, self.scan, self.rows
         assert labels is not None
         assert scan is not None
-        if unnamed := [row.name for row, is_checked in rows if is_checked and row.voxels and _is_unnamed(row)]:
-            text = f"{', '.join(unnamed)} has no name. Name it in the Structures tab, or uncheck it."
-            self.session.show_messages(Message("warning", text))
-            return
-        checked = tuple(" ".join(row.name.split()) for row, is_checked in rows if is_checked)
-        annotated = None if len(checked) == len(rows) else checked
+        named = [(" ".join(row.name.split()), ok) for row, ok in rows if row.voxels or not _is_unnamed(row.name)]
+        annotated, unchecked = (tuple(name for name, ok in named if ok is wanted) for wanted in (True, False))
         volumes = self._volumes(labels, scan)
         snapshot = Snapshot.of(labels)
-        self._start(Wish(snapshot, volumes, self.folder, annotated, _actions_of(labels), preferences().reader))
+        actions, reader = _actions_of(labels), preferences().reader
+        self._start(Wish(snapshot, volumes, self.folder, annotated, unchecked, actions, reader))
 
     def replace(self) -> None:
         """Accept the scan of the question, which replaces its earlier labels."""
@@ -250,11 +251,13 @@ class AcceptModel:
             return
         if result.wish.folder == self.folder:
             self.content, self.fault = result.content, ""
-        case, is_whole = result.case, result.wish.annotated is None
+        case, is_whole = result.case, not result.wish.unchecked
         if is_whole:
             state_of(result.wish.snapshot.layer).mark_saved(result.wish.snapshot.edits)
         again = f", for the {_ordinal(case.revision)} time" if case.revision > 1 else ""
         text = f"Accepted as {case.name} for {case.part}{again}. The set has {counts_of(result.content)}."
+        others = sum(one.patient == case.patient for one in result.content.cases) - 1
+        text += f" The scan states the same patient as {others} other case{'s' * (others > 1)}." * bool(others)
         messages = [Message("info", text)]
         if not is_whole:
             text = "Save the labels too: the set holds only the structures that were checked."
@@ -290,10 +293,16 @@ def _accept(wish: Wish, job: Job) -> Accepted | Question:
     """Accept a case, or return the question about one that was accepted before; in the thread of the job.
 
     Raises:
+        InputError: `accept.unnamed`, a structure has no name.
         NapariSegError: see `napari_seg.learning.accept.accept`.
     """
     job.progress = JobProgress("Comparing with the accepted cases")
     scan, segmentation = input_of(wish.volumes), wish.snapshot.segmentation()
+    counts = segmentation.voxel_counts()
+    found = [one.name for one in segmentation.segments if counts.get(one.label) and _is_unnamed(one.name)]
+    if unnamed := [name for name in found if name not in wish.unchecked]:
+        text = f"found {', '.join(unnamed)} without a name; expected one; name it in the Structures tab, or uncheck it"
+        raise InputError("accept.unnamed", text)
     if not wish.replaces and (known := read_training_set(wish.folder).case_of(voxel_digest(scan))) is not None:
         return Question(wish, known)
     info = wish.snapshot.info
@@ -326,8 +335,9 @@ def counts_of(content: TrainingSet) -> str:
     return f"{count} case{'s' * (count != 1)}" + f", {kept} of them for validation" * bool(kept)
 
 
-def _is_unnamed(row: Structure) -> bool:
-    return row.name == f"label {row.label}"
+def _is_unnamed(name: str) -> bool:
+    """Return whether a name is the one of a label that nobody has named."""
+    return re.fullmatch(r"label \d+", name) is not None
 
 
 def _actions_of(labels: Labels) -> tuple[str, ...]:
