@@ -1157,6 +1157,12 @@ CODES = {
         "that overlap, or is run where another model finds something.",
         "Train a new model on the folder of accepted cases with `napari-seg train`.",
     ),
+    "improve.no_structure": Code(
+        "error",
+        "An accepted case is left out of the training of a model that is run in boxes: it has none of the model's "
+        "structures, its labels lie outside the boxes, or a small scan shows several boxes.",
+        "Check the labels of the case; the other cases are used.",
+    ),
     "improve.seen": Code(
         "error",
         "Scans of the validation part of the training set are among those that are replayed, which trains on them.",
@@ -1164,7 +1170,8 @@ CODES = {
     ),
     "improve.too_few": Code(
         "error",
-        "The training set lacks cases for training or for validation.",
+        "The training set lacks cases for training or for validation, or the boxes of the model were not found in "
+        "them.",
         "Accept cases of at least two patients.",
     ),
     # input

@@ -194,14 +194,26 @@ def read_template(name: str, bundle_root: Path) -> Volume:
     """
     from napari_seg.formats.read import read
 
+    return read(template_file(name, bundle_root))
+
+
+def template_file(name: str, bundle_root: Path) -> Path:
+    """Return the file of a template.
+
+    Args:
+        name: see `read_template`.
+        bundle_root: the bundle's folder.
+
+    Raises:
+        EnvironmentFault: `environment.template`, there is no such file.
+    """
     if name == "mni152_t1":
-        path = mni152_path()
-    else:
-        root = bundle_root.resolve()
-        path = Path(os.path.normpath(root / name))  # on Windows, resolving a share connects to its host
-        if not path.is_relative_to(root) or not path.resolve().is_relative_to(root) or not path.is_file():
-            raise EnvironmentFault("environment.template", f"found no template {name!r} in bundle {bundle_root.name!r}")
-    return read(path)
+        return mni152_path()
+    root = bundle_root.resolve()
+    path = Path(os.path.normpath(root / name))  # on Windows, resolving a share connects to its host
+    if not path.is_relative_to(root) or not path.resolve().is_relative_to(root) or not path.is_file():
+        raise EnvironmentFault("environment.template", f"found no template {name!r} in bundle {bundle_root.name!r}")
+    return path
 
 
 def mni152_path() -> Path:

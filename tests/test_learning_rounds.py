@@ -52,7 +52,7 @@ def test_a_list_stays_as_it_was(folder: Path) -> None:
     # not before a training was planned
     again = (case(1, labels="./labelsTr/case0001_r2.nii.gz", annotated=("Liver", "Spleen")), *begun.cases[1:])
     write_training_set(folder, replace(begun, structures={**begun.structures, "Spleen": 9}, cases=again))
-    assert accepted_since(folder, begun) == 1
+    assert accepted_since(folder, path) == 1
     assert open_round(folder, bundle, out) == path
     planned = content_of_round(path)
     assert planned == read_training_set(folder)

@@ -26,6 +26,7 @@ from napari_seg.errors import BundleError, Cancelled
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.learning.compare import MEAN, ComparedStructure, Scores, compared, evaluate
 from napari_seg.learning.inherit import inherited_choices, lineage
+from napari_seg.learning.parentage import copy_documents, inherited_metadata, read_metadata
 from napari_seg.learning.rounds import accepted_since, check_replayed, content_of_round, open_round
 from napari_seg.learning.training_set import TrainingSet
 from napari_seg.progress import Progress, ignore_progress
@@ -47,9 +48,6 @@ _SETTINGS: dict[str, Any] = {"val_cases": 4, "warmup_share": 0.1, "allow_empty":
 
 _RATE = 3.5
 """Learning rate, in units of that of `--fine-tune`, a tenth of the usual one: a budget of minutes has few steps."""
-
-_OF_LOCALISER = ("network_segments", "segments", "min_confidence", "tta", "localiser")
-"""Entries of the metadata of a model that is run in boxes."""
 
 _ROUND = re.compile(r"[-_ ]round[-_ ]?\d+$")
 
@@ -141,7 +139,7 @@ def improve(
         settings: config id -> value that overrides this function's.
         trust: let the old model run code of its own in the comparison.
         report: function that prints a line of progress.
-        progress: called while both models are compared.
+        progress: called while scans are located and both models are compared.
 
     Raises:
         InputError: `accept.not_a_set`, `improve.too_few`, `improve.channels`; `improve.seen`, validation cases are
@@ -155,9 +153,9 @@ def improve(
     chosen = inherited_choices(bundle, out)
     rate = {"learning_rate": _RATE * fine_tuning_rate(chosen.options)}
     choices = replace(chosen, settings=chosen.settings | _SETTINGS | rate | (settings or {}))
-    listed = open_round(folder, bundle, out)
+    listed = open_round(folder, bundle, out, report, progress)
     content = content_of_round(listed)
-    if newer := accepted_since(folder, content):
+    if newer := accepted_since(folder, listed):
         text = f"{newer} cases were accepted since this round began and are left out"
         report(f"{text}; to learn from them too, choose another folder for the new model")
     report(f"comparing on {len(content.part_of('validation'))} validation cases: the old model")
@@ -208,24 +206,18 @@ def _describe(out: Path, bundle: Bundle, content: TrainingSet, replayed: int) ->
         "replayed data sets": replayed,
         "earlier": [*earlier.get("earlier", ()), *([earlier["parent"]] if "parent" in earlier else [])],
     }
-    metadata = _metadata(out)
+    metadata = read_metadata(out)
     ours: dict[str, Any] = metadata.get("napari_seg", {})
-    if bundle.localiser is not None:  # it is run in the same boxes, and its structures are the same
-        of_parent = _metadata(bundle.root)["napari_seg"]
-        ours = {key: of_parent[key] for key in _OF_LOCALISER if key in of_parent} | ours
     if ours.get("improved") != origin:
         metadata["version"] = f"0.{origin['round'] + 1}.0"
         text = f"round {origin['round']}: {bundle.name} {bundle.version} fine-tuned on {origin['cases']} accepted cases"
         metadata["changelog"] = {metadata["version"]: text}
-        metadata["napari_seg"] = {**ours, "improved": origin}
+        metadata |= inherited_metadata(bundle)
+        metadata["napari_seg"] = {**ours, **metadata.get("napari_seg", {}), "improved": origin}
         with writing(out):
+            copy_documents(bundle, out)
             atomic_write(out / METADATA, json.dumps(metadata, indent=4) + "\n")
     return origin
-
-
-def _metadata(root: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((root / METADATA).read_text(encoding="utf-8"))
-    return content
 
 
 def _minutes(out: Path) -> float:

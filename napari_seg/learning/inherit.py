@@ -73,8 +73,6 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         raise _refusal(bundle, f"it is a model of the kind {bundle.kind}")
     if bundle.coarse is not None:
         raise _refusal(bundle, "it is run where another model finds something")
-    if bundle.localiser is not None and (bundle.root / bundle.localiser.template).exists():
-        raise _refusal(bundle, "it is run in boxes that a template of its own finds")
     path = bundle.root / "configs" / "inference.yaml"
     try:
         if path.stat().st_size > _MAX_BYTES:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +17,37 @@ from napari_seg.formats.nifti import count_volumes, is_nifti, stated_size
 from napari_seg.formats.scan import Scan
 from napari_seg.learning.crops import write_crops
 from napari_seg.learning.training_set import ROUNDS, TrainingSet, as_index, from_index, locked, read_training_set
+from napari_seg.progress import Progress, ignore_progress
 from napari_seg.training.gather.referenced import voxel_digest
 from napari_seg.training.write import PLAN
 
+_LEFT_OUT = "left out"
+"""Key of a list of crops: name of a case -> why it has none."""
 
-def open_round(folder: Path, bundle: Bundle, out: Path) -> Path:
+
+def open_round(
+    folder: Path,
+    bundle: Bundle,
+    out: Path,
+    report: Callable[[str], None] = lambda text: None,
+    progress: Progress = ignore_progress,
+) -> Path:
     """Return the list of cases for a new model; the same one again for a model whose training was planned.
 
     The list names files of the training set, which stay as they are while the list is there. It has the classes of the
     old model, too: where they were not annotated, nothing is learned about them. For a model with a localiser it names
-    crops of its regions.
+    crops of its regions; cases without one are left out.
 
     Args:
         folder: training set.
         bundle: the old model.
         out: folder of the new model.
+        report: function that prints a line about each case that is left out.
+        progress: called with the stage "locating" and the number of cases; may raise `Cancelled`.
 
     Raises:
         InputError: `improve.too_few`, there are no cases of a part; `improve.channels`, the scans have another number
             of channels than the model; and as for `read_training_set` and `write_crops`.
-        LocaliseError: the regions of the model were not found in a scan.
         OutputError: `output.not_written`, `output.disk_full`.
     """
     key = hashlib.sha256(str(out.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
@@ -44,10 +58,12 @@ def open_round(folder: Path, bundle: Bundle, out: Path) -> Path:
             _check(content, bundle)
             try:
                 path.parent.mkdir(exist_ok=True)
-                listed = _crops(folder, content, bundle, path) if bundle.localiser else _list(content, bundle)
+                listed = _list_of_crops(bundle) if bundle.localiser else _list(content, bundle)
                 atomic_write(path, json.dumps(listed | {"index": as_index(content)}, indent=1) + "\n")
             except OSError as error:
                 raise not_written(str(path), error) from error
+    if bundle.localiser is not None:
+        _cut(folder, bundle, path, report, progress)
     return path
 
 
@@ -60,8 +76,15 @@ def content_of_round(path: Path) -> TrainingSet:
     Raises:
         InputError: `accept.not_a_set`, the list is damaged.
     """
+    content, listed = _read(path)
+    return replace(content, cases=tuple(case for case in content.cases if case.name not in listed.get(_LEFT_OUT, ())))
+
+
+def _read(path: Path) -> tuple[TrainingSet, dict[str, Any]]:
+    """Return the content of a training set as it was when a round began, and the list of the round."""
     try:
-        return from_index(json.loads(path.read_bytes())["index"])
+        listed: dict[str, Any] = json.loads(path.read_bytes())
+        return from_index(listed["index"]), listed
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         text = f"{path} is damaged; remove it and the folder of the new model, and begin again"
         raise InputError("accept.not_a_set", text) from error
@@ -98,20 +121,50 @@ def check_replayed(folder: Path, content: TrainingSet, data: Path) -> None:
         )
 
 
-def accepted_since(folder: Path, of_round: TrainingSet) -> int:
-    """Return how many cases were accepted, for the first time or again, since a round began."""
-    known = {case.labels for case in of_round.cases}
+def accepted_since(folder: Path, path: Path) -> int:
+    """Return how many cases were accepted, for the first time or again, since a round began.
+
+    Args:
+        folder: training set.
+        path: list of the round.
+    """
+    known = {case.labels for case in _read(path)[0].cases}
     return sum(case.labels not in known for case in read_training_set(folder).cases)
 
 
-def _crops(folder: Path, content: TrainingSet, bundle: Bundle, path: Path) -> dict[str, Any]:
-    """Return the list for a network that is run in boxes of a scan."""
+def _list_of_crops(bundle: Bundle) -> dict[str, Any]:
+    """Return the list for a network that is run in boxes of a scan, before the crops are cut."""
     return {
-        "description": "boxes around the structures in cases accepted in napari-seg",
+        "description": "crops of cases accepted in napari-seg",
         "modality": {str(number): name for number, name in enumerate(bundle.channel_names)},
         "labels": {"background": 0} | {one.name: one.label for one in bundle.network_segments},
-        "training": write_crops(folder, content, bundle, path.with_suffix("")),
+        "training": [],
     }
+
+
+def _cut(folder: Path, bundle: Bundle, path: Path, report: Callable[[str], None], progress: Progress) -> None:
+    """Write the crops of a round and list them, unless that was done; the training set is not locked meanwhile.
+
+    Raises:
+        InputError: `improve.too_few`, no case of a part has a crop; then the round is closed.
+    """
+    content, listed = _read(path)
+    if not listed["training"]:
+        crops = write_crops(folder, content, bundle, path.with_suffix(""), progress)
+        listed[_LEFT_OUT] = {name: f"{error.code}: {error.message}" for name, error in crops.left_out.items()}
+        found = {entry["split"] for entry in crops.entries}
+        if missing := [part for part in ("training", "validation") if part not in found]:
+            path.unlink()
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            why = "; ".join(f"{name}: {reason}" for name, reason in list(listed[_LEFT_OUT].items())[:4])
+            text = f"no case for {' and for '.join(missing)} has a region of the model ({why})"
+            raise InputError("improve.too_few", f"{text}; expected at least one of each; accept other cases")
+        try:
+            atomic_write(path, json.dumps(listed | {"training": crops.entries}, indent=1) + "\n")
+        except OSError as error:
+            raise not_written(str(path), error) from error
+    for name, reason in listed[_LEFT_OUT].items():
+        report(f"left out {name}: {reason}")
 
 
 def _check(content: TrainingSet, bundle: Bundle) -> None:

@@ -1,0 +1,80 @@
+"""What an improved model keeps of the model that it was made from: its boxes, and the sources and licences of its data.
+
+Its least confidence stays that of the old model: a few accepted cases are too few to measure another one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.formats.atomic import atomic_write
+from napari_seg.localise import template_file
+
+_STATED = ("license", "copyright", "data_source", "references", "image_classes")
+"""Entries of the metadata on the data of a model."""
+
+_OF_LOCALISER = ("network_segments", "segments", "min_confidence", "tta", "localiser")
+"""Own entries of the metadata of a model that is run in boxes."""
+
+_ADDED = ", and cases that the owner of this model accepted"
+_DATA_LICENCE = Path("docs", "data_license.txt")
+_MAX_BYTES = 1 << 18
+
+
+def inherited_metadata(bundle: Bundle) -> dict[str, Any]:
+    """Return the entries of the metadata that a model made from another one takes over.
+
+    Args:
+        bundle: the old model.
+    """
+    metadata = read_metadata(bundle.root)
+    kept = {key: metadata[key] for key in _STATED if metadata.get(key)}
+    source = str(kept.get("data_source", "not stated"))
+    kept["data_source"] = source if source.endswith(_ADDED) else source + _ADDED
+    if bundle.localiser is not None:  # its structures and its boxes stay
+        ours = metadata["napari_seg"]
+        kept["napari_seg"] = {key: ours[key] for key in _OF_LOCALISER if key in ours}
+    return kept
+
+
+def copy_documents(bundle: Bundle, out: Path) -> None:
+    """Copy what states the licence of a model's data, and the template of its localiser, into a model made from it.
+
+    Args:
+        bundle: the old model.
+        out: folder of the new model.
+
+    Raises:
+        OSError: a file could not be written.
+        EnvironmentFault: `environment.template`, the old model lacks its template.
+    """
+    with suppress(OSError, ValueError):
+        path = bundle.root / _DATA_LICENCE
+        if path.stat().st_size <= _MAX_BYTES:
+            atomic_write(
+                out / _DATA_LICENCE,
+                f"{path.read_text(encoding='utf-8').rstrip()}\n\n{bundle.name} {bundle.version}, to which the above "
+                "applies, was trained further on cases that the owner of this model accepted. Before you share it,\n"
+                "state here: who holds the rights in these cases, and the licence of these weights.\n",
+            )
+    if bundle.localiser is not None:
+        file = template_file(bundle.localiser.template, bundle.root)
+        if file.is_relative_to(root := bundle.root.resolve()):
+            target = out / file.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+def read_metadata(root: Path) -> dict[str, Any]:
+    """Return the metadata of a model's folder.
+
+    Raises:
+        OSError, ValueError: they can't be read.
+    """
+    content: dict[str, Any] = json.loads((root / METADATA).read_text(encoding="utf-8"))
+    return content
