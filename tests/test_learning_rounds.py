@@ -11,9 +11,11 @@ import pytest
 from test_learning_training_set import case
 
 from napari_seg.bundles.read import read_bundle
-from napari_seg.errors import InputError
+from napari_seg.errors import Cancelled, InputError, LocaliseError
 from napari_seg.formats.nifti import write_volume
+from napari_seg.learning import rounds as module
 from napari_seg.learning.accept import accept
+from napari_seg.learning.crops import Crops
 from napari_seg.learning.rounds import accepted_since, check_replayed, content_of_round, open_round
 from napari_seg.learning.training_set import Provenance, TrainingSet, read_training_set, write_training_set
 from napari_seg.training.gather.referenced import VARIABLE
@@ -91,3 +93,62 @@ def test_a_validation_case_is_not_replayed(tmp_path: Path, head: Volume, monkeyp
     (data / "dataset.json").write_text(json.dumps({"training": entries}))
     with pytest.raises(InputError, match=r"improve\.seen"):
         check_replayed(folder, read_training_set(folder), data)
+
+
+def of_case(name: str, part: str) -> dict[str, str]:
+    return {"name": f"{name}_box1", "image": "./x", "label": "./y", "patient": name, "split": part}
+
+
+def test_crops_are_cut_once_from_the_cases_of_the_beginning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, out = read_bundle(None), folder.parent / "new"
+    first = case(1, labels="./labelsTr/case0001_r1.nii.gz")
+    begun = replace(read_training_set(folder), cases=(first, case(2, part="validation"), case(3)), next_number=4)
+    again = (replace(first, labels="./labelsTr/case0001_r2.nii.gz"), *begun.cases[1:])
+    write_training_set(folder, begun)
+    (folder / first.labels).touch()
+    is_killed = True
+
+    def cut(folder: Path, content: TrainingSet, *_: object) -> Crops:
+        assert content == begun
+        with module.locked(folder):  # others may accept meanwhile
+            write_training_set(folder, replace(begun, cases=again))
+        assert (folder / first.labels).is_file()
+        if is_killed:
+            write_training_set(folder, begun)
+            raise Cancelled
+        entries = of_case("case0001", "training"), of_case("case0002", "validation")
+        return Crops(entries, {"case0003": LocaliseError("localise.outside", "cut off")})
+
+    monkeypatch.setattr(module, "write_crops", cut)
+    with pytest.raises(Cancelled):
+        open_round(folder, bundle, out)
+    is_killed = False
+    told: list[str] = []
+    path = open_round(folder, bundle, out, told.append)
+    assert [entry["name"] for entry in json.loads(path.read_text())["training"]] == ["case0001_box1", "case0002_box1"]
+    assert told == ["left out case0003: localise.outside: cut off"]
+    assert [one.labels for one in content_of_round(path).cases] == [one.labels for one in begun.cases[:2]]
+    assert accepted_since(folder, path) == 1
+    # a planned training goes on with them
+    out.mkdir()
+    (out / "plan.json").touch()
+    monkeypatch.setattr(module, "write_crops", None)
+    assert open_round(folder, bundle, out, told.append) == path
+    assert told[0] == told[1]
+
+
+def test_a_case_without_a_crop_is_not_compared_and_a_part_without_one_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, out = read_bundle(None), folder.parent / "new"
+    cases = (case(1), case(2, part="validation"), case(3, part="validation"))
+    write_training_set(folder, TrainingSet({"Liver": 1}, (), 1, cases, 4))
+    error = LocaliseError("localise.outside", "cut off")
+    entries = of_case("case0001", "training"), of_case("case0003", "validation")
+    monkeypatch.setattr(module, "write_crops", lambda *_: Crops(entries[:1], {"case0002": error, "case0003": error}))
+    with pytest.raises(InputError, match=r"improve\.too_few.*validation.*case0002: localise\.outside"):
+        open_round(folder, bundle, out)
+    assert not list((folder / "rounds").iterdir())
+    monkeypatch.setattr(module, "write_crops", lambda *_: Crops(entries, {"case0002": error}))
+    content = content_of_round(open_round(folder, bundle, out))
+    assert [one.name for one in content.cases] == ["case0001", "case0003"]

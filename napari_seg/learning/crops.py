@@ -48,10 +48,12 @@ class _Crop:
     """A part of a scan with labels of the network.
 
     Attributes:
+        region: number of the region, from 1 on; 0 for a scan that is a crop already.
         grid: of the crop, in the scan's world; None: the scan as it is.
         values: label of the network -> value in the label map of the case, for each structure that was annotated.
     """
 
+    region: int
     grid: Grid | None
     values: Mapping[int, int]
 
@@ -93,8 +95,8 @@ def write_crops(
         except (LocaliseError, InputError) as error:
             left_out[case.name] = error
             continue
-        for number, crop in enumerate(crops, 1):
-            name = f"{case.name}_box{number}"
+        for crop in crops:
+            name = f"{case.name}_box{crop.region}"
             image, label = (f"{kind}/{name}.nii.gz" for kind in (IMAGES, LABELS))
             _write(scan, labels, crop, into / image, into / label)
             entry = {"name": name, "image": f"./{into.name}/{image}", "label": f"./{into.name}/{label}"}
@@ -132,7 +134,7 @@ def _crops(
         raise _no_structure(f"found {', '.join(case.annotated)}; expected any of {listed}")
     found: list[_Crop] = []
     outside: list[str] = []
-    for region in placed_regions(folder, case, scan, bundle, progress):
+    for number, region in enumerate(placed_regions(folder, case, scan, bundle, progress), 1):
         values = _values(region, annotated)
         if not values:
             continue
@@ -140,7 +142,7 @@ def _crops(
         if mask.any() and _part_inside(mask, scan.grid, region.grid) < MIN_INSIDE:
             outside.append(region.name)
         else:
-            found.append(_Crop(region.grid, values))
+            found.append(_Crop(number, region.grid, values))
     if not found:
         text = f"the labels lie outside the {' and the '.join(outside)} as located; expected them inside; check them"
         raise _no_structure(text)
@@ -174,7 +176,7 @@ def _of_cropped_scan(
     shown = [(grid, values) for grid, region in sides if (values := _shown(labels, _values(region, annotated)))]
     if shown and (len(shown) == 1 or shown[0][1].items() == shown[1][1].items()):
         grid, values = shown[0]
-        return _Crop(grid, values)
+        return _Crop(0, grid, values)
     raise _no_structure(
         f"a scan below {spec.crop_below_mm:g} mm shows {'several regions' if shown else 'no structure'} of the model; "
         "expected one region"

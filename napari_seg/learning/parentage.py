@@ -53,21 +53,28 @@ def copy_documents(bundle: Bundle, out: Path) -> None:
         OSError: a file could not be written.
         EnvironmentFault: `environment.template`, the old model lacks its template.
     """
-    with suppress(OSError, ValueError):
-        path = bundle.root / _DATA_LICENCE
-        if path.stat().st_size <= _MAX_BYTES:
-            atomic_write(
-                out / _DATA_LICENCE,
-                f"{path.read_text(encoding='utf-8').rstrip()}\n\n{bundle.name} {bundle.version}, to which the above "
-                "applies, was trained further on cases that the owner of this model accepted. Before you share it,\n"
-                "state here: who holds the rights in these cases, and the licence of these weights.\n",
-            )
+    if stated := _data_licence(bundle.root):
+        (out / _DATA_LICENCE).parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(
+            out / _DATA_LICENCE,
+            f"{stated}\n\n{bundle.name} {bundle.version}, to which the above applies, was trained further on cases that "
+            "the owner of this model accepted. Before you share it,\n"
+            "state here: who holds the rights in these cases, and the licence of these weights.\n",
+        )
     if bundle.localiser is not None:
         file = template_file(bundle.localiser.template, bundle.root)
         if file.is_relative_to(root := bundle.root.resolve()):
             target = out / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
+
+
+def _data_licence(root: Path) -> str:
+    """Return what a model says about the licence of its data; "" if it says nothing."""
+    path = root / _DATA_LICENCE
+    with suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8").rstrip() if path.stat().st_size <= _MAX_BYTES else ""
+    return ""
 
 
 def read_metadata(root: Path) -> dict[str, Any]:
