@@ -223,7 +223,7 @@ def test_a_result_of_the_model_makes_crops_on_which_it_is_right(bundle: Bundle, 
     for entry in crops.entries:
         result = segment(read(tmp_path / entry["image"]), bundle, keep_islands=True)
         label = read(tmp_path / entry["label"]).array[0]
-        assert (result.array == label).mean() > 0.9  # labels of 3.5 to 5 mm
+        assert (result.array == label).mean() > 0.85  # labels of 3.5 to 5 mm
         assert (result.array[:15] != 2).all()
         assert (label[:11] != 2).all()
         assert (label[-11:] != 1).all()

@@ -168,7 +168,7 @@ def _of_cropped_scan(
         InputError: `improve.no_structure`, it shows no structure, or several sides.
     """
     own = {segment.label: segment.label for segment in bundle.network_segments}
-    sides = [(None, Region("scan", None, own, bundle.network_segments))]
+    sides: list[tuple[Grid | None, Region]] = [(None, Region("scan", None, own, bundle.network_segments))]
     mirrored = scan.grid.reoriented("RAS").mirrored(0)
     sides += [
         (mirrored if one.mirror else None, Region(one.name, None, one.labels, bundle.segments)) for one in spec.regions

@@ -166,7 +166,8 @@ def improve(
     if replay:
         check_replayed(folder, content, data)
     origin = _describe(out, bundle, content, len(replay))
-    report(f"fine-tuning on {plan['parts']['training']} cases for up to {max_minutes:g} minutes")
+    kind = "cases" if bundle.localiser is None else "crops"
+    report(f"fine-tuning on {plan['parts']['training']} {kind} for up to {max_minutes:g} minutes")
     with writing(out):
         _train(out, data, plan, max_minutes)
         report("comparing: the new model")

@@ -22,6 +22,10 @@ _OF_LOCALISER = ("network_segments", "segments", "min_confidence", "tta", "local
 """Own entries of the metadata of a model that is run in boxes."""
 
 _ADDED = ", and cases that the owner of this model accepted"
+_FURTHER = """was trained further on
+cases that the owner of this model accepted. Before you share it, state here: who holds the rights in these
+cases, and the licence of these weights.
+"""
 _DATA_LICENCE = Path("docs", "data_license.txt")
 _MAX_BYTES = 1 << 18
 
@@ -57,9 +61,7 @@ def copy_documents(bundle: Bundle, out: Path) -> None:
         (out / _DATA_LICENCE).parent.mkdir(parents=True, exist_ok=True)
         atomic_write(
             out / _DATA_LICENCE,
-            f"{stated}\n\n{bundle.name} {bundle.version}, to which the above applies, was trained further on cases that "
-            "the owner of this model accepted. Before you share it,\n"
-            "state here: who holds the rights in these cases, and the licence of these weights.\n",
+            f"{stated}\n\n{bundle.name} {bundle.version}, to which the above applies, {_FURTHER}",
         )
     if bundle.localiser is not None:
         file = template_file(bundle.localiser.template, bundle.root)
