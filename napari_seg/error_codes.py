@@ -683,8 +683,8 @@ CODES = {
     # edit
     "edit.backend_address": Code(
         "error",
-        "The address of the server of an interactive network is missing or not an http address.",
-        "Give an address such as http://127.0.0.1:1527.",
+        "The address of the server of an interactive network is no http address, or scans would be sent unencrypted.",
+        "Give an address such as http://127.0.0.1:1527 or one with https, or allow http explicitly.",
     ),
     "edit.backend_failed": Code(
         "error",
@@ -790,6 +790,11 @@ CODES = {
         "error",
         "The lasso has less than three corners.",
         "Draw around the part to cut.",
+    ),
+    "edit.one_intensity": Code(
+        "error",
+        "The scan has the same intensity all around the prompts, so nothing shows where a new structure ends.",
+        "Click on another place, or paint the structure.",
     ),
     "edit.prompt_conflict": Code(
         "error",

@@ -92,10 +92,26 @@ def test_the_licence_is_known_before_and_needed_for_the_first_use(client: type[F
         NnInteractive(SERVER, licence_accepted=False)
 
 
-@pytest.mark.parametrize("address", ["", "gpu-box", "file:///etc/passwd", "http://"])
+@pytest.mark.parametrize("address", ["", "gpu-box", "file:///etc/passwd", "http://", "http://gpu-box:1527"])
 def test_without_the_address_of_a_server_nothing_is_connected(client: type[FakeSession], address: str) -> None:
     with pytest.raises(InputError, match=r"edit\.backend_address"):
         NnInteractive(address, licence_accepted=True)
+
+
+@pytest.mark.parametrize("address", ["https://gpu-box", "http://localhost:1527", "http://[::1]:1527"])
+def test_a_scan_goes_only_over_an_encrypted_connection_or_within_this_machine(
+    client: type[FakeSession], address: str
+) -> None:
+    NnInteractive(address, licence_accepted=True)
+    NnInteractive("http://gpu-box:1527", licence_accepted=True, unencrypted=True)
+
+
+def test_a_change_by_a_network_holds_only_the_box_of_the_structure(client: type[FakeSession]) -> None:
+    network = NnInteractive(SERVER, licence_accepted=True)
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[30, 30, 30] = 1
+    change = refine_with(network, labels, 1, np.zeros(labels.shape), Prompts([(10, 10, 10)], [(20, 3, 8)]))
+    assert change.box == (slice(8, 31), slice(8, 31), slice(8, 31))
 
 
 def test_the_image_is_sent_once_and_all_prompts_every_time(client: type[FakeSession]) -> None:

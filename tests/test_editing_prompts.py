@@ -60,11 +60,19 @@ def test_later_prompts_replace_earlier_ones_at_the_same_voxel() -> None:
     assert joined.box == BOX
 
 
-def test_coarser_prompts_lie_in_their_blocks_and_contradictions_vanish() -> None:
-    coarse = Prompts([(0, 0, 0), (5, 5, 9)], [(1, 1, 1), (8, 0, 0)], BOX).coarser((2, 2, 4))
-    assert coarse.positive.tolist() == [[2, 2, 2]]
-    assert coarse.negative.tolist() == [[4, 0, 0]]
+def test_coarser_prompts_lie_in_their_blocks_and_the_kind_with_more_voxels_wins() -> None:
+    coarse = Prompts([(0, 0, 0), (5, 5, 9), (6, 0, 0)], [(1, 1, 1), (8, 0, 0), (7, 0, 0), (7, 1, 0)], BOX).coarser(
+        (2, 2, 4)
+    )
+    assert coarse.positive.tolist() == [[0, 0, 0], [2, 2, 2]]
+    assert coarse.negative.tolist() == [[3, 0, 0], [4, 0, 0]]
     assert coarse.box == (slice(0, 2), slice(0, 2), slice(0, 3))
+
+
+def test_coarser_prompts_keep_a_positive_one_if_there_was_one() -> None:
+    coarse = Prompts([(0, 0, 0)], [(1, 0, 0), (0, 1, 0), (4, 4, 4)]).coarser((2, 2, 2))
+    assert coarse.positive.tolist() == [[0, 0, 0]]
+    assert coarse.negative.tolist() == [[2, 2, 2]]
 
 
 def test_a_lasso_is_positive_well_inside_and_negative_just_outside() -> None:

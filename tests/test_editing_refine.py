@@ -140,8 +140,62 @@ def test_a_click_does_not_leak_through_a_scan_of_one_intensity() -> None:
     found = applied(refine(labels, GRID, 1, flat, Prompts([CENTER])), labels)
     assert found[CENTER] == 1
     assert (found[:6] == 3).all()
-    constant = applied(refine(labels, GRID, 1, np.zeros(SHAPE), Prompts([CENTER], [OUTSIDE])), labels)
-    assert constant[CENTER] == 1
+
+
+def test_a_new_structure_in_a_scan_of_exactly_one_intensity_is_refused() -> None:
+    with pytest.raises(InputError, match=r"edit\.one_intensity"):
+        refine(np.zeros(SHAPE, np.uint8), GRID, 1, np.full(SHAPE, 7), Prompts([CENTER]))
+
+
+LARGE = Grid((200, 200, 100), np.diag([0.7, 0.7, 1.5, 1.0]))
+"""Large enough to be looked at coarsely."""
+
+
+def large_scan(noise: float = 20.0) -> tuple[NDArray[np.bool_], NDArray[np.int16]]:
+    truth = ellipsoid((30, 30, 35), LARGE)
+    return truth, scan(truth, noise)
+
+
+def test_a_box_around_a_part_of_a_structure_leaves_the_rest_of_it() -> None:
+    truth, image = large_scan()
+    labels = truth.astype(np.uint8)
+    box = (slice(40, 160), slice(40, 160), slice(45, 60))
+    for prompts in (Prompts(box=box), Prompts([(100, 100, 50)], [(60, 60, 50)], box)):
+        found = applied(refine(labels, LARGE, 1, image, prompts), labels)
+        outside = np.ones(labels.shape, bool)
+        outside[box] = False
+        assert np.array_equal(found[outside], labels[outside])
+        assert dice(found == 1, truth) > 0.98
+
+
+@pytest.mark.parametrize("start", [41, 42, 43])
+def test_a_new_structure_lies_in_the_box_to_the_voxel(start: int) -> None:
+    _, image = large_scan()
+    labels = np.zeros(LARGE.shape, np.uint8)
+    box = (slice(start + 40, 131), slice(start + 30, 128), slice(start, 71))
+    found = applied(refine(labels, LARGE, 1, image, Prompts([(100, 100, 50)], box=box)), labels)
+    assert found[box].sum() > 10_000
+    found[box] = 0
+    assert not found.any()
+
+
+@pytest.mark.parametrize("negative", [[(101, 100, 50)], [(101, 100, 50), (100, 101, 50), (101, 101, 50)]])
+def test_clicks_of_both_kinds_side_by_side_are_respected_in_a_large_scan(negative: list) -> None:
+    truth, image = large_scan()
+    for labels in (np.zeros(LARGE.shape, np.uint8), truth.astype(np.uint8)):
+        found = applied(refine(labels, LARGE, 1, image, Prompts([(100, 100, 50)], negative)), labels)
+        assert found[100, 100, 50] == 1
+        assert all(found[voxel] == 0 for voxel in negative)
+        assert dice(found == 1, truth) > 0.9
+
+
+def test_a_thin_structure_is_known_in_a_large_scan() -> None:
+    _, image = large_scan()
+    labels = np.zeros(LARGE.shape, np.uint8)
+    labels[100, 20:180, 50] = 1  # less than half of every coarse voxel
+    found = applied(refine(labels, LARGE, 1, image, Prompts(negative=[(100, 100, 50)])), labels)
+    assert found[100, 100, 50] == 0
+    assert (found[100, 20:40, 50] == 1).all()
 
 
 def test_nothing_changes_far_from_the_prompts_in_a_large_scan() -> None:
@@ -187,12 +241,15 @@ def test_negative_prompts_without_a_structure_are_refused() -> None:
         refine(np.zeros(SHAPE, np.uint8), GRID, 1, np.zeros(SHAPE), Prompts(negative=[CENTER]))
 
 
-def test_values_that_are_not_finite_do_no_harm() -> None:
+def test_values_that_are_not_finite_belong_to_no_structure() -> None:
     truth, labels = ellipsoid(), np.zeros(SHAPE, np.uint8)
     image = scan(truth).astype(np.float32)
     image[0, :, :], image[5, 5, 5] = np.nan, np.inf
-    found = applied(refine(labels, GRID, 1, image, Prompts([CENTER], [OUTSIDE])), labels)
-    assert dice(found == 1, truth) > 0.95
+    image[:, 27:] = np.nan  # the ellipsoid is bright at its border
+    image -= 100  # zero is its intensity
+    found = applied(refine(labels, GRID, 1, image, Prompts([(22, 23, 12)], [OUTSIDE])), labels)
+    assert dice((found == 1)[:, :27], truth[:, :27]) > 0.93
+    assert (found[:, 28:] == 1).sum() == 0
 
 
 def test_stop_ends_a_refinement() -> None:

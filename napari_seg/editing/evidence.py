@@ -70,11 +70,16 @@ class Region:
 
     @classmethod
     def of(cls, image: NDArray, spacing_mm: Spacing) -> Region:
-        """Return the region of an image, with its noise measured between neighbours outside the empty background."""
-        values = np.ascontiguousarray(image, dtype=np.float32)
-        if not np.isfinite(values).all():
-            values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = (float(value) for value in np.percentile(values[:: 1 + values.shape[0] // 64], [1, 99]))
+        """Return the region of an image, with its noise measured between neighbours outside the empty background.
+
+        Values that are not finite become far lower than all others, so that they belong to no structure.
+        """
+        values = np.array(image, dtype=np.float32)
+        is_missing = ~np.isfinite(values)
+        known = values[~is_missing] if is_missing.any() else values.ravel()
+        some = known[:: 1 + known.size // 200_000]
+        low, high = (float(value) for value in np.percentile(some, [1, 99])) if some.size else (0.0, 0.0)
+        values[is_missing] = low - (high - low)  # like no tissue
         occupied = low + 0.05 * (high - low)
         steps = [np.abs(np.diff(values, axis=a))[np.delete(values, 0, a) > occupied] for a in range(3)]
         every = np.concatenate(steps)
@@ -188,7 +193,7 @@ def from_intensities(region: Region, prompts: Prompts) -> Floats:
         prompts: prompts in voxel indices of the region.
     """
     alike = _likeness(region, prompts.positive)
-    unlike = np.maximum(_likeness(region, prompts.negative), np.float32(_UNLIKE))
+    unlike = np.maximum(_likeness(region, prompts.negative, prompts.positive), np.float32(_UNLIKE))
     return np.clip(alike - unlike, -3, 2)
 
 
@@ -247,6 +252,10 @@ def corrected(region: Region, known: Floats, prompts: Prompts, image: Floats | N
             for voxel, mark, lack in zip(voxels, sign, lacking, strict=True)
         ]
     )
+    places = voxels * np.array(region.spacing_mm)
+    if len(positive) and len(negative):  # a correction does not reach beyond a prompt that says the opposite
+        apart = np.sqrt(np.square(places[:, None] - places).sum(axis=-1))
+        depth = np.minimum(depth, np.where(sign[:, None] != sign, apart, np.inf).min(axis=1))
     longest = 0.25 * float(np.linalg.norm(np.multiply(region.image.shape, region.spacing_mm)))
     reach = np.clip(depth, MIN_REACH_VOXELS * region.voxel_mm, longest)
     result = known.copy()
@@ -258,7 +267,6 @@ def corrected(region: Region, known: Floats, prompts: Prompts, image: Floats | N
                 np.maximum(doubt, np.float32(amount) * region.bell(voxel, WIDE * mm), out=doubt)
         result += np.float32(IMAGE_SHARE) * doubt * image
         lacking = np.maximum(TARGET - sign * result[tuple(voxels.T)], 0)
-    places = voxels * np.array(region.spacing_mm)
     scaled = np.square(places[:, None] - places).sum(axis=-1) / np.square(reach)
     kernel = (1 - WIDE_SHARE) * np.exp(-0.5 * scaled) + WIDE_SHARE * np.exp(-0.5 / WIDE**2 * scaled)
     amounts = np.linalg.solve(kernel + 0.05 * np.eye(len(voxels)), sign * lacking)
@@ -283,8 +291,14 @@ def spread(voxels: NDArray[np.intp], spacing_mm: Spacing) -> NDArray[np.intp]:
     return voxels
 
 
-def _likeness(region: Region, voxels: NDArray[np.intp]) -> Floats:
-    """Return the log likelihood of the most similar prompt near each voxel, 0 at most."""
+def _likeness(region: Region, voxels: NDArray[np.intp], others: NDArray[np.intp] | None = None) -> Floats:
+    """Return the log likelihood of the most similar prompt near each voxel, 0 at most.
+
+    Args:
+        region: part of the scan.
+        voxels: (N, 3) prompts.
+        others: (M, 3) prompts of the other kind, half way to which these end.
+    """
     from scipy.ndimage import gaussian_filter
 
     best = np.full(region.image.shape, -9, np.float32)
@@ -294,6 +308,8 @@ def _likeness(region: Region, voxels: NDArray[np.intp]) -> Floats:
         smooth = gaussian_filter(alike, [region.voxel_mm / s for s in region.spacing_mm], truncate=3)
         distance = region.distance_mm(voxel)
         radius = max(float(np.min(distance[smooth <= _SIMILAR], initial=1e3)), 2 * max(region.spacing_mm))
+        if others is not None and len(others):
+            radius = min(radius, float(distance[tuple(others.T)].min()) / 2)
         alike -= np.maximum(distance / np.float32(radius) - 1, 0)
         np.maximum(best, alike, out=best)
     return best

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.editing.change import Change, change_structure, whole
+from napari_seg.editing.change import Change, box_of, change_structure, whole
 from napari_seg.editing.prompts import Prompts
 from napari_seg.errors import EnvironmentFault, InputError, one_line
 
@@ -97,7 +97,24 @@ def refine_with(
         )
     found[tuple(prompts.positive.T)] = True
     found[tuple(prompts.negative.T)] = False
-    return change_structure(labels, whole(labels.shape), label, found, overwrite)
+    box = box_of(found | (labels == label)) or whole(labels.shape)
+    return change_structure(labels, box, label, found[box], overwrite)
+
+
+def _check_address(server: str, unencrypted: bool) -> None:
+    """Raise an error if an address is none, or if a scan would travel readable by others."""
+    address = urlsplit(server)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise InputError(
+            "edit.backend_address",
+            f"found the server address {one_line(server, 80)!r}; expected one such as http://127.0.0.1:1527",
+        )
+    if address.scheme == "http" and address.hostname not in ("127.0.0.1", "localhost", "::1") and not unencrypted:
+        raise InputError(
+            "edit.backend_address",
+            f"found the address {one_line(server, 80)!r}, to which scans would be sent unencrypted; use https, a "
+            "tunnel to this machine, or allow it explicitly",
+        )
 
 
 class NnInteractive:
@@ -107,6 +124,7 @@ class NnInteractive:
         server: address of an `nninteractive-server`, such as "http://127.0.0.1:1527".
         licence_accepted: whether the user has read `licence` and accepted it.
         api_key: key of the server; "" if it has none.
+        unencrypted: whether the scan may be sent over http to another machine, as in a network of one's own.
 
     Raises:
         InputError: `edit.backend_licence`, the licence is not accepted; `edit.backend_address`, the address is none.
@@ -121,18 +139,14 @@ class NnInteractive:
         "derived from them is shared under the same licence.",
     )
 
-    def __init__(self, server: str, *, licence_accepted: bool, api_key: str = "") -> None:
+    def __init__(self, server: str, *, licence_accepted: bool, api_key: str = "", unencrypted: bool = False) -> None:
         if not licence_accepted:
             raise InputError(
                 "edit.backend_licence",
                 f"the licence of the weights of {self.name}, {self.licence.name}, is not accepted; read it at "
                 f"{self.licence.url} and accept it",
             )
-        if urlsplit(server).scheme not in ("http", "https") or not urlsplit(server).hostname:
-            raise InputError(
-                "edit.backend_address",
-                f"found the server address {one_line(server, 80)!r}; expected one such as http://127.0.0.1:1527",
-            )
+        _check_address(server, unencrypted)
         if not self.is_available():
             raise EnvironmentFault(
                 "edit.backend_missing",

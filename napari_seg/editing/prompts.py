@@ -22,12 +22,14 @@ def _no_voxels() -> NDArray[np.intp]:
 class Prompts:
     """Hints about one structure, in voxel indices of the label map.
 
-    A click is one voxel, a scribble is its painted voxels; both are listed alike. Lists and tuples are accepted.
+    A click is one voxel, a scribble is its painted voxels; both are listed alike. Lists and tuples are accepted. All
+    voxels are respected; those of a long scribble teach by a few spread over it.
 
     Attributes:
         positive: (N, 3) voxels that belong to the structure.
         negative: (M, 3) voxels that do not belong to it.
-        box: part of the label map that encloses the structure; None if it is unknown.
+        box: part of the label map that encloses a new structure, and in which one that is there may change; None for
+            no such limit.
 
     Raises:
         InputError: `edit.prompt_shape` (indices are not (N, 3)) or `edit.prompt_conflict` (a voxel is positive and
@@ -94,21 +96,28 @@ class Prompts:
                 )
 
     def coarser(self, factors: tuple[int, int, int]) -> Prompts:
-        """Return the prompts in the indices of blocks of voxels; a block with marks of both kinds has none.
+        """Return the prompts in the indices of blocks of voxels.
+
+        In a block with marks of both kinds the kind with more voxels counts, positive if equal. Where that would leave
+        no positive prompt, positive ones count.
 
         Args:
             factors: voxels in a block along each axis.
         """
-        positive, negative = (
-            np.unique(voxels // np.array(factors), axis=0) for voxels in (self.positive, self.negative)
-        )
-        both = {*map(tuple, positive.tolist())} & {*map(tuple, negative.tolist())}
-        keep = [np.array([tuple(v) not in both for v in voxels.tolist()], bool) for voxels in (positive, negative)]
+        counts: dict[tuple[int, ...], list[int]] = {}
+        for kind, voxels in enumerate((self.positive, self.negative)):
+            for block in map(tuple, (voxels // np.array(factors)).tolist()):
+                counts.setdefault(block, [0, 0])[kind] += 1
+        positive = [block for block, (for_it, against) in counts.items() if for_it >= against]
+        if len(self.positive) and not any(counts[block][0] for block in positive):
+            positive = [block for block, (for_it, _) in counts.items() if for_it]
+        chosen = set(positive)
+        negative = [block for block in counts if block not in chosen]
         box = None
         if self.box is not None:
             i, j, k = (slice(p.start // f, -(-p.stop // f)) for p, f in zip(self.box, factors, strict=True))
             box = (i, j, k)
-        return Prompts(positive[keep[0]], negative[keep[1]], box)
+        return Prompts(np.array(positive, np.intp), np.array(negative, np.intp), box)
 
 
 def from_lasso(

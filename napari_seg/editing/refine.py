@@ -79,7 +79,8 @@ def refine(
         progress: called between steps; it may raise `Cancelled`.
 
     Raises:
-        InputError: `edit.prompt_missing` or `edit.prompt_outside`.
+        InputError: `edit.prompt_missing`, `edit.prompt_outside`, or `edit.one_intensity` (no intensities to find a new
+            structure by).
     """
     prompts.check(labels.shape)
     report = progress or ignore_progress
@@ -93,6 +94,11 @@ def refine(
             raise InputError(
                 "edit.prompt_missing", "found only negative prompts and no structure; click on the structure first"
             )
+        if is_new and prompts.box is None and not _varies(image[box]):
+            raise InputError(
+                "edit.one_intensity",
+                "found the same intensity all around the prompts; nothing shows where the structure ends",
+            )
         inner = _within(prompts, box)
         coarse = _coarse(mask, grid.spacing_mm, image[box], inner, None if probability is None else probability[box])
         if not is_new or prompts.box is not None or not _touches_wall(coarse.found, box, labels.shape):
@@ -100,6 +106,10 @@ def refine(
         margin_mm *= 2
     report("refining", 3, 4)
     found = _finer(coarse, image[box], mask, grid.spacing_mm)
+    if inner.box is not None:  # blocks of voxels at its sides are partly outside
+        within = found[inner.box].copy()
+        found[:] = mask
+        found[inner.box] = within
     found[tuple(inner.positive.T)] = True
     found[tuple(inner.negative.T)] = False
     report("refining", 4, 4)
@@ -151,7 +161,8 @@ def _coarse(
     if factors != (1, 1, 1):
         i, j, k = (s * f for s, f in zip(spacing_mm, factors, strict=True))
         spacing_mm = i, j, k
-        image, mask, prompts = _mean(image, factors), _mean(mask, factors) >= 0.5, prompts.coarser(factors)
+        image, share, prompts = _mean(image, factors), _mean(mask, factors), prompts.coarser(factors)
+        mask = share >= 0.5 if (share >= 0.5).any() else share > 0
         probability = None if probability is None else _mean(probability, factors).astype(np.uint8)
     found, evidence = _cut(Region.of(image, spacing_mm), mask, prompts, probability)
     return _Coarse(factors, mask, found, evidence)
@@ -169,11 +180,10 @@ def _cut(
         if probability is not None:
             evidence += from_probability(probability)
             evidence /= 2
-    elif len(prompts.positive):
-        evidence = from_intensities(region, prompts)
-    else:
-        assert prompts.box is not None
+    elif prompts.box is not None and not len(prompts.positive):
         evidence = from_box(region, prompts.box)
+    else:
+        evidence = from_intensities(region, prompts)
     image = from_surroundings(region, mask) if mask.any() else None
     evidence, reached = corrected(region, evidence, prompts, image)
     decided = evidence.copy()
@@ -183,7 +193,7 @@ def _cut(
     if prompts.box is not None:
         outside = np.ones(mask.shape, bool)
         outside[prompts.box] = False
-        decided[outside] = -np.inf
+        decided[outside] = np.where(mask, np.inf, -np.inf)[outside]
     decided[tuple(prompts.positive.T)] = np.inf
     decided[tuple(prompts.negative.T)] = -np.inf
     found = min_cut(decided, region.edge_weights(STRENGTH_KNOWN if is_known else STRENGTH_NEW))
@@ -258,6 +268,12 @@ def _within(prompts: Prompts, box: Box) -> Prompts:
         i, j, k = (slice(p.start - int(s), p.stop - int(s)) for p, s in zip(prompts.box, start, strict=True))
         inner = (i, j, k)
     return Prompts(prompts.positive - start, prompts.negative - start, inner)
+
+
+def _varies(image: NDArray) -> bool:
+    """Return whether the finite intensities are not all equal."""
+    values = image[np.isfinite(image)]
+    return bool(values.size) and bool(values.min() < values.max())
 
 
 def _touches_wall(found: NDArray[np.bool_], box: Box, shape: tuple[int, ...]) -> bool:
