@@ -85,7 +85,7 @@ def _print(found: Improvement, model: str) -> None:
         was, is_now, more = _dice(row.before), _dice(row.after), _dice(row.difference, "+.4f")
         rows.append((row.structure, str(row.cases), was, is_now, more, interval))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(f"Dice on the validation part, which trained neither of these rounds; {found.minutes:g} minutes of training")
+    print(f"Dice on the validation part, which is never trained on; {found.minutes:g} minutes of training")
     for cells in rows:
         print("        " + "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
     if found.is_better:
