@@ -41,7 +41,6 @@ OWNERS = {
     "distributed": {"cohort"},
     "segnets": {"training"},
     "SimpleITK": {"formats", "localise", "editing"},
-    "numpymaxflow": {"editing"},
     "numba": {"editing"},
     "napari": {"plugin"},
     "qtpy": {"plugin"},
