@@ -5,6 +5,7 @@
     imagesTr/case0002.series.json    DICOM series that stays where it is, see `training.gather.referenced`
     labelsTr/case0001_r2.nii.gz      its labels, accepted for the second time
     rounds/                          what each improvement of a model was trained on, see `improve`
+    regions/, scores/                computed before, and computed again if they are removed
 
 `napari-seg train FOLDER` reads the folder as it is. A file that the index names is never changed, so a training that
 runs meanwhile is not disturbed, and a process that is killed leaves the former state or the new one.
