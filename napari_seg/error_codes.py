@@ -1156,6 +1156,11 @@ CODES = {
         "The scans of the training set have another number of channels than the model takes.",
         "Choose a model for these scans.",
     ),
+    "improve.classes": Code(
+        "error",
+        "The replayed data sets have other classes than the model, which is run in boxes and finds its own ones only.",
+        "Rename the classes in dataset.json of the data set as the model names them, or do not replay it.",
+    ),
     "improve.model": Code(
         "error",
         "The model is not one that napari-seg can train further: it is of another program, an ensemble, has structures "

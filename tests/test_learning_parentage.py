@@ -7,12 +7,18 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import pytest
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA
-from napari_seg.errors import EnvironmentFault
-from napari_seg.learning.parentage import copy_documents, inherited_metadata
+from napari_seg.errors import EnvironmentFault, InputError
+from napari_seg.learning.parentage import (
+    check_classes,
+    check_replayed_classes,
+    copy_documents,
+    inherited_metadata,
+)
 
 
 def test_boxes_sources_and_licences_are_kept(tmp_path: Path) -> None:
@@ -57,3 +63,27 @@ def test_a_template_of_the_model_goes_with_it(tmp_path: Path) -> None:
 def test_a_model_without_boxes_gets_none(tmp_path: Path) -> None:
     parent = replace(read_bundle(None), localiser=None)
     assert "napari_seg" not in inherited_metadata(parent)
+
+
+def test_replayed_data_have_the_classes_of_a_model_in_boxes(tmp_path: Path) -> None:
+    shipped = read_bundle(None)
+    own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
+    for data, names in (
+        (own, ("Anterior hippocampus", "posterior hippocampus")),
+        (elsewhere, ("Anterior", "Posterior")),
+    ):
+        datasets.write_decathlon(data, cases=2)
+        (data / "labels.json").unlink(missing_ok=True)
+        description = json.loads((data / "dataset.json").read_text())
+        description["labels"] = {"background": 0} | {name: n for n, name in enumerate(names, 1)}
+        (data / "dataset.json").write_text(json.dumps(description))
+    check_replayed_classes(shipped, [own, tmp_path / "none"])
+    with pytest.raises(InputError, match=r"improve\.classes.*Anterior, Posterior"):
+        check_replayed_classes(shipped, [own, elsewhere])
+    check_replayed_classes(replace(shipped, localiser=None), [elsewhere])
+    names = [one.name for one in shipped.network_segments]
+    check_classes(shipped, ["background", *names])
+    for wrong in (names[::-1], [*names, "tumour"], names[:1]):
+        with pytest.raises(InputError, match=r"improve\.classes"):
+            check_classes(shipped, wrong)
+    check_classes(replace(shipped, localiser=None), ["tumour"])

@@ -26,7 +26,13 @@ from napari_seg.errors import BundleError, Cancelled
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.learning.compare import MEAN, ComparedStructure, Scores, compared, evaluate
 from napari_seg.learning.inherit import inherited_choices, lineage
-from napari_seg.learning.parentage import copy_documents, inherited_metadata, read_metadata
+from napari_seg.learning.parentage import (
+    check_classes,
+    check_replayed_classes,
+    copy_documents,
+    inherited_metadata,
+    read_metadata,
+)
 from napari_seg.learning.rounds import accepted_since, check_replayed, content_of_round, open_round
 from napari_seg.learning.training_set import TrainingSet
 from napari_seg.progress import Progress, ignore_progress
@@ -143,7 +149,8 @@ def improve(
 
     Raises:
         InputError: `accept.not_a_set`, `improve.too_few`, `improve.channels`; `improve.seen`, validation cases are
-            among the replayed ones; a scan can't be read.
+            among the replayed ones; `improve.classes`, the replayed data sets have other classes than a model in
+            boxes; a scan can't be read.
         BundleError: `improve.model`, `bundle.untrusted`, and as for `plan_bundle`.
         TrainingError, OutputError: as for `plan_bundle` and `train`.
         Cancelled: it was interrupted; the message says whether it saved.
@@ -153,6 +160,7 @@ def improve(
     chosen = inherited_choices(bundle, out)
     rate = {"learning_rate": _RATE * fine_tuning_rate(chosen.options)}
     choices = replace(chosen, settings=chosen.settings | _SETTINGS | rate | (settings or {}))
+    check_replayed_classes(bundle, replay)
     listed = open_round(folder, bundle, out, report, progress)
     content = content_of_round(listed)
     if newer := accepted_since(folder, listed):
@@ -162,6 +170,7 @@ def improve(
     before = evaluate(folder, content, bundle, progress)
     limits = {"max_minutes": max_minutes}
     plan = plan_bundle(listed, out, choices, replay=replay, trust=trust, limits=limits, report=report)
+    check_classes(bundle, plan["labels"])
     data = data_folder(listed, out, plan)
     if replay:
         check_replayed(folder, content, data)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.errors import InputError
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.localise import template_file
+from napari_seg.training.segnets_modules import with_segnets
 
 _STATED = ("license", "copyright", "data_source", "references", "image_classes")
 """Entries of the metadata on the data of a model."""
@@ -28,6 +31,7 @@ cases, and the licence of these weights.
 """
 _DATA_LICENCE = Path("docs", "data_license.txt")
 _MAX_BYTES = 1 << 18
+_NO_CLASSES = ("background", "ignore")
 
 
 def inherited_metadata(bundle: Bundle) -> dict[str, Any]:
@@ -44,6 +48,56 @@ def inherited_metadata(bundle: Bundle) -> dict[str, Any]:
         ours = metadata["napari_seg"]
         kept["napari_seg"] = {key: ours[key] for key in _OF_LOCALISER if key in ours}
     return kept
+
+
+def check_replayed_classes(bundle: Bundle, replay: Iterable[Path]) -> None:
+    """Check, before a training is planned, that replayed data sets have no other classes than a model in boxes.
+
+    Data sets that must be converted first are left to `check_classes`.
+
+    Args:
+        bundle: the old model.
+        replay: the data sets.
+
+    Raises:
+        InputError: `improve.classes`.
+    """
+    if bundle.localiser is None:
+        return
+    own = {one.name.casefold() for one in bundle.network_segments}
+    with with_segnets():
+        from segnets.data import find_dataset
+        from segnets.errors import TrainingError
+
+        for path in replay:
+            with suppress(TrainingError):
+                found = [name for name in find_dataset(path).labels if name not in _NO_CLASSES]
+                if not {name.casefold() for name in found} <= own:
+                    raise _other_classes(bundle, found)
+
+
+def check_classes(bundle: Bundle, planned: Iterable[str]) -> None:
+    """Check that a planned training of a model in boxes has the classes of the old one, which its boxes refer to.
+
+    Args:
+        bundle: the old model.
+        planned: names of the classes.
+
+    Raises:
+        InputError: `improve.classes`.
+    """
+    found = [name for name in planned if name not in _NO_CLASSES]
+    own = [one.name.casefold() for one in bundle.network_segments]
+    if bundle.localiser is not None and [name.casefold() for name in found] != own:
+        raise _other_classes(bundle, found)
+
+
+def _other_classes(bundle: Bundle, found: Iterable[str]) -> InputError:
+    return InputError(
+        "improve.classes",
+        f"the replayed data sets have the classes {', '.join(found)}; expected those of {bundle.name!r}: "
+        f"{', '.join(one.name for one in bundle.network_segments)}; rename them in dataset.json, or do not replay it",
+    )
 
 
 def copy_documents(bundle: Bundle, out: Path) -> None:
