@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
-from napari_seg.training.gather.classes import annotated_values, is_complete, number_classes
+from napari_seg.training.gather.classes import annotated_values, is_complete, number_classes, stated_classes
 from napari_seg.training.segnets_modules import with_segnets
 
 
@@ -46,3 +49,12 @@ def test_ignored_values_get_one_value_that_no_class_has() -> None:
 def test_a_class_of_several_names(name: str, parts: list[str], known: set[str], complete: bool) -> None:
     with with_segnets():
         assert is_complete(name, parts, known) is complete
+
+
+def test_classes_are_stated_or_not_known_yet(tmp_path: Path) -> None:
+    data = datasets.write_decathlon(tmp_path / "data", cases=1)
+    (data / "labels.json").unlink(missing_ok=True)
+    description = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps(description | {"labels": {"background": 0, "liver": 1, "ignore": 9}}))
+    assert stated_classes(data) == ("liver",)
+    assert stated_classes(tmp_path / "missing") == ()

@@ -16,7 +16,7 @@ from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.errors import InputError
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.localise import template_file
-from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.gather.classes import stated_classes
 
 _STATED = ("license", "copyright", "data_source", "references", "image_classes")
 """Entries of the metadata on the data of a model."""
@@ -65,15 +65,10 @@ def check_replayed_classes(bundle: Bundle, replay: Iterable[Path]) -> None:
     if bundle.localiser is None:
         return
     own = {one.name.casefold() for one in bundle.network_segments}
-    with with_segnets():
-        from segnets.data import find_dataset
-        from segnets.errors import TrainingError
-
-        for path in replay:
-            with suppress(TrainingError):
-                found = [name for name in find_dataset(path).labels if name not in _NO_CLASSES]
-                if not {name.casefold() for name in found} <= own:
-                    raise _other_classes(bundle, found)
+    for path in replay:
+        found = stated_classes(path)
+        if not {name.casefold() for name in found} <= own:
+            raise _other_classes(bundle, found)
 
 
 def check_classes(bundle: Bundle, planned: Iterable[str]) -> None:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import TrainingError
 from napari_seg.training.choices import IGNORE
 from napari_seg.training.gather.labels import MAX_VALUE
+from napari_seg.training.segnets_modules import with_segnets
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
+
+
+def stated_classes(path: Path) -> tuple[str, ...]:
+    """Return the names of the classes of a data set; empty if it states none, or must be converted first."""
+    with with_segnets():
+        from segnets.data import find_dataset
+        from segnets.errors import TrainingError as SegnetsError
+
+        try:
+            return tuple(name for name in find_dataset(path).labels if name not in ("background", IGNORE))
+        except SegnetsError:
+            return ()
 
 
 @dataclass(frozen=True)
