@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from napari_seg.editing.evidence import (
+    EDITED_CHANCE,
     LIMIT,
     MAX_PROMPTS,
     Region,
     corrected,
     from_probability,
     from_structure,
+    probability_now,
     probability_of,
     spread,
 )
@@ -111,3 +115,40 @@ def test_what_a_network_leaves_belongs_to_the_nearest_structure() -> None:
     confidence = np.array([[[250, 200, 150, 250, 155, 180]]], np.uint8)
     assert probability_of(labels, 1, confidence).ravel().tolist() == [250, 200, 105, 5, 0, 75]
     assert probability_of(labels, 2, confidence).ravel().tolist() == [5, 55, 0, 5, 100, 180]
+
+
+def test_the_nearest_structure_is_looked_up_coarsely_in_a_large_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.zeros((24, 23, 21), np.uint8)
+    labels[4:9, 4:9, 4:9], labels[15:20, 15:20, 12:17] = 1, 2
+    confidence = np.full(labels.shape, 155, np.uint8)
+    exact = probability_of(labels, 1, confidence)
+    monkeypatch.setattr("napari_seg.editing.evidence._MAX_COMPARED", 1000)
+    coarse = probability_of(labels, 1, confidence)
+    assert coarse.shape == labels.shape
+    assert (coarse != exact).mean() < 0.15  # half way between both
+    np.testing.assert_array_equal(coarse[labels > 0], exact[labels > 0])
+    labels[labels == 2] = 0
+    labels[15, 15, 13] = 2  # lies between the places that are looked at
+    np.testing.assert_array_equal(
+        probability_of(labels, 1, confidence), _probability_at_full_resolution(labels, confidence, monkeypatch)
+    )
+
+
+def _probability_at_full_resolution(labels: Any, confidence: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("napari_seg.editing.evidence._MAX_COMPARED", 10**9)
+    return probability_of(labels, 1, confidence)
+
+
+def test_current_labels_count_where_they_were_edited_or_the_network_did_not_look() -> None:
+    made = np.array([[[1, 1, 0, 0, 0, 2]]], np.uint8)
+    confidence = np.array([[[250, 200, 180, 155, 0, 240]]], np.uint8)
+    known = probability_now(made, made, 1, confidence)
+    assert known is not None
+    assert known.tolist() == [[[250, 200, 75, 100, 255 - EDITED_CHANCE, 15]]]  # nothing is known at 0
+    labels = np.array([[[0, 1, 1, 2, 0, 2]]], np.uint8)
+    known = probability_now(labels, made, 1, confidence)
+    assert known is not None
+    assert known.tolist() == [[[255 - EDITED_CHANCE, 200, EDITED_CHANCE, 100, 255 - EDITED_CHANCE, 15]]]
+    assert probability_now(labels, made, 3, confidence) is None
+    assert probability_now(made * 0, made, 1, confidence) is None  # a person begins again
+    assert probability_now(made, made * 0, 1, confidence) is None  # only a person has found it

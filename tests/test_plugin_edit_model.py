@@ -326,7 +326,7 @@ def test_prompts_are_shown_undone_and_cleared(
             mask[i, j, k] = value
         return change_structure(labels, whole(labels.shape), label, mask)
 
-    monkeypatch.setattr("napari_seg.plugin.edit.model.refine", stand_in)
+    monkeypatch.setattr("napari_seg.plugin.edit.refining.refine", stand_in)
     layer = labels_of(viewer)
     inside = np.argwhere(layer.data == 3)[0]
     model.add_prompt(np.array([1, 1, 1]))
@@ -358,6 +358,87 @@ def test_prompts_are_shown_undone_and_cleared(
     layer.selected_label = 1  # prompts are for one structure
     assert done(model).prompts.is_empty
     assert model.preview is None
+
+
+@pytest.mark.parametrize("is_at_once", [False, True])
+def test_prompts_go_with_the_labels_from_before_the_first_one(
+    is_at_once: bool, model: EditModel, viewer: ViewerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, list[list[int]]]] = []
+
+    def stand_in(labels: Any, grid: Any, label: int, image: Any, prompts: Prompts, **options: Any) -> Any:
+        seen.append((int((labels == label).sum()), prompts.positive.tolist()))
+        mask = labels == label
+        mask[tuple(prompts.positive.T)] = True
+        return change_structure(labels, whole(labels.shape), label, mask)
+
+    monkeypatch.setattr("napari_seg.plugin.edit.refining.refine", stand_in)
+    before = int((labels_of(viewer).data == 3).sum())
+    model.is_at_once = is_at_once
+    for n in (1, 2):
+        model.add_prompt(np.array([n, 1, 1]))
+        done(model)
+    if is_at_once:  # the first correction is applied and its prompt forgotten: the second one begins with it
+        assert seen == [(before, [[1, 1, 1]]), (before + 1, [[2, 1, 1]])]
+        labels_of(viewer).undo()
+        model.add_prompt(np.array([3, 1, 1]))
+        done(model)
+        assert seen[2] == (before + 1, [[3, 1, 1]])
+        return
+    assert seen == [(before, [[1, 1, 1]]), (before, [[1, 1, 1], [2, 1, 1]])]
+    model.apply()
+    model.add_prompt(np.array([3, 1, 1]))
+    done(model)
+    assert seen[2:] == [(before + 2, [[3, 1, 1]])]
+    model.add_prompt(np.array([4, 1, 1]))
+    model.undo_prompt()
+    done(model)
+    assert seen[-1] == (before + 2, [[3, 1, 1]])
+
+
+def test_a_box_alone_on_a_structure_says_what_to_do(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    i, j, k = (slice(int(a.min()), int(a.max()) + 1) for a in np.nonzero(layer.data == 3))
+    model.add_prompts(Prompts(box=(i, j, k)))
+    done(model)
+    assert model.preview is None
+    assert "nothing changes; a box alone" in text_of(model)
+    model.add_prompt(np.argwhere(layer.data == 3)[0])
+    done(model)
+    assert "box alone" not in text_of(model)
+
+
+def test_the_preview_tells_where_it_was_mirrored(model: EditModel) -> None:
+    for other, where in ((1, "halfway between both structures"), (4, "in the middle of the field of view")):
+        model.run("mirror", other)
+        done(model)
+        assert model.preview is not None
+        assert model.preview.text.endswith(f"to other structures; mirrored at the plane {where}")
+
+
+@pytest.mark.parametrize(("name", "step"), [("copy_to_next", 1), ("copy_to_previous", -1)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2)])
+def test_the_view_goes_to_the_copied_slice(
+    order: tuple[int, int, int], name: str, step: int, model: EditModel, viewer: ViewerModel
+) -> None:
+    layer, axis = labels_of(viewer), order[0]
+    layer.data[...] = 0
+    layer.data[5, 6, 7] = 3
+    viewer.dims.order = order
+    viewer.dims.set_point(range(3), layer.data_to_world((5, 6, 7)))
+    model.run(name)
+    done(model)
+    viewer.dims.set_point(axis, float(layer.translate[axis]))  # looks elsewhere before applying it
+    model.apply()
+    there = [5, 6, 7]
+    there[axis] += step
+    np.testing.assert_allclose(viewer.dims.point, layer.data_to_world(there))
+    assert layer.data[tuple(there)] == 3
+    model.is_at_once = True
+    model.run(name)  # goes on from there
+    done(model)
+    there[axis] += step
+    assert layer.data[tuple(there)] == 3
 
 
 def test_a_later_prompt_replaces_an_earlier_one_in_the_same_voxel(model: EditModel) -> None:

@@ -16,6 +16,7 @@ from napari.components import ViewerModel
 from napari.utils.interactions import mouse_move_callbacks, mouse_press_callbacks, mouse_release_callbacks
 
 from napari_seg.editing.grow import suggest_range
+from napari_seg.editing.prompts import from_lasso
 from napari_seg.plugin.edit.model import EditModel
 from napari_seg.plugin.edit.mouse import Mouse
 from napari_seg.plugin.edit.tools import Tools, box_around, voxels_on
@@ -168,6 +169,30 @@ def test_a_lasso_cuts(use: Any, tools: Tools, viewer: ViewerModel) -> None:
     square[i, j - 1 : j + 2, k - 1 : k + 2] = True
     part = square if use == "inside" else ~square & (np.arange(before.shape[0]) == i)[:, None, None]
     np.testing.assert_array_equal(changed, before & part)
+
+
+@pytest.mark.parametrize("button", [1, 2])
+def test_a_lasso_finds_the_structure_in_it(
+    button: int, tools: Tools, viewer: ViewerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tools.model
+    monkeypatch.setattr(model, "start", lambda request: None)
+    i, j, k = inside(viewer)
+    tools.lasso_use = "find"
+    tools.choose("lasso")
+    assert tools.uses_prompts
+    corners = [(i, j - 2.5, k - 2.5), (i, j + 2.5, k - 2.5), (i, j + 2.5, k + 2.5), (i, j - 2.5, k + 2.5)]
+    drag(viewer, corners, button=button)
+    square = np.array([row for _, *row in corners])
+    expected = from_lasso(square, 0, i, labels_of(viewer).data.shape, is_positive=button == 1)
+    np.testing.assert_array_equal(model.prompts.positive, expected.positive)
+    np.testing.assert_array_equal(model.prompts.negative, expected.negative)
+    assert model.prompts_text == ("1 include" if button == 1 else "1 exclude")
+    model.undo_prompt()
+    assert model.prompts.is_empty
+    drag(viewer, [(i, j, k), (i, j, k + 3)], button=button)  # a line encloses nothing
+    assert model.session.messages[0].kind == "error"
+    assert model.prompts.is_empty
 
 
 def test_the_knife_gives_the_smaller_part_away(tools: Tools, viewer: ViewerModel) -> None:

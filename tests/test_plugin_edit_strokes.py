@@ -15,7 +15,7 @@ def test_prompts_can_be_undone_one_by_one() -> None:
     strokes = Strokes()
     strokes.add((1, 2, 3), True)
     strokes.add([(4, 5, 6), (4, 5, 7)], False)
-    strokes.add_box(BOX)
+    strokes.add_prompts(Prompts(box=BOX))
     assert strokes.text == "1 include, 1 exclude, a box"
     prompts = strokes.prompts
     assert prompts.positive.tolist() == [[1, 2, 3]]
@@ -33,6 +33,20 @@ def test_prompts_can_be_undone_one_by_one() -> None:
     strokes.undo()
     assert strokes.prompts.is_empty
     assert strokes.text == ""
+
+
+def test_a_lasso_is_one_stroke() -> None:
+    strokes = Strokes()
+    strokes.add((0, 0, 1), False)
+    strokes.add_prompts(Prompts(np.array([(0, 0, 1), (0, 0, 2)]), np.array([(0, 0, 4)])))
+    assert strokes.text == "1 include, 1 exclude"
+    assert strokes.prompts.positive.tolist() == [[0, 0, 1], [0, 0, 2]]
+    assert strokes.prompts.negative.tolist() == [[0, 0, 4]]
+    (((_, _, k), area),) = strokes.areas
+    assert k == slice(1, 5)
+    assert area.tolist() == [[[INCLUDED, INCLUDED, 0, EXCLUDED]]]
+    strokes.undo()
+    assert strokes.prompts.negative.tolist() == [[0, 0, 1]]
 
 
 def test_prompts_of_another_source_are_clicks_if_they_are_few() -> None:

@@ -188,6 +188,8 @@ def test_the_cheat_sheet_lists_every_key(viewer: Any, tab: EditTab) -> None:
     text = "".join(label.text() for label in tab._sheet.findChildren(type(tab._preview_label)))
     for key in KEYS.values():
         assert key.text.split(":")[0] in text
+    for other in ("Accept the selected labels", "Go to the next structure", "Go to the previous structure"):
+        assert other in text
     tab._question_mark.activated.emit()
     assert not tab._sheet.isVisible()
 

@@ -26,7 +26,7 @@ from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.formats.image2d import read_image2d
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.job import NETWORK_WORKER
-from napari_seg.plugin.layer_info import placement_of
+from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import image_layers
 from napari_seg.plugin.messages import Message
 from napari_seg.plugin.segment import run as segment_run
@@ -272,6 +272,9 @@ def test_confidence_is_a_layer_of_its_own(viewer: ViewerModel, head: Volume, mon
     assert not layer.visible
     np.testing.assert_array_equal(layer.translate, image.translate)
     assert model.session.labels is viewer.layers[2]
+    info = LayerInfo.require(viewer.layers[2])
+    assert info.model_confidence is not None  # for clicks, also if the layer of it is removed
+    np.testing.assert_array_equal(placement_of(layer).show(info.model_confidence.unpack()), layer.data)
 
 
 def test_a_model_that_does_not_fit_the_scan_is_not_run(viewer: ViewerModel, head: Volume) -> None:

@@ -54,7 +54,12 @@ class Prompts:
     @property
     def is_empty(self) -> bool:
         """Return whether there is neither a click, a scribble nor a box."""
-        return not len(self.positive) and not len(self.negative) and self.box is None
+        return not self.has_voxels and self.box is None
+
+    @property
+    def has_voxels(self) -> bool:
+        """Return whether there is a click or a scribble."""
+        return len(self.positive) > 0 or len(self.negative) > 0
 
     def joined(self, other: Prompts) -> Prompts:
         """Return the prompts of both; for a voxel that is marked in both ways, and the box, the other counts."""

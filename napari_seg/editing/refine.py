@@ -84,10 +84,9 @@ def refine(
     """
     prompts.check(labels.shape)
     report = progress or ignore_progress
-    margin_mm = MARGIN_MM if prompts.box is None else BOX_MARGIN_MM
     for step in range(3):
         report("refining", step, 4)
-        box = _around(prompts, grid, margin_mm)
+        box = region_around(prompts, grid, 2**step)
         mask = labels[box] == label
         is_new = probability is None and not mask.any()
         if is_new and prompts.box is None and not len(prompts.positive):
@@ -103,7 +102,6 @@ def refine(
         coarse = _coarse(mask, grid.spacing_mm, image[box], inner, None if probability is None else probability[box])
         if not is_new or prompts.box is not None or not _touches_wall(coarse.found, box, labels.shape):
             break
-        margin_mm *= 2
     report("refining", 3, 4)
     found = _finer(coarse, image[box], mask, grid.spacing_mm)
     if inner.box is not None:  # blocks of voxels at its sides are partly outside
@@ -244,8 +242,15 @@ def _finer(
     return fine
 
 
-def _around(prompts: Prompts, grid: Grid, margin_mm: float) -> Box:
-    """Return the box in which voxels may change."""
+def region_around(prompts: Prompts, grid: Grid, widening: int = 1) -> Box:
+    """Return the box in which voxels may change.
+
+    Args:
+        prompts: prompts, at least one.
+        grid: grid of the label map.
+        widening: multiple of the margin; more than 1 only for a new structure that is larger.
+    """
+    margin_mm = widening * (MARGIN_MM if prompts.box is None else BOX_MARGIN_MM)
     if prompts.box is not None and not len(prompts.positive) and not len(prompts.negative):
         ends = np.array([[part.start, part.stop - 1] for part in prompts.box]).T
     else:

@@ -44,6 +44,8 @@ class LayerInfo:
         algorithm: name and version of the program that made the labels; None if a person did.
         native_labels: (I, J, K) labels on the file's grid, kept if the layer shows them resampled; otherwise None.
         model_labels: (I, J, K) labels on the file's grid as the algorithm made them; None if they are not known.
+        model_confidence: (I, J, K) uint8, the network's confidence in each voxel of `model_labels`; None if it was not
+            required.
         source: file that the labels were read from; None for new labels.
         notices: doubts about the geometry.
         adopted: where a layer of another program got its grid from: "scan" if it lies on an open scan, "transform" if
@@ -59,6 +61,7 @@ class LayerInfo:
     algorithm: tuple[str, str] | None = None
     native_labels: NDArray | None = None
     model_labels: PackedLabels | None = None
+    model_confidence: PackedLabels | None = None
     source: Path | None = None
     notices: tuple[Notice, ...] = ()
     adopted: Literal["scan", "transform"] | None = None

@@ -117,6 +117,7 @@ def labels_layer(
     """
     highest = max(int(segmentation.array.max(initial=0)), *(s.label for s in segmentation.segments), 0)
     volumes_ml = segmentation.volumes_ml()
+    maps = segmentation.confidence_maps if is_result else None
     info = LayerInfo(
         placement,
         scan=scan,
@@ -126,6 +127,7 @@ def labels_layer(
         # a layer that is shown resampled keeps the original, which saving would otherwise resample back
         native_labels=None if placement.is_view else segmentation.array,
         model_labels=PackedLabels.of(segmentation.array) if is_result else None,
+        model_confidence=None if maps is None else PackedLabels.of(maps.confidence),
         source=source,
     )
     settings: dict[str, Any] = {

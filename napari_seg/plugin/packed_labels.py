@@ -1,4 +1,7 @@
-"""A copy of a label map that takes little memory: labels compress to less than a hundredth."""
+"""A copy of a label map that takes little memory: labels compress to less than a hundredth.
+
+A confidence map is kept in the same way; it compresses less where the network is in doubt.
+"""
 
 from __future__ import annotations
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _models: WeakSet[StructuresModel] = WeakSet()
 
 
+_registered: dict[str, tuple[str, str]] = {}
+"""Names of the actions of the plugin with their descriptions and default keys."""
+
+
 def next_structure(viewer: ViewerModel) -> None:
     """Go to the next structure of the labels of a viewer."""
     _step(viewer, 1)
@@ -41,6 +45,7 @@ def connect(model: StructuresModel) -> None:
 
 def register(name: str, action: Callable[[ViewerModel], None], description: str, key: str) -> None:
     """Register an action of a viewer, and its key unless one was set in Preferences."""
+    _registered[name] = description, key
     action_manager.register_action(name, action, description, ViewerModel)
     if name not in get_settings().shortcuts.shortcuts:
         action_manager.bind_shortcut(name, key)
@@ -50,6 +55,11 @@ def keys_of(name: str, default: str) -> list[str]:
     """Return the keys of an action as text: those set in Preferences, otherwise the default."""
     chosen = get_settings().shortcuts.shortcuts.get(name)
     return [default] if chosen is None else [str(key) for key in chosen]
+
+
+def registered() -> dict[str, tuple[str, list[str]]]:
+    """Return the registered actions of the plugin by name: their descriptions, and their keys as in `keys_of`."""
+    return {name: (text, keys_of(name, default)) for name, (text, default) in _registered.items()}
 
 
 def _step(viewer: ViewerModel, by: int) -> None:

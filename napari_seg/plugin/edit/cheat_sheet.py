@@ -8,9 +8,10 @@ from napari.utils.interactions import Shortcut
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDialog, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
+from napari_seg.plugin import shortcuts
 from napari_seg.plugin.edit.keys import KEYS, NAPARI_KEYS
 
-_COLUMNS = (("Tools", "Prompts", "Preview", "Mouse"), ("Whole structure", "Other", "napari"))
+_COLUMNS = (("Tools", "Prompts", "Preview", "Mouse"), ("Whole structure", "Other", "Other tabs", "napari"))
 
 _MOUSE = (
     ("left", "Include (Click, Scribble); draw"),
@@ -51,10 +52,15 @@ def text_of(groups: tuple[str, ...]) -> str:
 def _lines(group: str) -> list[tuple[str, str]]:
     if group == "napari":
         return [(Shortcut(key).platform, text) for key, text in NAPARI_KEYS.items()]
+    if group == "Other tabs":
+        others = {name: one for name, one in shortcuts.registered().items() if name.split(":")[1] not in KEYS}
+        return [(_text(keys), text) for text, keys in others.values() if keys]
     if group == "Mouse":
         return list(_MOUSE)
     return [
-        (", ".join(Shortcut(key).platform for key in chosen), key.text)
-        for name, key in KEYS.items()
-        if key.group == group and (chosen := key.chosen(name))
+        (_text(chosen), key.text) for name, key in KEYS.items() if key.group == group and (chosen := key.chosen(name))
     ]
+
+
+def _text(keys: list[str]) -> str:
+    return ", ".join(Shortcut(key).platform for key in keys)

@@ -18,19 +18,19 @@ from napari.layers import Labels
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_seg.editing.change import Box, Change
-from napari_seg.editing.interactive_network import InteractiveNetwork, refine_with
+from napari_seg.editing.change import Change
+from napari_seg.editing.interactive_network import InteractiveNetwork
 from napari_seg.editing.prompts import Prompts
-from napari_seg.editing.refine import refine, warm_up
 from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
 from napari_seg.plugin.edit.new_structure import add_structure
-from napari_seg.plugin.edit.operations import OPERATIONS, Situation, needed_image
+from napari_seg.plugin.edit.operations import OPERATIONS, Situation
 from napari_seg.plugin.edit.preview import Preview
+from napari_seg.plugin.edit.refining import BOX_ALONE, ModelResult, load, refined
 from napari_seg.plugin.edit.step import fits
 from napari_seg.plugin.edit.strokes import Strokes
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.labels_state import EditAction, state_of
-from napari_seg.plugin.layer_info import placement_of
+from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.napari_private import is_stroke_open, paint_step
 from napari_seg.plugin.views import Marks, views_of
@@ -52,11 +52,13 @@ class Request:
         name: name of the action.
         compute: returns the change.
         is_of_prompts: whether it depends on the prompts.
+        moves_by: number of slices that the main viewer moves by after the change is applied.
     """
 
     name: str
     compute: Callable[[Situation], Change]
     is_of_prompts: bool = False
+    moves_by: int = 0
 
 
 class EditModel:
@@ -88,6 +90,7 @@ class EditModel:
         self._is_at_once = self._is_warm = False
         self._computing = threading.Lock()
         self._strokes = Strokes()
+        self._model_result: ModelResult | None = None
         self._request: Request | None = None
         self._is_applying = False
         self._watched: Labels | None = None
@@ -106,7 +109,7 @@ class EditModel:
         """Load the packages of the functions in a job, once, so that the first change does not wait for them."""
         if not self._is_warm:
             self._is_warm = True
-            self.session.jobs.start(lambda _: warm_up(), on_error=lambda _: None)
+            self.session.jobs.start(lambda _: load(), on_error=lambda _: None)
 
     # what is edited
 
@@ -172,7 +175,8 @@ class EditModel:
         known = OPERATIONS[operation]
         amounts = {"size_mm": self.size_mm, "min_ml": self.min_ml, "other": other}
         given: dict[str, Any] = {name: amounts[name] for name in known.amounts}
-        self.start(Request(known.title, lambda situation: known.run(situation, **given)))
+        compute = lambda situation: known.run(situation, **given)  # noqa: E731
+        self.start(Request(known.title, compute, moves_by=known.moves_by))
 
     def start(self, request: Request) -> None:
         """Compute a request; it replaces the current one."""
@@ -242,6 +246,7 @@ class EditModel:
         action = EditAction(preview.name, preview.label, name, preview.added, preview.removed)
         state_of(preview.layer).log(action, preview.step)
         is_of_prompts = self._request is not None and self._request.is_of_prompts
+        moves_by = 0 if self._request is None else self._request.moves_by
         self._drop()
         names = {label: f"{name} {n}" for n, label in enumerate(preview.new_labels, start=2)}
         state_of(preview.layer).new_names.update(names)
@@ -250,7 +255,10 @@ class EditModel:
             paint_step(preview.layer, preview.step)
         finally:
             self._is_applying = False
-        if is_of_prompts:
+        if moves_by and preview.slice_shown is not None:
+            axis, index = preview.slice_shown
+            self._show_slice(preview.layer, axis, index + moves_by)
+        if is_of_prompts:  # a later prompt corrects the labels with this change
             self._strokes.clear()
         if len(self._strokes):
             self._refine()
@@ -286,10 +294,10 @@ class EditModel:
             self._strokes.add(voxels, is_included)
             self._refine()
 
-    def add_box(self, box: Box) -> None:
-        """Add a box that encloses the structure, and refine it."""
+    def add_prompts(self, prompts: Prompts) -> None:
+        """Add prompts that belong together, such as a box or a lasso, and refine the structure."""
         if self._needs_structure():
-            self._strokes.add_box(box)
+            self._strokes.add_prompts(prompts)
             self._refine()
 
     def undo_prompt(self) -> None:
@@ -303,14 +311,21 @@ class EditModel:
         self._refine()
 
     def _refine(self) -> None:
+        """Compute the refinement by all prompts since the latest applied one, from the labels without it."""
         prompts = self._strokes.prompts
         if prompts.is_empty:
             if self._request is not None and self._request.is_of_prompts:
                 self._drop()
             self._show()
             return
-        network = self.network
-        self.start(Request("Refine", lambda situation: _refined(situation, prompts, network), is_of_prompts=True))
+        network, layer = self.network, self._watched
+        info = None if layer is None else LayerInfo.of(layer)
+        result = self._model_result = None if info is None else ModelResult.of(info, self._model_result)
+
+        def compute(situation: Situation) -> Change:
+            return refined(situation, prompts, network, result)
+
+        self.start(Request("Refine", compute, is_of_prompts=True))
         self._show()
 
     def connect_network(self, connect: Callable[[], InteractiveNetwork]) -> None:
@@ -340,7 +355,12 @@ class EditModel:
         if preview.is_empty:
             is_of_prompts = self._request is not None and self._request.is_of_prompts
             self._request = self._request if is_of_prompts else None
-            self._show(Message("info", f"{preview.name}: nothing changes."))
+            prompts = self._strokes.prompts
+            is_box_alone = is_of_prompts and prompts.box is not None and not prompts.has_voxels
+            if is_box_alone and (self.structure is None or self.structure.voxels != 0):
+                self._show(Message("warning", f"{preview.name}: nothing changes; {BOX_ALONE}"))
+            else:
+                self._show(Message("info", f"{preview.name}: nothing changes."))
             return
         self.preview = preview
         if self._is_at_once:
@@ -434,6 +454,11 @@ class EditModel:
         position = (dims.point[others + axis] - layer.translate[axis]) / layer.scale[axis]
         return axis, min(max(round(float(position)), 0), layer.data.shape[axis] - 1)
 
+    def _show_slice(self, layer: Labels, axis: int, index: int) -> None:
+        """Let the main viewer show a slice of a layer."""
+        dims = self.session.viewer.dims
+        dims.set_point(dims.ndim - 3 + axis, float(layer.translate[axis] + layer.scale[axis] * index))
+
     @property
     def _is_painting(self) -> bool:
         """Whether a stroke is being painted: its voxels change before it is a step of the history."""
@@ -445,21 +470,6 @@ class EditModel:
             return True
         self.report_no_structure()
         return False
-
-
-def _refined(situation: Situation, prompts: Prompts, network: InteractiveNetwork | None) -> Change:
-    if network is not None:
-        labels, label, image = situation.labels, situation.label, needed_image(situation)
-        return refine_with(network, labels, label, image, prompts, overwrite=situation.overwrite)
-    return refine(
-        situation.labels,
-        situation.grid,
-        situation.label,
-        needed_image(situation),
-        prompts,
-        overwrite=situation.overwrite,
-        progress=situation.progress,
-    )
 
 
 def _unsigned(data: Any) -> NDArray[np.unsignedinteger]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -36,6 +36,7 @@ class Situation:
             is none of the labels.
         free: labels that no structure has, in ascending order.
         progress: reports progress; raises `Cancelled` after a stop.
+        notes: what the preview tells besides the volumes; the function that computes the change adds to it.
     """
 
     labels: NDArray[np.unsignedinteger]
@@ -46,6 +47,7 @@ class Situation:
     slice_shown: tuple[int, int] | None
     free: tuple[int, ...]
     progress: Progress
+    notes: list[str] = field(default_factory=list)
 
 
 def needed_image(situation: Situation) -> NDArray:
@@ -79,12 +81,14 @@ class Operation:
         tip: tool tip.
         run: computes the change; gets the situation and the amounts.
         amounts: names of the amounts.
+        moves_by: number of slices that the main viewer moves by after the change is applied.
     """
 
     title: str
     tip: str
     run: Callable[..., Change]
     amounts: tuple[Amount, ...] = ()
+    moves_by: int = 0
 
 
 def _fill_holes(s: Situation) -> Change:
@@ -149,6 +153,8 @@ def _mirror(s: Situation, other: int) -> Change:
     """Mirror at the centre of the field of view, or between both structures if the other one has voxels."""
     has_other = other != s.label and bool((s.labels == other).any())
     plane = plane_between(s.labels, s.grid, s.label, other) if has_other else center_plane(s.grid)
+    where = "halfway between both structures" if has_other else "in the middle of the field of view"
+    s.notes.append(f"mirrored at the plane {where}")
     return move.copy_to_mirror(s.labels, s.grid, s.label, plane, into=other, overwrite=s.overwrite)
 
 
@@ -168,10 +174,16 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "split": Operation("Split", "Split touching objects; each further one gets a label of its own.", _split),
     "copy_to_next": Operation(
-        "Copy to next slice", "Copy the shown slice of the structure to the next one.", _copy_to_next
+        "Copy to next slice",
+        "Copy the shown slice of the structure to the next one, and go there.",
+        _copy_to_next,
+        moves_by=1,
     ),
     "copy_to_previous": Operation(
-        "Copy to previous slice", "Copy the shown slice of the structure to the previous one.", _copy_to_previous
+        "Copy to previous slice",
+        "Copy the shown slice of the structure to the previous one, and go there.",
+        _copy_to_previous,
+        moves_by=-1,
     ),
     "mirror": Operation(
         "Mirror to",

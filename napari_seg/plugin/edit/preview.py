@@ -33,6 +33,8 @@ class Preview:
         new_labels: labels in the change that no structure had, in ascending order.
         voxel_ml: volume of a voxel in ml.
         is_exact: whether the voxels are those of the file; a resampled layer changes about as many there.
+        slice_shown: axis and number of the slice that the main viewer showed, as in `Situation`.
+        note: what else a person should know, such as a plane that was chosen; "" for nothing.
         areas: boxes of the label map with the kind of each changed voxel, as in `Marks.areas`.
     """
 
@@ -48,6 +50,8 @@ class Preview:
     new_labels: tuple[int, ...]
     voxel_ml: float
     is_exact: bool
+    slice_shown: tuple[int, int] | None
+    note: str
     areas: tuple[tuple[Box, NDArray[np.uint8]], ...]
 
     @classmethod
@@ -73,6 +77,8 @@ class Preview:
             tuple(sorted(new_labels)),
             situation.grid.voxel_ml,
             placement_of(layer).is_view,
+            situation.slice_shown,
+            "; ".join(situation.notes),
             areas,
         )
 
@@ -92,7 +98,8 @@ class Preview:
             parts.append(f"−{_volume(self.removed, self.voxel_ml)}")
         if self.moved:
             parts.append(f"{_volume(self.moved, self.voxel_ml)} to other structures")
-        return ("" if self.is_exact else "about ") + ", ".join(parts)
+        volumes = ("" if self.is_exact else "about ") + ", ".join(parts)
+        return f"{volumes}; {self.note}" if self.note else volumes
 
 
 def _kinds(before: NDArray, after: NDArray, label: int) -> NDArray[np.uint8]:

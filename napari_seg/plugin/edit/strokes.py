@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -15,67 +13,50 @@ _MAX_CLICKS = 64
 """Number of voxels up to which prompts of unknown origin are shown as clicks."""
 
 
-@dataclass(frozen=True, eq=False)
-class Stroke:
-    """One click, one scribble or one box.
+class Strokes:
+    """Prompts for one structure; a later one replaces earlier ones in the same voxels.
 
-    Attributes:
-        voxels: (N, 3) voxels of the label map; one for a click.
-        is_included: whether they belong to the structure.
-        box: box that encloses the structure; None for a click or a scribble.
+    A stroke is what a person gave at once: a click, a scribble, a box, or a lasso, which includes some voxels and
+    excludes others.
     """
 
-    voxels: NDArray[np.intp]
-    is_included: bool = True
-    box: Box | None = None
-
-
-class Strokes:
-    """Prompts for one structure; a later one replaces earlier ones in the same voxels."""
-
     def __init__(self) -> None:
-        self._strokes: list[Stroke] = []
+        self._strokes: list[Prompts] = []
+        self._joined = [Prompts()]  # the prompts up to each stroke
 
     def __len__(self) -> int:
         return len(self._strokes)
 
     def add(self, voxels: ArrayLike, is_included: bool) -> None:
         """Add a click (one voxel) or a scribble (N, 3)."""
-        self._strokes.append(Stroke(np.asarray(voxels, np.intp).reshape(-1, 3), is_included))
+        array = np.asarray(voxels, np.intp).reshape(-1, 3)
+        self.add_prompts(Prompts(array) if is_included else Prompts(negative=array))
 
-    def add_box(self, box: Box) -> None:
-        """Add a box; it replaces earlier ones."""
-        self._strokes.append(Stroke(np.empty((0, 3), np.intp), box=box))
+    def add_prompts(self, prompts: Prompts) -> None:
+        """Add prompts as one stroke; a box replaces earlier ones."""
+        self._strokes.append(prompts)
+        self._joined.append(self._joined[-1].joined(prompts))
 
     def undo(self) -> None:
-        """Remove the latest prompt, if there is one."""
-        self._strokes = self._strokes[:-1]
+        """Remove the latest stroke, if there is one."""
+        if self._strokes:
+            self._strokes.pop()
+            self._joined.pop()
 
     def clear(self) -> None:
-        """Remove all prompts."""
-        self._strokes = []
-
-    @property
-    def box(self) -> Box | None:
-        """Latest box; None if there is none."""
-        return next((stroke.box for stroke in reversed(self._strokes) if stroke.box is not None), None)
+        """Remove all strokes."""
+        self._strokes, self._joined = [], [Prompts()]
 
     @property
     def prompts(self) -> Prompts:
         """All prompts."""
-        is_included: dict[tuple[int, int, int], bool] = {}
-        for stroke in self._strokes:
-            for i, j, k in stroke.voxels.tolist():
-                is_included[i, j, k] = stroke.is_included
-        positive = [voxel for voxel, included in is_included.items() if included]
-        negative = [voxel for voxel, included in is_included.items() if not included]
-        return Prompts(np.array(positive, np.intp), np.array(negative, np.intp), self.box)
+        return self._joined[-1]
 
     @prompts.setter
     def prompts(self, prompts: Prompts) -> None:
         self.clear()
         if prompts.box is not None:
-            self.add_box(prompts.box)
+            self.add_prompts(Prompts(box=prompts.box))
         for voxels, is_included in ((prompts.positive, True), (prompts.negative, False)):
             if len(voxels) > _MAX_CLICKS:
                 self.add(voxels, is_included)
@@ -86,29 +67,34 @@ class Strokes:
     @property
     def clicks(self) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
         """Voxels (N, 3) of the clicks and their kinds (N,), as in `Marks`."""
-        clicks = [stroke for stroke in self._strokes if len(stroke.voxels) == 1]
-        voxels = [stroke.voxels[0] for stroke in clicks]
-        kinds = [INCLUDED if stroke.is_included else EXCLUDED for stroke in clicks]
+        clicks = [(voxels[0], kinds[0]) for voxels, kinds in map(_marked, self._strokes) if len(voxels) == 1]
+        voxels, kinds = [voxel for voxel, _ in clicks], [kind for _, kind in clicks]
         return np.array(voxels, np.intp).reshape(-1, 3), np.array(kinds, np.uint8)
 
     @property
     def areas(self) -> tuple[tuple[Box, NDArray[np.uint8]], ...]:
-        """Boxes with the voxels of the scribbles, as in `Marks`."""
-        return tuple(_area(stroke) for stroke in self._strokes if len(stroke.voxels) > 1)
+        """Boxes with the voxels of the scribbles and lassos, as in `Marks`."""
+        marked = map(_marked, self._strokes)
+        return tuple(_area(voxels, kinds) for voxels, kinds in marked if len(voxels) > 1)
 
     @property
     def text(self) -> str:
         """Number of prompts, such as "3 include, 1 exclude, a box"; "" without prompts."""
-        included = sum(stroke.is_included for stroke in self._strokes if stroke.box is None)
-        excluded = sum(not stroke.is_included for stroke in self._strokes)
+        included = sum(len(stroke.positive) > 0 for stroke in self._strokes)
+        excluded = sum(len(stroke.negative) > 0 and not len(stroke.positive) for stroke in self._strokes)
         parts = [f"{n} {what}" for n, what in ((included, "include"), (excluded, "exclude")) if n]
-        return ", ".join(parts + (["a box"] if self.box is not None else []))
+        return ", ".join(parts + (["a box"] if self.prompts.box is not None else []))
 
 
-def _area(stroke: Stroke) -> tuple[Box, NDArray[np.uint8]]:
-    first, last = stroke.voxels.min(axis=0), stroke.voxels.max(axis=0) + 1
+def _marked(stroke: Prompts) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+    """Return the voxels (N, 3) of a stroke and their kinds (N,)."""
+    kinds = np.repeat(np.array([INCLUDED, EXCLUDED], np.uint8), [len(stroke.positive), len(stroke.negative)])
+    return np.concatenate([stroke.positive, stroke.negative]), kinds
+
+
+def _area(voxels: NDArray[np.intp], kinds: NDArray[np.uint8]) -> tuple[Box, NDArray[np.uint8]]:
+    first, last = voxels.min(axis=0), voxels.max(axis=0) + 1
     area = np.zeros(last - first, np.uint8)
-    i, j, k = (stroke.voxels - first).T
-    area[i, j, k] = INCLUDED if stroke.is_included else EXCLUDED
-    a, b, c = (slice(int(start), int(stop)) for start, stop in zip(first, last, strict=True))
-    return (a, b, c), area
+    area[tuple((voxels - first).T)] = kinds
+    i, j, k = (slice(int(start), int(stop)) for start, stop in zip(first, last, strict=True))
+    return (i, j, k), area

@@ -126,7 +126,9 @@ class EditTab(QWidget):
         self._combine_menu = QMenu(self)
         self._combine_menu.aboutToShow.connect(self._fill_combine_menu)
         self._combine_button.setMenu(self._combine_menu)
-        copy_button = small("Copy slice", "Copy the shown slice of the structure to the next or the previous one.")
+        copy_button = small(
+            "Copy slice", "Copy the shown slice of the structure to the next or the previous one, and go there."
+        )
         copy_menu = QMenu(self)
         for name in ("copy_to_next", "copy_to_previous"):
             action = copy_menu.addAction(OPERATIONS[name].title)

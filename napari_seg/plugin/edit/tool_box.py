@@ -14,7 +14,7 @@ from napari_seg.plugin.edit.keys import KEYS
 from napari_seg.plugin.edit.network_dialog import NetworkDialog
 from napari_seg.plugin.edit.tools import TOOLS, LassoUse, ToolName, Tools
 
-_USES: dict[LassoUse, str] = {"inside": "Cut off inside", "outside": "Cut off outside", "box": "Find in its box"}
+_USES: dict[LassoUse, str] = {"inside": "Cut off inside", "outside": "Cut off outside", "find": "Find in it"}
 
 
 class ToolBox(QWidget):
@@ -33,9 +33,8 @@ class ToolBox(QWidget):
             widget.clicked.connect(partial(self._on_button, name))
             grid.addWidget(widget, *divmod(number, 4))
         self._method_line = self._build_method()
+        self._prompts_line = self._build_prompts()
         self._settings: dict[QWidget, tuple[ToolName, ...]] = {
-            self._build_prompts(): ("click", "scribble", "box"),
-            self._method_line: ("click", "scribble", "box"),
             self._build_range(): ("grow", "brush"),
             self._build_limits(): ("grow",),
             self._build_lasso(): ("lasso",),
@@ -47,7 +46,7 @@ class ToolBox(QWidget):
         layout.addLayout(grid)
         self._hint = QLabel(wordWrap=True)
         layout.addWidget(self._hint)
-        for widget in self._settings:
+        for widget in (self._prompts_line, self._method_line, *self._settings):
             layout.addWidget(widget)
         tools.changed.connect(self.refresh)
         tools.model.changed.connect(self.refresh)
@@ -144,8 +143,8 @@ class ToolBox(QWidget):
             widget.setEnabled(model.structure is not None)
         for line, users in self._settings.items():
             line.setVisible(tools.tool in users)
-        if not NnInteractive.is_available():
-            self._method_line.hide()
+        self._prompts_line.setVisible(tools.uses_prompts)
+        self._method_line.setVisible(tools.uses_prompts and NnInteractive.is_available())
         self._method_box.setCurrentIndex(0 if model.network is None else 1)
         self._hint.setVisible(tools.tool is not None)
         self._hint.setText("" if tools.tool is None else TOOLS[tools.tool].hint)
@@ -168,8 +167,8 @@ class ToolBox(QWidget):
                     if icon is not None:
                         self._into_box.setItemIcon(self._into_box.count() - 1, icon)
             self._on_into()
-        self._into_box.setEnabled(tools.tool != "lasso" or tools.lasso_use != "box")
-        self._slices_box.setEnabled(tools.lasso_use != "box")
+        self._into_box.setEnabled(tools.tool != "lasso" or tools.lasso_use != "find")
+        self._slices_box.setEnabled(tools.lasso_use != "find")
 
 
 def _line(*widgets: QWidget) -> QWidget:

@@ -20,6 +20,7 @@ from napari_seg.editing.change import Box, Change
 from napari_seg.editing.cut import cut_by_lasso, cut_by_plane
 from napari_seg.editing.grow import grow, suggest_range
 from napari_seg.editing.plane import plane_through_line
+from napari_seg.editing.prompts import Prompts, from_lasso
 from napari_seg.errors import InputError
 from napari_seg.plugin.edit.model import Request
 from napari_seg.plugin.edit.operations import Situation, needed_image
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 ToolName = Literal["click", "scribble", "box", "grow", "lasso", "cut", "brush"]
 
-LassoUse = Literal["inside", "outside", "box"]
-"""What a lasso does: cut off what lies inside or outside of it, or find the structure in the box around it."""
+LassoUse = Literal["inside", "outside", "find"]
+"""What a lasso does: cut off what lies inside or outside of it, or find the structure in it."""
 
 _BRUSH_MODES = ("paint", "erase", "fill", "polygon", "pick")
 """Modes of napari in which the range of intensities of the threshold brush holds."""
@@ -78,7 +79,8 @@ TOOLS: Mapping[ToolName, Tool] = {
     ),
     "lasso": Tool(
         "Lasso",
-        "Drag around a part of the structure, to remove it or to keep only it.",
+        "Drag around a part of the structure, to remove it or to keep only it. Or find the structure: drag around it, "
+        "or with the right button, Alt or Ctrl around what does not belong to it.",
         "Drag around a part.",
     ),
     "cut": Tool(
@@ -141,6 +143,11 @@ class Tools:
         """Chosen tool; None if there is none."""
         return self._tool
 
+    @property
+    def uses_prompts(self) -> bool:
+        """Whether the chosen tool gives prompts."""
+        return self._tool in ("click", "scribble", "box") or (self._tool == "lasso" and self.lasso_use == "find")
+
     def choose(self, tool: ToolName | None) -> None:
         """Choose a tool, or none."""
         layer, was_brush = self.model.layer, self._tool == "brush"
@@ -154,6 +161,8 @@ class Tools:
                 layer.mode = "pan_zoom"
             self._tool = tool
         self._attend()
+        if self.uses_prompts:
+            self.model.warm_up()
         if tool is not None and layer is None:
             self.model.report_no_structure()
         self.changed.emit()
@@ -201,23 +210,26 @@ class Tools:
             if len(voxels):
                 self.model.add_prompt(voxels, is_included)
         elif self._tool == "box":
-            self.model.add_box(box_around(path, axis, layer.data.shape, self.model.prompts.box, layer.scale))
+            box = box_around(path, axis, layer.data.shape, self.model.prompts.box, layer.scale)
+            self.model.add_prompts(Prompts(box=box))
         elif self._tool == "lasso":
-            self._lasso(path, axis, layer)
+            self._lasso(path, axis, layer, is_included)
         elif self._tool == "cut":
             into = self.cut_into
             self.model.start(Request("Cut", lambda s: _cut_smaller(s, path[0], path[-1], axis, into)))
 
     # what the tools request
 
-    def _lasso(self, path: NDArray[np.float64], axis: int, layer: Labels) -> None:
+    def _lasso(self, path: NDArray[np.float64], axis: int, layer: Labels, is_included: bool) -> None:
         use, into = self.lasso_use, self.cut_into
-        if use == "box":
-            self.model.add_box(box_around(path, axis, layer.data.shape, self.model.prompts.box, layer.scale))
+        index, polygon = round(float(path[0, axis])), np.delete(path, axis, axis=1)
+        if use == "find":
+            try:
+                self.model.add_prompts(from_lasso(polygon, axis, index, layer.data.shape, is_positive=is_included))
+            except InputError as error:
+                self.model.session.show_messages(message_of(error))
             return
-        index = round(float(path[0, axis]))
         slices = None if self.all_slices else (index, index + 1)
-        polygon = np.delete(path, axis, axis=1)
 
         def compute(s: Situation) -> Change:
             return cut_by_lasso(s.labels, s.grid, s.label, polygon, axis, slices=slices, cut_off=use, into=into)

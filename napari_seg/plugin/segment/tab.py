@@ -77,7 +77,8 @@ class SegmentTab(QWidget):
             self._match_box.addItem(text, key)
         self._confidence_box = QCheckBox("Confidence as a layer too")
         self._confidence_box.setToolTip(
-            "Add the probability of each voxel's label, from the network; the layer is hidden at first."
+            "Add the probability of each voxel's label, from the network; the layer is hidden at first. Clicks in the "
+            "Edit tab use it too."
         )
         self._estimate_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._run_button = button("Run", "", self.model.start)
