@@ -282,6 +282,32 @@ def test_split_names_the_new_parts(model: EditModel, viewer: ViewerModel) -> Non
     np.testing.assert_array_equal(layer.data, before)
 
 
+@pytest.mark.parametrize("is_measured", [True, False])
+def test_the_name_of_a_split_that_was_undone_does_not_come_back(
+    is_measured: bool, model: EditModel, viewer: ViewerModel
+) -> None:
+    layer = labels_of(viewer)
+    corner = (np.array([0]), np.array([0]), np.array([0]))
+    layer.data_setitem(corner, 3)
+    model.run("split")
+    done(model).apply()
+    measure(model.structures)
+    layer.undo()
+    if is_measured:
+        measure(model.structures)
+        layer.redo()
+        measure(model.structures)
+        assert names_in(layer)[2] == "nose 2"
+        layer.undo()
+    layer.data_setitem(tuple(axis + 1 for axis in corner), 2)  # by hand
+    measure(model.structures)
+    assert 2 not in names_in(layer)
+    assert [one.name for one in model.structures.structures if one.label == 2] == ["label 2"]
+    model.structures.rename(2, "nose 2")  # what a person names stays
+    measure(model.structures)
+    assert names_in(layer)[2] == "nose 2"
+
+
 def test_an_absent_structure_says_so(model: EditModel, viewer: ViewerModel) -> None:
     labels_of(viewer).selected_label = 4
     model.size_mm = 3.0

@@ -51,6 +51,8 @@ class _LoggedAction:
     action: EditAction
     after: weakref.ref[NDArray]
     """New labels of the first box, which napari's history keeps while the action can be undone or redone."""
+    names: Mapping[int, str]
+    """Names of the structures that it made."""
     is_undone: bool = False
 
 
@@ -71,7 +73,6 @@ class LabelsState:
         measured_at: value of `paints` for which `measured` is valid; None before the first measurement.
         saved: value of `edits` at the last save.
         history: lengths of the undo and redo histories after the last change.
-        new_names: names for structures that an action made; they are in the table while they have voxels.
         earlier_actions: actions of the Edit tab before the layer was restored from a file.
     """
 
@@ -88,7 +89,6 @@ class LabelsState:
     measured_at: int | None = None
     saved: int = 0
     history: tuple[int, int] = (0, 0)
-    new_names: dict[int, str] = field(default_factory=dict)
     earlier_actions: tuple[EditAction, ...] = ()
     _logged: list[_LoggedAction] = field(default_factory=list)
 
@@ -97,15 +97,26 @@ class LabelsState:
         """Actions of the Edit tab in the order in which they were applied, without those that were undone."""
         return [*self.earlier_actions, *(logged.action for logged in self._logged if not logged.is_undone)]
 
-    def log(self, action: EditAction, step: list[Atom]) -> None:
+    def log(self, action: EditAction, step: list[Atom], names: Mapping[int, str] | None = None) -> None:
         """Add an action to `actions`; call before its step is written.
 
         Args:
             action: the action.
             step: step of napari's history that the action makes.
+            names: label -> name of the structures that it makes.
         """
-        self._logged = [logged for logged in self._logged if not logged.is_undone]
-        self._logged.append(_LoggedAction(action, weakref.ref(step[0][2])))
+        self._logged.append(_LoggedAction(action, weakref.ref(step[0][2]), names or {}))
+
+    @property
+    def new_names(self) -> dict[int, str]:
+        """Names for structures that actions made; they are in the table while they have voxels."""
+        return {label: name for one in self._logged if not one.is_undone for label, name in one.names.items()}
+
+    def take_back_names(self) -> set[tuple[int, str]]:
+        """Return labels and names that actions gave before they were undone, and forget what can't be redone."""
+        undone = {named for one in self._logged if one.is_undone for named in one.names.items()}
+        self._logged = [one for one in self._logged if not one.is_undone or one.after() is not None]
+        return undone - set(self.new_names.items())
 
     @property
     def is_unsaved(self) -> bool:

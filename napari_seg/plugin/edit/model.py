@@ -244,12 +244,11 @@ class EditModel:
         structure = self.structure
         name = structure.name if structure is not None else f"label {preview.label}"
         action = EditAction(preview.name, preview.label, name, preview.added, preview.removed)
-        state_of(preview.layer).log(action, preview.step)
+        names = {label: f"{name} {n}" for n, label in enumerate(preview.new_labels, start=2)}
+        state_of(preview.layer).log(action, preview.step, names)
         is_of_prompts = self._request is not None and self._request.is_of_prompts
         moves_by = 0 if self._request is None else self._request.moves_by
         self._drop()
-        names = {label: f"{name} {n}" for n, label in enumerate(preview.new_labels, start=2)}
-        state_of(preview.layer).new_names.update(names)
         self._is_applying = True
         try:
             paint_step(preview.layer, preview.step)

@@ -349,6 +349,9 @@ def _name_new_structures(layer: Labels, state: LabelsState) -> None:
     """Put structures that an action made into the table of the layer, and take them out after it was undone."""
     info = LayerInfo.require(layer)
     known = {segment.label: segment for segment in info.segments}
+    for label, name in state.take_back_names():
+        if label in known and known[label].name == name:
+            del known[label]  # a person who paints this label afterwards paints another structure
     for label, name in state.new_names.items():
         if label in state.measured:
             known.setdefault(label, Segment(label, name, distinct_color(label)))
