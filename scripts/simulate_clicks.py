@@ -105,6 +105,8 @@ class Task:
         truth: (I, J, K) reference.
         start: (I, J, K) the structure before the first click; empty for a new one.
         probability: (I, J, K) of a network, 0 to 255, or None.
+        others: (I, J, K) labels of the other structures, from 2 up; None if there are none.
+        may_replace: whether the structure may take voxels of the others.
     """
 
     group: str
@@ -114,6 +116,8 @@ class Task:
     truth: NDArray[np.bool_]
     start: NDArray[np.bool_]
     probability: NDArray[np.uint8] | None = None
+    others: NDArray[np.uint8] | None = None
+    may_replace: bool = False
 
 
 class Method(Protocol):
@@ -124,8 +128,10 @@ class Method(Protocol):
 
 def by_refine(task: Task, prompts: Prompts) -> NDArray[np.bool_]:
     """Return what `refine` finds."""
-    labels = task.start.astype(np.uint8)
-    refine(labels, task.grid, 1, task.image, prompts, probability=task.probability).apply(labels)
+    labels = np.zeros(task.truth.shape, np.uint8) if task.others is None else task.others.copy()
+    labels[task.start] = 1
+    overwrite = range(2, int(labels.max()) + 1) if task.may_replace else ()
+    refine(labels, task.grid, 1, task.image, prompts, probability=task.probability, overwrite=overwrite).apply(labels)
     return labels == 1
 
 
@@ -188,7 +194,7 @@ def run(task: Task, method: Method, clicks: int) -> dict[str, Any]:
 
 
 def ct_tasks(folder: Path) -> Iterator[Task]:
-    """Yield the structures of the CT slab: from nothing, from the fast model's label map, from a damaged reference."""
+    """Yield the structures of the CT slab: from nothing, from the fast model's labels, with synthetic errors."""
     scan = read(folder / "example_ct_sm.nii.gz")
     image, grid = np.ascontiguousarray(scan.array[0], dtype=np.float32), scan.grid
     labels, fast = (
@@ -199,8 +205,11 @@ def ct_tasks(folder: Path) -> Iterator[Task]:
         truth = labels == value
         damaged_one = damaged(truth, grid.spacing_mm, np.random.default_rng(value))
         yield Task("CT, from nothing", name, image, grid, truth, np.zeros_like(truth))
-        yield Task("CT, from the fast model", name, image, grid, truth, fast == value)
-        yield Task("CT, from a damaged reference", name, image, grid, truth, damaged_one)
+        others = np.where((fast > 0) & (fast != value), fast + 1, 0).astype(np.uint8)
+        of_model = Task("CT, from the fast model", name, image, grid, truth, fast == value, others=others)
+        yield of_model
+        yield replace(of_model, group="CT, from the fast model, may replace others", may_replace=True)
+        yield Task("CT, from a reference with synthetic errors", name, image, grid, truth, damaged_one)
 
 
 def hippocampus_tasks(folder: Path, count: int, part: str) -> Iterator[Task]:
@@ -222,10 +231,13 @@ def hippocampus_tasks(folder: Path, count: int, part: str) -> Iterator[Task]:
         for label, name in ((1, "anterior"), (2, "posterior")):
             start = found.array == label
             chance = probability_of(found.array, label, found.confidence_maps.confidence)
-            one = Task("", f"{case['name']} {name}", image, scan.grid, truth == label, start)
-            yield replace(one, group="hippocampus, from the model and its confidence", probability=chance)
+            others = np.where((found.array > 0) & ~start, 2, 0).astype(np.uint8)
+            one = Task("", f"{case['name']} {name}", image, scan.grid, truth == label, start, others=others)
+            sure = replace(one, probability=chance)
+            yield replace(sure, group="hippocampus, from the model and its confidence")
+            yield replace(sure, group="hippocampus, the same, may replace the other part", may_replace=True)
             yield replace(one, group="hippocampus, from the model's labels")
-            yield replace(one, group="hippocampus, from nothing", start=np.zeros_like(start))
+            yield replace(one, group="hippocampus, from nothing", start=np.zeros_like(start), others=None)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

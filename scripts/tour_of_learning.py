@@ -49,7 +49,6 @@ class TourOfLearning(Tour):
         from qtpy.QtTest import QTest
 
         panel = self.open_panel()
-        self.answer("getExistingDirectory", str(self.output / "accepted"))
         (self.output / "accepted").mkdir(exist_ok=True)
         self.viewer.open_sample("napari-seg", "mni152")
         self.wait(lambda: panel.session.scan is not None, "open the first scan")
@@ -156,9 +155,10 @@ class TourOfLearning(Tour):
         self.click_tab(panel, panel.learn_tab)
         self.answer("getExistingDirectory", str(self.output / "accepted"))
         section = panel.learn_tab.accept_section
+        QTest.mouseClick(section._folder_button, Qt.MouseButton.LeftButton)
         self.wait(lambda: not section.model.obstacle, "be ready to accept")
         QTest.mouseClick(section.accept_button, Qt.MouseButton.LeftButton)
-        self.wait(lambda: f"{count} case" in section._summary.text(), "accept")
+        self.wait(lambda: section._summary.text().startswith(f"{count} case"), "accept")
         print(f"  {panel._message.text()}", flush=True)
         self.screenshot("accepted")
 
