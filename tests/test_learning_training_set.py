@@ -78,6 +78,44 @@ def test_another_index_is_refused(folder: Path, damage: str) -> None:
         read_training_set(folder)
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("labels",), {"background": 0, "Liver": 1, "Spleen": 1}),
+        (("labels",), {"background": 0, "Liver": 1, "liver": 2}),
+        (("labels",), {"background": 0, "Liver": 10**10}),
+        (("labels",), {"background": 0, "Liver": -1}),
+        (("labels",), {"background": 0, "Liver": 1.5}),
+        (("labels",), {"background": 1, "Liver": 2}),
+        (("labels",), {"background": 0, "Liver": 1, "a\x1b[31m": 2}),
+        (("labels",), {"background": 0, "Spleen": 1}),
+        (("modality",), {"0": "$print(1)"}),
+        (("training", 0, "patient"), "Doe, Jane"),
+        (("training", 0, "label"), "./labelsTr/case0001_r999999.nii.gz"),
+        (("napari_seg", "next"), 999999),
+        (("napari_seg", "removed"), [{}]),
+    ],
+)
+def test_an_index_that_would_mix_structures_or_spoil_the_set_is_refused(
+    folder: Path, where: tuple[str | int, ...], value: Any
+) -> None:
+    write_training_set(folder, TrainingSet({"Liver": 1}, ("MR",), 1, (case(1),), 2))
+    content = json.loads((folder / INDEX).read_text())
+    inner = content
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    (folder / INDEX).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"accept\.not_a_set"):
+        read_training_set(folder)
+
+
+def test_two_cases_of_one_name_are_refused(folder: Path) -> None:
+    (folder / INDEX).write_text(json.dumps(as_index(TrainingSet({"Liver": 1}, ("MR",), 1, (case(1), case(1)), 2))))
+    with pytest.raises(InputError, match=r"accept\.not_a_set"):
+        read_training_set(folder)
+
+
 def test_files_of_a_round_stay_until_it_is_removed(folder: Path) -> None:
     for name in ("imagesTr/case0001.nii.gz", "imagesTr/mine.nii.gz", "labelsTr/case0001_r1.nii.gz"):
         (folder / name).touch()

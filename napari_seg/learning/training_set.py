@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,8 +25,10 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from napari_seg.errors import InputError
+from napari_seg.errors import BundleError, InputError
 from napari_seg.formats.atomic import atomic_write, not_written
+from napari_seg.training.choices import check_names
+from napari_seg.volume import MAX_LABEL
 
 INDEX = "dataset.json"
 IMAGES, LABELS, ROUNDS = "imagesTr", "labelsTr", "rounds"
@@ -39,6 +41,10 @@ _COST = 1 << 15
 _NAME = re.compile(r"case\d{4,6}")
 _IMAGE_FILE = re.compile(rf"\./{IMAGES}/case\d{{4,6}}\.(nii\.gz|series\.json)")
 _LABEL_FILE = re.compile(rf"\./{LABELS}/case\d{{4,6}}_r\d{{1,6}}\.nii\.gz")
+_PATIENT = re.compile(r"patient [0-9]{1,6}")
+_MAX_NUMBER = 900_000
+"""Highest number of a case, and of an acceptance of it: the next ones fit into the names of files, too."""
+
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}(\..*)?")
 """Name of a file that a killed process leaves, see `formats.atomic`."""
 
@@ -238,14 +244,34 @@ def from_index(content: Mapping[str, Any]) -> TrainingSet:
     own = content["napari_seg"]
     if own["kind"] != _KIND or own["version"] != _VERSION:
         raise ValueError("of another kind or version")
-    labels = {str(name): int(value) for name, value in content["labels"].items() if value}
+    labels = {name: value for name, value in content["labels"].items() if name != "background"}
     channels = tuple(str(name) for name in content["modality"].values())
+    _check_names_and_values(content["labels"], labels, channels)
     cases, removed = (tuple(map(_case, entries)) for entries in (content["training"], own.get("removed", ())))
-    if int(own["next"]) <= max((int(case.name[4:]) for case in cases), default=0):
+    if len({case.name for case in cases}) < len(cases):
+        raise ValueError("two cases of one name")
+    if unknown := {name for case in cases for name in case.annotated} - set(labels):
+        raise ValueError(f"unknown structures {unknown}")
+    if not max((int(case.name[4:]) for case in cases), default=0) < int(own["next"]) <= _MAX_NUMBER:
         raise ValueError("the number of the next case")
     return TrainingSet(
         labels, channels, int(own["channels"]), cases, int(own["next"]), removed, str(own.get("salt", ""))
     )
+
+
+def _check_names_and_values(listed: Mapping[str, Any], labels: Mapping[str, Any], channels: Sequence[str]) -> None:
+    """Check that each structure has a value of its own, and that names are no code.
+
+    Raises:
+        ValueError: a value is missing, twice there or out of range, or a name is code or twice there.
+    """
+    try:
+        check_names([*labels, *channels])
+    except BundleError as error:
+        raise ValueError(error.message) from error
+    values = [value for value in labels.values() if type(value) is int and 0 < value <= MAX_LABEL]
+    if not len(labels) == len(set(values)) == len({name.casefold() for name in labels}) or listed["background"] != 0:
+        raise ValueError("structures without a value of their own")
 
 
 def as_index(content: TrainingSet) -> dict[str, Any]:
@@ -292,9 +318,12 @@ def _case(entry: Mapping[str, Any]) -> AcceptedCase:
         raise ValueError(part)
     annotated, scan = tuple(str(one) for one in own["annotated"]), str(own["scan"])
     provenance = Provenance.from_dict(own["provenance"])
+    patient = str(entry["patient"])
+    if not _PATIENT.fullmatch(patient) or int(labels.rpartition("_r")[2].partition(".")[0]) > _MAX_NUMBER:
+        raise ValueError(name)
     of_part: Part = "training" if part == "training" else "validation"
     who = str(own.get("who", ""))
-    return AcceptedCase(name, image, labels, str(entry["patient"]), of_part, annotated, scan, provenance, who)
+    return AcceptedCase(name, image, labels, patient, of_part, annotated, scan, provenance, who)
 
 
 def write_training_set(folder: Path, content: TrainingSet) -> None:
