@@ -42,6 +42,10 @@ def test_the_table_says_what_became_better(monkeypatch: pytest.MonkeyPatch, caps
     assert "tumour     3      –       0.4000  –           –" in printed
     assert "better  out\n" in printed
     assert "napari-seg predict SCAN --model out" in printed
+    few = Improvement(Path("out"), "liver_ct", 1, 8, (ComparedStructure(MEAN, 2, 0.81, 0.853, patients=2),), 19.9)
+    assert (few.is_clear, few.has_few_patients) == (False, True)
+    assert run(monkeypatch, few) == 0
+    assert "better  out; too few validation cases to tell, which takes those of 6 patients" in capsys.readouterr().out
     worse = ComparedStructure(MEAN, 8, 0.81, 0.80, -0.03, 0.01)
     assert run(monkeypatch, Improvement(Path("out"), "liver_ct", 1, 40, (worse,), 19.9)) == 0
     printed = capsys.readouterr().out

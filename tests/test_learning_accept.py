@@ -16,9 +16,10 @@ import pytest
 
 from napari_seg.errors import InputError, NapariSegError, TrainingError
 from napari_seg.formats.read import read
-from napari_seg.geometry import Grid
+from napari_seg.geometry import Grid, resample
 from napari_seg.learning.accept import accept, discard
-from napari_seg.learning.training_set import INDEX, Provenance, read_training_set
+from napari_seg.learning.scans import scan_of
+from napari_seg.learning.training_set import INDEX, AcceptedCase, Provenance, moved_to_training, read_training_set
 from napari_seg.training.gather.gather import gather
 from napari_seg.training.gather.referenced import VARIABLE
 from napari_seg.training.segnets_modules import with_segnets
@@ -239,6 +240,114 @@ def test_a_copy_of_a_scan_is_the_same_case(tmp_path: Path, head: Volume) -> None
     case = accept(labels("Liver", grid=put_again.grid), filtered, folder, Provenance())
     assert (case.name, case.revision, case.scan) == (first.name, 3, first.scan)
     assert len(read_training_set(folder).cases) == 1
+
+
+def turned(given: Segmentation | Volume, code: str = "LPS") -> Any:
+    """Return labels or a scan in another order of axes, as another format holds the same voxels."""
+    grid = given.grid.reoriented(code)
+    order = 0 if isinstance(given, Segmentation) else 1
+    return replace(given, array=resample(given.array, given.grid, grid, order=order), grid=grid)
+
+
+def assert_pair(folder: Path, case: AcceptedCase, name: str = "Liver", low: int = -900) -> None:
+    """Check that the labels of a case lie on the voxels of its image: they were drawn where it is dark."""
+    image, found = scan_of(folder, case), read(folder / case.labels)
+    assert found.grid.matches(image.grid)
+    value = read_training_set(folder).structures[name]
+    assert np.array_equal(found.array[0] == value, image.array[0] == low)
+    with with_segnets():
+        gather(folder, folder.parent / f"data_{case.revision}", {})
+
+
+def drawn() -> tuple[Segmentation, Volume]:
+    """Return a scan that is dark where its labels are."""
+    found, volume = labels("Liver"), scan()
+    array = np.where(found.array[None] > 0, -900, np.maximum(volume.array, -800)).astype(np.int16)
+    return found, replace(volume, array=array)
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPS", "SPR", "AIL"])
+def test_labels_of_a_scan_in_another_order_lie_on_the_image_that_the_set_has(tmp_path: Path, code: str) -> None:
+    found, volume = drawn()
+    folder = tmp_path / "set"
+    accept(found, volume, folder, Provenance())
+    again, other = turned(found, code), turned(volume, code)
+    assert not other.grid.matches(volume.grid)
+    case = accept(again, other, folder, Provenance(), before=again)
+    assert (case.name, case.revision, case.image) == ("case0001", 2, "./imagesTr/case0001.nii.gz")
+    change = case.provenance.changes["Liver"]
+    assert (change.added, change.removed, change.voxels) == (0, 0, 8)
+    assert_pair(folder, case)
+
+
+def test_a_series_and_its_conversion_are_one_case_whichever_comes_first(tmp_path: Path, series: Volume) -> None:
+    dark = int(series.array.min())
+    found = Segmentation((series.array[0] == dark).astype(np.uint8), series.grid, (Segment(1, "Liver", (1, 2, 3)),))
+    for number, given in enumerate(((series, turned(series)), (turned(series), series))):
+        folder = tmp_path / f"set{number}"
+        for one in given:
+            own = found if one is series else turned(found)
+            case = accept(own, replace(one, source=one.source if one is series else Source()), folder, Provenance())
+            assert_pair(folder, case, low=dark)
+        assert (case.name, case.revision) == ("case0001", 2)
+
+
+def test_the_files_of_a_conversion_are_not_taken_for_those_of_the_series(tmp_path: Path, series: Volume) -> None:
+    folder = tmp_path / "set"
+    accept(labels("Liver", grid=series.grid), series, folder, Provenance())
+    source = Source("nifti", (tmp_path / "converted.nii.gz",))
+    case = accept(labels("Liver", grid=series.grid), replace(series, source=source), folder, Provenance())
+    assert scan_of(folder, case).source.files == series.source.files
+
+
+@pytest.mark.parametrize("is_reference", [False, True])
+def test_a_scan_whose_place_was_corrected_gets_a_new_image(tmp_path: Path, series: Volume, is_reference: bool) -> None:
+    folder = tmp_path / "set"
+    volume = series if is_reference else replace(series, source=Source())
+    dark = int(series.array.min())
+    found = Segmentation((series.array[0] == dark).astype(np.uint8), series.grid, (Segment(1, "Liver", (1, 2, 3)),))
+    first = accept(found, volume, folder, Provenance())
+    affine = series.grid.affine @ np.diag([1, 1, 1.25, 1])
+    moved = Grid(series.grid.shape, affine)
+    case = accept(replace(found, grid=moved), replace(volume, grid=moved), folder, Provenance())
+    assert (case.name, case.revision, case.image) == (
+        "case0001",
+        2,
+        f"./imagesTr/case0001{'' if is_reference else '_r2'}.nii.gz",
+    )
+    assert scan_of(folder, case).grid.matches(moved)
+    assert_pair(folder, case, low=dark)
+    assert first.image != case.image
+    if is_reference:
+        assert read(series.source.files[0].parent).grid.matches(series.grid)
+
+
+def test_a_patient_who_becomes_known_later_is_in_one_part(tmp_path: Path) -> None:
+    put(tmp_path, 1)  # of P1, whom nobody named
+    put(tmp_path, 2, patient="P1")
+    put(tmp_path, 3, patient="P2")
+    put(tmp_path, 5, patient="P1")
+    assert [case.part[0] for case in read_training_set(tmp_path).cases] == ["t", "v", "t", "v"]
+    discard(tmp_path, "case0004")
+    before = read_training_set(tmp_path)
+    again = put(tmp_path, 1, patient="P1")
+    content = read_training_set(tmp_path)
+    assert moved_to_training(before, content) == ["case0002"]
+    of_p1 = [case for case in (*content.cases, *content.removed) if case.who == again.who]
+    assert {case.name for case in of_p1} == {"case0001", "case0002", "case0004"}
+    assert {(case.patient, case.part) for case in of_p1} == {("patient 1", "training")}, "nothing trained on validates"
+    assert [case.part for case in content.cases if case.who != again.who] == ["training"]
+    assert put(tmp_path, 6, patient="P1").part == "training"
+
+
+def test_a_validation_case_of_a_patient_in_training_is_trained_on(tmp_path: Path) -> None:
+    put(tmp_path, 1, patient="P1")
+    assert put(tmp_path, 2).part == "validation"
+    assert put(tmp_path, 2, patient="P1").part == "training"
+    # two parts that are the same already only get one number
+    put(tmp_path, 3)
+    put(tmp_path, 3, patient="P1")
+    assert {case.patient for case in read_training_set(tmp_path).cases} == {"patient 1"}
 
 
 def test_what_a_model_found_wrongly_is_accepted_as_empty(tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ def test_the_verdict_says_how_sure_it_is() -> None:
     assert verdict(worse).endswith("95 % interval -0.150 to -0.050. The new model is not better.")
     single = replace(result, rows=(ComparedStructure(MEAN, 1, 0.7, 0.72),))
     assert verdict(single).startswith("Mean Dice on 1 validation case:")
-    assert verdict(single).endswith("More validation cases would tell more.")
+    assert verdict(single).endswith("Too few validation cases to tell: it takes those of 6 patients.")
     assert "No structure" in verdict(replace(result, rows=()))
     assert interval_text(BETTER[0]) == "+0.100, 95 % interval +0.050 to +0.150"
     assert "does not know" in interval_text(BETTER[1])

@@ -79,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print(found: Improvement, model: str) -> None:
     """Print the table of both models, and what it says."""
+    from napari_seg.learning.compare import MIN_PATIENTS
+
     rows = [("structure", "cases", "before", "after", "difference", "95 %")]
     for row in found.rows:
         interval = "–" if math.isnan(row.low) else f"{row.low:+.3f} to {row.high:+.3f}"
@@ -88,12 +90,14 @@ def _print(found: Improvement, model: str) -> None:
     print(f"Dice on the validation part, which is never trained on; {found.minutes:g} minutes of training")
     for cells in rows:
         print("        " + "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+    few = f"; too few validation cases to tell, which takes those of {MIN_PATIENTS} patients"
+    doubt = few if found.has_few_patients else "; the interval includes 0, so more validation cases would tell"
     if found.is_better:
-        doubt = "" if found.is_clear else "; the interval includes 0, so more validation cases would tell"
-        print(f"better  {found.output}{doubt}")
+        print(f"better  {found.output}{'' if found.is_clear else doubt}")
         print(f"try     {shlex.join(['napari-seg', 'predict', 'SCAN', '--model', str(found.output), '-o', 'results'])}")
     else:
-        print(f"no gain {found.output}; keep {model}, accept more cases or give it more minutes")
+        text = f"no gain {found.output}; keep {model}, accept more cases or give it more minutes"
+        print(text + few * found.has_few_patients)
 
 
 def _dice(value: float, form: str = ".4f") -> str:

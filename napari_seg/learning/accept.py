@@ -18,6 +18,7 @@ from napari_seg.formats.atomic import make_output_folder, not_written
 from napari_seg.formats.endings import NIFTI_ENDINGS, ending_of
 from napari_seg.formats.nifti import write_map, write_volume
 from napari_seg.geometry import Grid, resample
+from napari_seg.learning.scans import scan_of
 from napari_seg.learning.training_set import (
     IMAGES,
     LABELS,
@@ -66,8 +67,9 @@ def accept(
 ) -> AcceptedCase:
     """Put a scan and its labels into a training set, which `napari-seg train` and `improve` read.
 
-    A scan that was accepted before gets the new labels in place of the former ones, and keeps its name and part. A
-    DICOM series stays where it is and is referred to; the voxels of all other scans are copied. Cases are numbered:
+    A scan that was accepted before gets the new labels in place of the former ones, and keeps its name and part; they
+    lie on the voxels of the image that the set has, in its order, or on a new image if its place has changed. A DICOM
+    series stays where it is and is referred to; the voxels of all other scans are copied. Cases are numbered:
     neither the files nor the records hold names of files, or of people except the reader.
 
     Args:
@@ -105,6 +107,7 @@ def accept(
         who = content.digest_of(_identifier(scan, patient))
         channels = _channels(content, scan)
         make_folders(folder, IMAGES, LABELS)
+        kept = None if known is None else _kept_image(folder, known, scan, copy_series)
         structures = _structures(content.structures, names)
         checked = _checked(annotated, names, structures)
         values = {label: structures[name] for label, name in _as_in(names, structures).items() if name in checked}
@@ -113,23 +116,24 @@ def accept(
             text = "the labels hold no voxel; expected at least one, or the names of structures that were looked for"
             raise InputError("accept.empty", text)
         name = known.name if known else f"case{content.next_number:04d}"
-        image = known.image if known else ""
-        if not image or not (folder / image).is_file() or (copy_series and image.endswith(ENDING)):
-            image = _write_image(scan, folder, name, digest, copy_series)
-        elif image.endswith(ENDING):  # it may have moved
-            remember(digest, KnownScan(scan.source.files))
-        label_file = f"./{LABELS}/{name}_r{known.revision + 1 if known else 1}.nii.gz"
-        write_map(accepted, scan.grid, folder / label_file)
-        number, of_patient = _patient(content, known, digest, who)
+        revision = known.revision + 1 if known else 1
+        if known is not None and kept is not None:
+            image = known.image
+            accepted = resample(accepted, scan.grid, kept, order=0, outside=0)
+        else:
+            image, kept = _write_image(scan, folder, name, revision, digest, copy_series), scan.grid
+        label_file = f"./{LABELS}/{name}_r{revision}.nii.gz"
+        write_map(accepted, kept, folder / label_file)
+        content, number, of_patient = _patient(content, known, digest, who)
         case = AcceptedCase(
             name,
             image,
             label_file,
             number,
-            (known.part if known else None) or of_patient or part or content.next_part(),
+            of_patient or part or content.next_part(),
             tuple(sorted(checked)),
             known.scan if known else digest,
-            _recorded(provenance, accepted, scan.grid, structures, checked, earlier),
+            _recorded(provenance, _renumbered(labels, values), scan.grid, structures, checked, earlier),
             who or (known.who if known else ""),
         )
         cases = tuple(case if one.name == name else one for one in content.cases)
@@ -285,24 +289,50 @@ def _case_of_file(content: TrainingSet, folder: Path, scan: Volume) -> AcceptedC
     return next((case for case in content.cases if (folder / case.image).resolve() in files), None)
 
 
-def _write_image(scan: Volume, folder: Path, name: str, digest: str, copy_series: bool) -> str:
-    """Write the voxels of a scan, or a reference to a series that reads the same now; return the file in the set."""
-    if scan.source.format == "dicom" and scan.source.files and not copy_series:
-        source = scan.source.absolute()
-        try:
-            ReferencedScan(name, "dicom", source.files, digest).read()
-        except NapariSegError:  # chosen among several volumes, straightened, or joined: the files alone are not it
-            pass
-        else:
-            remember(digest, KnownScan(source.files))
-            image = f"./{IMAGES}/{name}{ENDING}"
-            try:
-                write_reference(folder / image, digest)
-            except OSError as error:
-                raise not_written(str(folder / image), error) from error
-            return image
-    image = f"./{IMAGES}/{name}.nii.gz"
-    write_volume(scan, folder / image)
+def _kept_image(folder: Path, known: AcceptedCase, scan: Volume, copy_series: bool) -> Grid | None:
+    """Return the grid of the image that a set has of a scan; None if it is not here, or has another place or type."""
+    path = folder / known.image
+    is_reference = path.name.endswith(ENDING)
+    if not path.is_file() or (is_reference and copy_series):
+        return None
+    if is_reference and _is_same_series(scan, known.scan):  # it may have moved
+        remember(known.scan, KnownScan(scan.source.absolute().files))
+        return scan.grid
+    try:
+        grid = scan_of(folder, known).grid
+    except NapariSegError:
+        return None
+    return grid if grid.reoriented().matches(scan.grid.reoriented()) else None
+
+
+def _is_same_series(scan: Volume, digest: str) -> bool:
+    """Return whether a scan is a DICOM series whose files alone are read as it is.
+
+    A volume that was chosen among several, straightened, or joined is not.
+    """
+    if scan.source.format != "dicom" or not scan.source.files:
+        return False
+    try:
+        return ReferencedScan("", "dicom", scan.source.absolute().files, digest).read().grid.matches(scan.grid)
+    except NapariSegError:
+        return False
+
+
+def _write_image(scan: Volume, folder: Path, name: str, revision: int, digest: str, copy_series: bool) -> str:
+    """Write the voxels of a scan, or a reference to its series; return the file in the set, which is a new one."""
+    if is_reference := not copy_series and _is_same_series(scan, digest):
+        remember(digest, KnownScan(scan.source.absolute().files))
+    ending = ENDING if is_reference else ".nii.gz"
+    image = f"./{IMAGES}/{name}{ending}"
+    if (folder / image).exists():  # a round may read it
+        image = f"./{IMAGES}/{name}_r{revision}{ending}"
+    if not is_reference:
+        write_volume(scan, folder / image)
+        return image
+    try:
+        write_reference(folder / image, digest)
+    except OSError as error:
+        raise not_written(str(folder / image), error) from error
     return image
 
 
@@ -321,16 +351,35 @@ def _identifier(scan: Volume, patient: str) -> str:
     return found[0] if found else ""
 
 
-def _patient(content: TrainingSet, known: AcceptedCase | None, digest: str, who: str) -> tuple[str, Part | None]:
-    """Return the number of the patient of a case, and the part of his other scans; None if there are none."""
-    if known:
-        return known.patient, known.part
+def _patient(
+    content: TrainingSet, known: AcceptedCase | None, digest: str, who: str
+) -> tuple[TrainingSet, str, Part | None]:
+    """Return the set with all scans of a patient in one part, his number, and that part; None if he is new.
+
+    If it turns out now that scans of two parts are of one patient, all are for training: what a model has learned from
+    can't tell any more how good it is.
+    """
     every = (*content.cases, *content.removed)
-    for case in every:
-        if case.scan == digest or (who and case.who == who):
-            return case.patient, case.part
-    numbers = [int(case.patient.rpartition(" ")[2]) for case in every]
-    return f"patient {max(numbers, default=0) + 1}", None
+    of_scan = [case for case in every if case.scan == digest or (known and case.name == known.name)]
+    same = [case for case in of_scan if not (who and case.who) or case.who == who]
+    same += [case for case in every if who and case.who == who]
+    numbers = {case.patient for case in same}
+    of_patient = [case for case in every if case.patient in numbers]
+    parts = {case.part for case in (*of_patient, *of_scan)}
+    highest = max((_number(case.patient) for case in every), default=0)
+    number = min(numbers, key=_number, default=f"patient {highest + 1}")
+    if not parts:
+        return content, number, None
+    part: Part = "training" if "training" in parts else "validation"
+
+    def joined(cases: Sequence[AcceptedCase]) -> tuple[AcceptedCase, ...]:
+        return tuple(replace(one, patient=number, part=part) if one.patient in numbers else one for one in cases)
+
+    return replace(content, cases=joined(content.cases), removed=joined(content.removed)), number, part
+
+
+def _number(patient: str) -> int:
+    return int(patient.rpartition(" ")[2])
 
 
 def _recorded(

@@ -15,21 +15,22 @@ import numpy as np
 
 from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
-from napari_seg.errors import InputError
-from napari_seg.evaluation.statistics import compare
 from napari_seg.formats.atomic import atomic_write
-from napari_seg.formats.read import read
+from napari_seg.formats.label_maps import on_grid
 from napari_seg.inference.segment import segment
-from napari_seg.learning.scans import scan_of
+from napari_seg.learning.scans import labels_of, scan_of
 from napari_seg.learning.training_set import AcceptedCase, TrainingSet
 from napari_seg.progress import Progress, ignore_progress
-from napari_seg.volume import Segmentation, as_labels
+from napari_seg.volume import Segmentation
 
 SCORES = "scores"
 """Folder of a training set with the scores of models, so that none is evaluated twice on the same labels."""
 
 MEAN = "mean"
 """Name of the row with the mean over the structures of each case."""
+
+MIN_PATIENTS = 6
+"""Patients from which on differences have an interval; the spread of fewer is too uncertain."""
 
 Scores = dict[str, dict[str, float]]
 """Case -> structure -> Dice; nan where neither the labels nor the result hold the structure. Structures that the model
@@ -43,10 +44,13 @@ class ComparedStructure:
     Attributes:
         structure: name, or `MEAN`.
         cases: number of cases in which both have a Dice.
-        before: mean Dice of the old model over these cases; nan if it does not know the structure.
-        after: mean Dice of the new model over the same cases, or over its own if the old one has none.
-        low: lower end of the 95 % interval of the mean difference, paired; nan for fewer than two cases.
+        before: mean Dice of the old model over the patients of these cases; nan if it does not know the structure.
+            The mean of a patient is that of his cases.
+        after: mean Dice of the new model over the same patients, or over its own if the old one has none.
+        low: lower end of the 95 % interval of the mean difference, paired, from a t distribution over the patients;
+            nan for fewer than `MIN_PATIENTS`.
         high: upper end of the interval.
+        patients: number of patients of the cases.
     """
 
     structure: str
@@ -55,6 +59,7 @@ class ComparedStructure:
     after: float
     low: float = nan
     high: float = nan
+    patients: int = 0
 
     @property
     def difference(self) -> float:
@@ -106,10 +111,9 @@ def _key(case: AcceptedCase, content: TrainingSet) -> str:
 
 def _score(folder: Path, content: TrainingSet, case: AcceptedCase, bundle: Bundle) -> dict[str, float | None]:
     """Return structure -> Dice in one case; None where neither labels nor result hold it."""
-    labels = as_labels(read(folder / case.labels).array[0], case.name)
-    result = segment(scan_of(folder, case), bundle)
-    if result.array.shape != labels.shape:
-        raise InputError("geometry.shape", f"the labels of {case.name} have another shape than its scan; accept again")
+    scan = scan_of(folder, case)
+    labels = labels_of(folder, case, scan.grid)
+    result = on_grid(segment(scan, bundle), scan.grid, folder / case.image)
     named = _labels_of(result)
     scores: dict[str, float | None] = {}
     for name in case.annotated:
@@ -132,11 +136,17 @@ def _dice(reference: np.ndarray, found: np.ndarray) -> float:
     return 2 * int((reference & found).sum()) / total if total else nan
 
 
-def compared(before: Scores, after: Scores) -> list[ComparedStructure]:
-    """Return a row for each structure, and last one for the mean over the structures that both models know."""
+def compared(before: Scores, after: Scores, patients: Mapping[str, str] | None = None) -> list[ComparedStructure]:
+    """Return a row for each structure, and last one for the mean over the structures that both models know.
+
+    Args:
+        before: scores of the old model.
+        after: scores of the new model.
+        patients: case -> patient; a case that is not in it is of a patient of its own.
+    """
     names = sorted({name for scores in (*before.values(), *after.values()) for name in scores})
-    rows = [_row(name, _column(before, name), _column(after, name)) for name in names]
-    return [*rows, _row(MEAN, *_means(before, after))] if rows else []
+    rows = [_row(name, _column(before, name), _column(after, name), patients or {}) for name in names]
+    return [*rows, _row(MEAN, *_means(before, after), patients or {})] if rows else []
 
 
 def _column(scores: Scores, name: str) -> dict[str, float]:
@@ -154,13 +164,37 @@ def _means(before: Scores, after: Scores) -> tuple[dict[str, float], dict[str, f
     return means
 
 
-def _row(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> ComparedStructure:
-    both = sorted(before.keys() & after.keys())
-    if not both:
-        return ComparedStructure(name, len(after), nan, _mean(list(after.values())))
-    difference = compare(after, before)
-    was, is_now = (_mean([of_model[case] for case in both]) for of_model in (before, after))
-    return ComparedStructure(name, len(both), was, is_now, difference.low, difference.high)
+def _row(
+    name: str, before: Mapping[str, float], after: Mapping[str, float], patients: Mapping[str, str]
+) -> ComparedStructure:
+    cases = sorted(before.keys() & after.keys()) or sorted(after)
+    is_both = bool(before.keys() & after.keys())
+    was, is_now = (_means_of_patients(of_model, cases, patients) for of_model in (before, after))
+    low, high = _interval([is_now[patient] - was[patient] for patient in was]) if is_both else (nan, nan)
+    return ComparedStructure(
+        name, len(cases), _mean(list(was.values())), _mean(list(is_now.values())), low, high, len(is_now)
+    )
+
+
+def _means_of_patients(
+    scores: Mapping[str, float], cases: Sequence[str], patients: Mapping[str, str]
+) -> dict[str, float]:
+    """Return patient -> mean over his cases: scans of one patient are no independent draws."""
+    found: dict[str, list[float]] = {}
+    for case in cases:
+        if case in scores:
+            found.setdefault(patients.get(case, f"patient of {case}"), []).append(scores[case])
+    return {patient: _mean(values) for patient, values in found.items()}
+
+
+def _interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a mean from the t distribution (Student 1908, doi:10.1093/biomet/6.1.1)."""
+    if len(differences) < MIN_PATIENTS:
+        return nan, nan
+    from scipy.stats import sem, t
+
+    half = float(t.ppf(0.975, len(differences) - 1) * sem(differences))
+    return _mean(differences) - half, _mean(differences) + half
 
 
 def _mean(values: Sequence[float]) -> float:

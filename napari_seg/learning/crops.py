@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from napari_seg.bundles.spec import Bundle, LocaliserSpec
 from napari_seg.errors import InputError, LocaliseError, NapariSegError
 from napari_seg.formats.nifti import write_map, write_volume
-from napari_seg.formats.read import read
 from napari_seg.geometry import Grid, resample
 from napari_seg.learning.placed_regions import placed_regions
-from napari_seg.learning.scans import scan_of
+from napari_seg.learning.scans import labels_of, scan_of
 from napari_seg.learning.training_set import IMAGES, LABELS, AcceptedCase, TrainingSet
 from napari_seg.localise import Region, is_crop
 from napari_seg.progress import Progress, ignore_progress
-from napari_seg.volume import Volume, as_labels, smallest_label_type
+from napari_seg.volume import Volume, smallest_label_type
 
 MIN_INSIDE = 0.5
 """Part of the annotated voxels that a region must hold; with fewer it was placed elsewhere."""
@@ -89,8 +88,8 @@ def write_crops(
 
         on_step("", 0, 1)
         scan = scan_of(folder, case)
-        labels = as_labels(read(folder / case.labels).array[0], case.name)
         try:
+            labels = labels_of(folder, case, scan.grid)
             crops = _crops(folder, content.structures, case, scan, labels, bundle, on_step)
         except (LocaliseError, InputError) as error:
             left_out[case.name] = error

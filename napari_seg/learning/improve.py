@@ -86,9 +86,15 @@ class Improvement:
 
     @property
     def is_clear(self) -> bool:
-        """Return whether the interval of the difference of the means excludes 0."""
+        """Return whether the interval of the difference of the means excludes 0; False without an interval."""
         mean = next((row for row in self.rows if row.structure == MEAN), None)
         return mean is not None and (mean.low > 0 or mean.high < 0)
+
+    @property
+    def has_few_patients(self) -> bool:
+        """Return whether the validation cases are of too few patients to tell a difference from chance."""
+        mean = next((row for row in self.rows if row.structure == MEAN), None)
+        return mean is None or math.isnan(mean.low)
 
 
 def next_output(bundle: Bundle) -> Path:
@@ -182,7 +188,8 @@ def improve(
         report("comparing: the new model")
         new = read_bundle(out, trust=True)  # what was trained here runs this version's code only
         after = evaluate(folder, content, new, progress)
-        rows = tuple(compared(before, after))
+        patients = {case.name: case.patient for case in content.cases}
+        rows = tuple(compared(before, after, patients))
         result = Improvement(out, bundle.name, origin["round"], origin["cases"], rows, _minutes(out))
         _write(result, before, after)
         with suppress(OSError, BundleError):  # then its next use asks for consent

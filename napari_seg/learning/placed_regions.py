@@ -42,7 +42,7 @@ def placed_regions(
     """
     spec = bundle.localiser
     assert spec is not None
-    path = folder / REGIONS / f"{_key(case, bundle, spec)}.json"
+    path = folder / REGIONS / f"{_key(case, scan, bundle, spec)}.json"
     if (known := _read(path, scan, bundle, spec)) is not None:
         return known
     try:
@@ -55,9 +55,10 @@ def placed_regions(
     return found
 
 
-def _key(case: AcceptedCase, bundle: Bundle, spec: LocaliserSpec) -> str:
-    """Return a digest of what decides the places: the scan, the localiser and its template."""
-    digest = hashlib.sha256(f"{case.scan} {spec}".encode(errors="surrogateescape"))
+def _key(case: AcceptedCase, scan: Volume, bundle: Bundle, spec: LocaliserSpec) -> str:
+    """Return a digest of what decides the places: the scan and its grid, the localiser and its template."""
+    affine = (scan.grid.reoriented().affine.round(2) + 0.0).tolist()  # no -0.0
+    digest = hashlib.sha256(f"{case.scan} {affine} {spec}".encode(errors="surrogateescape"))
     digest.update(template_file(spec.template, bundle.root).read_bytes())
     return digest.hexdigest()[:32]
 

@@ -1,14 +1,20 @@
-"""Read the scans of a training set again."""
+"""Read the scans and the labels of a training set again."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.formats.label_maps import on_grid
 from napari_seg.formats.nifti import count_volumes
+from napari_seg.formats.read import read
 from napari_seg.formats.scan import Scan
+from napari_seg.geometry import Grid
 from napari_seg.learning.training_set import AcceptedCase
 from napari_seg.training.gather.referenced import ENDING, referenced_scan
-from napari_seg.volume import Volume
+from napari_seg.volume import Segmentation, Volume, as_labels
 
 
 def scan_of(folder: Path, case: AcceptedCase) -> Volume:
@@ -25,3 +31,19 @@ def scan_of(folder: Path, case: AcceptedCase) -> Volume:
     if path.name.endswith(ENDING):
         return referenced_scan(path).read()
     return Scan(case.name, "nifti", (path,)).read(channels=count_volumes(path), one_slice=True)
+
+
+def labels_of(folder: Path, case: AcceptedCase, grid: Grid) -> NDArray[np.unsignedinteger]:
+    """Read the labels of an accepted case on the grid of its scan.
+
+    Args:
+        folder: training set.
+        case: the case.
+        grid: grid of the scan.
+
+    Raises:
+        InputError: `geometry.other_grid`, they do not lie on the voxels of the scan; or the file can't be read.
+    """
+    path = folder / case.labels
+    found = read(path)
+    return on_grid(Segmentation(as_labels(found.array[0], case.name), found.grid, ()), grid, path).array

@@ -1,7 +1,7 @@
 """Training set of corrections: a folder in the Decathlon's layout, whose list also says who accepted each case.
 
     dataset.json                     list of the cases: the index, replaced in one step
-    imagesTr/case0001.nii.gz         voxels of a scan, without the texts of its header
+    imagesTr/case0001.nii.gz         voxels of a scan, without the texts of its header; _r2 if it had to be replaced
     imagesTr/case0002.series.json    DICOM series that stays where it is, see `training.gather.referenced`
     labelsTr/case0001_r2.nii.gz      its labels, accepted for the second time
     rounds/                          what each improvement of a model was trained on, see `improve`
@@ -39,7 +39,7 @@ _VERSION = 1
 _MAX_BYTES = 1 << 26
 _COST = 1 << 15
 _NAME = re.compile(r"case\d{4,6}")
-_IMAGE_FILE = re.compile(rf"\./{IMAGES}/case\d{{4,6}}\.(nii\.gz|series\.json)")
+_IMAGE_FILE = re.compile(rf"\./{IMAGES}/case\d{{4,6}}(_r\d{{1,6}})?\.(nii\.gz|series\.json)")
 _LABEL_FILE = re.compile(rf"\./{LABELS}/case\d{{4,6}}_r\d{{1,6}}\.nii\.gz")
 _PATIENT = re.compile(r"patient [0-9]{1,6}")
 _MAX_NUMBER = 900_000
@@ -212,6 +212,12 @@ class TrainingSet:
             "labels": {"background": 0, **self.structures},
             "training": training,
         }
+
+
+def moved_to_training(before: TrainingSet, after: TrainingSet) -> list[str]:
+    """Return the names of cases that were for validation and are for training now."""
+    validated = {case.name for case in before.part_of("validation")}
+    return [case.name for case in after.part_of("training") if case.name in validated]
 
 
 def read_training_set(folder: Path) -> TrainingSet:

@@ -14,7 +14,7 @@ from psygnal import Signal
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import BundleError, Cancelled
-from napari_seg.learning.compare import MEAN, ComparedStructure
+from napari_seg.learning.compare import MEAN, MIN_PATIENTS, ComparedStructure
 from napari_seg.learning.improve import Improvement, begun_output, improve, next_output, read_improvement
 from napari_seg.plugin.job import Job, JobProgress
 from napari_seg.plugin.messages import Message, as_gui_text, message_of
@@ -325,8 +325,8 @@ def verdict(result: Improvement) -> str:
         return "No structure could be compared on the validation cases."
     cases = f"{mean.cases} validation case{'s' * (mean.cases != 1)}"
     text = f"Mean Dice on {cases}: {mean.before:.3f} before, {mean.after:.3f} after ({mean.difference:+.3f})"
-    if math.isnan(mean.low):
-        text = f"{text}. More validation cases would tell more."
+    if result.has_few_patients:
+        text = f"{text}. Too few validation cases to tell: it takes those of {MIN_PATIENTS} patients."
     else:
         doubt = "" if result.is_clear else " The difference may be chance."
         text = f"{text}, 95 % interval {mean.low:+.3f} to {mean.high:+.3f}.{doubt}"
