@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from edited import GRID, edited, points_mm
 
-from napari_seg.editing.interpolate import interpolate
+from napari_seg.editing.interpolate import interpolate, interpolate_sides
 from napari_seg.errors import Cancelled, InputError
 from napari_seg.geometry import Grid
 
@@ -132,6 +132,25 @@ def test_one_side_is_filled_while_the_other_is_complete() -> None:
         interpolate(labels, GRID, LABEL, 2)
     region = (slice(10, 20), slice(8, 26), slice(0, 14))
     assert np.array_equal(edited(labels, interpolate(labels, GRID, LABEL, 2, region=region)), expected)
+
+
+@AXES
+def test_each_side_is_filled_whatever_slices_the_others_have(axis: int) -> None:
+    labels = np.zeros(GRID.shape, np.uint8)
+    slices = np.moveaxis(labels, axis, 0)
+    slices[1:11, 0:4, 0:6] = LABEL  # complete, at two edges of the scan
+    with pytest.raises(InputError, match=r"edit\.nothing_between"):
+        interpolate_sides(labels, GRID, LABEL, axis)
+    slices[[2, 6], 7:10, 2:6] = slices[[4, 9], 7:10, 9:12] = LABEL
+    slices[4, 8, 4] = OTHER
+    expected = labels.copy()
+    filled = np.moveaxis(expected, axis, 0)
+    filled[2:7, 7:10, 2:6] = filled[4:10, 7:10, 9:12] = LABEL
+    assert np.array_equal(edited(labels, interpolate_sides(labels, GRID, LABEL, axis, overwrite=(OTHER,))), expected)
+    filled[4, 8, 4] = OTHER
+    assert np.array_equal(edited(labels, interpolate_sides(labels, GRID, LABEL, axis)), expected)
+    with pytest.raises(InputError, match=r"edit\.absent"):
+        interpolate_sides(labels, GRID, 7, axis)
 
 
 def test_what_can_not_be_filled_is_refused() -> None:

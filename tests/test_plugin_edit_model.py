@@ -434,6 +434,21 @@ def test_a_box_alone_on_a_structure_says_what_to_do(model: EditModel, viewer: Vi
     assert "box alone" not in text_of(model)
 
 
+def test_gaps_are_filled_where_another_side_is_complete(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    layer.data[...] = 0
+    layer.data[2:9, 3:6, 3:6] = 3
+    layer.data[[2, 8], 3:6, 10:13] = 3
+    viewer.dims.set_point(range(3), layer.data_to_world((4, 4, 4)))
+    model.run("fill_between")
+    done(model)
+    assert model.preview is not None
+    assert model.preview.text.endswith("parts side by side were filled one by one")
+    model.apply()
+    assert (layer.data[2:9, 3:6, 10:13] == 3).all()
+    assert (layer.data == 3).sum() == 2 * 7 * 9
+
+
 def test_the_preview_tells_where_it_was_mirrored(model: EditModel) -> None:
     for other, where in ((1, "halfway between both structures"), (4, "in the middle of the field of view")):
         model.run("mirror", other)

@@ -16,7 +16,7 @@ from napari.layers import Labels
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt, QTimer
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QInputDialog, QLabel
+from qtpy.QtWidgets import QApplication, QInputDialog, QLabel, QPushButton
 
 from napari_seg.editing.interactive_network import NnInteractive
 from napari_seg.geometry import Grid
@@ -212,6 +212,11 @@ def test_the_tab_fits_a_narrow_panel(tab: EditTab) -> None:
         body = tab.tool_box.parentWidget()
         assert body.minimumSizeHint().width() <= 262, tool
     tab.tools.choose(None)
+    tab.resize(276, 700)
+    QApplication.processEvents()
+    for widget in tab.findChildren(QPushButton):
+        if widget.isVisible():
+            assert widget.width() >= widget.fontMetrics().horizontalAdvance(widget.text()) + 8, widget.text()
 
 
 class FakeNetwork:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.editing.change import Box, Change, change_structure
-from napari_seg.editing.structure import check_axis, find_structure, shifted
+from napari_seg.editing.structure import check_axis, find_structure, inside, shifted
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 from napari_seg.progress import Progress, ignore_progress
@@ -74,6 +74,58 @@ def interpolate(
             for k in range(a + 1, b):
                 part.draw(slices[k], (k - a) / (b - a))
     report("filling", len(gaps), len(gaps))
+    return change_structure(labels, box, label, mask, overwrite)
+
+
+def interpolate_sides(
+    labels: NDArray[np.unsignedinteger],
+    grid: Grid,
+    label: int,
+    axis: int,
+    *,
+    overwrite: Collection[int] = (),
+    progress: Progress | None = None,
+) -> Change:
+    """Return the change that fills each side of a structure, such as either lung, whatever slices the others have.
+
+    Sides are parts that are apart when they are seen along the axis.
+
+    Args:
+        labels: (I, J, K) label map.
+        grid: its grid.
+        label: label of the structure.
+        axis: index axis at right angles to the painted slices.
+        overwrite: labels of other structures that the structure may take voxels from.
+        progress: called with the stage "filling"; may raise `Cancelled`.
+
+    Raises:
+        InputError: `edit.absent`, `edit.axis`; `edit.nothing_between`, no side has empty slices between slices with
+            voxels.
+    """
+    from scipy.ndimage import find_objects
+    from scipy.ndimage import label as connected
+
+    check_axis(axis)
+    box, mask = find_structure(labels, label, (1, 1, 1))
+    sides, _ = connected(mask.any(axis=axis), np.ones((3, 3)))
+    change, nothing = None, None
+    for found in find_objects(sides):
+        # a margin, for background around it; NumPy ends a slice where the array ends
+        across = [slice(max(place.start - 1, 0), place.stop + 1) for place in found]
+        across.insert(axis, slice(0, mask.shape[axis]))
+        i, j, k = across
+        region = shifted((i, j, k), [place.start for place in box])
+        try:
+            change = interpolate(labels, grid, label, axis, region=region, overwrite=overwrite, progress=progress)
+        except InputError as error:
+            if error.code != "edit.nothing_between":
+                raise
+            nothing = error
+            continue
+        mask[inside(change.box, box)] |= change.after == label
+    if change is None:
+        assert nothing is not None
+        raise nothing
     return change_structure(labels, box, label, mask, overwrite)
 
 

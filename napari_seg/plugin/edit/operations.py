@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_seg.editing import combine, islands, move, shape
 from napari_seg.editing.change import Change
-from napari_seg.editing.interpolate import interpolate
+from napari_seg.editing.interpolate import interpolate, interpolate_sides
 from napari_seg.editing.plane import center_plane, plane_between
 from napari_seg.editing.split import split
 from napari_seg.errors import InputError
@@ -129,7 +129,15 @@ def _within(s: Situation, other: int, size_mm: float) -> Change:
 
 def _fill_between(s: Situation) -> Change:
     axis, _ = needed_slice(s)
-    return interpolate(s.labels, s.grid, s.label, axis, overwrite=s.overwrite, progress=s.progress)
+    try:
+        return interpolate(s.labels, s.grid, s.label, axis, overwrite=s.overwrite, progress=s.progress)
+    except InputError as error:
+        if error.code != "edit.nothing_between":
+            raise
+    # one side may be complete in all slices where the other one has gaps
+    change = interpolate_sides(s.labels, s.grid, s.label, axis, overwrite=s.overwrite, progress=s.progress)
+    s.notes.append("parts side by side were filled one by one")
+    return change
 
 
 def _split(s: Situation) -> Change:

@@ -139,7 +139,7 @@ class EditTab(QWidget):
         grid.setSpacing(4)
         rows: list[list[tuple[str | QWidget, int]]] = [
             [("smooth", 3), ("erode", 3), ("dilate", 3), (self._size_box, 3)],
-            [("remove_islands", 5), (self._volume_box, 3), ("split", 4)],
+            [("remove_islands", 6), (self._volume_box, 3), ("split", 3)],
             [("keep_largest", 6), ("fill_holes", 6)],
             [("fill_between", 6), (copy_button, 6)],
             [(self._combine_button, 12)],
