@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -82,6 +83,28 @@ def test_without_the_client_the_message_says_what_to_install() -> None:
         pytest.skip("the client is installed")
     with pytest.raises(EnvironmentFault, match=r"edit\.backend_missing.*pip install nninteractive-client"):
         NnInteractive(SERVER, licence_accepted=True)
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_asking_for_the_client_does_not_load_it(
+    is_broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "nnInteractive"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise OSError('libcudart is missing')" if is_broken else "")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "nnInteractive", raising=False)
+    assert NnInteractive.is_available()
+    assert "nnInteractive" not in sys.modules
+    code = r"edit\.backend_failed.*OSError" if is_broken else r"edit\.backend_missing.*pip install"
+    with pytest.raises(EnvironmentFault, match=code):
+        NnInteractive(SERVER, licence_accepted=True)
+    sys.modules.pop("nnInteractive", None)
+
+
+def test_a_package_without_a_spec_is_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nnInteractive", ModuleType("nnInteractive"))
+    assert not NnInteractive.is_available()
 
 
 def test_the_licence_is_known_before_and_needed_for_the_first_use(client: type[FakeSession]) -> None:

@@ -46,6 +46,10 @@ class InteractiveNetwork(Protocol):
     def licence(self) -> NetworkLicence:
         """Licence of the weights."""
 
+    @property
+    def server_licence(self) -> str:
+        """Licence of the weights that the server has loaded, as it states it; "" if it states none."""
+
     def set_image(self, image: NDArray) -> None:
         """Take the intensities (I, J, K) of a scan; an array that was taken last is not sent again."""
 
@@ -148,20 +152,17 @@ class NnInteractive:
             )
         _check_address(server, unencrypted)
         if not self.is_available():
-            raise EnvironmentFault(
-                "edit.backend_missing",
-                f"the client of {self.name} is not installed; run: pip install nninteractive-client",
-            )
+            raise self._missing()
         self._image: NDArray | None = None
         self._target: NDArray[np.uint8] = np.zeros((0, 0, 0), np.uint8)
         self._session = self._call(self._connect, server, api_key)
 
     @staticmethod
     def is_available() -> bool:
-        """Return whether the client is installed; it is not loaded."""
+        """Return whether its package is installed; nothing of it is loaded."""
         try:
-            return find_spec("nnInteractive.inference.remote") is not None
-        except ModuleNotFoundError:
+            return find_spec("nnInteractive") is not None
+        except (ImportError, ValueError):  # a module that somebody made has no spec
             return False
 
     @property
@@ -222,8 +223,18 @@ class NnInteractive:
                 steps.append(("add_scribble_interaction", scribbles.astype(np.uint8), is_positive))
         return steps
 
+    @classmethod
+    def _missing(cls) -> EnvironmentFault:
+        return EnvironmentFault(
+            "edit.backend_missing",
+            f"the client of {cls.name} is not installed; run: pip install nninteractive-client",
+        )
+
     def _connect(self, server: str, api_key: str) -> Any:
-        from nnInteractive.inference.remote import nnInteractiveRemoteInferenceSession
+        try:
+            from nnInteractive.inference.remote import nnInteractiveRemoteInferenceSession
+        except ModuleNotFoundError:
+            raise self._missing() from None
 
         return nnInteractiveRemoteInferenceSession(server, api_key=api_key)
 
@@ -231,6 +242,8 @@ class NnInteractive:
         """Return the answer of the client, whose errors become one of ours that quotes no text of the server."""
         try:
             return function(*arguments, **options)
+        except EnvironmentFault:
+            raise
         except Exception as error:
             raise EnvironmentFault(
                 "edit.backend_failed",

@@ -19,10 +19,12 @@ class Connection(NamedTuple):
     Attributes:
         server: its address.
         api_key: its key; "" if it has none.
+        unencrypted: whether the scan may travel to another machine over http.
     """
 
     server: str
     api_key: str
+    unencrypted: bool
 
 
 class NetworkDialog(QDialog):
@@ -41,10 +43,16 @@ class NetworkDialog(QDialog):
         )
         self.server = QLineEdit(_LOCAL_SERVER)
         self.api_key = QLineEdit(echoMode=QLineEdit.EchoMode.Password)
+        self.unencrypted_box = QCheckBox("Allow http to another machine")
+        self.unencrypted_box.setToolTip(
+            "Without encryption, others in the network can read the scan and the key on their way. Use it only in a "
+            "network that you trust."
+        )
         self.accepted_box = QCheckBox("I have read the licence and accept it")
         form = QFormLayout()
         form.addRow("Server", self.server)
         form.addRow("Key", self.api_key)
+        form.addRow("", self.unencrypted_box)
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel)
         self.ok = buttons.button(QDialogButtonBox.StandardButton.Ok)
         self.ok.setText("Connect")
@@ -64,4 +72,5 @@ class NetworkDialog(QDialog):
         dialog = cls(name, licence, parent)
         if not dialog.exec() or not dialog.accepted_box.isChecked():
             return None
-        return Connection(dialog.server.text().strip(), dialog.api_key.text())
+        is_unencrypted = dialog.unencrypted_box.isChecked()
+        return Connection(dialog.server.text().strip(), dialog.api_key.text(), is_unencrypted)
