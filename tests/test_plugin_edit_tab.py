@@ -181,6 +181,23 @@ def test_a_stroke_of_the_threshold_brush_is_one_step(viewer: Any, tab: EditTab) 
     assert tab.tool_box._low_box.value() == pytest.approx(tab.tools.low, abs=0.1)
 
 
+def test_a_range_is_as_fine_as_the_values_of_the_image(viewer: Any, tab: EditTab) -> None:
+    scan = viewer.layers[0]
+    tab.tools.choose("grow")
+    low, high = tab.tool_box._low_box, tab.tool_box._high_box
+    assert low.decimals() == high.decimals() <= 2
+    scan.contrast_limits = scan.contrast_limits_range = (0.0, 1.0)  # as of a normalised one
+    tab.tools.low, tab.tools.high = 0.42341234, 0.58
+    tab.tools.changed.emit()
+    assert low.value() == pytest.approx(0.4234)
+    assert low.singleStep() == pytest.approx(0.01)
+    high.setValue(0.6)
+    assert (tab.tools.low, tab.tools.high) == (0.42341234, 0.6)
+    assert not tab.tools.is_automatic
+    low.setValue(0.5)
+    assert (tab.tools.low, tab.tools.high) == (0.5, 0.6)
+
+
 def test_the_cheat_sheet_lists_every_key(viewer: Any, tab: EditTab) -> None:
     press(viewer, Qt.Key.Key_H, Qt.KeyboardModifier.ShiftModifier)
     assert tab._sheet is not None
@@ -224,10 +241,11 @@ class FakeNetwork:
 
     name = NnInteractive.name
     licence = NnInteractive.licence
-    connected: ClassVar[list[tuple[str, bool, str]]] = []
+    server_licence = "Apache-2.0 <b>"
+    connected: ClassVar[list[tuple[str, bool, str, bool]]] = []
 
-    def __init__(self, server: str, *, licence_accepted: bool, api_key: str = "") -> None:
-        self.connected.append((server, licence_accepted, api_key))
+    def __init__(self, server: str, *, licence_accepted: bool, api_key: str = "", unencrypted: bool = False) -> None:
+        self.connected.append((server, licence_accepted, api_key, unencrypted))
 
     @staticmethod
     def is_available() -> bool:
@@ -266,13 +284,17 @@ def test_a_network_is_used_after_its_licence_is_accepted(
         assert not dialog.ok.isEnabled()
         dialog.accepted_box.setChecked(True)
         assert dialog.ok.isEnabled()
-        dialog.server.setText("http://localhost:9")
+        dialog.server.setText("http://gpu-box:9")
+        assert not dialog.unencrypted_box.isChecked()
+        dialog.unencrypted_box.setChecked(True)
         return 1
 
     monkeypatch.setattr(NetworkDialog, "exec", accept)
     choose(1)
     qtbot.waitUntil(lambda: tab.model.network is not None, timeout=5_000)
-    assert FakeNetwork.connected == [("http://localhost:9", True, "")]
+    assert FakeNetwork.connected == [("http://gpu-box:9", True, "", True)]
+    qtbot.waitUntil(lambda: not box._licence_label.isHidden(), timeout=5_000)
+    assert box._licence_label.text() == "Licence of the server's weights: Apache-2.0 <b>"
     tab.model.add_prompt(np.array([0, 0, 0]))
     qtbot.waitUntil(lambda: tab.model.preview is not None, timeout=20_000)
     assert tab.model.preview is not None
@@ -280,6 +302,7 @@ def test_a_network_is_used_after_its_licence_is_accepted(
     choose(0)
     qtbot.waitUntil(lambda: FakeNetwork.connected == [], timeout=5_000)
     assert tab.model.network is None
+    assert box._licence_label.isHidden()
 
 
 def test_closing_the_panel_removes_tools_and_keys(viewer: Any, tab: EditTab, qtbot: Any) -> None:

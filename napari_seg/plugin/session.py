@@ -109,10 +109,14 @@ class Session:
         labels = (layer for layer in self.viewer.layers if isinstance(layer, Labels))
         return [layer for layer in labels if LayerInfo.of(layer) is not None]
 
-    def image_on(self, layer: Labels) -> NDArray | None:
-        """Return the array of a scan on the same voxels as labels, the selected scan first; None without one."""
+    def scan_on(self, layer: Labels) -> Image | None:
+        """Return a scan on the same voxels as labels, the selected scan first; None without one."""
         scans = [self.scan, *self.scans] if self.scan is not None else self.scans
-        scan = next((scan for scan in scans if lies_on(layer, scan)), None)
+        return next((scan for scan in scans if lies_on(layer, scan)), None)
+
+    def image_on(self, layer: Labels) -> NDArray | None:
+        """Return the array of `scan_on`; None without one."""
+        scan = self.scan_on(layer)
         return None if scan is None else np.asarray(scan.data[0] if scan.multiscale else scan.data)
 
     def choose_scan(self, layer: Image | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import floor, inf, log10
+
 from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_seg.plugin.controls import button
@@ -32,6 +34,13 @@ def small(text: str, tool_tip: str) -> QPushButton:
     widget = button(text, tool_tip)
     widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
     return widget
+
+
+def set_precision(widget: QDoubleSpinBox, span: float) -> None:
+    """Let a box show and step fractions of a span: a hundredth by its arrows, less than a thousandth in its digits."""
+    power = floor(log10(span)) if 0 < span < inf else 3
+    widget.setDecimals(min(max(4 - power, 1), 12))
+    widget.setSingleStep(10.0 ** min(power - 2, 1))
 
 
 def amount(suffix: str, value: float, low: float, high: float, step: float, tool_tip: str) -> QDoubleSpinBox:

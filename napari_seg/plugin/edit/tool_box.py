@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 from superqt.utils import signals_blocked
 
 from napari_seg.editing.interactive_network import NnInteractive
 from napari_seg.plugin.controls import box, button, row, swatch
-from napari_seg.plugin.edit.fields import amount, small
+from napari_seg.plugin.edit.fields import amount, set_precision, small
 from napari_seg.plugin.edit.keys import KEYS
 from napari_seg.plugin.edit.network_dialog import NetworkDialog
 from napari_seg.plugin.edit.tools import TOOLS, LassoUse, ToolName, Tools
@@ -65,7 +66,14 @@ class ToolBox(QWidget):
         self._method_box.addItem("Built-in")
         self._method_box.addItem(NnInteractive.name)
         self._method_box.activated.connect(self._on_method)
-        return _line(QLabel("Method"), self._method_box)
+        self._licence_label = QLabel(textFormat=Qt.TextFormat.PlainText, wordWrap=True)
+        lines = QWidget()
+        layout = QVBoxLayout(lines)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(_line(QLabel("Method"), self._method_box))
+        layout.addWidget(self._licence_label)
+        return lines
 
     def _build_range(self) -> QWidget:
         tip = "Intensities that belong to the structure."
@@ -73,8 +81,8 @@ class ToolBox(QWidget):
         self._high_box = amount("", 0.0, -1e6, 1e6, 10.0, f"Highest value. {tip}")
         self._automatic_box = QCheckBox("Auto")
         self._automatic_box.setToolTip("Take the range from the tissue where a click or a stroke begins.")
-        for widget in (self._low_box, self._high_box):
-            widget.valueChanged.connect(self._on_range)
+        self._low_box.valueChanged.connect(lambda low: self._tools.set_range(low=low))
+        self._high_box.valueChanged.connect(lambda high: self._tools.set_range(high=high))
         self._automatic_box.toggled.connect(partial(setattr, self._tools, "is_automatic"))
         return _line(QLabel("Range"), self._low_box, self._high_box, self._automatic_box)
 
@@ -116,12 +124,11 @@ class ToolBox(QWidget):
             chosen = NetworkDialog.ask(NnInteractive.name, NnInteractive.licence, self)
             if chosen is not None:
                 model.connect_network(
-                    lambda: NnInteractive(chosen.server, licence_accepted=True, api_key=chosen.api_key)
+                    lambda: NnInteractive(
+                        chosen.server, licence_accepted=True, api_key=chosen.api_key, unencrypted=chosen.unencrypted
+                    )
                 )
         self.refresh()
-
-    def _on_range(self) -> None:
-        self._tools.set_range(self._low_box.value(), self._high_box.value())
 
     def _on_limits(self) -> None:
         self._tools.set_limits(self._max_box.value(), self._neck_box.value())
@@ -146,15 +153,21 @@ class ToolBox(QWidget):
         self._prompts_line.setVisible(tools.uses_prompts)
         self._method_line.setVisible(tools.uses_prompts and NnInteractive.is_available())
         self._method_box.setCurrentIndex(0 if model.network is None else 1)
+        self._licence_label.setVisible(model.network is not None)
+        if model.network is not None:
+            stated = model.network.server_licence
+            self._licence_label.setText(f"Licence of the server's weights: {stated or 'not stated'}")
         self._hint.setVisible(tools.tool is not None)
         self._hint.setText("" if tools.tool is None else TOOLS[tools.tool].hint)
         text = model.prompts_text
         self._prompts_label.setText(text or "No prompts")
         self._undo_button.setEnabled(bool(text))
         self._clear_button.setEnabled(bool(text))
+        span = tools.intensity_span
         for spin, value in ((self._low_box, tools.low), (self._high_box, tools.high)):
-            if not spin.hasFocus() or spin.value() != value:
-                with signals_blocked(spin):
+            with signals_blocked(spin):
+                set_precision(spin, span)
+                if not spin.hasFocus() or spin.value() != value:
                     spin.setValue(value)
         with signals_blocked(self._automatic_box):
             self._automatic_box.setChecked(tools.is_automatic)

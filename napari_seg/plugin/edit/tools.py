@@ -167,9 +167,21 @@ class Tools:
             self.model.report_no_structure()
         self.changed.emit()
 
-    def set_range(self, low: float, high: float) -> None:
-        """Set the range of intensities by hand; a grown structure is computed again."""
-        self.low, self.high, self.is_automatic = low, high, False
+    @property
+    def intensity_span(self) -> float:
+        """Difference of the highest and the lowest intensity of the scan; 0 without a scan."""
+        layer = self.model.layer
+        scan = None if layer is None else self.model.session.scan_on(layer)
+        if scan is None:
+            return 0.0
+        low, high = scan.contrast_limits_range
+        return float(high - low)
+
+    def set_range(self, low: float | None = None, high: float | None = None) -> None:
+        """Set one or both ends of the range of intensities by hand; a grown structure is computed again."""
+        self.low = self.low if low is None else low
+        self.high = self.high if high is None else high
+        self.is_automatic = False
         self._grow_again()
         self.changed.emit()
 
