@@ -115,7 +115,7 @@ def test_a_window_is_opened_again_as_it_was(
     assert viewer.scene.camera.zoom == 6.5
     assert panel._tabs.currentWidget() is panel.batch_tab
     assert settings_of(panel.edit_tab) == tools
-    assert panel.edit_tab.model.may_overwrite
+    assert not panel.edit_tab.model.may_overwrite
     qtbot.waitUntil(lambda: bool(main_window(viewer).findChildren(LinkedPlanes)), timeout=30_000)
     assert [row.name for row in panel.structures_tab.model.structures] == ["left ball", "proboscis"]
     assert [row.shown for row in panel.structures_tab.model.structures] == [False, True]
@@ -200,3 +200,18 @@ def test_settings_of_a_stranger_only_set_values_of_their_type(
     set_settings(panel.edit_tab, {name: "yes", number: True, "EditTab.model": 3.0, "x": 1.0})
     set_settings(panel.edit_tab, {name: 1.0, number: 1e300})
     assert settings_of(panel.edit_tab) == before
+
+
+def test_a_session_does_not_switch_on_edits_without_a_question(new_window: Callable[[], tuple[Any, Panel]]) -> None:
+    _, panel = new_window()
+    tab = panel.edit_tab
+    before = settings_of(tab)
+    set_settings(tab, {"EditTab.at_once_box": True, "EditTab.overwrite_box": True, "ToolBox.slices_box": False})
+    assert not tab._at_once_box.isChecked()
+    assert not tab._overwrite_box.isChecked()
+    assert not tab.model.is_at_once
+    assert not tab.model.may_overwrite
+    assert not tab.tools.all_slices
+    tab._at_once_box.setChecked(True)
+    tab._overwrite_box.setChecked(True)
+    assert settings_of(tab) == before | {"ToolBox.slices_box": False}  # nor does it say that they were on

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QWidget
 
+_PERSONAL = ("EditTab.at_once_box", "EditTab.overwrite_box")
+"""Boxes that only a person at this window changes: with them, later edits replace labels without a question."""
+
 
 def settings_of(owner: QWidget) -> dict[str, bool | float]:
     """Return the values of the boxes of a widget and of the widgets in it."""
@@ -28,4 +31,6 @@ def _boxes(owner: QWidget) -> Iterator[tuple[str, QCheckBox | QDoubleSpinBox]]:
     for widget in (owner, *owner.findChildren(QWidget)):
         for name, one in vars(widget).items():
             if isinstance(one, QCheckBox | QDoubleSpinBox):
-                yield f"{type(widget).__name__}.{name.strip('_')}", one
+                full_name = f"{type(widget).__name__}.{name.strip('_')}"
+                if full_name not in _PERSONAL:
+                    yield full_name, one
