@@ -16,6 +16,7 @@ from napari.layers import Labels
 
 from napari_seg.editing.prompts import Prompts
 from napari_seg.formats.read import read
+from napari_seg.geometry import Grid
 from napari_seg.plugin import kept_data
 from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
 from napari_seg.plugin.edit.model import EditModel
@@ -26,6 +27,7 @@ from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.session_file.model import SessionFileModel
 from napari_seg.plugin.structures.model import StructuresModel
+from napari_seg.volume import Segmentation
 
 PROMPTS = Prompts([[1, 2, 3], [4, 5, 6]], [[7, 8, 9]], (slice(0, 8), slice(1, 9), slice(2, 10)))
 
@@ -58,6 +60,7 @@ def test_prompts_are_kept_for_one_structure(layer: Labels) -> None:
         [1],
         {"label": 3},
         {"label": 3, "positive": "abc"},
+        {"label": 3, "positive": {"a": 1}},
         {"label": 3, "positive": [[1, 2]]},
         {"label": 3, "positive": [[1e30, 2, 3]]},
         {"label": 3, "positive": [[1, 2, float("nan")]]},
@@ -132,3 +135,25 @@ def test_prompts_outside_of_the_layer_and_pairs_in_one_voxel_are_left_out(layer:
     prompts = kept_prompts(layer, 3)
     assert prompts.positive.tolist() == [[5, 5, 5]]
     assert not len(prompts.negative)
+
+
+def test_prompts_in_small_voxels_stay_apart() -> None:
+    grid = Grid((10, 10, 10), np.diag([-4e-6, 4e-6, 4e-5, 1.0]))  # 4 nm
+    layer = layer_of(labels_layer(Segmentation(np.zeros(grid.shape, np.uint8), grid, ()), place(grid), "found"))
+    assert isinstance(layer, Labels)
+    keep_prompts(layer, 1, PROMPTS)
+    assert same(kept_prompts(layer, 1), PROMPTS)
+
+
+def test_the_number_of_kept_prompts_is_limited(layer: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_seg.plugin.edit.kept_prompts._MAX_VOXELS", 10)
+    voxels = [[i, j, 3] for i in range(5) for j in range(5)]
+    keep_prompts(layer, 3, Prompts(voxels, [[9, 9, 9]]))
+    stored = kept_data.kept(layer)
+    found = kept_prompts(layer, 3)
+    assert len(found.positive) == 9  # every third
+    assert {*map(tuple, found.positive.tolist())} < {*map(tuple, voxels)}
+    assert found.negative.tolist() == [[9, 9, 9]]
+    monkeypatch.setattr("napari_seg.plugin.edit.kept_prompts._MAX_VOXELS", 4)  # the file of a stranger holds more
+    kept_data.restore(layer, stored)
+    assert 0 < len(kept_prompts(layer, 3).positive) <= 4

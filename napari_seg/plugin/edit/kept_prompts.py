@@ -6,6 +6,7 @@ Positions are kept in mm in the patient: the layer may be restored in another fr
 from __future__ import annotations
 
 from itertools import product
+from math import floor, log10
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from napari_seg.plugin.layer_info import placement_of
 
 _NAME = "prompts"
 
-_DECIMALS = 3
-"""Decimals of positions in mm."""
+_MAX_VOXELS = 100_000
+"""Number of voxels of one kind that are kept; of more, every nth one is."""
 
 
 def keep_prompts(layer: Labels, label: int, prompts: Prompts) -> None:
@@ -48,20 +49,27 @@ def kept_prompts(layer: Labels, label: int) -> Prompts:
         return Prompts()
     grid = placement_of(layer).shown
     try:
-        positive, negative = (_voxels(grid, data.get(name, [])) for name in ("positive", "negative"))
+        positive, negative = (_voxels(grid, _limited(data.get(name, []))) for name in ("positive", "negative"))
         taken = set(map(tuple, positive.tolist()))  # after resampling, two prompts may share a voxel
         negative = np.array([one for one in negative.tolist() if tuple(one) not in taken], np.intp).reshape(-1, 3)
         prompts = Prompts(positive, negative, _box(grid, data.get("box")))
         if not prompts.is_empty:
             prompts.check(grid.shape)
-    except (InputError, ValueError, TypeError, OverflowError):
+    except (InputError, ValueError, TypeError, OverflowError, LookupError):
         return Prompts()
     return prompts
 
 
 def _mm(grid: Grid, voxels: NDArray[np.intp]) -> list[list[float]]:
-    positions: list[list[float]] = np.round(grid.to_world(voxels), _DECIMALS).tolist()
+    """Return positions in mm, rounded to less than a hundredth of a voxel."""
+    decimals = max(3, 3 - floor(log10(min(grid.spacing_mm))))
+    positions: list[list[float]] = np.round(grid.to_world(_limited(voxels)), decimals).tolist()
     return positions
+
+
+def _limited(voxels: Any) -> Any:
+    """Return the elements of a list or an array, or every nth one if there are too many."""
+    return voxels[:: max(-(-len(voxels) // _MAX_VOXELS), 1)]
 
 
 def _voxels(grid: Grid, positions: Any) -> NDArray[np.intp]:
