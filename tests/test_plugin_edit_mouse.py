@@ -171,6 +171,18 @@ def test_a_lasso_cuts(use: Any, tools: Tools, viewer: ViewerModel) -> None:
     np.testing.assert_array_equal(changed, before & part)
 
 
+def test_a_tool_for_prompts_loads_what_they_need_once(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[int] = []
+    monkeypatch.setattr("napari_seg.plugin.edit.model.load", lambda: loaded.append(1))
+    tools.choose("cut")
+    tools.model.session.jobs.wait()
+    assert loaded == []
+    for tool in ("click", "scribble"):
+        tools.choose(tool)  # type: ignore[arg-type]
+        tools.model.session.jobs.wait()
+        assert loaded == [1]
+
+
 @pytest.mark.parametrize("button", [1, 2])
 def test_a_lasso_finds_the_structure_in_it(
     button: int, tools: Tools, viewer: ViewerModel, monkeypatch: pytest.MonkeyPatch

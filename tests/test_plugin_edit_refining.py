@@ -18,9 +18,11 @@ from napari_seg.editing.change import Change, change_structure, whole
 from napari_seg.editing.evidence import EDITED_CHANCE, probability_now
 from napari_seg.editing.prompts import Prompts
 from napari_seg.editing.refine import region_around
+from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 from napari_seg.plugin.edit import refining
 from napari_seg.plugin.edit.model import EditModel
+from napari_seg.plugin.edit.operations import Situation
 from napari_seg.plugin.edit.refining import ModelResult
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import image_layers, labels_layer
@@ -109,3 +111,19 @@ def test_prompts_use_what_the_model_found_and_the_edits_since(head: Volume, monk
     session.jobs.wait()
     assert seen[-1][0] is None
     session.close()
+
+
+def test_a_click_on_the_result_of_a_model_is_respected(head: Volume) -> None:
+    layer = layer_of_result(head)
+    result, grid = ModelResult.of(LayerInfo.require(layer)), placement_of(layer).shown
+    image = placement_of(layer).show(head.array[0])
+    i, j, k = np.argwhere(layer.data == 3)[0]
+    prompts = Prompts(negative=np.array([(i, j, k)]))
+    situation = Situation(layer.data, grid, 3, (), image, None, (), lambda *_: None)
+    change = refining.refined(situation, prompts, None, result)
+    after = layer.data.copy()
+    change.apply(after)
+    assert after[i, j, k] == 0
+    np.testing.assert_array_equal(after == 1, layer.data == 1)
+    with pytest.raises(InputError, match=r"edit\.prompt_outside"):
+        refining.refined(situation, Prompts(np.array([(-1, 0, 0)])), None, result)

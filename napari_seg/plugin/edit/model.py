@@ -411,7 +411,7 @@ class EditModel:
         if self._watched is not None:
             state_of(self._watched).edited.disconnect(self._on_edited)
             self._watched.events.selected_label.disconnect(self._on_selected)
-        self._watched = layer
+        self._watched, self._model_result = layer, None
         if layer is not None:
             state_of(layer).edited.connect(self._on_edited)
             layer.events.selected_label.connect(self._on_selected)
