@@ -67,6 +67,11 @@ AREAS = {
 
 CODES = {
     # accept
+    "accept.again": Code(
+        "error",
+        "The scan was accepted before, and its labels would be replaced.",
+        "Give `--replace` if the new labels are to take their place; structures that they lack are lost.",
+    ),
     "accept.busy": Code("error", "Another program is writing into the training set.", "Try again when it is done."),
     "accept.channels": Code(
         "error",
@@ -97,7 +102,7 @@ CODES = {
     "accept.unnamed": Code(
         "error",
         "A label that is in use has no name, or one that is reserved or too long.",
-        "Name the structures; background and ignore are no names of structures.",
+        "Name the structures (`--names 1=liver`); background and ignore are no names of structures.",
     ),
     # archive
     "archive.encrypted": Code(

@@ -13,7 +13,8 @@ import pytest
 from napari_seg.cli.main import main
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.formats.record import write_labels_record
-from napari_seg.learning.training_set import read_training_set
+from napari_seg.learning.accept import accept
+from napari_seg.learning.training_set import Provenance, read_training_set
 from napari_seg.training.gather.referenced import VARIABLE
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -42,10 +43,57 @@ def test_corrected_labels_are_accepted_with_their_origin(
     assert case.image.endswith("case0001.series.json")
     assert case.provenance.model == ("hippocampus", "0.3")
     assert case.provenance.reader == "Ada"
-    assert main([*map(str, words), "--copy-series", "--checked", "Right"]) == 0
+    again = [*map(str, words), "--copy-series", "--checked", "Right"]
+    assert main(again) == 4
+    refusal = capsys.readouterr().err
+    assert "accept.again" in refusal
+    assert "case0001 by Ada" in refusal
+    assert "Left would be lost" in refusal
+    assert "--replace" in refusal
+    assert main([*again, "--replace"]) == 0
     entry = json.loads((tmp_path / "set" / "dataset.json").read_text())["training"][0]
     assert entry["labelled"] == ["Right"]
     assert entry["image"] == "./imagesTr/case0001.nii.gz"
+
+
+def test_values_without_names_are_named_in_the_command(
+    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "known"))
+    phantoms.write_nifti(head, tmp_path / "head.nii.gz")
+    array = np.zeros(head.grid.shape, np.uint8)
+    array[4:9, 5:12, 3:6], array[4:9, 5:12, 7] = 1, 3
+    phantoms.write_nifti(replace(head, array=array[None]), tmp_path / "labels.nii.gz")
+    words = [*map(str, ["accept", tmp_path / "labels.nii.gz", tmp_path / "head.nii.gz", "--into", tmp_path / "set"])]
+    assert main(words) == 4
+    assert "accept.unnamed" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+    assert main([*words, "--names", "1=liver"]) == 4
+    assert "label 3" in capsys.readouterr().err
+    assert main([*words, "--names", "1=liver", "2=spleen"]) == 4
+    assert "labels.unknown" in capsys.readouterr().err
+    assert main([*words, "--names", "1=liver", "3=left kidney"]) == 0
+    assert dict(read_training_set(tmp_path / "set").structures) == {"liver": 1, "left kidney": 3}
+
+
+def test_a_case_is_discarded(
+    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "known"))
+    array = np.ones(head.grid.shape, np.uint8)
+    accept(Segmentation(array, head.grid, (Segment(1, "Left", (255, 0, 0)),)), head, tmp_path / "set", Provenance())
+    words = ["accept", "--into", str(tmp_path / "set"), "--discard"]
+    assert main([*words, "case0007"]) == 4
+    assert "accept.unknown_case" in capsys.readouterr().err
+    assert main([*words, "case0001"]) == 0
+    assert "case0001  discarded; 0 cases are left" in capsys.readouterr().out
+    assert not read_training_set(tmp_path / "set").cases
+    assert not list((tmp_path / "set" / "imagesTr").iterdir())
+    for wrong in ([*words, "case0001", "labels.nii.gz"], words[:-1], [*words[:-1], "labels.nii.gz"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+    with pytest.raises(SystemExit):
+        main([*words[:-1], "labels.nii.gz", "scan.nii.gz", "--with-rounds"])
 
 
 def test_wrong_paths_say_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

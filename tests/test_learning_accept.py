@@ -168,6 +168,7 @@ def test_only_what_was_checked_is_learned(tmp_path: Path) -> None:
         (lambda: labels("Liver", grid=Grid((7, 6, 4), GRID.affine)), "accept.grid"),
         (lambda: replace(labels("Liver"), array=np.zeros(GRID.shape, np.uint8)), "accept.empty"),
         (lambda: replace(labels("Liver", "Spleen"), segments=labels("Liver").segments), "accept.unnamed"),
+        (lambda: labels("Liver", "label 2"), "accept.unnamed"),
         (lambda: labels("Background"), "accept.unnamed"),
         (lambda: labels("liver", "Liver"), "accept.same_name"),
         (lambda: labels("$import os"), "bundle.name"),
@@ -180,6 +181,25 @@ def test_what_can_not_be_accepted_changes_nothing(tmp_path: Path, found: Any, co
         accept(found(), scan(), tmp_path, Provenance())
     assert refusal.value.code == code
     assert everything(tmp_path) == content
+
+
+def test_a_label_without_a_name_may_be_left_out(tmp_path: Path) -> None:
+    case = put(tmp_path, 0, ("Liver", "label 2"), annotated=["Liver"])
+    assert case.annotated == ("Liver",)
+    assert index(tmp_path)["labels"] == {"background": 0, "Liver": 1}
+
+
+def test_earlier_labels_are_replaced_only_if_that_is_allowed(tmp_path: Path) -> None:
+    put(tmp_path)
+    content = everything(tmp_path)
+    with pytest.raises(InputError) as refusal:
+        accept(labels("Spleen"), scan(), tmp_path, Provenance("Bob"), may_replace=False)
+    assert refusal.value.code == "accept.again"
+    assert "case0001 by Ada" in refusal.value.message
+    assert "Liver would be lost" in refusal.value.message
+    assert everything(tmp_path) == content
+    assert accept(labels("Spleen"), scan(), tmp_path, Provenance("Bob")).revision == 2
+    assert accept(labels("Spleen"), scan(1), tmp_path, Provenance(), may_replace=False).revision == 1
 
 
 def test_labels_on_the_same_voxels_in_another_order_are_turned(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_seg.formats.read import read
-from napari_seg.learning.training_set import read_training_set
+from napari_seg.learning.accept import accept
+from napari_seg.learning.training_set import Provenance, read_training_set
 from napari_seg.plugin.edit.model import EditModel
 from napari_seg.plugin.job import SAVING_WORKER
 from napari_seg.plugin.labels_on_scan import on_scan
@@ -101,8 +102,11 @@ def test_the_set_gets_the_scan_the_labels_and_what_was_changed(
     assert model.summary == "0 cases"
 
     text = accepted(model)
-    assert text == "Accepted as case0001 for training. The set has 1 case."
-    assert not state_of(layer).is_unsaved
+    assert text == (
+        "Accepted as case0001 for training. The set has 1 case. Looked for and absent: tail. "
+        "The layer is not saved by this."
+    )
+    assert state_of(layer).is_unsaved, "the set has neither its colours nor its file"
     assert model.summary == "1 case"
     assert files == [head.source.files]
     (case,) = read_training_set(tmp_path / "set").cases
@@ -167,7 +171,7 @@ def test_a_scan_that_was_accepted_before_is_replaced_after_a_question(
     accepted(model)
     assert model.question is not None
     assert "accepted before as case0001 by Ada (2" in model.question.text
-    assert "replaces its labels" in model.question.text
+    assert model.question.text.endswith("replaces its labels in the set.")
     assert state_of(layer).is_unsaved
     model.keep()
     assert model.question is None
@@ -179,10 +183,13 @@ def test_a_scan_that_was_accepted_before_is_replaced_after_a_question(
     (case,) = read_training_set(tmp_path / "set").cases
     assert (case.name, case.revision) == ("case0001", 2)
     assert model.session.messages[0].text == (
-        "Accepted as case0001 for training, for the second time. The set has 1 case."
+        "Accepted as case0001 for training, for the second time. The set has 1 case. "
+        "Looked for and absent: nose, tail. The layer is not saved by this."
     )
     assert (case.provenance.changes["left ball"].voxels, case.provenance.changes["nose"].voxels) == (first, 0)
-    assert not state_of(layer).is_unsaved
+    model.check("nose", False)
+    accepted(model)
+    assert model.question.text.endswith("in the set; those of nose are lost.")
 
 
 def test_a_missing_name_is_mentioned_once(model: AcceptModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -271,7 +278,59 @@ def test_a_result_that_was_wrong_altogether_is_accepted_as_empty(
     (case,) = read_training_set(tmp_path / "set").cases
     assert case.annotated == ("left ball", "nose", "tail")
     assert case.provenance.changes["nose"].removed == case.provenance.changes["nose"].voxels_before
-    assert not state_of(layer).is_unsaved
+
+
+def test_a_structure_that_was_only_named_is_not_accepted_as_absent(
+    model: AcceptModel, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    label = model.structures.add("spleen")
+    measure(model.structures)
+    assert [row.name for row, is_checked in model.rows if not is_checked] == ["spleen"]
+    assert "Without voxels, so nothing is learned about it here: spleen." in accepted(model)
+    (case,) = read_training_set(tmp_path / "set").cases
+    assert case.annotated == ("left ball", "nose", "tail"), "the model looks for a tail"
+    # a person looked for it
+    model.check("spleen", True)
+    accepted(model)
+    model.replace()
+    model.session.jobs.wait()
+    assert "Looked for and absent: spleen, tail." in model.session.messages[0].text
+    assert "spleen" in read_training_set(tmp_path / "set").cases[0].annotated
+    # painted, and not measured yet
+    model.forget_checks()
+    layer = labels_of(viewer)
+    layer.data[0, 0, 0] = label
+    layer.events.paint(value=[])
+    accepted(model)
+    model.replace()
+    model.session.jobs.wait()
+    (case,) = read_training_set(tmp_path / "set").cases
+    assert case.provenance.changes["spleen"].voxels == 1
+
+
+def test_labels_of_a_person_hold_what_was_painted(head: Volume, tmp_path: Path) -> None:
+    session = Session(viewer := viewer_with_labels(head))
+    structures = StructuresModel(session)
+    model = AcceptModel(session, structures, SegmentModel(session))
+    assert labels_of(viewer) is model.labels
+    accepted(model)
+    assert read_training_set(tmp_path / "set").cases[0].annotated == ("left ball", "nose")
+
+
+def test_a_patient_in_both_parts_is_declared(model: AcceptModel, head: Volume, tmp_path: Path) -> None:
+    other = replace(head, array=head.array + 1)
+    accept(found_in(other), other, tmp_path / "set", Provenance(), patient="sub-07")
+    third = replace(head, array=head.array + 2)
+    accept(found_in(third), third, tmp_path / "set", Provenance(), patient="sub-08")
+    scan = model.scan
+    info = LayerInfo.require(scan)
+    source = replace(head.source, files=(Path("sub-07_T1w.nii.gz"),))
+    replace(info, volume=replace(info.volume, array=third.array, source=source)).attach(scan)
+    accepted(model)
+    model.replace()
+    model.session.jobs.wait()
+    text = "\n".join(message.text for message in model.session.messages)
+    assert "case0002 is now for training: scans of its patient are trained on." in text
 
 
 def test_scans_of_one_patient_are_mentioned(model: AcceptModel, viewer: ViewerModel, head: Volume) -> None:
@@ -284,7 +343,7 @@ def test_scans_of_one_patient_are_mentioned(model: AcceptModel, viewer: ViewerMo
         data, settings, _ = labels_layer(found_in(volume), place(head.grid), "found", scan=source)
         viewer.add_layer(Labels(data, **settings))
         text = accepted(model)
-    assert text.endswith("The scan states the same patient as 1 other case.")
+    assert "The scan states the same patient as 1 other case." in text
 
 
 def test_a_structure_without_a_name_is_refused_until_it_is_unchecked(

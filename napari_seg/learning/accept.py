@@ -49,6 +49,9 @@ _MAX_NAME = 200
 _RESERVED = ("background", "ignore")
 """Names that have a meaning in the list of a data set."""
 
+_MADE_UP = re.compile(r"label \d+")
+"""Names that this program shows for labels that nobody has named."""
+
 _PATIENT = re.compile(r"(sub-[^_]+|(?:subj(?:ect)?|pat(?:ient)?)[-_]?\d+)", re.IGNORECASE)
 """Patient in the name of a file, as `segnets.data.patients` finds it."""
 
@@ -64,6 +67,7 @@ def accept(
     part: Part | None = None,
     patient: str = "",
     copy_series: bool = False,
+    may_replace: bool = True,
 ) -> AcceptedCase:
     """Put a scan and its labels into a training set, which `napari-seg train` and `improve` read.
 
@@ -86,18 +90,20 @@ def accept(
         patient: identifier of the patient, which is not written; "": that of the DICOM series, or the part of a
             file's name such as `sub-01`, or a patient of its own.
         copy_series: copy the voxels of a DICOM series, too.
+        may_replace: whether the labels of a scan that was accepted before are replaced.
 
     Raises:
-        InputError: `accept.not_a_set`, the folder holds something else; `accept.busy`; `accept.grid`, labels and scan
-            do not fit; `accept.channels`, the other scans of the set have other channels; `accept.unnamed`, labels
-            without a name; `accept.same_name`, two structures with one name; `accept.empty`, no voxel, and `annotated`
-            does not say what was looked for; `labels.names`, an unknown name in `annotated`.
+        InputError: `accept.not_a_set`, the folder holds something else; `accept.busy`; `accept.again`, the scan was
+            accepted before and may not be replaced; `accept.grid`, labels and scan do not fit; `accept.channels`, the
+            other scans of the set have other channels; `accept.unnamed`, labels without a name; `accept.same_name`, two
+            structures with one name; `accept.empty`, no voxel, and `annotated` does not say what was looked for;
+            `labels.names`, an unknown name in `annotated`.
         BundleError: `bundle.name`, a structure has a name that configs can't hold.
         OutputError: `output.*`.
     """
     labels = _on_grid(segmentation, scan.grid)
     earlier = None if before is None else replace(before, array=_on_grid(before, scan.grid), grid=scan.grid)
-    names = _names(segmentation, labels)
+    names = _names(segmentation, labels, annotated)
     digest = voxel_digest(scan)
     make_output_folder(folder)
     with locked(folder):
@@ -106,10 +112,12 @@ def accept(
         known = content.case_of(digest) or _case_of_file(content, folder, scan)
         who = content.digest_of(_identifier(scan, patient))
         channels = _channels(content, scan)
-        make_folders(folder, IMAGES, LABELS)
-        kept = None if known is None else _kept_image(folder, known, scan, copy_series)
         structures = _structures(content.structures, names)
         checked = _checked(annotated, names, structures)
+        if known is not None and not may_replace:
+            raise _accepted_before(known, checked)
+        make_folders(folder, IMAGES, LABELS)
+        kept = None if known is None else _kept_image(folder, known, scan, copy_series)
         values = {label: structures[name] for label, name in _as_in(names, structures).items() if name in checked}
         accepted = _renumbered(labels, values)
         if not accepted.any() and not annotated:
@@ -190,7 +198,18 @@ def _on_grid(segmentation: Segmentation, grid: Grid) -> NDArray[np.unsignedinteg
     )
 
 
-def _names(segmentation: Segmentation, labels: NDArray[np.unsignedinteger]) -> dict[int, str]:
+def _accepted_before(known: AcceptedCase, checked: Collection[str]) -> InputError:
+    record = known.provenance
+    by, at = f" by {record.reader}" * bool(record.reader), f" ({record.time})" * bool(record.time)
+    text = f"this scan was accepted before as {known.name}{by}{at} with {', '.join(known.annotated)}"
+    lost = ", ".join(name for name in known.annotated if name not in checked)
+    more = f"; {lost} would be lost" * bool(lost)
+    return InputError("accept.again", f"{text}{more}; allow it (--replace) to put the new labels in their place")
+
+
+def _names(
+    segmentation: Segmentation, labels: NDArray[np.unsignedinteger], annotated: Collection[str] | None
+) -> dict[int, str]:
     """Return label -> name of each structure.
 
     Raises:
@@ -198,6 +217,11 @@ def _names(segmentation: Segmentation, labels: NDArray[np.unsignedinteger]) -> d
         BundleError: `bundle.name`.
     """
     names = {segment.label: " ".join(segment.name.split()) for segment in segmentation.segments}
+    made_up = [name for name in names.values() if _MADE_UP.fullmatch(name) and (annotated is None or name in annotated)]
+    if made_up:
+        listed = ", ".join(made_up[:8])
+        text = f"found {listed} without a name; expected one; name them (--names), or leave them unchecked"
+        raise InputError("accept.unnamed", text)
     if unnamed := [label for label in labels_in(labels) if label and not names.get(label)]:
         listed = ", ".join(map(str, unnamed[:8]))
         raise InputError("accept.unnamed", f"labels {listed} have no name; expected one for each; name the structures")

@@ -67,7 +67,8 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Labels:
     assert isinstance(layer, Labels)
     if info.model_labels is not None:
         made = resample(info.model_labels.unpack(), segmentation.grid, volume.grid, order=0, outside=0)
-        replace(LayerInfo.require(layer), model_labels=PackedLabels.of(made)).attach(layer)
+        kept = replace(LayerInfo.require(layer), model_labels=PackedLabels.of(made), looked_for=info.looked_for)
+        kept.attach(layer)
     old, new = state_of(snapshot.layer), state_of(layer)
     new.edits, new.saved, new.painted, new.hidden = old.edits, old.saved, old.painted, set(old.hidden)
     new.earlier_actions = snapshot.actions

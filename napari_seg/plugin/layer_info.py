@@ -43,6 +43,7 @@ class LayerInfo:
         confidence: label -> mean probability, as in `Segmentation.confidence`.
         algorithm: name and version of the program that made the labels; None if a person did.
         native_labels: (I, J, K) labels on the file's grid, kept if the layer shows them resampled; otherwise None.
+        looked_for: labels that the algorithm looks for; empty if they are not known.
         model_labels: (I, J, K) labels on the file's grid as the algorithm made them; None if they are not known.
         model_confidence: (I, J, K) uint8, the network's confidence in each voxel of `model_labels`; None if it was not
             required.
@@ -60,6 +61,7 @@ class LayerInfo:
     confidence: Mapping[int, float] = field(default_factory=dict)
     algorithm: tuple[str, str] | None = None
     native_labels: NDArray | None = None
+    looked_for: frozenset[int] = frozenset()
     model_labels: PackedLabels | None = None
     model_confidence: PackedLabels | None = None
     source: Path | None = None

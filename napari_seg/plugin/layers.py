@@ -126,6 +126,7 @@ def labels_layer(
         algorithm=algorithm,
         # a layer that is shown resampled keeps the original, which saving would otherwise resample back
         native_labels=None if placement.is_view else segmentation.array,
+        looked_for=frozenset(s.label for s in segmentation.segments) if is_result else frozenset(),
         model_labels=PackedLabels.of(segmentation.array) if is_result else None,
         model_confidence=None if maps is None else PackedLabels.of(maps.confidence),
         source=source,

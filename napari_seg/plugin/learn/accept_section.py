@@ -71,9 +71,7 @@ class AcceptSection(QWidget):
         if is_partly:
             self._fill_list()
         else:
-            for one, is_checked in self.model.rows:
-                if not is_checked:
-                    self.model.check(one.name, True)
+            self.model.forget_checks()
 
     def _on_item(self, item: QListWidgetItem) -> None:
         name = item.data(Qt.ItemDataRole.UserRole)
@@ -89,7 +87,7 @@ class AcceptSection(QWidget):
         self._subject.setVisible(bool(self._subject.text()))
         rows = model.rows
         self._partly.setEnabled(bool(rows))
-        has_unchecked = any(not is_checked for _, is_checked in rows)
+        has_unchecked = False in model.checks.values()
         with signals_blocked(self._partly):
             self._partly.setChecked(has_unchecked or (self._partly.isChecked() and bool(rows)))
         self._list.setVisible(self._partly.isChecked())

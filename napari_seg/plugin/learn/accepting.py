@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,9 +12,8 @@ from weakref import WeakKeyDictionary
 from napari.layers import Image, Labels
 from psygnal import Signal
 
-from napari_seg.errors import InputError
 from napari_seg.learning.accept import accept
-from napari_seg.learning.training_set import AcceptedCase, Provenance, TrainingSet, read_training_set
+from napari_seg.learning.training_set import AcceptedCase, Provenance, TrainingSet, moved_to_training, read_training_set
 from napari_seg.plugin.foreign_layers import lies_on
 from napari_seg.plugin.job import SAVING_WORKER, Job, JobProgress
 from napari_seg.plugin.labels_on_scan import has_grid_of
@@ -42,8 +40,8 @@ class Wish:
         snapshot: the labels.
         volumes: channel -> volume of the scan.
         folder: folder of the training set.
-        annotated: names of the structures that were checked.
-        unchecked: names of those that were not.
+        checks: name of a structure -> whether a person checked it; the others were checked if they have voxels, or if
+            the model that made the labels looks for them.
         actions: what the person did, in words.
         reader: name of the person; "" if it is not stated.
         replaces: whether the person agreed that earlier labels of the scan are replaced.
@@ -52,8 +50,7 @@ class Wish:
     snapshot: Snapshot
     volumes: Mapping[str, Volume]
     folder: Path
-    annotated: tuple[str, ...]
-    unchecked: tuple[str, ...]
+    checks: Mapping[str, bool]
     actions: tuple[str, ...]
     reader: str
     replaces: bool = False
@@ -65,26 +62,59 @@ class Question:
 
     wish: Wish
     case: AcceptedCase
+    annotated: tuple[str, ...]
 
     @property
     def text(self) -> str:
         """Return the question in words."""
         record = self.case.provenance
         who, when = f" by {record.reader}" if record.reader else "", record.time.replace("T", ", ")[:17]
+        kept = {name.casefold() for name in self.annotated}
+        lost = ", ".join(name for name in self.case.annotated if name.casefold() not in kept)
         return (
             f"This scan was accepted before as {self.case.name}{who} ({when} UTC). Accepting it again replaces its "
-            "labels in the set."
+            f"labels in the set{f'; those of {lost} are lost' if lost else ''}."
         )
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A case that was accepted, and the training set with it."""
+    """A case that was accepted, and the training set with it.
+
+    Attributes:
+        wish: what was accepted.
+        case: the case.
+        content: the training set.
+        files: files of the scan.
+        unchecked: names of structures with voxels that were not checked.
+        empty: names of structures without voxels that nobody looked for.
+        moved: names of cases that were for validation before.
+    """
 
     wish: Wish
     case: AcceptedCase
     content: TrainingSet
     files: tuple[Path, ...]
+    unchecked: tuple[str, ...]
+    empty: tuple[str, ...]
+    moved: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """What was accepted, in words."""
+        case = self.case
+        again = f", for the {_ordinal(case.revision)} time" if case.revision > 1 else ""
+        text = f"Accepted as {case.name} for {case.part}{again}. The set has {counts_of(self.content)}."
+        others = sum(one.patient == case.patient for one in self.content.cases) - 1
+        text += f" The scan states the same patient as {others} other case{'s' * (others > 1)}." * bool(others)
+        if self.moved:
+            is_now, its = ("is", "its patient") if len(self.moved) == 1 else ("are", "their patients")
+            text += f" {', '.join(self.moved)} {is_now} now for training: scans of {its} are trained on."
+        if absent := [name for name, change in case.provenance.changes.items() if not change.voxels]:
+            text += f" Looked for and absent: {', '.join(absent)}."
+        if self.empty:
+            text += f" Without voxels, so nothing is learned about it here: {', '.join(self.empty)}."
+        return text
 
 
 class AcceptModel:
@@ -118,7 +148,7 @@ class AcceptModel:
         self.question: Question | None = None
         self.job: Job | None = None
         self._has_hinted = False
-        self._unchecked: WeakKeyDictionary[Labels, frozenset[str]] = WeakKeyDictionary()
+        self._checks: WeakKeyDictionary[Labels, Mapping[str, bool]] = WeakKeyDictionary()
         structures.changed.connect(self._follow)
         if self.folder is not None:
             self.look()
@@ -182,16 +212,34 @@ class AcceptModel:
 
     @property
     def rows(self) -> list[tuple[Structure, bool]]:
-        """The structures of the labels, and whether each one was checked."""
-        unchecked = frozenset() if self.labels is None else self._unchecked.get(self.labels, frozenset())
-        return [(row, row.name not in unchecked) for row in self.structures.structures]
+        """The structures of the labels, and whether each one was checked.
+
+        One without voxels was so if a person says so, or if the model that made the labels looks for it.
+        """
+        if self.labels is None:
+            return []
+        looked_for = LayerInfo.require(self.labels).looked_for
+        return [
+            (row, self.checks.get(row.name, row.voxels != 0 or row.label in looked_for))
+            for row in self.structures.structures
+        ]
+
+    @property
+    def checks(self) -> Mapping[str, bool]:
+        """What a person said: name of a structure -> whether it was checked."""
+        return {} if self.labels is None else self._checks.get(self.labels, {})
 
     def check(self, name: str, is_checked: bool) -> None:
         """Set whether a structure was checked; nothing is learned about others from this case."""
         assert self.labels is not None
-        unchecked = self._unchecked.get(self.labels, frozenset()) - {name}
-        self._unchecked[self.labels] = unchecked if is_checked else unchecked | {name}
+        self._checks[self.labels] = {**self.checks, name: is_checked}
         self.changed.emit()
+
+    def forget_checks(self) -> None:
+        """Forget what a person said about the structures."""
+        if self.labels is not None:
+            self._checks.pop(self.labels, None)
+            self.changed.emit()
 
     @property
     def obstacle(self) -> str:
@@ -214,15 +262,13 @@ class AcceptModel:
             text = self.obstacle or "Choose the folder of accepted cases first."
             self.session.show_messages(Message("warning", text))
             return
-        labels, scan, rows = self.labels, self.scan, self.rows
+        labels, scan = self.labels, self.scan
         assert labels is not None
         assert scan is not None
-        named = [(" ".join(row.name.split()), ok) for row, ok in rows if row.voxels or not _is_unnamed(row.name)]
-        annotated, unchecked = (tuple(name for name, ok in named if ok is wanted) for wanted in (True, False))
         volumes = self._volumes(labels, scan)
         snapshot = Snapshot.of(labels)
         actions, reader = _actions_of(labels), preferences().reader
-        self._start(Wish(snapshot, volumes, self.folder, annotated, unchecked, actions, reader))
+        self._start(Wish(snapshot, volumes, self.folder, self.checks, actions, reader))
 
     def replace(self) -> None:
         """Accept the scan of the question, which replaces its earlier labels."""
@@ -251,15 +297,10 @@ class AcceptModel:
             return
         if result.wish.folder == self.folder:
             self.content, self.fault = result.content, ""
-        case, is_whole = result.case, not result.wish.unchecked
-        if is_whole:
-            state_of(result.wish.snapshot.layer).mark_saved(result.wish.snapshot.edits)
-        again = f", for the {_ordinal(case.revision)} time" if case.revision > 1 else ""
-        text = f"Accepted as {case.name} for {case.part}{again}. The set has {counts_of(result.content)}."
-        others = sum(one.patient == case.patient for one in result.content.cases) - 1
-        text += f" The scan states the same patient as {others} other case{'s' * (others > 1)}." * bool(others)
-        messages = [Message("info", text)]
-        if not is_whole:
+        is_unsaved = state_of(result.wish.snapshot.layer).is_unsaved
+        text = " The layer is not saved by this." * (is_unsaved and not result.unchecked)
+        messages = [Message("info", result.text + text)]
+        if result.unchecked:
             text = "Save the labels too: the set holds only the structures that were checked."
             messages.append(Message("warning", text))
         if not result.wish.reader and not self._has_hinted:
@@ -293,19 +334,19 @@ def _accept(wish: Wish, job: Job) -> Accepted | Question:
     """Accept a case, or return the question about one that was accepted before; in the thread of the job.
 
     Raises:
-        InputError: `accept.unnamed`, a structure has no name.
         NapariSegError: see `napari_seg.learning.accept.accept`.
     """
     job.progress = JobProgress("Comparing with the accepted cases")
     scan, segmentation = input_of(wish.volumes), wish.snapshot.segmentation()
-    counts = segmentation.voxel_counts()
-    found = [one.name for one in segmentation.segments if counts.get(one.label) and _is_unnamed(one.name)]
-    if unnamed := [name for name in found if name not in wish.unchecked]:
-        text = f"found {', '.join(unnamed)} without a name; expected one; name it in the Structures tab, or uncheck it"
-        raise InputError("accept.unnamed", text)
-    if not wish.replaces and (known := read_training_set(wish.folder).case_of(voxel_digest(scan))) is not None:
-        return Question(wish, known)
-    info = wish.snapshot.info
+    info, counts = wish.snapshot.info, segmentation.voxel_counts()
+    names = {" ".join(one.name.split()): counts.get(one.label, 0) for one in segmentation.segments}
+    expected = {one.name for one in segmentation.segments if counts.get(one.label) or one.label in info.looked_for}
+    checked = {one.name for one in segmentation.segments if wish.checks.get(one.name, one.name in expected)}
+    annotated = tuple(name for name in names if name in {" ".join(one.split()) for one in checked})
+    others = [name for name in names if name not in annotated]
+    before = read_training_set(wish.folder)
+    if not wish.replaces and (known := before.case_of(voxel_digest(scan))) is not None:
+        return Question(wish, known, annotated)
     case = job.call(
         SAVING_WORKER,  # reading a series blocks Python
         accept,
@@ -314,11 +355,13 @@ def _accept(wish: Wish, job: Job) -> Accepted | Question:
         wish.folder,
         Provenance(wish.reader, model=info.algorithm, actions=wish.actions),
         before=_before(segmentation, info),
-        annotated=wish.annotated,
+        annotated=annotated,
         ends_between_steps=True,
         stage="Writing the case",
     )
-    return Accepted(wish, case, read_training_set(wish.folder), scan.source.files)
+    content = read_training_set(wish.folder)
+    unchecked, empty = (tuple(name for name in others if bool(names[name]) is wanted) for wanted in (True, False))
+    return Accepted(wish, case, content, scan.source.files, unchecked, empty, tuple(moved_to_training(before, content)))
 
 
 def _before(segmentation: Segmentation, info: LayerInfo) -> Segmentation | None:
@@ -333,11 +376,6 @@ def counts_of(content: TrainingSet) -> str:
     """Return the number of cases of a training set in words."""
     count, kept = len(content.cases), len(content.part_of("validation"))
     return f"{count} case{'s' * (count != 1)}" + f", {kept} of them for validation" * bool(kept)
-
-
-def _is_unnamed(name: str) -> bool:
-    """Return whether a name is the one of a label that nobody has named."""
-    return re.fullmatch(r"label \d+", name) is not None
 
 
 def _actions_of(labels: Labels) -> tuple[str, ...]:
