@@ -5,8 +5,10 @@
 
 An acceptance counts from the moment at which its process has said so. After each kill the index must be readable, hold
 every case that was reported, name files that are whole, and hold labels and record of the same acceptance. A killed
-improvement is started again by the same command until it ends; the training set and the old model must be as they
-were, and every step of the training must occur once. The exit status is 0 if all of this holds.
+improvement is started again by the same command until it ends. In turn, all its processes are killed (SIGKILL), the
+process that trains alone, and the command alone, after which the training saves and ends. The training set and the old
+model must be as they were, and every epoch of the training must occur once. The exit status is 0 if all of this holds
+and no kill came too late.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
@@ -35,6 +40,8 @@ from napari_seg.volume import Segment, Segmentation, Volume
 GRID = Grid((28, 36, 28), np.diag([1.5, 1.0, 2.0, 1.0]))
 TINY = ("network_def#channels=[4,8]", "network_def#strides=[1,2]", "network_def#encoder_convs=1")
 RUN = ("num_workers=0", "checkpoints#every_steps=2", "val_interval=10")
+EPOCHS = 60
+WAYS = ("all processes", "the training", "the command")
 SCANS = 4
 """Number of scans that are accepted again and again."""
 
@@ -56,7 +63,9 @@ def main() -> int:
         "NAPARI_SEG_MODELS": str(arguments.work / "store"),
     }
     rng = random.Random(arguments.seed)
-    faults = kill_accepts(arguments.work / "set", arguments.accepts, rng)
+    faults = [] if arguments.accepts + arguments.improves > 0 else ["there was no kill"]
+    if arguments.accepts:
+        faults += kill_accepts(arguments.work / "set", arguments.accepts, rng)
     if arguments.improves:
         faults += kill_improves(arguments.work, arguments.improves, rng)
     print("\n".join(faults) or "nothing was lost")
@@ -101,6 +110,8 @@ def kill_accepts(folder: Path, kills: int, rng: random.Random) -> list[str]:
         assert process.stdout is not None
         line = process.stdout.readline()  # the first one is over: Python and its modules are loaded
         time.sleep(rng.uniform(0, 0.3))
+        if process.poll() is not None:
+            faults.append(f"kill {kill}: the process ended by itself")
         process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
         told = [int(word) for word in (line + process.communicate()[0]).split()]
         found = {digests[case.scan]: case for case in read_training_set(folder).cases}
@@ -134,34 +145,53 @@ def kill_improves(work: Path, kills: int, rng: random.Random) -> list[str]:
     run("train", str(folder), "-o", str(model), "--max-epochs", "2", "--set", *TINY, *RUN)
     before = {path: path.read_bytes() for root in (folder, model) for path in files(root)}
     words = ["improve", str(folder), "--model", str(model), "-o", str(out), "--max-minutes", "60"]
-    words += ["--set", "max_epochs=60", *RUN]
-    done = 0
-    while done < kills:
+    words += ["--set", f"max_epochs={EPOCHS}", *RUN]
+    counts = Counter[str]()
+    for number in range(kills):
+        way = WAYS[number % len(WAYS)]
         process = subprocess.Popen(command(words), start_new_session=True)
         began = time.monotonic()
         progress = out / "training" / "progress.jsonl"
         start = time.time()
-        while done % 3 and time.monotonic() - began < 300 and process.poll() is None:
+        while way != WAYS[2] and time.monotonic() - began < 300 and process.poll() is None:
             if progress.is_file() and progress.stat().st_mtime > start:
-                break  # two of three kills hit the training itself
-            time.sleep(0.1)
-        time.sleep(rng.uniform(0, 4))
+                break
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 4 if way == WAYS[2] else 1))
         if process.poll() is not None:
             break
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        done += 1
-        time.sleep(1)  # the training, which has a group of its own, saves after the death of its parent
+        counts[kill_in(process, way)] += 1
     run(*words)
     faults = [f"{path} has changed" for path, content in before.items() if not same(path, content)]
     history = [json.loads(line) for line in (out / "training" / "history.jsonl").read_text().splitlines()]
     epochs = [line["epoch"] for line in history if "loss" in line]
-    if epochs != list(range(1, 61)):
+    if counts.total() < kills:
+        faults.append(f"the improvement ended after {counts.total()} of {kills} kills")
+    if epochs != list(range(1, EPOCHS + 1)):
         faults.append(f"the epochs of the training are {epochs}")
     if not (out / COMPARISON).is_file():
         faults.append("there is no comparison")
-    print(f"{done} kills of an improvement, {len(epochs)} epochs, then it ended", flush=True)
+    listed = ", ".join(f"{count} of {what}" for what, count in sorted(counts.items()))
+    print(f"{counts.total()} kills of an improvement ({listed}); then {len(epochs)} epochs, and it ended", flush=True)
     return faults
+
+
+def kill_in(process: subprocess.Popen, way: str) -> str:
+    """Kill as one of `WAYS`, wait until all processes have ended, and return what was killed.
+
+    The training has a session and a group of its own: a signal to the group of the command does not reach it.
+    """
+    command = psutil.Process(process.pid)
+    below = command.children(recursive=True)
+    training = [one for one in below if "monai.bundle" in one.cmdline()]
+    if not training:
+        way = WAYS[0] if way == WAYS[1] else f"{way} before the training" if way == WAYS[2] else way
+    for one in {WAYS[0]: [command, *below], WAYS[1]: training}.get(way, [command]):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    psutil.wait_procs(below, timeout=120)
+    return way
 
 
 def files(root: Path) -> list[Path]:

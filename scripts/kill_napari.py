@@ -3,11 +3,13 @@
     xvfb-run -a -s "-screen 0 1600x1000x24" python scripts/kill_napari.py --work FOLDER
     xvfb-run -a -s "-screen 0 1600x1000x24" python scripts/kill_napari.py --work FOLDER --kills 30 --at saving
 
-Each round opens a real window on a scan. Edit number n paints voxel n and adds prompt n, and a journal notes the time.
-The window and all its processes are then killed (SIGKILL). What is left must be whole (edits 0 to m, nothing else), the
-session file must hold at least the last save that was reported, and the first edit that is lost must not be older than
-the interval between two automatic copies plus the time that writing two takes, which the window measures. The exit
-status is 0 if all of this holds.
+Each round opens a real window on a scan and edits with what the Edit tab uses: strokes of the brush, prompts,
+operations and refinements that are computed and applied, and changes of the selected structure. A journal notes when
+each edit began, and the labels and prompts after it. The window and all its processes are then killed (SIGKILL). What
+is left must be whole (labels and prompts as they were after one and the same edit), the session file must hold at least
+the last save that was reported, and the first edit that is lost must not be older than the interval between two
+automatic copies plus the time that writing one takes, which the window measures. The exit status is 0 if all of this
+holds and every kind of edit occurred.
 """
 
 from __future__ import annotations
@@ -21,12 +23,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+    from napari_seg.plugin.edit.model import EditModel
 
 WAYS = ("saving", "writing", "copying", "both")
 """What the window does while a person edits: it saves the session again and again (in "writing" it is killed while the
@@ -34,7 +43,10 @@ new file is incomplete), it makes automatic copies, or both."""
 
 SHAPE = (256, 256, 160)
 
-EDIT_MS = 25
+EDIT_MS = 50
+
+CYCLE = ("stroke", "prompt", "prompt", "dilate", "other", "back", "stroke", "erode", "prompt", "refine", "smooth")
+"""Edits, which are repeated: "other" selects another structure and "back" the first one again, with its prompts."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +55,10 @@ class Left:
 
     Attributes:
         edits: number of edits; -1 if there is nothing.
-        prompts: number of prompts.
         fault: what is wrong; "" if nothing is.
     """
 
     edits: int = -1
-    prompts: int = 0
     fault: str = ""
 
 
@@ -61,20 +71,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--window", nargs=2, metavar=("FOLDER", "WAY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.kills < 1:
+        parser.error("without a kill, nothing is checked")
     if arguments.window:
         edit(Path(arguments.window[0]), arguments.window[1], arguments.interval)
         return 0
 
     shutil.rmtree(arguments.work, ignore_errors=True)
     arguments.work.mkdir(parents=True)
-    chance, faults, lost, counts = random.Random(arguments.seed), 0, [], Counter[str]()
+    chance, faults, counts, kinds = random.Random(arguments.seed), 0, Counter[str](), Counter[str]()
+    lost = defaultdict[str, list[float]](list)
     for number in range(arguments.kills):
         way = arguments.at or WAYS[number % len(WAYS)]
         folder = arguments.work / f"round_{number}"
         killed, journal = kill(folder, way, arguments.interval, chance)
         fault, seconds, text = check(folder, way, killed, journal, arguments.interval)
         faults += bool(fault)
-        lost.append(seconds)
+        lost[way].append(seconds)
+        kinds.update(entry["kind"] for entry in journal if "edit" in entry)
         counts[way] += 1
         hidden = len(list(folder.glob(".*.napari-seg")))
         counts["in the middle of a write"] += hidden > 0
@@ -82,9 +96,12 @@ def main() -> int:
         if not fault:
             shutil.rmtree(folder)
     listed = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
-    print(f"{arguments.kills} kills ({listed}); {faults} faults; lost at most {max(lost):.1f} s, median "
-          f"{np.median(lost):.1f} s, interval {arguments.interval} s")  # fmt: skip
-    return int(faults > 0)
+    ages = ", ".join(f"{max(ages):.1f} s {way}" for way, ages in sorted(lost.items()))
+    print(f"{arguments.kills} kills ({listed}); {faults} faults; interval {arguments.interval} s; lost at most {ages}")
+    print("edits: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
+    if missing := set(CYCLE) - set(kinds):
+        print(f"no edit was: {', '.join(sorted(missing))}")
+    return int(faults > 0 or bool(missing))
 
 
 def kill(folder: Path, way: str, interval: int, chance: random.Random) -> tuple[float, list[dict[str, Any]]]:
@@ -133,14 +150,24 @@ def is_under_way(folder: Path, way: str) -> bool:
     )
 
 
+def balls() -> np.ndarray:
+    """Return the label map (I, J, K) that is edited: two balls."""
+    labels = np.zeros(SHAPE, np.uint8)
+    for label, center in enumerate(((90, 120, 80), (180, 120, 80)), start=1):
+        labels[sum((index - c) ** 2 for index, c in zip(np.ogrid[*map(slice, SHAPE)], center, strict=True)) < 900] = (
+            label
+        )
+    return labels
+
+
 def write_scan(path: Path) -> None:
-    """Write a scan of noise."""
+    """Write a scan with two bright balls in noise."""
     from napari_seg.formats.nifti import write_volume
     from napari_seg.geometry import Grid
     from napari_seg.volume import Volume
 
-    noise = np.random.default_rng(0).integers(0, 1000, (1, *SHAPE), np.int16)
-    write_volume(Volume(noise, Grid(SHAPE, np.diag([1.0, 1.0, 1.5, 1.0]))), path)
+    noise = np.random.default_rng(0).integers(0, 300, (1, *SHAPE), np.int16)
+    write_volume(Volume(noise + np.int16(200) * (balls() > 0), Grid(SHAPE, np.diag([1.0, 1.0, 1.5, 1.0]))), path)
 
 
 def edit(folder: Path, way: str, interval: int) -> None:
@@ -148,7 +175,6 @@ def edit(folder: Path, way: str, interval: int) -> None:
     import napari
     from qtpy.QtCore import QTimer
 
-    from napari_seg.plugin import kept_data
     from napari_seg.plugin.layer_info import placement_of, volume_of
     from napari_seg.plugin.layers import labels_layer, layer_of
     from napari_seg.volume import Segment, Segmentation
@@ -157,9 +183,13 @@ def edit(folder: Path, way: str, interval: int) -> None:
     _, panel = viewer.window.add_plugin_dock_widget("napari-seg", "Segmentation")
     (image,) = viewer.open(str(folder / "scan.nii"), plugin="napari-seg")
     volume = volume_of(image)
-    empty = Segmentation(np.zeros(SHAPE, np.uint8), volume.grid, (Segment(1, "spot", (255, 0, 0)),))
-    layer = layer_of(labels_layer(empty, placement_of(image).for_new_layer(), "spots", scan=volume.source))
+    segments = (Segment(1, "ball", (255, 0, 0)), Segment(2, "other", (0, 255, 0)))
+    found = Segmentation(balls(), volume.grid, segments)
+    layer = layer_of(labels_layer(found, placement_of(image).for_new_layer(), "balls", scan=volume.source))
     viewer.add_layer(layer)
+    viewer.layers.selection.active = layer
+    layer.brush_size = 7
+    person = Person(panel.edit_tab.model, layer)
     panel.guard.write_copies_every(0 if way in ("saving", "writing") else interval)
     journal = (folder / "journal.txt").open("w")
     state = {"edits": 0, "saving": -1, "next": 0.0}
@@ -169,11 +199,11 @@ def edit(folder: Path, way: str, interval: int) -> None:
         journal.flush()
 
     def step() -> None:
-        number = state["edits"]
-        note(edit=number)
-        layer.data_setitem(tuple(np.array([n]) for n in np.unravel_index(number, layer.data.shape)), 1)
-        kept_data.keep(layer, "spots", {"count": number + 1})
-        state["edits"] += 1
+        number, began = state["edits"], time.time()
+        kind = CYCLE[number % len(CYCLE)]
+        if person.has_done(kind):
+            note(edit=number, kind=kind, began=began, **person.digests)
+            state["edits"] += 1
         files = panel.session_files
         if state["saving"] >= 0 and not files.is_busy:
             note(saved=state["saving"])
@@ -186,40 +216,129 @@ def edit(folder: Path, way: str, interval: int) -> None:
     write_copies = panel.guard.autosave.write_copies
 
     def timed(due: Any) -> int:
-        began = time.monotonic()
+        note(copying=True)
         count = write_copies(due)
-        note(copy_seconds=time.monotonic() - began)
+        note(copying=False)
         return count
 
     panel.guard.autosave.write_copies = timed
+    note(edit=-1, kind="start", began=time.time(), **person.digests)
     timer = QTimer()
     timer.timeout.connect(step)
     timer.start(EDIT_MS)
     napari.run()
 
 
+class Person:
+    """Edits a layer as the Edit tab does.
+
+    Args:
+        editing: model of the Edit tab.
+        layer: layer with the label 1 as a ball.
+    """
+
+    def __init__(self, editing: EditModel, layer: Labels) -> None:
+        self._editing, self._layer = editing, layer
+        self._center = np.argwhere(np.asarray(layer.data) == 1).mean(axis=0)
+        self._prompts: dict[tuple[int, ...], bool] = {}
+        self._is_asked = False
+        self._rng = np.random.default_rng(0)
+        layer.brush_size, layer.selected_label, editing.size_mm = 7, 1, 2.0
+
+    def has_done(self, kind: str) -> bool:
+        """Edit as one of `CYCLE`; return False if it is still computed and this is to be called again."""
+        if kind == "stroke":
+            i, j, k = self._place()
+            with self._layer.block_history():  # from the press of the mouse to its release
+                for step in range(4):
+                    self._layer.paint((i, j + step, k), 1)
+        elif kind == "prompt":
+            voxel = self._place()
+            self._prompts[voxel] = bool(self._rng.integers(2))
+            self._editing.add_prompt(np.array(voxel), self._prompts[voxel])
+        elif kind in ("other", "back"):
+            self._layer.selected_label = 2 if kind == "other" else 1
+        else:
+            return self._has_applied(kind)
+        return True
+
+    @property
+    def digests(self) -> dict[str, int]:
+        """Digests of the labels and of the prompts as they must be now."""
+        return {"labels": digest_of_labels(self._layer.data), "prompts": digest_of_prompts(self._prompts)}
+
+    def _has_applied(self, kind: str) -> bool:
+        from napari_seg.plugin.labels_state import state_of
+
+        editing = self._editing
+        if not self._is_asked:
+            self._is_asked = True
+            if kind != "refine":  # it is computed after each prompt
+                editing.run(kind)
+            return False
+        if editing.preview is not None and editing.preview.name.lower() == kind:
+            applied = len(state_of(self._layer).actions)
+            editing.apply()
+            if len(state_of(self._layer).actions) == applied:
+                return False  # it is computed again
+            if kind == "refine":
+                self._prompts.clear()
+        elif editing.job is not None:
+            return False
+        self._is_asked = False
+        return True
+
+    def _place(self) -> tuple[int, ...]:
+        """Return a voxel near the border of the ball."""
+        direction = self._rng.normal(size=3)
+        radius = self._rng.uniform(24, 36)
+        return tuple((self._center + radius * direction / np.linalg.norm(direction)).round().astype(int).tolist())
+
+
+def digest_of_labels(labels: Any) -> int:
+    return crc32(np.ascontiguousarray(labels, np.uint8))
+
+
+def digest_of_prompts(prompts: Mapping[tuple[int, ...], bool]) -> int:
+    """Return the digest of voxels and whether they belong to the structure."""
+    return crc32(repr(sorted(prompts.items())).encode())
+
+
 def check(
     folder: Path, way: str, killed: float, journal: list[dict[str, Any]], interval: int
 ) -> tuple[str, float, str]:
     """Return what is wrong ("" if nothing is), the age of the first lost edit in seconds, and a text."""
-    times = {entry["edit"]: entry["when"] for entry in journal if "edit" in entry}
+    edits = [entry for entry in journal if "edit" in entry]
+    times = {entry["edit"]: entry["began"] for entry in edits}
     reported = max((entry["saved"] for entry in journal if "saved" in entry), default=0)
-    writing = max((entry["copy_seconds"] for entry in journal if "copy_seconds" in entry), default=0.0)
-    limit = interval + 2 * writing + 1
-    session, copies = session_of(folder), copies_of(folder)
+    writing = longest_copying(journal, killed)
+    limit = max(interval, writing) + writing + 1  # an edit just after the beginning of a copy is in the next one
+    session, copies = session_of(folder, edits), copies_of(folder, edits)
     best = max(session.edits, copies.edits)
     seconds = killed - times[best] if best in times else 0.0
-    held = f"{session.edits:5} in the session, {copies.edits:5} in the copies"
-    text = f"{len(times):5} edits, {held}, lost {seconds:4.1f} s, writing {writing:3.1f} s"
+    held = f"{session.edits:4} in the session, {copies.edits:4} in the copies"
+    text = f"{len(times) - 1:4} edits, {held}, lost {seconds:4.1f} s, writing {writing:3.1f} s"
     fault = session.fault or copies.fault
+    if best < 0:
+        fault = fault or "nothing is left"
     if session.edits < reported and way != "copying":
         fault = fault or f"the session has {session.edits} edits; {reported} were saved"
     if way in ("copying", "both") and seconds > limit:
-        fault = fault or f"the first lost edit is {seconds:.1f} s old"
+        fault = fault or f"the first lost edit is {seconds:.1f} s old; allowed are {limit:.1f} s"
     return fault, seconds, text
 
 
-def session_of(folder: Path) -> Left:
+def longest_copying(journal: list[dict[str, Any]], killed: float) -> float:
+    """Return the longest time in seconds that automatic copies were written; the last ones may be incomplete."""
+    times, longest = [entry for entry in journal if "copying" in entry], 0.0
+    for number, entry in enumerate(times):
+        if entry["copying"]:
+            end = times[number + 1]["when"] if number + 1 < len(times) else killed
+            longest = max(longest, end - entry["when"])
+    return longest
+
+
+def session_of(folder: Path, edits: list[dict[str, Any]]) -> Left:
     """Return what is in the session file."""
     from napari_seg.errors import NapariSegError
     from napari_seg.plugin.session_file.restore import open_session
@@ -233,10 +352,10 @@ def session_of(folder: Path) -> Left:
         return Left(fault=f"the session file is damaged: {error}")
     if opened.faults or opened.missing or len(opened.layers) != 2:
         return Left(fault=f"the session is incomplete: {opened.faults}")
-    return left_in(opened.layers[1], "the session")
+    return left_in(opened.layers[1], edits, "the session")
 
 
-def copies_of(folder: Path) -> Left:
+def copies_of(folder: Path, edits: list[dict[str, Any]]) -> Left:
     """Return what the next window would offer to restore."""
     from napari_seg.errors import NapariSegError
     from napari_seg.plugin.autosave import Autosave
@@ -246,20 +365,22 @@ def copies_of(folder: Path) -> Left:
         layers = [layer for one in offered for layer in one.read(None)]
     except (NapariSegError, OSError, ValueError) as error:
         return Left(fault=f"the copies are damaged: {error}")
-    return left_in(layers[0], "the copies") if layers else Left()
+    return left_in(layers[0], edits, "the copies") if layers else Left()
 
 
-def left_in(layer: Any, where: str) -> Left:
-    """Return what a layer holds."""
-    from napari_seg.plugin import kept_data
+def left_in(layer: Any, edits: list[dict[str, Any]], where: str) -> Left:
+    """Return what a layer holds: the latest edit after which its labels and prompts were like this."""
+    from napari_seg.plugin.edit.kept_prompts import kept_prompts
 
-    found = np.flatnonzero(layer.data)
-    prompts = kept_data.kept(layer).get("spots", {}).get("count", 0)
-    is_whole = np.array_equal(found, np.arange(len(found)))
-    fault = (
-        "" if is_whole and prompts == len(found) else f"{where} hold a mixture: {len(found)} edits, {prompts} prompts"
-    )
-    return Left(len(found), prompts, fault)
+    kept = kept_prompts(layer, 1)
+    prompts = {tuple(voxel): True for voxel in kept.positive.tolist()}
+    prompts |= {tuple(voxel): False for voxel in kept.negative.tolist()}
+    found = {"labels": digest_of_labels(layer.data), "prompts": digest_of_prompts(prompts)}
+    same = {name: {entry["edit"] for entry in edits if entry[name] == digest} for name, digest in found.items()}
+    if both := same["labels"] & same["prompts"]:
+        return Left(max(both) + 1)
+    after = {name: f"{max(numbers)}" if numbers else "none" for name, numbers in same.items()}
+    return Left(fault=f"{where} hold the labels after edit {after['labels']}, the prompts after {after['prompts']}")
 
 
 if __name__ == "__main__":
