@@ -122,6 +122,11 @@ def test_scores_are_those_of_the_results_and_computed_once(
     assert bundle_names
     monkeypatch.setattr("napari_seg.learning.compare.segment", None)
     assert evaluate(folder, content, bundle) == scores
+    # another version of this program may resample or blend otherwise
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_seg.learning.compare.__version__", "999")
+        with pytest.raises(TypeError):
+            evaluate(folder, content, bundle)
     # other labels, other scores
     changed = replace(content, cases=(replace(content.cases[0], labels="./labelsTr/case0001_r2.nii.gz"),))
     with pytest.raises(Exception, match="case0001_r2"):

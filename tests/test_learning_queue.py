@@ -25,7 +25,7 @@ from napari_seg.inference.second_look import second_look
 from napari_seg.learning import finished_run
 from napari_seg.learning.accept import accept
 from napari_seg.learning.queue import rank
-from napari_seg.learning.training_set import Provenance
+from napari_seg.learning.training_set import Provenance, read_training_set
 from napari_seg.training.gather.referenced import write_reference
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -208,6 +208,23 @@ def test_an_accepted_series_that_is_away_is_listed(run: Path) -> None:
     found = queue(run, accepted=run / "set")
     assert [case.rank for case in found] == [1, 2, 3, 4, None]
     assert (found[-1].name, found[-1].code, found[-1].is_accepted) == ("case0001", "series.unknown", True)
+
+
+@pytest.mark.parametrize("strategy", ["uncertain-diverse", "random"])
+def test_an_accepted_case_whose_image_is_away_is_not_offered_again(run: Path, strategy: Any) -> None:
+    correct(run, "c")
+    queue(run)
+    index = run / "set" / "dataset.json"
+    index.write_text(index.read_text().replace("case0001.nii.gz", "case0001.series.json"))
+    write_reference(run / "set" / "imagesTr" / "case0001.series.json", read_training_set(run / "set").cases[0].scan)
+    found = queue(run, accepted=run / "set", strategy=strategy)
+    assert [(case.name, case.is_accepted, case.code) for case in found[-2:]] == [
+        ("c", True, ""),
+        ("case0001", True, "series.unknown"),
+    ]
+    assert found[-2].why == "already accepted as case0001"
+    assert not any(case.is_accepted for case in found[:3])
+    assert all(case.distance is None or case.distance > 0 for case in found[:3])
 
 
 def test_nothing_is_accepted_yet(run: Path) -> None:

@@ -17,7 +17,13 @@ from napari_seg.learning import rounds as module
 from napari_seg.learning.accept import accept
 from napari_seg.learning.crops import Crops
 from napari_seg.learning.rounds import accepted_since, check_replayed, content_of_round, open_round
-from napari_seg.learning.training_set import Provenance, TrainingSet, read_training_set, write_training_set
+from napari_seg.learning.training_set import (
+    Provenance,
+    TrainingSet,
+    read_training_set,
+    remove_rounds,
+    write_training_set,
+)
 from napari_seg.training.gather.referenced import VARIABLE
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -93,6 +99,40 @@ def test_a_validation_case_is_not_replayed(tmp_path: Path, head: Volume, monkeyp
     (data / "dataset.json").write_text(json.dumps({"training": entries}))
     with pytest.raises(InputError, match=r"improve\.seen"):
         check_replayed(folder, read_training_set(folder), data)
+
+
+def test_crops_of_a_discarded_case_do_not_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, out = read_bundle(None), folder.parent / "new"
+    content = read_training_set(folder)
+
+    def cut(folder: Path, content: TrainingSet, bundle: object, into: Path, *_: object) -> Crops:
+        (into / "imagesTr").mkdir(parents=True, exist_ok=True)
+        for one in content.cases:
+            (into / "imagesTr" / f"{one.name}_box1.nii.gz").touch()
+        if any(one.name == "case0003" for one in content.cases):
+            raise Cancelled
+        return Crops(tuple(of_case(one.name, one.part) for one in content.cases), {})
+
+    monkeypatch.setattr(module, "write_crops", cut)
+    write_training_set(folder, replace(content, cases=(*content.cases, case(3)), next_number=4))
+    with pytest.raises(Cancelled):
+        open_round(folder, bundle, out)
+    write_training_set(folder, replace(content, next_number=4))  # without case0003
+    path = open_round(folder, bundle, out)
+    crops = path.with_suffix("") / "imagesTr"
+    assert sorted(one.name for one in crops.iterdir()) == ["case0001_box1.nii.gz", "case0002_box1.nii.gz"]
+    # what an earlier version has left, whose list does not name the case
+    (crops / "case0003_box1.nii.gz").touch()
+    remove_rounds(folder, "case0003")
+    assert not path.exists()
+    assert not crops.exists()
+    # and without any list
+    crops.mkdir(parents=True)
+    (crops / "case0002_box0.nii.gz").touch()
+    remove_rounds(folder, "case0009")
+    assert crops.exists()
+    remove_rounds(folder, "case0002")
+    assert not crops.exists()
 
 
 def of_case(name: str, part: str) -> dict[str, str]:

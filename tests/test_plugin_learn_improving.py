@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.training.run import STOP
+from napari_seg.training.write import PLAN
 
 BETTER = (
     ComparedStructure("front", 4, 0.70, 0.80, 0.05, 0.15),
@@ -88,6 +90,13 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImproveMo
     assert viewer is not None
 
 
+def planned(out: Path) -> Path:
+    """Write a bundle with the plan of a fine-tuning."""
+    write_plain_bundle(out)
+    (out / PLAN).write_text(json.dumps({"choices": {"fine_tune": {"file": "models/model.pt"}}}))
+    return out
+
+
 def text_of(model: ImproveModel) -> str:
     return "\n".join(message.text for message in model.session.messages)
 
@@ -98,7 +107,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, calls: list, rows: tuple[ComparedS
         progress("comparing", 1, 2)
         report("planning: 2 cases")
         if not out.exists():
-            write_plain_bundle(out)
+            planned(out)
         write_run(out / "training", stage="ended")
         return Improvement(out, bundle.name, 1, 1, rows, 0.5)
 
@@ -171,7 +180,7 @@ def test_a_training_is_followed_stopped_and_resumed(
     out = tmp_path / "plain_round1"
 
     def improve(*_: Any, **__: Any) -> Improvement:
-        run = write_run(write_plain_bundle(out) / "training", epochs=3, stage="training")
+        run = write_run(planned(out) / "training", epochs=3, stage="training")
         for _number in range(500):
             write_lines(run / "progress.jsonl", [progress_of(3)])
             if (out / STOP).exists():
@@ -269,6 +278,37 @@ def test_a_finished_improvement_is_shown_when_its_folder_is_chosen(model: Improv
     model.session.jobs.wait()
     assert model.result is not None
     assert model.result.rows[-1].after == 0.8
+
+
+def test_a_folder_of_others_is_not_resumed_and_keeps_its_files(
+    model: ImproveModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / STOP).write_text("mine")
+    model.choose_output(other)
+    model.session.jobs.wait()
+    assert not model.is_begun
+
+    def improve(*_: Any, **__: Any) -> Improvement:
+        raise BundleError("output.exists", "the folder holds something else")
+
+    monkeypatch.setattr(improving, "improve", improve)
+    model.start()
+    model.session.jobs.wait()
+    assert (other / STOP).read_text() == "mine"
+    (other / PLAN).write_text('{"labels": {}}')  # a plan of another program
+    model.choose_output(other)
+    model.session.jobs.wait()
+    assert not model.is_begun
+    planned(tmp_path / "begun")
+    model.choose_output(tmp_path / "begun")
+    model.session.jobs.wait()
+    assert model.is_begun
+    (tmp_path / "begun" / STOP).touch()
+    model.start()
+    model.session.jobs.wait()
+    assert not (tmp_path / "begun" / STOP).exists()
 
 
 def test_the_verdict_says_how_sure_it_is() -> None:

@@ -21,6 +21,7 @@ from napari_seg.inference.segment import segment
 from napari_seg.learning.scans import labels_of, scan_of
 from napari_seg.learning.training_set import AcceptedCase, TrainingSet
 from napari_seg.progress import Progress, ignore_progress
+from napari_seg.version import __version__
 from napari_seg.volume import Segmentation
 
 SCORES = "scores"
@@ -96,12 +97,18 @@ def evaluate(folder: Path, content: TrainingSet, bundle: Bundle, progress: Progr
 
 
 def _digest(bundle: Bundle) -> str:
-    """Return a digest of what makes a model's results: of a trained bundle its weights and configs, not its runs."""
+    """Return a digest of what makes a model's results: this program's version, and the model.
+
+    Of a trained bundle the weights and configs count, not its runs.
+    """
+    own = hashlib.sha256(__version__.encode())
     files = [bundle.root / file for file in (WEIGHTS, METADATA, METADATA.with_name("inference.yaml"))]
     if bundle.kind != "monai" or bundle.coarse is not None or not all(file.is_file() for file in files):
-        return model_digest(bundle)
+        own.update(model_digest(bundle).encode())
+        return own.hexdigest()
     digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    own.update(b"".join(digests))
+    return own.hexdigest()
 
 
 def _key(case: AcceptedCase, content: TrainingSet) -> str:

@@ -44,13 +44,13 @@ class AcceptedScan:
     Attributes:
         name: name of its case in the training set.
         digest: of its voxels, or of its files if the set is of another program.
-        scan: the scan.
+        scan: the scan; None if this machine does not find it, so that only its digest is known.
         is_trained: whether models learn from it; the validation part only tells which scans are accepted.
     """
 
     name: str
     digest: str
-    scan: AnyScan
+    scan: AnyScan | None
     is_trained: bool = True
 
 
@@ -274,13 +274,12 @@ def accepted_scans(folder: Path, bundle: Bundle | None) -> tuple[list[AcceptedSc
     scans: list[AcceptedScan] = []
     faults: dict[str, NapariSegError] = {}
     for case in read_training_set(folder).cases:
-        path = folder / case.image
+        path, scan = folder / case.image, None
         try:
             scan = referenced_scan(path) if path.name.endswith(ENDING) else find_scans(path)[0]
         except NapariSegError as error:
             faults[case.name] = error
-        else:
-            scans.append(AcceptedScan(case.name, case.scan, scan, case.part == "training"))
+        scans.append(AcceptedScan(case.name, case.scan, scan, case.part == "training"))
     return scans, faults
 
 

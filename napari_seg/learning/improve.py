@@ -41,7 +41,7 @@ from napari_seg.training.prepare import data_folder, plan_bundle
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, ship, training_command, writing
-from napari_seg.training.write import fine_tuning_rate
+from napari_seg.training.write import PLAN, fine_tuning_rate
 
 COMPARISON = Path(RUN, "improvement.jsonl")
 """File in the folder of an improved model that holds the comparison, in one line; it is no part of the model."""
@@ -114,6 +114,14 @@ def begun_output(bundle: Bundle) -> Path | None:
             if isinstance(parent, dict) and parent.get("digest") == model_digest(bundle):
                 return out
     return None
+
+
+def is_begun(out: Path) -> bool:
+    """Return whether a folder holds the plan of a fine-tuning, which `improve` continues, and no comparison yet."""
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        plan = json.loads((out / PLAN).read_bytes())
+        return bool(plan["choices"].get("fine_tune")) and not (out / COMPARISON).exists()
+    return False
 
 
 def _outputs(bundle: Bundle) -> Iterator[Path]:

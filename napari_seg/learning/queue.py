@@ -141,7 +141,7 @@ def rank(
                 if corrected:
                     looker.read_voxels(bundle, pool)
             else:
-                others = [(one.name, one.digest, one.scan) for one in corrected if one.is_trained]
+                others = [(one.name, one.digest, one.scan) for one in corrected if one.is_trained and one.scan]
                 faults |= looker.look(bundle, pool, others)
         known = _Known.read(looks, rows, corrected)
     if strategy != "random" and (scans is not None or known.looks):

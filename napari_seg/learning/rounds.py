@@ -150,6 +150,7 @@ def _cut(folder: Path, bundle: Bundle, path: Path, report: Callable[[str], None]
     """
     content, listed = _read(path)
     if not listed["training"]:
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)  # of cases that were discarded since
         crops = write_crops(folder, content, bundle, path.with_suffix(""), progress)
         listed[_LEFT_OUT] = {name: f"{error.code}: {error.message}" for name, error in crops.left_out.items()}
         found = {entry["split"] for entry in crops.entries}

@@ -364,20 +364,27 @@ def _sweep(folder: Path, content: TrainingSet) -> None:
 
 
 def remove_rounds(folder: Path, name: str) -> None:
-    """Remove the lists of the rounds that a case was part of, with their crops.
+    """Remove the lists of the rounds that a case was part of, with their crops, and any crops of the case.
 
     Raises:
         OutputError: `output.not_written`.
     """
-    for path in (folder / ROUNDS).glob("*.json"):
-        with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            if name not in [case.name for case in from_index(json.loads(path.read_bytes())["index"]).cases]:
-                continue
+    of_case = {path.with_suffix("") for path in (folder / ROUNDS).glob("*.json") if _may_name(path, name)}
+    of_case |= {path.parent.parent for path in (folder / ROUNDS).glob(f"*/*/{name}_box*")}
+    for crops in sorted(of_case):
         try:
-            path.unlink()
-            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            crops.with_name(f"{crops.name}.json").unlink(missing_ok=True)
+            if crops.is_dir():
+                shutil.rmtree(crops)
         except OSError as error:
-            raise not_written(str(path), error) from error
+            raise not_written(str(crops), error) from error
+
+
+def _may_name(path: Path, name: str) -> bool:
+    """Return whether the list of a round names a case, or is damaged."""
+    with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return name in [case.name for case in from_index(json.loads(path.read_bytes())["index"]).cases]
+    return True
 
 
 @contextmanager

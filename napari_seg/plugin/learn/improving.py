@@ -15,7 +15,7 @@ from psygnal import Signal
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import BundleError, Cancelled
 from napari_seg.learning.compare import MEAN, MIN_PATIENTS, ComparedStructure
-from napari_seg.learning.improve import Improvement, begun_output, improve, next_output, read_improvement
+from napari_seg.learning.improve import Improvement, begun_output, improve, is_begun, next_output, read_improvement
 from napari_seg.plugin.job import Job, JobProgress
 from napari_seg.plugin.messages import Message, as_gui_text, message_of
 from napari_seg.plugin.train.run import RunFollower, line_of, progress_of
@@ -286,6 +286,7 @@ def _improve(choices: ImproveChoices, on_state: Callable[[RunState], object], jo
         if not job.is_abandoned:
             job.post(on_state, state)
 
+    has_stop = (choices.output / STOP).exists()
     worker = WorkerProcess()  # its own, so that scans can be segmented meanwhile
     try:
         result: Improvement = job.call(
@@ -305,8 +306,9 @@ def _improve(choices: ImproveChoices, on_state: Callable[[RunState], object], jo
         return None
     finally:
         worker.close()
-        with suppress(OSError):  # it would stop the next training
-            (choices.output / STOP).unlink(missing_ok=True)
+        if not has_stop or is_begun(choices.output):  # a folder of others keeps its files
+            with suppress(OSError):  # it would stop the next training
+                (choices.output / STOP).unlink(missing_ok=True)
 
 
 def found_in(output: Path) -> FoundOutput:
@@ -314,8 +316,7 @@ def found_in(output: Path) -> FoundOutput:
     result = read_improvement(output)
     state = read_state(current_run(output)) if output.is_dir() else None
     has_run = state is not None and (state.progress is not None or bool(state.losses))
-    is_begun = result is None and output.is_dir() and any(output.iterdir())
-    return FoundOutput(output, is_begun, result, state if has_run else None)
+    return FoundOutput(output, result is None and is_begun(output), result, state if has_run else None)
 
 
 def verdict(result: Improvement) -> str:
