@@ -91,6 +91,11 @@ CODES = {
         "The folder holds other files than accepted cases, or its index is damaged.",
         "Choose a new or empty folder.",
     ),
+    "accept.other_scan": Code(
+        "error",
+        "The labels were made from other files than the scan that they are accepted for.",
+        "Choose the scan that was segmented; if its files have only been copied or converted, pass `--same-scan`.",
+    ),
     "accept.same_name": Code(
         "error",
         "Two structures of the labels have the same name, apart from upper and lower case.",

@@ -11,8 +11,9 @@ import phantoms
 import pytest
 
 from napari_seg.cli.main import main
+from napari_seg.cohort.outputs import sha256_of
 from napari_seg.formats.nifti import write_nifti
-from napari_seg.formats.record import write_labels_record
+from napari_seg.formats.record import write_labels_record, write_record
 from napari_seg.learning.accept import accept
 from napari_seg.learning.training_set import Provenance, read_training_set
 from napari_seg.training.gather.referenced import VARIABLE
@@ -101,3 +102,27 @@ def test_wrong_paths_say_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert main(words) == 2
     assert "input.missing" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+def test_a_result_of_another_scan_on_the_same_voxels_is_refused(
+    head: Volume, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    phantoms.write_nifti(head, tmp_path / "one.nii.gz")
+    phantoms.write_nifti(replace(head, array=head.array + 1), tmp_path / "two.nii.gz")
+    array = np.zeros(head.grid.shape, np.uint8)
+    array[4:9, 5:12, 3:6] = 1
+    labels = tmp_path / "one_seg.nii.gz"
+    write_nifti(Segmentation(array, head.grid, (Segment(1, "Left", (255, 0, 0)),)), labels)
+    named = {"label": 1, "name": "Left", "color": [255, 0, 0]}
+    record = {"segments": [named], "input_sha256": sha256_of([tmp_path / "one.nii.gz"])}
+    write_record(tmp_path / "one_seg.json", record)
+    (tmp_path / "plain.nii.gz").write_bytes(labels.read_bytes())
+    words = [str(tmp_path / "two.nii.gz"), "--into", str(tmp_path / "set")]
+    assert main(["accept", str(labels), *words]) == 4
+    assert "accept.other_scan: one_seg.nii.gz was made from other files than two.nii.gz" in capsys.readouterr().err
+    of_model = ["accept", str(tmp_path / "plain.nii.gz"), *words, "--before", str(labels), "--names", "1=Left"]
+    assert main(of_model) == 4
+    assert "accept.other_scan" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+    assert main(["accept", str(labels), *words, "--same-scan"]) == 0
+    assert main(["accept", str(labels), str(tmp_path / "one.nii.gz"), *words[1:]]) == 0

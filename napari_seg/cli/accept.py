@@ -14,6 +14,7 @@ from napari_seg.cli.read_options import add_read_options, read_options
 from napari_seg.cli.train import named_value
 
 if TYPE_CHECKING:
+    from napari_seg.formats.scan import Scan
     from napari_seg.volume import Segmentation
 
 
@@ -71,6 +72,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="put the labels in place of those with which the scan was accepted before",
     )
     parser.add_argument(
+        "--same-scan",
+        action="store_true",
+        help="the scan is the one that was segmented, although its files have changed since",
+    )
+    parser.add_argument(
         "--discard", metavar="CASE", help="remove a case, such as case0007, from SET; what models have learned stays"
     )
     parser.add_argument(
@@ -123,6 +129,9 @@ def run(arguments: argparse.Namespace) -> int:
             "input.several_scans" if scans else "input.none",
             f"found {len(scans)} scans in {arguments.scan}; expected one: the scan that was segmented",
         )
+    if not arguments.same_scan:
+        for path in filter(None, (arguments.labels, arguments.before)):
+            _check_scan(path, scans[0])
     scan = scans[0].read(**read_options(arguments))
     images = scan.source.files if scan.source.format == "dicom" else ()
 
@@ -155,6 +164,24 @@ def run(arguments: argparse.Namespace) -> int:
         added = "" if change.added is None else f", {change.added} voxels added, {change.removed} removed"
         print(f"        {name}: {change.ml:.2f} ml{added}")
     return ExitCode.DONE
+
+
+def _check_scan(labels: Path, scan: Scan) -> None:
+    """Refuse labels whose record says that they were made from other files.
+
+    Raises:
+        InputError: `accept.other_scan`.
+    """
+    from napari_seg.cohort.outputs import sha256_of
+    from napari_seg.errors import InputError
+    from napari_seg.formats.record import read_record, record_path
+
+    stated = (read_record(record_path(labels)) or {}).get("input_sha256")
+    if stated and stated != sha256_of(scan.files):
+        text = f"{labels.name} was made from other files than {scan.files[0].name}"
+        raise InputError(
+            "accept.other_scan", f"{text}; expected the scan that was segmented; if it is that scan, pass --same-scan"
+        )
 
 
 def _named(segmentation: Segmentation, names: Mapping[str, str]) -> Segmentation:
