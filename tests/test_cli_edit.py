@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -248,3 +249,13 @@ def test_wrong_usage_has_its_exit_status(tmp_path: Path, capsys: pytest.CaptureF
     assert run("edit", tmp_path / "gone", "-o", tmp_path / "out", "--fill-holes") == 2
     (tmp_path / "empty").mkdir()
     assert run("edit", tmp_path / "empty", "-o", tmp_path / "out", "--fill-holes") == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
+def test_a_name_of_a_file_cannot_control_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write(tmp_path / "in" / "a\x1b[2Jb\nc.nii.gz")
+    (tmp_path / "in" / "d\x1b[2Je.nii.gz").write_bytes(b"no label map")
+    assert run("edit", tmp_path / "in", "-o", tmp_path / "out", "--fill-holes") == 3
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err
+    assert "b c.nii.gz" in printed.out

@@ -13,10 +13,11 @@ from phantoms import write_nifti
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cli.main import main
-from napari_seg.cli.queue import STRATEGIES
+from napari_seg.cli.queue import STRATEGIES, print_queue
 from napari_seg.cohort.cohort import Cohort
 from napari_seg.geometry import Grid
 from napari_seg.learning import ranking
+from napari_seg.learning.queue import RankedCase
 from napari_seg.volume import Volume
 
 
@@ -94,3 +95,10 @@ def test_exit_codes_of_what_is_missing(out: Path, tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit) as caught:
         main(["queue", str(out), "--count", "-1"])
     assert caught.value.code == 1
+
+
+def test_long_names_of_cases_are_not_cut(capsys: pytest.CaptureFixture) -> None:
+    name = f"{'sub' * 40}-17"
+    print_queue([RankedCase(name, 1, 0.5, {"liver": 0.5}, why="why")], [])
+    table = capsys.readouterr().out
+    assert name in "".join(line.split("│")[2].strip() for line in table.splitlines() if line.count("│") > 3)

@@ -21,6 +21,8 @@ PROGRAM = "napari-seg edit"
 MAX_UNNAMED = 200
 """Largest number of values without names in a file of a folder; one with more may be a scan."""
 
+_MAX_PATH = 4000
+
 
 class _AppendOperation(argparse.Action):
     """Append an operation, so that the order of the command line is kept."""
@@ -297,15 +299,19 @@ def _volumes(before: Segmentation, after: Segmentation, labels: Sequence[int]) -
 
 
 def _print(report: dict[str, Any]) -> None:
+    from napari_seg.errors import one_line
+
+    labels, output = (one_line(report.get(key, ""), _MAX_PATH) for key in ("labels", "output"))
     for notice in report.get("notices", ()):
         print(f"napari-seg: {notice}", file=sys.stderr)
     if "code" in report:
-        print(f"napari-seg: {report['labels']}: {report['code']}: {report['message']}", file=sys.stderr)
+        text = one_line(report["message"], _MAX_PATH)
+        print(f"napari-seg: {labels}: {report['code']}: {text}", file=sys.stderr)
         return
     if report.get("kept"):
-        print(f"{report['labels']} -> {report['output']}: written before by the same command, kept")
+        print(f"{labels} -> {output}: written before by the same command, kept")
         return
-    print(f"{report['labels']} -> {report['output']}")
+    print(f"{labels} -> {output}")
     width = max((len(one["name"]) for one in report["structures"]), default=0)
     for one in report["structures"]:
         change = f"{one['ml_before']:10.2f} ml -> {one['ml_after']:10.2f} ml"

@@ -104,6 +104,7 @@ def print_queue(ranked: Sequence[RankedCase], failed: Sequence[RankedCase]) -> N
     if ranked:
         basis = ranked[0].basis
         table = Table("rank", "case", basis if basis == "disagreement" else "1 - confidence", "structures", "why")
+        table.columns[1].overflow = "fold"  # names of cases often differ only at their end
         for column in (0, 2):
             table.columns[column].justify = "right"
         for case in ranked:
