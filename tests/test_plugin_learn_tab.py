@@ -13,7 +13,7 @@ from bundles import write_plain_bundle
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from cohorts import InlineProcess
-from labelled import labels_of, viewer_with_labels
+from labelled import labels_of, measure, viewer_with_labels
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
@@ -122,6 +122,7 @@ def test_without_a_folder_nothing_is_accepted(tab: LearnTab, monkeypatch: pytest
 def test_structures_are_unchecked_in_a_list(tab: LearnTab, tmp_path: Path) -> None:
     section = tab.accept_section
     assert not section._list.isVisible()
+    measure(tab.model.accepting.structures)
     section._partly.click()
     assert [section._list.item(n).text() for n in range(section._list.count())] == ["left ball", "nose", "tail"]
     assert section._list.item(2).checkState() == Qt.CheckState.Unchecked, "nobody has looked for it"
