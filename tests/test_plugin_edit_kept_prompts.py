@@ -48,6 +48,8 @@ def test_prompts_are_kept_for_one_structure(layer: Labels) -> None:
     keep_prompts(layer, 3, PROMPTS)
     assert same(kept_prompts(layer, 3), PROMPTS)
     assert kept_prompts(layer, 4).is_empty
+    keep_prompts(layer, 4, Prompts())
+    assert same(kept_prompts(layer, 3), PROMPTS)
     keep_prompts(layer, 3, Prompts())
     assert kept_data.kept(layer) == {}
 
@@ -58,22 +60,24 @@ def test_prompts_are_kept_for_one_structure(layer: Labels) -> None:
         7,
         "x",
         [1],
-        {"label": 3},
-        {"label": 3, "positive": "abc"},
-        {"label": 3, "positive": {"a": 1}},
-        {"label": 3, "positive": [[1, 2]]},
-        {"label": 3, "positive": [[1e30, 2, 3]]},
-        {"label": 3, "positive": [[1, 2, float("nan")]]},
-        {"label": 3, "positive": [[1, 2, 10**400]]},
-        {"label": 3, "positive": [["a", "b", "c"]]},
-        {"label": 3, "positive": [[[1, 2], [3]]]},
-        {"label": 3, "positive": [[8, -21, 33]], "box": [[0, 5], [0, 5]]},
-        {"label": 3, "positive": [[8, -21, 33]], "box": [["a", 5, 5]] * 8},
-        {"label": 3, "positive": [[8, -21, 33]], "box": 3},
-        {"label": [3], "positive": [[1, 2, 3]]},
+        {},
+        {"positive": "abc"},
+        {"positive": {"a": 1}},
+        {"positive": [[1, 2]]},
+        {"positive": [[1e30, 2, 3]]},
+        {"positive": [[1, 2, float("nan")]]},
+        {"positive": [[1, 2, 10**400]]},
+        {"positive": [["a", "b", "c"]]},
+        {"positive": [[[1, 2], [3]]]},
+        {"positive": [[8, -21, 33]], "box": [[0, 5], [0, 5]]},
+        {"positive": [[8, -21, 33]], "box": [["a", 5, 5]] * 8},
+        {"positive": [[8, -21, 33]], "box": 3},
+        {"positive": [[1e9, 2, 3]]},
     ],
 )
 def test_unusable_data_of_a_stranger_is_ignored(data: object, layer: Labels) -> None:
+    kept_data.restore(layer, {"prompts": {"3": data}})
+    assert kept_prompts(layer, 3).is_empty
     kept_data.restore(layer, {"prompts": data})
     assert kept_prompts(layer, 3).is_empty
 
@@ -131,7 +135,7 @@ def test_prompts_stay_at_their_places_in_another_frame() -> None:
 
 def test_prompts_outside_of_the_layer_and_pairs_in_one_voxel_are_left_out(layer: Labels) -> None:
     inside, near = placement_of(layer).shown.to_world([[5, 5, 5], [5.2, 5, 5]]).tolist()
-    kept_data.restore(layer, {"prompts": {"label": 3, "positive": [inside, [900, 0, 0]], "negative": [near]}})
+    kept_data.restore(layer, {"prompts": {"3": {"positive": [inside, [900, 0, 0]], "negative": [near]}}})
     prompts = kept_prompts(layer, 3)
     assert prompts.positive.tolist() == [[5, 5, 5]]
     assert not len(prompts.negative)

@@ -282,6 +282,35 @@ def test_split_names_the_new_parts(model: EditModel, viewer: ViewerModel) -> Non
     np.testing.assert_array_equal(layer.data, before)
 
 
+def test_split_takes_no_label_that_was_just_painted(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    measure(model.structures)
+    layer.data[:] = 0
+    layer.data[2:5, 5, 5] = layer.data[9:12, 5, 5] = 3
+    painted = next(n for n in range(1, 20) if n not in {one.label for one in model.structures.structures})
+    layer.data_setitem((np.array([1, 1]), np.array([9, 10]), np.array([9, 9])), painted)  # not measured yet
+    model.run("split")
+    done(model).apply()
+    assert int((layer.data == painted).sum()) == 2
+
+
+def test_a_click_on_another_structure_says_why_nothing_changes(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    other = model.others[0]
+    model.add_prompt(np.argwhere(layer.data == other.label)[0])
+    assert f"belongs to {other.name}; switch on" in text_of(done(model))
+
+
+def test_prompts_of_a_structure_wait_while_another_is_chosen(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    model.add_prompt(np.array([5, 6, 7]))
+    done(model)
+    layer.selected_label = 1
+    assert model.prompts.is_empty
+    layer.selected_label = 3
+    assert model.prompts.positive.tolist() == [[5, 6, 7]]
+
+
 @pytest.mark.parametrize("is_measured", [True, False])
 def test_the_name_of_a_split_that_was_undone_does_not_come_back(
     is_measured: bool, model: EditModel, viewer: ViewerModel

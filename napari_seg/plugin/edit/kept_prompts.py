@@ -27,16 +27,16 @@ _MAX_VOXELS = 100_000
 
 
 def keep_prompts(layer: Labels, label: int, prompts: Prompts) -> None:
-    """Keep the prompts for a structure of a layer in place of earlier ones."""
-    if prompts.is_empty:
-        kept_data.keep(layer, _NAME, None)
-        return
-    grid = placement_of(layer).shown
-    data: dict[str, Any] = {"label": label}
-    data |= {name: _mm(grid, getattr(prompts, name)) for name in ("positive", "negative")}
-    if prompts.box is not None:
-        data["box"] = _mm(grid, np.array([*product(*((s.start or 0, s.stop - 1) for s in prompts.box))]))
-    kept_data.keep(layer, _NAME, data)
+    """Keep the prompts for a structure of a layer in place of its earlier ones; those for other structures stay."""
+    of_labels = _of_labels(layer)
+    of_labels.pop(str(label), None)
+    if not prompts.is_empty:
+        grid = placement_of(layer).shown
+        data: dict[str, Any] = {name: _mm(grid, getattr(prompts, name)) for name in ("positive", "negative")}
+        if prompts.box is not None:
+            data["box"] = _mm(grid, np.array([*product(*((s.start or 0, s.stop - 1) for s in prompts.box))]))
+        of_labels[str(label)] = data
+    kept_data.keep(layer, _NAME, of_labels)
 
 
 def kept_prompts(layer: Labels, label: int) -> Prompts:
@@ -44,8 +44,8 @@ def kept_prompts(layer: Labels, label: int) -> Prompts:
 
     Prompts outside of the layer are left out. The data may come from the session file of a stranger.
     """
-    data = kept_data.kept(layer).get(_NAME)
-    if not isinstance(data, dict) or data.get("label") != label:
+    data = _of_labels(layer).get(str(label))
+    if not isinstance(data, dict):
         return Prompts()
     grid = placement_of(layer).shown
     try:
@@ -58,6 +58,12 @@ def kept_prompts(layer: Labels, label: int) -> Prompts:
     except (InputError, ValueError, TypeError, OverflowError, LookupError):
         return Prompts()
     return prompts
+
+
+def _of_labels(layer: Labels) -> dict[str, Any]:
+    """Return label, as text -> prompts of a layer."""
+    data = kept_data.kept(layer).get(_NAME)
+    return data if isinstance(data, dict) else {}
 
 
 def _mm(grid: Grid, voxels: NDArray[np.intp]) -> list[list[float]]:

@@ -356,8 +356,12 @@ class EditModel:
             self._request = self._request if is_of_prompts else None
             prompts = self._strokes.prompts
             is_box_alone = is_of_prompts and prompts.box is not None and not prompts.has_voxels
+            owner = self._owner_of(prompts, preview) if is_of_prompts else None
             if is_box_alone and (self.structure is None or self.structure.voxels != 0):
                 self._show(Message("warning", f"{preview.name}: nothing changes; {BOX_ALONE}"))
+            elif owner is not None:
+                text = f"the clicked voxel belongs to {owner}; switch on “May replace other structures” to take it"
+                self._show(Message("warning", f"{preview.name}: nothing changes; {text}."))
             else:
                 self._show(Message("info", f"{preview.name}: nothing changes."))
             return
@@ -366,6 +370,12 @@ class EditModel:
             self.apply()
         else:
             self._show()
+
+    def _owner_of(self, prompts: Prompts, preview: Preview) -> str | None:
+        """Return the name of a structure that has included voxels and may not be replaced; None if there is none."""
+        found = set(np.asarray(preview.layer.data)[tuple(prompts.positive.T)].tolist())
+        found -= {0, preview.label, *self._overwrite()}
+        return next((one.name for one in self.others if one.label in found), None)
 
     def _fail(self, error: Exception) -> None:
         self._drop()

@@ -17,6 +17,7 @@ from napari_seg.editing.split import split
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 from napari_seg.progress import Progress
+from napari_seg.volume import labels_in
 
 Amount = Literal["size_mm", "min_ml", "other"]
 """What an operation needs from the person beside the structure."""
@@ -34,7 +35,7 @@ class Situation:
         image: (I, J, K) intensities of a scan on the same voxels; None without one.
         slice_shown: axis of the slices that the main viewer shows, and the number of the shown one; None if its plane
             is none of the labels.
-        free: labels that no structure has, in ascending order.
+        free: labels that no structure of the table has, in ascending order.
         progress: reports progress; raises `Cancelled` after a stop.
         notes: what the preview tells besides the volumes; the function that computes the change adds to it.
     """
@@ -141,7 +142,8 @@ def _fill_between(s: Situation) -> Change:
 
 
 def _split(s: Situation) -> Change:
-    return split(s.labels, s.grid, s.label, into=s.free)
+    present = set(labels_in(s.labels))  # the table does not know yet what was painted last
+    return split(s.labels, s.grid, s.label, into=[one for one in s.free if one not in present])
 
 
 def _copy_to(s: Situation, step: int) -> Change:
