@@ -6,9 +6,9 @@
 An acceptance counts from the moment at which its process has said so. After each kill the index must be readable, hold
 every case that was reported, name files that are whole, and hold labels and record of the same acceptance. A killed
 improvement is started again by the same command until it ends. In turn, all its processes are killed (SIGKILL), the
-process that trains alone, and the command alone, after which the training saves and ends. The training set and the old
-model must be as they were, and every epoch of the training must occur once. The exit status is 0 if all of this holds
-and no kill came too late.
+process that trains alone, the command alone, after which the training saves and ends, and what runs at the start. The
+training set and the old model must be as they were, and every epoch of the training must occur once. The exit status is
+0 if all of this holds and no kill came too late.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ GRID = Grid((28, 36, 28), np.diag([1.5, 1.0, 2.0, 1.0]))
 TINY = ("network_def#channels=[4,8]", "network_def#strides=[1,2]", "network_def#encoder_convs=1")
 RUN = ("num_workers=0", "checkpoints#every_steps=2", "val_interval=10")
 EPOCHS = 60
-WAYS = ("all processes", "the training", "the command")
+WAYS = ("all processes", "the training", "the command", "its start")
 SCANS = 4
 """Number of scans that are accepted again and again."""
 
@@ -153,11 +153,11 @@ def kill_improves(work: Path, kills: int, rng: random.Random) -> list[str]:
         began = time.monotonic()
         progress = out / "training" / "progress.jsonl"
         start = time.time()
-        while way != WAYS[2] and time.monotonic() - began < 300 and process.poll() is None:
+        while way != "its start" and time.monotonic() - began < 300 and process.poll() is None:
             if progress.is_file() and progress.stat().st_mtime > start:
                 break
             time.sleep(0.02)
-        time.sleep(rng.uniform(0, 4 if way == WAYS[2] else 1))
+        time.sleep(rng.uniform(0, 4 if way == "its start" else 1))
         if process.poll() is not None:
             break
         counts[kill_in(process, way)] += 1
@@ -184,9 +184,9 @@ def kill_in(process: subprocess.Popen, way: str) -> str:
     command = psutil.Process(process.pid)
     below = command.children(recursive=True)
     training = [one for one in below if "monai.bundle" in one.cmdline()]
-    if not training:
-        way = WAYS[0] if way == WAYS[1] else f"{way} before the training" if way == WAYS[2] else way
-    for one in {WAYS[0]: [command, *below], WAYS[1]: training}.get(way, [command]):
+    if not training or way == "its start":
+        way = "all processes" if training else "its start"
+    for one in {"the training": training, "the command": [command]}.get(way, [command, *below]):
         with suppress(psutil.NoSuchProcess):
             one.kill()
     process.wait()
