@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from cohorts import InlinePool
 from web import Web
 
 from napari_seg.volume import Volume
+
+# napari reads this when it is imported: the settings of a developer are neither used nor changed
+_SETTINGS = tempfile.TemporaryDirectory(prefix="napari-seg-tests-")
+os.environ["NAPARI_CONFIG"] = str(Path(_SETTINGS.name, "settings.yaml"))
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -38,8 +44,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def no_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The models that a developer has installed are not part of a test."""
+    """The models that a developer has installed, and the scans that she accepted, are not part of a test."""
     monkeypatch.setenv("NAPARI_SEG_MODELS", str(tmp_path / "store"))
+    monkeypatch.setenv("NAPARI_SEG_SCANS", str(tmp_path / "known_scans"))
     monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "totalsegmentator"))
 
 
