@@ -32,6 +32,13 @@ def code_of(call: object, *args: object, **kwargs: object) -> str:
     return caught.value.code
 
 
+def test_a_model_is_found_by_its_title() -> None:
+    title = read_bundle().name
+    assert read_bundle(title) == read_bundle()
+    with pytest.raises(BundleError, match="found no model"):
+        read_bundle(f"{title} of nobody")
+
+
 def test_the_shipped_bundle_declares_itself() -> None:
     bundle = read_bundle()
     assert bundle.trusted

@@ -76,8 +76,9 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
     """Return a bundle as its metadata describes it.
 
     Args:
-        bundle: a bundle's folder, the name of an installed model or of a folder in one that NAPARI_SEG_BUNDLES lists, a
-            bundle that was read before, or None for the shipped one. "totalsegmentator:total" is the task "total" of
+        bundle: a bundle's folder, the name of an installed model or of a folder in one that NAPARI_SEG_BUNDLES lists,
+            the title of one of these as `models list` prints it, a bundle that was read before, or None for the shipped
+            one. "totalsegmentator:total" is the task "total" of
             TotalSegmentator. For a folder of nnU-Net a choice may follow, such
             as `FOLDER:3d_fullres`, see `bundles/nnunet/read.py`.
         trust: allow its code to run later. The shipped bundle is always trusted.
@@ -93,6 +94,8 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
         return read_task(bundle, trust=trust)
     if bundle is not None and (model := _nnunet(bundle)) is not None:
         return model
+    if isinstance(bundle, str) and (titled := _of_title(bundle)) is not None:
+        return replace(titled, trusted=True) if trust else titled
     root = shipped_root() if bundle is None else root_of(bundle)
     try:
         metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
@@ -104,6 +107,14 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
             f"{METADATA} of bundle {root.name!r} can't be used ({cause}); expected "
             "metadata by MONAI's bundle specification, with network_data_format",
         ) from error
+
+
+def _of_title(title: str) -> Bundle | None:
+    """Return the only known bundle with a title of several words; None if there is none, or a file of that name."""
+    if " " not in title or os.path.exists(title):  # names of folders and of installed models have no spaces
+        return None
+    found = [one for one in find_bundles()[0] if one.name == title]
+    return found[0] if len(found) == 1 else None
 
 
 def read_coarse(bundle: Bundle) -> Bundle:
