@@ -124,6 +124,7 @@ class _Counted:
 
 
 @pytest.mark.usefixtures("unrendered_figures")
+@pytest.mark.slow
 def test_an_improvement_goes_on_with_its_own_cases(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_an_improvement_goes_on_with_its_own_cases(
 
 
 @pytest.mark.usefixtures("unrendered_figures")
+@pytest.mark.slow
 def test_new_and_missing_structures(model: Path, tmp_path: Path) -> None:
     folder = fill(tmp_path / "set", range(3), ("lesion",))
     found = improve(folder, model, tmp_path / "out", max_minutes=5, settings=BRIEF)
@@ -159,6 +161,7 @@ def test_new_and_missing_structures(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unrendered_figures")
+@pytest.mark.slow
 def test_old_cases_are_replayed(model: Path, tmp_path: Path) -> None:
     folder = fill(tmp_path / "set", range(4, 7))
     out = tmp_path / "out"
