@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_seg.errors import Notice
 from napari_seg.volume import Segment, Segmentation
@@ -24,6 +23,8 @@ def find_implausible(segmentation: Segmentation, min_confidence: float) -> tuple
         segmentation: the result, on the scan's grid.
         min_confidence: mean probability of a segment's voxels that the bundle expects.
     """
+    from scipy import ndimage
+
     found: list[Notice] = []
     volumes = segmentation.volumes_ml()
     if segmentation.segments and not any(volumes.values()):
@@ -67,6 +68,8 @@ def remove_islands(
         voxel_ml: volume of a voxel in ml.
         segments: segments of the result; those that are not declared to be in one piece stay as they are.
     """
+    from scipy import ndimage
+
     single = [segment for segment in segments if segment.in_one_piece]
     is_single = np.zeros(int(label_map.max(initial=0)) + 1, bool)
     is_single[[segment.label for segment in single if segment.label < len(is_single)]] = True
