@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_seg.errors import Notice
 from napari_seg.volume import Segmentation
@@ -35,6 +34,8 @@ def keep_largest(found: Segmentation, steps: Sequence[Sequence[int]]) -> Segment
 
 def _keep_largest(array: NDArray[np.unsignedinteger], labels: Sequence[int]) -> int:
     """Remove, in place, all but the largest piece of some labels together, and return the number of voxels removed."""
+    from scipy import ndimage
+
     is_chosen = np.zeros(max(int(array.max(initial=0)), *labels) + 1, bool)
     is_chosen[list(labels)] = True
     mask = is_chosen[array]
