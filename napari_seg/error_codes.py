@@ -86,6 +86,11 @@ CODES = {
     "accept.grid": Code(
         "error", "The labels do not lie on the voxels of the scan.", "Choose the scan that they were drawn on."
     ),
+    "accept.no_scan": Code(
+        "error",
+        "The scan of a label map was not found, or several have its name.",
+        "Name the folder of the scans that were segmented; name a label map without a record as its scan.",
+    ),
     "accept.not_a_set": Code(
         "error",
         "The folder holds other files than accepted cases, or its index is damaged.",

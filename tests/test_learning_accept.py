@@ -202,6 +202,20 @@ def test_earlier_labels_are_replaced_only_if_that_is_allowed(tmp_path: Path) -> 
     assert accept(labels("Spleen"), scan(1), tmp_path, Provenance(), may_replace=False).revision == 1
 
 
+def test_the_same_labels_change_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    first = put(folder)
+    before = index(folder)
+    assert put(folder) == first
+    assert accept(labels("Liver", "Spleen"), scan(), folder, Provenance("Eve"), may_replace=False) == first
+    assert index(folder) == before
+    assert put(folder, annotated=["Liver"]).revision == 2, "of other structures nothing is learned any more"
+    again = accept(labels("Liver", "Spleen"), scan(), folder, Provenance("Eve"), annotated=["Liver"])
+    assert (again.revision, again.provenance.reader) == (3, "Eve")
+    (folder / again.labels).write_text("damaged")
+    assert put(folder, annotated=["Liver"]).revision == 4
+
+
 def test_labels_on_the_same_voxels_in_another_order_are_turned(tmp_path: Path) -> None:
     turned = GRID.reoriented("RAS")
     given = labels("Liver", grid=turned)
@@ -254,10 +268,11 @@ def test_a_copy_of_a_scan_is_the_same_case(tmp_path: Path, head: Volume) -> None
     grid = Grid(head.grid.shape, head.grid.affine + 1e-9)
     first = accept(labels("Liver", grid=grid), replace(head, grid=grid), folder, Provenance())
     put_again = read(folder / first.image)
-    case = accept(labels("Liver", grid=put_again.grid), put_again, folder, Provenance())
+    assert accept(labels("Liver", grid=put_again.grid), put_again, folder, Provenance()) == first
+    case = accept(labels("Liver", grid=put_again.grid), put_again, folder, Provenance("Eve"))
     assert (case.name, case.revision) == (first.name, 2)
     filtered = replace(put_again, array=put_again.array * 2)  # as a layer that was changed, of the same file
-    case = accept(labels("Liver", grid=put_again.grid), filtered, folder, Provenance())
+    case = accept(labels("Liver", grid=put_again.grid), filtered, folder, Provenance("Ada"))
     assert (case.name, case.revision, case.scan) == (first.name, 3, first.scan)
     assert len(read_training_set(folder).cases) == 1
 
@@ -293,7 +308,7 @@ def test_labels_of_a_scan_in_another_order_lie_on_the_image_that_the_set_has(tmp
     accept(found, volume, folder, Provenance())
     again, other = turned(found, code), turned(volume, code)
     assert not other.grid.matches(volume.grid)
-    case = accept(again, other, folder, Provenance(), before=again)
+    case = accept(again, other, folder, Provenance("Eve"), before=again)
     assert (case.name, case.revision, case.image) == ("case0001", 2, "./imagesTr/case0001.nii.gz")
     change = case.provenance.changes["Liver"]
     assert (change.added, change.removed, change.voxels) == (0, 0, 8)
@@ -307,7 +322,8 @@ def test_a_series_and_its_conversion_are_one_case_whichever_comes_first(tmp_path
         folder = tmp_path / f"set{number}"
         for one in given:
             own = found if one is series else turned(found)
-            case = accept(own, replace(one, source=one.source if one is series else Source()), folder, Provenance())
+            source, reader = (one.source, "Ada") if one is series else (Source(), "Eve")
+            case = accept(own, replace(one, source=source), folder, Provenance(reader))
             assert_pair(folder, case, low=dark)
         assert (case.name, case.revision) == ("case0001", 2)
 
@@ -476,7 +492,7 @@ def test_the_set_of_a_stranger_removes_no_files_elsewhere(tmp_path: Path) -> Non
     (folder / "labelsTr").rename(tmp_path / "elsewhere")
     (folder / "labelsTr").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(NapariSegError, match=r"output\.exists"):
-        put(folder)
+        put(folder, names=("Liver",))
     assert outside.read_text() == "mine"
 
 
@@ -506,7 +522,7 @@ def test_what_ends_in_the_middle_leaves_the_former_state(
     for name in ("write_map", "write_volume", "write_training_set", "make_folders", "_recorded", "_patient"):
         monkeypatch.setattr(f"napari_seg.learning.accept.{name}", lambda *_, **__: next(steps))
     with pytest.raises((_KilledError, TypeError)):
-        put(tmp_path, step % 3)
+        put(tmp_path, step % 3, ("Liver",))
     monkeypatch.undo()
     assert index(tmp_path) == before
     assert all((tmp_path / name).read_bytes() == content for name, content in kept.items())

@@ -195,10 +195,11 @@ def test_a_scan_that_was_accepted_before_is_replaced_after_a_question(
 def test_a_missing_name_is_mentioned_once(model: AcceptModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(accepting, "preferences", Preferences)
     assert "field for your name" in accepted(model)
+    model.check("nose", False)
     accepted(model)
     model.replace()
     model.session.jobs.wait()
-    assert [message.text[:8] for message in model.session.messages] == ["Accepted"]
+    assert [message.text[:8] for message in model.session.messages] == ["Accepted", "Save the"]
 
 
 def test_labels_moved_to_another_grid_keep_the_result_of_the_model(
@@ -219,6 +220,8 @@ def test_labels_moved_to_another_grid_keep_the_result_of_the_model(
 
 def test_a_question_goes_away_with_its_labels(model: AcceptModel, viewer: ViewerModel) -> None:
     accepted(model)
+    assert accepted(model) == "case0001 has the same labels: nothing has changed. The set has 1 case."
+    model.check("nose", False)
     accepted(model)
     assert model.question is not None
     viewer.layers.remove(labels_of(viewer))

@@ -1,36 +1,53 @@
-"""`napari-seg accept`: put a scan with its corrected labels into a training set."""
+"""`napari-seg accept`: put scans with their corrected labels into a training set."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import replace
+import json
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seg.cli.exit_codes import ExitCode
+from napari_seg.cli.exit_codes import ExitCode, exit_code
 from napari_seg.cli.read_options import add_read_options, read_options
 from napari_seg.cli.train import named_value
 
 if TYPE_CHECKING:
-    from napari_seg.formats.scan import Scan
-    from napari_seg.volume import Segmentation
+    from napari_seg.learning.accept_files import AcceptedFile, AcceptOptions, CorrectedLabels
+    from napari_seg.learning.training_set import AcceptedCase, TrainingSet
+
+_MAX_NAME = 200
+_MAX_LISTED = 3
+"""Structures of a case that are listed in the table."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "accept",
-        help="put a scan with its corrected labels into a training set",
-        description="Puts a scan and its corrected labels into a folder that napari-seg train and napari-seg improve "
-        "read, with a record of who accepted them and from which model they come. A DICOM series stays where it is; "
-        "the voxels of other scans are copied. Cases are numbered, and no names of files or patients are written. A "
-        "scan that was accepted before gets the new labels with --replace.",
-        epilog="Example: napari-seg accept results/head_seg.nii.gz head.nii.gz --into corrected --reader Ada",
+        help="put scans with their corrected labels into a training set",
+        description="Puts scans and their corrected labels into a folder that napari-seg train and napari-seg improve "
+        "read, with a record of who accepted them and from which model they come. Of a folder of results, each one "
+        "that was corrected is accepted with its scan; one that fails does not stop the others. A DICOM series stays "
+        "where it is; the voxels of other scans are copied. Cases are numbered, and no names of files or patients are "
+        "written. A scan that was accepted before gets other labels with --replace.",
+        epilog="Examples: napari-seg accept results/head_seg.nii.gz head.nii.gz --into accepted --reader Ada; "
+        "napari-seg accept corrected scans --before results --into accepted. Exit status: 0 if all were accepted, "
+        "unchanged or left out, 3 if some failed, 4 if all failed, 2 if there is nothing to accept.",
     )
-    parser.add_argument("labels", type=Path, nargs="?", help="corrected labels: NIfTI, NRRD, DICOM SEG or RTSTRUCT")
     parser.add_argument(
-        "scan", type=Path, nargs="?", help="scan that they belong to: a file, or the folder of a DICOM series"
+        "labels",
+        type=Path,
+        nargs="*",
+        help="corrected labels (NIfTI, NRRD, DICOM SEG or RTSTRUCT), several of them, or a folder",
+    )
+    parser.add_argument(
+        "scan",
+        type=Path,
+        nargs="?",
+        help="scan that they belong to: a file, or the folder of a DICOM series; for several labels the folder of all "
+        "scans, in which each one is found by the record of the result, or by its name",
     )
     parser.add_argument("--into", type=Path, required=True, metavar="SET", help="folder of the training set")
     parser.add_argument("--reader", default="", metavar="NAME", help="name of the person who accepts them")
@@ -38,7 +55,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--before",
         type=Path,
         metavar="LABELS",
-        help="the labels as the model made them: the record says then what was changed",
+        help="the labels as the model made them, or the folder of the results, in which they have the same names: the "
+        "record says then what was changed",
     )
     parser.add_argument(
         "--checked",
@@ -77,6 +95,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="the scan is the one that was segmented, although its files have changed since",
     )
     parser.add_argument(
+        "--uncorrected",
+        action="store_true",
+        help="also accept the results of a folder that are as the model made them: you checked them, they are right",
+    )
+    parser.add_argument(
         "--discard", metavar="CASE", help="remove a case, such as case0007, from SET; what models have learned stays"
     )
     parser.add_argument(
@@ -85,6 +108,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="with --discard: also remove the lists and crops of the improvements that it was part of, which can't be "
         "resumed then",
     )
+    parser.add_argument("--json", action="store_true", help="print objects instead of lines")
     add_read_options(parser)
     parser.set_defaults(run=partial(_run, parser))
 
@@ -94,10 +118,16 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         if arguments.labels:
             parser.error("--discard takes no LABELS and no SCAN")
         return _discard(arguments)
-    if not arguments.scan:
+    if len(arguments.labels) < 2:  # the last one is the scan
         parser.error("expected LABELS and SCAN, or --discard CASE")
     if arguments.with_rounds:
         parser.error("--with-rounds belongs to --discard CASE")
+    *arguments.labels, arguments.scan = arguments.labels
+    is_one = len(arguments.labels) == 1 and not arguments.labels[0].is_dir()
+    if arguments.patient and not is_one:
+        parser.error("--patient names the patient of one scan; expected one file of labels")
+    if arguments.before and not is_one and not arguments.before.is_dir():
+        parser.error("--before is a folder if there are several labels")
     return run(arguments)
 
 
@@ -112,92 +142,125 @@ def _discard(arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.errors import InputError
-    from napari_seg.formats.find import find_scans
-    from napari_seg.formats.label_maps import on_grid, read_label_map, with_all_segments_named
-    from napari_seg.formats.record import UNKNOWN, made_by_in
-    from napari_seg.learning.accept import accept
-    from napari_seg.learning.training_set import Provenance, moved_to_training, read_training_set
+    from napari_seg.learning.accept_files import AcceptOptions, find_corrected
+    from napari_seg.learning.training_set import read_training_set
     from napari_seg.training.choices import distinct
 
-    for path in (arguments.labels, arguments.scan, *([arguments.before] if arguments.before else [])):
-        if not path.exists():
-            raise InputError("input.missing", f"{path} does not exist; check the path")
-    scans = find_scans(arguments.scan)
-    if len(scans) != 1:
-        raise InputError(
-            "input.several_scans" if scans else "input.none",
-            f"found {len(scans)} scans in {arguments.scan}; expected one: the scan that was segmented",
-        )
-    if not arguments.same_scan:
-        for path in filter(None, (arguments.labels, arguments.before)):
-            _check_scan(path, scans[0])
-    scan = scans[0].read(**read_options(arguments))
-    images = scan.source.files if scan.source.format == "dicom" else ()
-
-    def read(path: Path) -> Segmentation:
-        found = with_all_segments_named(read_label_map(path, scan.grid, images=images))
-        return on_grid(_named(found, names), scan.grid, path)
-
-    names = distinct(arguments.names, "--names")
-    earlier = read_training_set(arguments.into)
-    made_by = made_by_in(arguments.before or arguments.labels)
-    case = accept(
-        read(arguments.labels),
-        scan,
-        arguments.into,
-        Provenance(arguments.reader, model=None if made_by == UNKNOWN else made_by),
-        before=read(arguments.before) if arguments.before else None,
-        annotated=arguments.checked,
+    options = AcceptOptions(
+        reader=arguments.reader,
+        checked=arguments.checked,
         part=arguments.part,
         patient=arguments.patient,
         copy_series=arguments.copy_series,
         may_replace=arguments.replace,
+        names=distinct(arguments.names, "--names"),
+        is_same_scan=arguments.same_scan,
+        with_uncorrected=arguments.uncorrected,
+        reading=read_options(arguments),
     )
+    found = find_corrected(arguments.labels, arguments.scan, arguments.before, is_same_scan=arguments.same_scan)
+    earlier = read_training_set(arguments.into)
+    results = _accept(found, options, arguments)
     content = read_training_set(arguments.into)
-    print(f"{case.name}  {case.part}, {case.patient}, accepted for the {_ordinal(case.revision)} time")
-    if moved := moved_to_training(earlier, content):
-        print(f"        {', '.join(moved)}: now for training, because scans of the same patient are trained on")
+    if arguments.json:
+        print(json.dumps([_as_dict(one) for one in results], indent=2))
+    elif found[0].is_alone:
+        _print_case(results[0], content)
+    else:
+        _print_table(results)
+    if not arguments.json:
+        _print_moved(earlier, content)
+    return exit_code(sum(one.state == "failed" for one in results), len(results))
+
+
+def _accept(
+    found: Sequence[CorrectedLabels], options: AcceptOptions, arguments: argparse.Namespace
+) -> list[AcceptedFile]:
+    from rich.console import Console
+    from rich.progress import track
+
+    from napari_seg.learning.accept_files import accept_file, accept_or_fault
+
+    if found[0].is_alone:
+        return [accept_file(found[0], arguments.into, options)]
+    quiet = arguments.json or not sys.stderr.isatty()
+    bar = track(found, "accepting", console=Console(file=sys.stderr), transient=True, disable=quiet)
+    return [accept_or_fault(one, arguments.into, options) for one in bar]
+
+
+def _print_case(result: AcceptedFile, content: TrainingSet) -> None:
+    case = result.case
+    assert case is not None
+    times = "with the same labels before" if result.state == "unchanged" else f"for the {_ordinal(case.revision)} time"
+    print(f"{case.name}  {case.part}, {case.patient}, accepted {times}")
+    if result.state == "unchanged":
+        return
     if others := sum(one.patient == case.patient for one in content.cases) - 1:
         print(f"        of the same patient as {others} other cases; if they are of others, name each with --patient")
     for name, change in case.provenance.changes.items():
         added = "" if change.added is None else f", {change.added} voxels added, {change.removed} removed"
         print(f"        {name}: {change.ml:.2f} ml{added}")
-    return ExitCode.DONE
 
 
-def _check_scan(labels: Path, scan: Scan) -> None:
-    """Refuse labels whose record says that they were made from other files.
+def _print_moved(earlier: TrainingSet, content: TrainingSet) -> None:
+    from napari_seg.learning.training_set import moved_to_training
 
-    Raises:
-        InputError: `accept.other_scan`.
-    """
-    from napari_seg.cohort.outputs import sha256_of
-    from napari_seg.errors import InputError
-    from napari_seg.formats.record import read_record, record_path
-
-    stated = (read_record(record_path(labels)) or {}).get("input_sha256")
-    if stated and stated != sha256_of(scan.files):
-        text = f"{labels.name} was made from other files than {scan.files[0].name}"
-        raise InputError(
-            "accept.other_scan", f"{text}; expected the scan that was segmented; if it is that scan, pass --same-scan"
-        )
+    if moved := moved_to_training(earlier, content):
+        print(f"        {', '.join(moved)}: now for training, because scans of the same patient are trained on")
 
 
-def _named(segmentation: Segmentation, names: Mapping[str, str]) -> Segmentation:
-    """Return labels with the names of the command line.
+def _print_table(results: Sequence[AcceptedFile]) -> None:
+    """Print a table of the accepted cases, a line for each one that failed, and the numbers of all."""
+    from rich.markup import escape
+    from rich.table import Table
 
-    Raises:
-        InputError: `labels.unknown`, there is no such value.
-    """
-    from napari_seg.errors import InputError
+    from napari_seg.cli.progress import Output
+    from napari_seg.errors import one_line
 
-    known = {str(one.label) for one in segmentation.segments}
-    if unknown := [value for value in names if value not in known]:
-        text = f"found no value {', '.join(unknown)} to name; expected {', '.join(sorted(known, key=int))}"
-        raise InputError("labels.unknown", f"{text}; check --names")
-    segments = tuple(replace(one, name=names.get(str(one.label), one.name)) for one in segmentation.segments)
-    return replace(segmentation, segments=segments)
+    console = Output()
+    table = Table("labels", "case", "part", "state", "ml (voxels added, removed)")
+    table.columns[0].overflow = "fold"  # names of cases often differ only at their end
+    for one in results:
+        if (case := one.case) is not None:
+            is_again = case.revision > 1 and one.state == "accepted"
+            changes = escape(_changes(case)) if one.state == "accepted" else ""
+            state = "accepted again" if is_again else one.state
+            table.add_row(escape(one_line(one.name, _MAX_NAME)), case.name, case.part, state, changes)
+    if table.row_count:
+        console.print(table)
+    for one in results:
+        if one.state == "failed":
+            console.print(f"failed   {one_line(one.name, _MAX_NAME)}: {one.code}: {one.message}", markup=False)
+    counts = {state: sum(one.state == state for one in results) for state in ("accepted", "unchanged", "failed")}
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()), markup=False)
+    if left_out := sum(one.state == "left out" for one in results):
+        are = "result is" if left_out == 1 else "results are"
+        text = f"{left_out} {are} as the model made them and left out; --uncorrected accepts them, too"
+        console.print(text, markup=False)
+
+
+def _changes(case: AcceptedCase) -> str:
+    """Return the structures of a case, with what was changed; those that were changed most come first."""
+    changes = sorted(case.provenance.changes.items(), key=lambda item: -(item[1].added or 0) - (item[1].removed or 0))
+    texts = [
+        f"{name} {one.ml:.2f}" + (f" (+{one.added} -{one.removed})" if one.added is not None else "")
+        for name, one in changes[:_MAX_LISTED]
+    ]
+    return ", ".join(texts) + (f", {len(changes) - _MAX_LISTED} more" if len(changes) > _MAX_LISTED else "")
+
+
+def _as_dict(one: AcceptedFile) -> dict[str, object]:
+    case = one.case
+    return {
+        "labels": one.name,
+        "state": one.state,
+        "case": None if case is None else case.name,
+        "part": None if case is None else case.part,
+        "patient": None if case is None else case.patient,
+        "revision": None if case is None else case.revision,
+        "code": one.code,
+        "message": one.message,
+    }
 
 
 def _ordinal(number: int) -> str:

@@ -140,6 +140,7 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     Raises:
         InputError: `input.missing`, a path does not exist.
     """
+    from napari_seg.cohort.results_below import label_maps_below
     from napari_seg.errors import InputError
     from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending
 
@@ -148,34 +149,12 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
         if not path.exists():
             raise InputError("input.missing", f"{path} does not exist; check the path")
         if path.is_dir():
-            jobs += [(one, output / _output_name(one.relative_to(path))) for one in _label_maps(path, output)]
+            jobs += [(one, output / _output_name(one.relative_to(path))) for one in label_maps_below(path, output)]
         elif len(inputs) == 1 and has_ending(output, (*NIFTI_ENDINGS, *SEG_NRRD_ENDINGS)):
             jobs.append((path, output))
         else:
             jobs.append((path, output / _output_name(Path(path.name))))
     return jobs
-
-
-def _label_maps(folder: Path, output: Path) -> list[Path]:
-    """Return the label maps below a folder: the results of this program, or else all files of a format for labels.
-
-    Args:
-        folder: folder to search.
-        output: folder whose files are left out, if it lies below.
-    """
-    from napari_seg.cohort.naming import is_certainty_map, is_result
-    from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending, nifti_ending
-    from napari_seg.formats.walk import files_below
-
-    files, _ = files_below(folder, lambda path: has_ending(path, NIFTI_ENDINGS))
-    outside = output.resolve() if output.resolve() != folder.resolve() else None
-    candidates = [
-        file
-        for file in files
-        if has_ending(file, (*NIFTI_ENDINGS, *SEG_NRRD_ENDINGS)) and outside not in file.resolve().parents
-    ]
-    results = [file for file in candidates if nifti_ending(file) and is_result(file)]
-    return [file for file in results or candidates if not is_certainty_map(file)]
 
 
 def _output_name(path: Path) -> Path:

@@ -18,7 +18,7 @@ from napari_seg.formats.atomic import make_output_folder, not_written
 from napari_seg.formats.endings import NIFTI_ENDINGS, ending_of
 from napari_seg.formats.nifti import write_map, write_volume
 from napari_seg.geometry import Grid, resample
-from napari_seg.learning.scans import scan_of
+from napari_seg.learning.scans import labels_of, scan_of
 from napari_seg.learning.training_set import (
     IMAGES,
     LABELS,
@@ -72,9 +72,10 @@ def accept(
     """Put a scan and its labels into a training set, which `napari-seg train` and `improve` read.
 
     A scan that was accepted before gets the new labels in place of the former ones, and keeps its name and part; they
-    lie on the voxels of the image that the set has, in its order, or on a new image if its place has changed. A DICOM
-    series stays where it is and is referred to; the voxels of all other scans are copied. Cases are numbered:
-    neither the files nor the records hold names of files, or of people except the reader.
+    lie on the voxels of the image that the set has, in its order, or on a new image if its place has changed. If they
+    are the former ones of the same reader, nothing is written, and the case is returned as it is. A DICOM series stays
+    where it is and is referred to; the voxels of all other scans are copied. Cases are numbered: neither the files nor
+    the records hold names of files, or of people except the reader.
 
     Args:
         segmentation: labels as accepted, on the voxels of the scan; the order and direction of the axes may differ.
@@ -109,25 +110,30 @@ def accept(
     with locked(folder):
         content = read_training_set(folder)
         content = replace(content, salt=content.salt or secrets.token_hex(16))
-        known = content.case_of(digest) or _case_of_file(content, folder, scan)
+        known = case_of_scan(content, folder, scan, digest)
         who = content.digest_of(_identifier(scan, patient))
         channels = _channels(content, scan)
         structures = _structures(content.structures, names)
         checked = _checked(annotated, names, structures)
-        if known is not None and not may_replace:
-            raise _accepted_before(known, checked)
-        make_folders(folder, IMAGES, LABELS)
         kept = None if known is None else _kept_image(folder, known, scan, copy_series)
         values = {label: structures[name] for label, name in _as_in(names, structures).items() if name in checked}
         accepted = _renumbered(labels, values)
         if not accepted.any() and not annotated:
             text = "the labels hold no voxel; expected at least one, or the names of structures that were looked for"
             raise InputError("accept.empty", text)
+        if known is not None and kept is not None:
+            accepted = resample(accepted, scan.grid, kept, order=0, outside=0)
+            is_said = who in ("", known.who) and checked == {*known.annotated}
+            is_by = not may_replace or provenance.reader in ("", known.provenance.reader)
+            if is_said and is_by and _holds(folder, known, kept, accepted):
+                return known
+        if known is not None and not may_replace:
+            raise _accepted_before(known, checked)
+        make_folders(folder, IMAGES, LABELS)
         name = known.name if known else f"case{content.next_number:04d}"
         revision = known.revision + 1 if known else 1
         if known is not None and kept is not None:
             image = known.image
-            accepted = resample(accepted, scan.grid, kept, order=0, outside=0)
         else:
             image, kept = _write_image(scan, folder, name, revision, digest, copy_series), scan.grid
         label_file = f"./{LABELS}/{name}_r{revision}.nii.gz"
@@ -307,10 +313,11 @@ def _channels(content: TrainingSet, scan: Volume) -> tuple[str, ...]:
     return content.channels or own
 
 
-def _case_of_file(content: TrainingSet, folder: Path, scan: Volume) -> AcceptedCase | None:
-    """Return the case whose image in the set a scan was read from; None for a scan from elsewhere."""
+def case_of_scan(content: TrainingSet, folder: Path, scan: Volume, digest: str) -> AcceptedCase | None:
+    """Return the case of a scan, by its voxels or because it was read from the set; None if it was not accepted yet."""
     files = {file.resolve() for file in scan.source.files}
-    return next((case for case in content.cases if (folder / case.image).resolve() in files), None)
+    own = (case for case in content.cases if (folder / case.image).resolve() in files)
+    return content.case_of(digest) or next(own, None)
 
 
 def _kept_image(folder: Path, known: AcceptedCase, scan: Volume, copy_series: bool) -> Grid | None:
@@ -327,6 +334,14 @@ def _kept_image(folder: Path, known: AcceptedCase, scan: Volume, copy_series: bo
     except NapariSegError:
         return None
     return grid if grid.reoriented().matches(scan.grid.reoriented()) else None
+
+
+def _holds(folder: Path, known: AcceptedCase, grid: Grid, accepted: NDArray[np.unsignedinteger]) -> bool:
+    """Return whether a set has these labels of a case already."""
+    try:
+        return np.array_equal(labels_of(folder, known, grid), accepted)
+    except NapariSegError:  # they are missing or damaged, and are replaced
+        return False
 
 
 def _is_same_series(scan: Volume, digest: str) -> bool:

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 from napari.layers import Image, Labels
 from psygnal import Signal
 
-from napari_seg.learning.accept import accept
+from napari_seg.errors import InputError
+from napari_seg.learning.accept import accept, case_of_scan
 from napari_seg.learning.training_set import AcceptedCase, Provenance, TrainingSet, moved_to_training, read_training_set
 from napari_seg.plugin.foreign_layers import lies_on
 from napari_seg.plugin.job import SAVING_WORKER, Job, JobProgress
@@ -89,6 +90,7 @@ class Accepted:
         unchecked: names of structures with voxels that were not checked.
         empty: names of structures without voxels that nobody looked for.
         moved: names of cases that were for validation before.
+        is_new: whether the set did not have these labels of the scan before.
     """
 
     wish: Wish
@@ -98,11 +100,14 @@ class Accepted:
     unchecked: tuple[str, ...]
     empty: tuple[str, ...]
     moved: tuple[str, ...]
+    is_new: bool = True
 
     @property
     def text(self) -> str:
         """What was accepted, in words."""
         case = self.case
+        if not self.is_new:
+            return f"{case.name} has the same labels: nothing has changed. The set has {counts_of(self.content)}."
         again = f", for the {_ordinal(case.revision)} time" if case.revision > 1 else ""
         text = f"Accepted as {case.name} for {case.part}{again}. The set has {counts_of(self.content)}."
         others = sum(one.patient == case.patient for one in self.content.cases) - 1
@@ -345,23 +350,29 @@ def _accept(wish: Wish, job: Job) -> Accepted | Question:
     annotated = tuple(name for name in names if name in {" ".join(one.split()) for one in checked})
     others = [name for name in names if name not in annotated]
     before = read_training_set(wish.folder)
-    if not wish.replaces and (known := before.case_of(voxel_digest(scan))) is not None:
+    try:
+        case = job.call(
+            SAVING_WORKER,  # reading a series blocks Python
+            accept,
+            segmentation,
+            scan,
+            wish.folder,
+            Provenance(wish.reader, model=info.algorithm, actions=wish.actions),
+            before=_before(segmentation, info),
+            annotated=annotated,
+            may_replace=wish.replaces,
+            ends_between_steps=True,
+            stage="Writing the case",
+        )
+    except InputError as error:
+        known = case_of_scan(before, wish.folder, scan, voxel_digest(scan))
+        if error.code != "accept.again" or known is None:
+            raise
         return Question(wish, known, annotated)
-    case = job.call(
-        SAVING_WORKER,  # reading a series blocks Python
-        accept,
-        segmentation,
-        scan,
-        wish.folder,
-        Provenance(wish.reader, model=info.algorithm, actions=wish.actions),
-        before=_before(segmentation, info),
-        annotated=annotated,
-        ends_between_steps=True,
-        stage="Writing the case",
-    )
     content = read_training_set(wish.folder)
     unchecked, empty = (tuple(name for name in others if bool(names[name]) is wanted) for wanted in (True, False))
-    return Accepted(wish, case, content, scan.source.files, unchecked, empty, tuple(moved_to_training(before, content)))
+    moved = tuple(moved_to_training(before, content))
+    return Accepted(wish, case, content, scan.source.files, unchecked, empty, moved, is_new=case not in before.cases)
 
 
 def _before(segmentation: Segmentation, info: LayerInfo) -> Segmentation | None:

@@ -1,0 +1,157 @@
+"""Label maps of a folder are accepted with their scans; one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+
+from napari_seg.cli.main import main
+from napari_seg.cohort.outputs import sha256_of
+from napari_seg.errors import InputError
+from napari_seg.formats.nifti import write_nifti
+from napari_seg.formats.record import record_path, write_record
+from napari_seg.learning.accept_files import AcceptOptions, accept_or_fault, find_corrected
+from napari_seg.learning.training_set import read_training_set
+from napari_seg.training.gather.referenced import VARIABLE
+from napari_seg.volume import Segment, Segmentation, Volume
+
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture(autouse=True)
+def cohort(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three scans, what a model found in them, and a correction of each."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "known"))
+    (tmp_path / "scans").mkdir()
+    for number, name in enumerate(NAMES):
+        scan = phantoms.write_nifti(replace(head, array=head.array + number), tmp_path / "scans" / f"{name}.nii.gz")
+        for folder, size in (("results", 3), ("corrected", 4)):
+            write_labels(head, tmp_path / folder / f"{name}_seg.nii.gz", scan, size)
+    return tmp_path
+
+
+def write_labels(head: Volume, path: Path, scan: Path, size: int) -> None:
+    """Write labels with the record of a run; those that are as the model made them have size 3."""
+    path.parent.mkdir(exist_ok=True)
+    array = np.zeros(head.grid.shape, np.uint8)
+    array[4 : 4 + size, 5:12, 3:6] = 1
+    write_nifti(Segmentation(array, head.grid, (Segment(1, "Left", (255, 0, 0)),)), path)
+    segments = [{"label": 1, "name": "Left", "color": [255, 0, 0]}]
+    made = {"source": scan.name, "input_sha256": sha256_of([scan]), "bundle": {"name": "balls", "version": "1"}}
+    write_record(record_path(path), {**made, "segments": segments, "sha256": sha256_of([path]) if size == 3 else "0"})
+
+
+def accepted(root: Path, *labels: str, **options: object) -> dict[str, str]:
+    """Accept label maps and return name -> state, or the code of an error."""
+    before = root / "results" if labels == ("corrected",) else None
+    found = find_corrected([root / one for one in labels], root / "scans", before)
+    results = [accept_or_fault(one, root / "set", AcceptOptions(**options)) for one in found]
+    return {one.name: one.code or one.state for one in results}
+
+
+def test_corrected_results_are_accepted_with_what_was_changed(cohort: Path) -> None:
+    assert set(accepted(cohort, "corrected").values()) == {"accepted"}
+    cases = read_training_set(cohort / "set").cases
+    assert [case.part for case in cases] == ["training", "validation", "training"]
+    assert {case.provenance.model for case in cases} == {("balls", "1")}
+    assert {case.provenance.changes["Left"].added for case in cases} == {21}
+
+
+def test_results_that_nobody_corrected_are_left_out_unless_they_were_checked(cohort: Path) -> None:
+    assert accepted(cohort, "results") == {f"{name}_seg.nii.gz": "left out" for name in NAMES}
+    assert not (cohort / "set").exists()
+    assert accepted(cohort, "results/a_seg.nii.gz", "results/b_seg.nii.gz") == {
+        "a_seg.nii.gz": "accepted",
+        "b_seg.nii.gz": "accepted",
+    }, "named themselves"
+    states = accepted(cohort, "results", with_uncorrected=True)
+    assert [*states.values()] == ["unchanged", "unchanged", "accepted"]
+
+
+def test_accepted_labels_are_unchanged_the_second_time(cohort: Path, head: Volume) -> None:
+    accepted(cohort, "corrected")
+    write_labels(head, cohort / "corrected" / "b_seg.nii.gz", cohort / "scans" / "b.nii.gz", 5)
+    states = accepted(cohort, "corrected")
+    assert [*states.values()] == ["unchanged", "accept.again", "unchanged"]
+    assert [*accepted(cohort, "corrected", may_replace=True).values()] == ["unchanged", "accepted", "unchanged"]
+    assert [case.revision for case in read_training_set(cohort / "set").cases] == [1, 2, 1]
+
+
+def test_a_case_that_fails_does_not_stop_the_others(cohort: Path) -> None:
+    (cohort / "scans" / "a.nii.gz").unlink()
+    (cohort / "corrected" / "b_seg.nii.gz").write_text("no labels")
+    assert accepted(cohort, "corrected") == {
+        "a_seg.nii.gz": "accept.no_scan",
+        "b_seg.nii.gz": "file.not_nifti",
+        "c_seg.nii.gz": "accepted",
+    }
+
+
+def test_a_scan_is_known_by_its_files_whatever_its_name(cohort: Path) -> None:
+    (cohort / "scans" / "a.nii.gz").rename(cohort / "scans" / "x.nii.gz")
+    (cohort / "scans" / "b.nii.gz").rename(cohort / "scans" / "a.nii.gz")
+    (found, other, _) = find_corrected([cohort / "corrected"], cohort / "scans")
+    assert found.scan is not None
+    assert found.scan.files[0].name == "x.nii.gz"
+    assert other.scan is not None
+    assert other.scan.files[0].name == "a.nii.gz"
+
+
+def test_a_scan_of_the_name_with_other_files_is_refused(cohort: Path) -> None:
+    (cohort / "scans" / "a.nii.gz").write_bytes((cohort / "scans" / "b.nii.gz").read_bytes())
+    assert accepted(cohort, "corrected")["a_seg.nii.gz"] == "accept.other_scan"
+
+
+def test_labels_without_a_record_are_found_by_their_names(cohort: Path) -> None:
+    for name in NAMES:
+        record_path(cohort / "corrected" / f"{name}_seg.nii.gz").unlink()
+        record_path(cohort / "results" / f"{name}_seg.nii.gz").unlink()
+        path = cohort / "corrected" / f"{name}_seg.nii.gz"
+        path.rename(cohort / "scans" / path.name)  # beside their scans
+    found = find_corrected([cohort / "scans"], cohort / "scans")
+    assert [(one.name, one.scan and one.scan.files[0].name) for one in found] == [
+        (f"{name}_seg.nii.gz", f"{name}.nii.gz") for name in NAMES
+    ]
+
+
+def test_nothing_to_accept_is_said(cohort: Path) -> None:
+    (cohort / "empty").mkdir()
+    with pytest.raises(InputError, match=r"input\.none"):
+        find_corrected([cohort / "empty"], cohort / "scans")
+    with pytest.raises(InputError, match=r"input\.none"):
+        find_corrected([cohort / "corrected"], cohort / "empty")
+    with pytest.raises(InputError, match=r"input\.missing"):
+        find_corrected([cohort / "corrected"], cohort / "nowhere")
+
+
+def test_the_command_prints_a_table_and_says_what_failed(cohort: Path, capsys: pytest.CaptureFixture) -> None:
+    (cohort / "corrected" / "b_seg.nii.gz").write_text("no labels")
+    words = ["accept", *(str(cohort / one) for one in ("corrected", "scans")), "--into", str(cohort / "set")]
+    words += ["--before", str(cohort / "results")]
+    assert main(words) == 3
+    printed = capsys.readouterr().out
+    assert "case0001" in printed
+    assert "Left 0.39 (+21 -0)" in printed
+    assert "failed   b_seg.nii.gz: file.not_nifti" in printed
+    assert "2 accepted, 0 unchanged, 1 failed" in printed
+    assert main([*words, "--json"]) == 3
+    states = [one["state"] for one in json.loads(capsys.readouterr().out)]
+    assert states == ["unchanged", "failed", "unchanged"]
+    assert main([words[0], str(cohort / "results"), *words[2:5]]) == 0
+    assert "3 results are as the model made them and left out; --uncorrected" in capsys.readouterr().out
+    for wrong in (["--patient", "p"], ["--before", str(cohort / "results" / "a_seg.nii.gz")]):
+        with pytest.raises(SystemExit):
+            main([*words[:5], *wrong])
+
+
+def test_one_file_finds_its_scan_in_a_folder(cohort: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["accept", str(cohort / "corrected" / "b_seg.nii.gz"), str(cohort / "scans"), "--into", str(cohort / "set")]
+    assert main(words) == 0
+    assert "case0001  training, patient 1, accepted for the first time" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "case0001  training, patient 1, accepted with the same labels before" in capsys.readouterr().out
