@@ -10,27 +10,19 @@ folder in PYTHONPATH.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import nibabel
 import numpy as np
+from sleeping_case import sleep
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.cohort import Cohort
 from napari_seg.cohort.distributed import DaskPool
-from napari_seg.cohort.outcome import Outcome
-from napari_seg.cohort.outputs import staged_file
-from napari_seg.cohort.workers import Failed, Finished, Work
-from napari_seg.errors import Cancelled
 from napari_seg.formats.scan import Scan
-from napari_seg.progress import Progress
-
-_ENDINGS = {"labels": ".nii.gz", "overlay": ".png", "record": ".json"}
 
 
 def main() -> int:
@@ -41,9 +33,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for the scan that all cases share")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    import simulated_cases  # workers find `sleep` under this name, not in `__main__`
-
-    simulated_cases.run(arguments.count, arguments.seconds, arguments.dask, arguments.work, arguments.output)
+    run(arguments.count, arguments.seconds, arguments.dask, arguments.work, arguments.output)
     return 0
 
 
@@ -76,29 +66,6 @@ def run(
             raise SystemExit(f"{result.name} {result.status}: {result.code}: {result.message}")
         if on_result is not None:
             on_result(number + 1)
-
-
-def sleep(
-    work: Work,
-    *,
-    on_step: Progress,
-    on_plan: Callable[[str], None],
-    is_stopping: Callable[[], bool],
-    seconds: float,
-) -> Finished | Failed:
-    """Sleep instead of segmenting, and write small files that depend on the name of the case only."""
-    on_step("segmenting", 0, 1)
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if is_stopping():
-            return Failed(work.number, Cancelled())
-        time.sleep(min(left, 0.1))
-    outputs = {}
-    for role, ending in _ENDINGS.items():
-        target = PurePosixPath(f"{work.case.name}_seg{ending}")
-        (work.staging / target).write_text(json.dumps({"case": work.case.name, "role": role}))
-        outputs[role] = staged_file(work.staging / target, target)
-    return Finished(work.number, Outcome(outputs, {"simulated": 1.0}, seconds=seconds))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from cohorts import START, add_done, add_failed, draw_preview, new_manifest
 
 from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.report.facts import Facts, gather
 from napari_seg.cohort.report.write import REPORT, write_report
-from napari_seg.errors import OutputError
+from napari_seg.errors import CohortError, OutputError
 
 TABLES = ("cases.csv", "cases.json", "volumes_long.csv", "volumes_wide.csv")
 
@@ -32,6 +34,32 @@ def test_a_report_replaces_the_earlier_one(manifest: Manifest) -> None:
     write_report(manifest)
     assert (folder / "cases.csv").read_bytes() != before
     assert {path.name for path in folder.iterdir() if not path.name.startswith("manifest")} == {REPORT, *TABLES}
+
+
+def test_tables_and_page_show_the_same_moment_of_a_run(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather_while_a_case_ends(read: Manifest) -> Facts:
+        facts = gather(read)
+        add_done(manifest, "c", {"back": 2.0})  # a structure that the facts do not know
+        return facts
+
+    monkeypatch.setattr("napari_seg.cohort.report.write.gather", gather_while_a_case_ends)
+    folder = write_report(manifest).parent
+    for name in (REPORT, "cases.csv", "cases.json", "volumes_long.csv"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert "a_seg" in text or "front" in text
+        assert "c_seg" not in text
+        assert '"back"' not in text
+    assert manifest.counts()["done"] == 2
+
+
+def test_a_locked_manifest_is_reported(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_seg.cohort.manifest._WAIT_SECONDS", 0.1)
+    with sqlite3.connect(manifest.path) as other, Manifest.open(manifest.path.parent, read_only=True) as read:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CohortError) as fault:
+            write_report(read)
+    assert fault.value.code == "cohort.manifest_locked"
 
 
 @pytest.mark.parametrize("name", [REPORT, *TABLES])

@@ -191,6 +191,28 @@ class Manifest:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    def copy(self) -> Self:
+        """Return a read-only copy in memory, or in a temporary file if it is large; it ends when it is closed.
+
+        Raises:
+            CohortError: `cohort.manifest`, `cohort.manifest_locked`.
+            OutputError: `output.disk_full`, there is no space for temporary files.
+        """
+        connection = sqlite3.connect("", isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        try:
+            with _faults(self.path):
+                self._connection.execute("BEGIN")
+                try:
+                    self._connection.execute("SELECT 1 FROM meta").fetchone()  # `backup` would wait for ever
+                    self._connection.backup(connection)
+                finally:
+                    self._connection.execute("ROLLBACK")
+        except BaseException:
+            connection.close()
+            raise
+        return type(self)(self.path, connection, is_read_only=True)
+
     # content
 
     def add_settings(self, content: Mapping[str, Any]) -> int:

@@ -38,12 +38,17 @@ _REPLACED = "replaced"
 
 def result_paths(case: Case) -> dict[str, PurePosixPath]:
     """Return role -> path relative to the output folder of every file that a case can have."""
+    return {role: case.folder / name for role, name in _result_names(case).items()}
+
+
+def _result_names(case: Case) -> dict[str, str]:
+    """Return role -> name of every file that a case can have."""
     stem = f"{case.name}{case.suffix}"
     names = {"labels": f"{stem}.nii.gz", "overlay": f"{stem}.png", "record": f"{stem}.json"}
     names |= {kind: f"{stem}_{kind}.nii.gz" for kind in CONFIDENCE_MAPS}
     names |= {STATISTICS: f"{stem}_{STATISTICS}.json"}
     names |= {kind: LABEL_FORMATS[kind].file_name(case.name) for kind in RUN_FORMATS}
-    return {role: case.folder / name for role, name in names.items()}
+    return names
 
 
 def staged_file(path: Path, target: PurePosixPath) -> OutputFile:
@@ -94,10 +99,11 @@ def check_not_taken(output: Path, case: Case, before: Mapping[str, OutputFile]) 
         OutputError: `output.exists`.
     """
     ours = {file.path: file.sha256 for file in before.values()}
-    for target in result_paths(case).values():
-        path = output / target
-        if not os.path.lexists(path):
+    folder = output / case.folder
+    for name in _result_names(case).values():
+        if not os.path.lexists(f"{folder}{os.sep}{name}"):  # a path object for each takes long
             continue
+        path, target = folder / name, case.folder / name
         if str(target) not in ours:
             reason = "is not a result of this run"
         elif not path.is_file() or sha256_of([path]) != ours[str(target)]:
@@ -167,10 +173,12 @@ def move_forward(output: Path, staging: Path, new: Mapping[str, OutputFile]) -> 
     in_place = [entry for entry in targets if entry[:2] not in waiting]
     if not all(target.is_file() and sha256_of([target]) == file.sha256 for _, target, file in in_place):
         return False  # before anything is renamed
+    folders = {target.parent for _, target, _ in targets}
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     for source, target in waiting:
-        target.parent.mkdir(parents=True, exist_ok=True)
         _rename(source, target)
-    for folder in {target.parent for _, target, _ in targets}:
+    for folder in folders:
         sync(folder)
     shutil.rmtree(staging, ignore_errors=True)
     return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import count
@@ -88,8 +88,9 @@ def write_tables(rows: Iterable[CaseRow], facts: Facts, folder: Path, unfinished
         _write_head(objects, facts)
         for row, number in zip(rows, count(), strict=False):
             objects.write(",\n" if number else "\n")
-            objects.write(json.dumps(case_object(row, facts), ensure_ascii=False))
-            case_table.writerow(_case_cells(row, facts))
+            known = case_object(row, facts)
+            objects.write(json.dumps(known, ensure_ascii=False))
+            case_table.writerow(_case_cells(row, known))
             if row.state == "done":
                 long_table.writerows(_long_rows(row, facts))
                 start = (text_cell(row.name), text_cell(row.source), text_cell(_model(row, facts)))
@@ -162,16 +163,17 @@ def _write_head(file: IO[str], facts: Facts) -> None:
     file.write(f'{json.dumps(head, ensure_ascii=False)[:-1]}, "cases": [')
 
 
-def _case_cells(row: CaseRow, facts: Facts) -> Sequence[Any]:
-    known = case_object(row, facts)
-    known |= {
+def _case_cells(row: CaseRow, known: Mapping[str, Any]) -> Sequence[Any]:
+    """Return the cells of a case in cases.csv; `known` is its `case_object`."""
+    cells = {
+        **known,
         "notices": " ".join(sorted({one.code for one in row.notices})),
         "unusual": "; ".join(known["unusual"]),
         "labels": row.outputs["labels"].path if "labels" in row.outputs else "",
         "overlay": row.outputs["overlay"].path if "overlay" in row.outputs else "",
         "labels_sha256": row.outputs["labels"].sha256 if "labels" in row.outputs else "",
     }
-    return [text_cell(known[name]) if isinstance(known[name], str) else known[name] for name in CASE_COLUMNS]
+    return [text_cell(cells[name]) if isinstance(cells[name], str) else cells[name] for name in CASE_COLUMNS]
 
 
 def _long_rows(row: CaseRow, facts: Facts) -> Iterator[Sequence[Any]]:

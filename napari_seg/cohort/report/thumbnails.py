@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image
 
@@ -45,7 +45,7 @@ def thumbnails(paths: Iterable[str], folder: Path, max_bytes: int = MAX_EMBEDDED
 
 def is_below(path: str) -> bool:
     """Return whether a relative path with "/" stays below the folder that it is relative to, on every system."""
-    parts = PurePosixPath(path).parts
+    parts = [part for part in path.split("/") if part not in ("", ".")]
     return bool(parts) and not path.startswith("/") and ".." not in parts and "\\" not in path and ":" not in parts[0]
 
 

@@ -61,15 +61,16 @@ def write_report(manifest: Manifest, output: Path | None = None, *, overwrite: b
     make_output_folder(folder)
     if not overwrite:
         _refuse_others_files(folder)
-    facts = gather(manifest)
     try:
-        with unfinished_folder(folder) as unfinished:
-            write_tables(manifest.rows(), facts, folder, unfinished)
+        # a copy, because a run that goes on would change the cases between the tables and the page
+        with manifest.copy() as copy, unfinished_folder(folder) as unfinished:
+            facts = gather(copy)
+            write_tables(copy.rows(), facts, folder, unfinished)
             with (
                 atomic_file(folder / REPORT, folder=unfinished) as hidden,
                 open(hidden, "w", encoding="utf-8", newline="\n") as file,
             ):
-                write_page(file, manifest.rows(), facts, results, _address(results, folder))
+                write_page(file, copy.rows(), facts, results, _address(results, folder))
     except OSError as error:
         raise not_written(str(folder / REPORT), error) from error
     return folder / REPORT
