@@ -1195,9 +1195,9 @@ CODES = {
     ),
     "improve.too_few": Code(
         "error",
-        "The training set lacks cases for training or for validation, or the boxes of the model were not found in "
-        "them.",
-        "Accept cases of at least two patients.",
+        "The training set lacks cases for training or for validation, or they can't be read, or the boxes of the model "
+        "were not found in them.",
+        "Accept cases of at least two patients, and mend those that the message names.",
     ),
     # input
     "input.folders": Code(

@@ -35,9 +35,10 @@ def run(monkeypatch: pytest.MonkeyPatch, found: Any, *words: str) -> int:
 
 
 def test_the_table_says_what_became_better(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    found = Improvement(Path("out"), "liver_ct", 1, 40, ROWS, 19.9)
+    found = Improvement(Path("out"), "liver_ct", 1, 40, ROWS, 19.9, {"case0003": "series.moved: 2 files"})
     assert run(monkeypatch, found) == 0
     printed = capsys.readouterr().out
+    assert "left out case0003: series.moved: 2 files" in printed
     assert "liver      8      0.8100  0.8530  +0.0430     +0.012 to +0.071" in printed
     assert "tumour     3      –       0.4000  –           –" in printed
     assert "better  out\n" in printed

@@ -77,12 +77,15 @@ def known_scans(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("unrendered_figures")
 def test_a_model_is_improved_and_the_old_one_stays(model: Path, tmp_path: Path) -> None:
-    folder = fill(tmp_path / "set", range(3))
+    folder = fill(tmp_path / "set", range(4))
+    (folder / "imagesTr" / "case0004.nii.gz").write_text("no scan")
     old = {path: path.read_bytes() for path in model.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     told: list[str] = []
     found = improve(folder, model, tmp_path / "balls_round1", max_minutes=5, settings=BRIEF, report=told.append)
     assert {path: path.read_bytes() for path in old} == old
     assert (found.parent, found.round, found.cases) == ("balls", 1, 2)
+    assert [*found.left_out] == ["case0004"]
+    assert sum(line.startswith("left out case0004: file.not_nifti") for line in told) == 1
     assert [(row.structure, row.cases) for row in found.rows] == [("back", 1), ("front", 1), ("mean", 1)]
     assert all(0 <= value <= 1 for row in found.rows for value in (row.before, row.after))
     assert read_improvement(found.output) == found or any(math.isnan(row.low) for row in found.rows)
@@ -182,6 +185,19 @@ def test_too_few_cases_and_other_channels_are_refused(model: Path, tmp_path: Pat
     with pytest.raises(InputError, match=r"improve\.too_few"):
         improve(tmp_path / "nothing", model, tmp_path / "out", max_minutes=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_refusal_leaves_no_list(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fill(tmp_path / "set", range(3))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise InputError("data.faults", "found a fault")
+
+    monkeypatch.setattr(module, "evaluate", lambda *_: {})
+    monkeypatch.setattr(module, "plan_bundle", refuse)
+    with pytest.raises(InputError, match=r"data\.faults"):
+        improve(folder, model, tmp_path / "out", max_minutes=1)
+    assert not list((folder / "rounds").iterdir())
 
 
 def test_other_models_are_refused(model: Path, tmp_path: Path) -> None:

@@ -7,16 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import phantoms
 import pytest
 from test_learning_training_set import case
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import Cancelled, InputError, LocaliseError
 from napari_seg.formats.nifti import write_volume
+from napari_seg.formats.read import read
 from napari_seg.learning import rounds as module
 from napari_seg.learning.accept import accept
 from napari_seg.learning.crops import Crops
-from napari_seg.learning.rounds import accepted_since, check_replayed, content_of_round, open_round
+from napari_seg.learning.rounds import accepted_since, check_replayed, content_of_round, left_out_of, open_round
 from napari_seg.learning.training_set import (
     Provenance,
     TrainingSet,
@@ -29,7 +31,9 @@ from napari_seg.volume import Segment, Segmentation, Volume
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set of two cases without files."""
+    monkeypatch.setattr(module, "unreadable", lambda *_: {})
     for name in ("imagesTr", "labelsTr"):
         (tmp_path / name).mkdir()
     cases = (case(1), case(2, part="validation", annotated=("Liver", "Anterior Hippocampus")))
@@ -133,6 +137,40 @@ def test_crops_of_a_discarded_case_do_not_stay(folder: Path, monkeypatch: pytest
     assert crops.exists()
     remove_rounds(folder, "case0002")
     assert not crops.exists()
+
+
+def test_cases_that_can_not_be_read_are_left_out(tmp_path: Path, head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "known"))
+    folder, out = tmp_path / "set", tmp_path / "new"
+    bundle = replace(read_bundle(None), localiser=None)
+    array = np.zeros(head.grid.shape, np.uint8)
+    array[2:5, 2:5, 2:5] = 1
+    found = Segmentation(array, head.grid, (Segment(1, "ball", (1, 1, 1)),))
+    for number in range(6):
+        accept(found, replace(head, array=head.array + number), folder, Provenance())
+    phantoms.write_series(replace(head, array=head.array + 6), tmp_path / "series")
+    series = read(tmp_path / "series")
+    accept(replace(found, array=array.copy(), grid=series.grid), series, folder, Provenance())
+    before = read_training_set(folder)
+    broken = folder / before.cases[2].image
+    broken.write_bytes(broken.read_bytes()[:-100])
+    (folder / before.cases[3].image).unlink()
+    (folder / before.cases[4].labels).write_text("no labels")
+    next((tmp_path / "series").iterdir()).unlink()
+    told: list[str] = []
+    path = open_round(folder, bundle, out, told.append)
+    names = [entry["name"] for entry in json.loads(path.read_text())["training"]]
+    assert names == ["case0001", "case0002", "case0006"] == [one.name for one in content_of_round(path).cases]
+    assert [line.partition(": ")[0] for line in told] == [f"left out case000{n}" for n in (3, 4, 5, 7)]
+    assert "series.moved" in told[3]
+    assert [*left_out_of(path)] == ["case0003", "case0004", "case0005", "case0007"]
+    assert read_training_set(folder) == before
+
+    # the only case for validation is one too many, and no list is left
+    (folder / before.cases[1].image).write_text("no scan")
+    with pytest.raises(InputError, match=r"improve\.too_few.*validation.*case0002: "):
+        open_round(folder, bundle, out)
+    assert not list((folder / "rounds").iterdir())
 
 
 def of_case(name: str, part: str) -> dict[str, str]:

@@ -109,7 +109,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, calls: list, rows: tuple[ComparedS
         if not out.exists():
             planned(out)
         write_run(out / "training", stage="ended")
-        return Improvement(out, bundle.name, 1, 1, rows, 0.5)
+        return Improvement(out, bundle.name, 1, 1, rows, 0.5, {"case0003": "series.moved: gone"})
 
     monkeypatch.setattr(improving, "improve", improve)
 
@@ -147,6 +147,7 @@ def test_the_new_model_is_offered_with_its_table_and_selected_on_request_only(
     assert model.result is not None
     assert model.result.rows == BETTER
     assert model.segmenting.bundle is old
+    assert "left out: case0003: series.moved: gone" in text_of(model)
     assert "The new model is ready. Mean Dice on 4 validation cases: 0.700 before, 0.800 after (+0.100)" in text_of(
         model
     )

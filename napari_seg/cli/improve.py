@@ -24,7 +24,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="fine-tune a model on accepted cases, and compare both",
         description="Fine-tunes a copy of a model on the training part of a set of accepted cases (napari-seg accept), "
         "and compares the old and the new model on its validation part, which is never trained on. The old model stays "
-        "as it is. Run the same command again to resume. Ctrl-C, or a file OUT/stop, saves a checkpoint and stops.",
+        "as it is. Cases that can't be read are left out and named. Run the same command again to resume. Ctrl-C, or a "
+        "file OUT/stop, saves a checkpoint and stops.",
         epilog="Example: napari-seg improve corrected --model liver -o liver_round1 --max-minutes 20",
     )
     parser.add_argument("training_set", type=Path, metavar="SET", help="folder of accepted cases")
@@ -90,6 +91,8 @@ def _print(found: Improvement, model: str) -> None:
     print(f"Dice on the validation part, which is never trained on; {found.minutes:g} minutes of training")
     for cells in rows:
         print("        " + "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+    for name, reason in found.left_out.items():
+        print(f"left out {name}: {reason}")
     few = f"; too few validation cases to tell, which takes those of {MIN_PATIENTS} patients"
     doubt = few if found.has_few_patients else "; the interval includes 0, so more validation cases would tell"
     if found.is_better:

@@ -60,7 +60,7 @@ class _Crop:
 def write_crops(
     folder: Path, content: TrainingSet, bundle: Bundle, into: Path, progress: Progress = ignore_progress
 ) -> Crops:
-    """Write the crops of all cases; those that an interrupted call has left are replaced.
+    """Write the crops of all cases that can be read; those that an interrupted call has left are replaced.
 
     A scan that is a crop already is taken as it is; one of a side that the network sees mirrored is mirrored.
     Structures that lie in no region are left out.
@@ -73,7 +73,6 @@ def write_crops(
         progress: called with the stage "locating" and the number of cases; may raise `Cancelled`.
 
     Raises:
-        InputError: a scan can't be read.
         EnvironmentFault: `environment.template`, the template is not installed.
         OutputError: `output.*`.
     """
@@ -87,8 +86,8 @@ def write_crops(
             progress("locating", done, len(content.cases))
 
         on_step("", 0, 1)
-        scan = scan_of(folder, case)
         try:
+            scan = scan_of(folder, case)
             labels = labels_of(folder, case, scan.grid)
             crops = _crops(folder, content.structures, case, scan, labels, bundle, on_step)
         except (LocaliseError, InputError) as error:

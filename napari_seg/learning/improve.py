@@ -10,9 +10,9 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,14 @@ from napari_seg.learning.parentage import (
     inherited_metadata,
     read_metadata,
 )
-from napari_seg.learning.rounds import accepted_since, check_replayed, content_of_round, open_round
+from napari_seg.learning.rounds import (
+    accepted_since,
+    check_replayed,
+    close_round,
+    content_of_round,
+    left_out_of,
+    open_round,
+)
 from napari_seg.learning.training_set import TrainingSet
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.training.history import RUN, ended_since, read_state
@@ -69,6 +76,7 @@ class Improvement:
         cases: number of accepted cases that trained the new model.
         rows: a row for each structure, and last their mean.
         minutes: minutes of training, summed over all starts.
+        left_out: name of an accepted case that could not be used -> reason.
     """
 
     output: Path
@@ -77,6 +85,7 @@ class Improvement:
     cases: int
     rows: tuple[ComparedStructure, ...]
     minutes: float
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_better(self) -> bool:
@@ -164,7 +173,7 @@ def improve(
     Raises:
         InputError: `accept.not_a_set`, `improve.too_few`, `improve.channels`; `improve.seen`, validation cases are
             among the replayed ones; `improve.classes`, the replayed data sets have other classes than a model in
-            boxes; a scan can't be read.
+            boxes. Accepted cases that can't be read are left out.
         BundleError: `improve.model`, `bundle.untrusted`, and as for `plan_bundle`.
         TrainingError, OutputError: as for `plan_bundle` and `train`.
         Cancelled: it was interrupted; the message says whether it saved.
@@ -175,20 +184,26 @@ def improve(
     rate = {"learning_rate": _RATE * fine_tuning_rate(chosen.options)}
     choices = replace(chosen, settings=chosen.settings | _SETTINGS | rate | (settings or {}))
     check_replayed_classes(bundle, replay)
+    is_planned = (out / PLAN).is_file()
     listed = open_round(folder, bundle, out, report, progress)
-    content = content_of_round(listed)
-    if newer := accepted_since(folder, listed):
-        text = f"{newer} cases were accepted since this round began and are left out"
-        report(f"{text}; to learn from them too, choose another folder for the new model")
-    report(f"comparing on {len(content.part_of('validation'))} validation cases: the old model")
-    before = evaluate(folder, content, bundle, progress)
-    limits = {"max_minutes": max_minutes}
-    plan = plan_bundle(listed, out, choices, replay=replay, trust=trust, limits=limits, report=report)
-    check_classes(bundle, plan["labels"])
-    data = data_folder(listed, out, plan)
-    if replay:
-        check_replayed(folder, content, data)
-    origin = _describe(out, bundle, content, len(replay))
+    try:
+        content = content_of_round(listed)
+        if newer := accepted_since(folder, listed):
+            text = f"{newer} cases were accepted since this round began and are left out"
+            report(f"{text}; to learn from them too, choose another folder for the new model")
+        report(f"comparing on {len(content.part_of('validation'))} validation cases: the old model")
+        before = evaluate(folder, content, bundle, progress)
+        limits = {"max_minutes": max_minutes}
+        plan = plan_bundle(listed, out, choices, replay=replay, trust=trust, limits=limits, report=report)
+        check_classes(bundle, plan["labels"])
+        data = data_folder(listed, out, plan)
+        if replay:
+            check_replayed(folder, content, data)
+        origin = _describe(out, bundle, content, len(replay))
+    except BaseException:
+        if not is_planned:
+            close_round(listed)
+        raise
     kind = "cases" if bundle.localiser is None else "crops"
     report(f"fine-tuning on {plan['parts']['training']} {kind} for up to {max_minutes:g} minutes")
     with writing(out):
@@ -198,7 +213,8 @@ def improve(
         after = evaluate(folder, content, new, progress)
         patients = {case.name: case.patient for case in content.cases}
         rows = tuple(compared(before, after, patients))
-        result = Improvement(out, bundle.name, origin["round"], origin["cases"], rows, _minutes(out))
+        left_out = left_out_of(listed)
+        result = Improvement(out, bundle.name, origin["round"], origin["cases"], rows, _minutes(out), left_out)
         _write(result, before, after)
         with suppress(OSError, BundleError):  # then its next use asks for consent
             remember(new)
@@ -257,6 +273,7 @@ def _write(result: Improvement, before: Scores, after: Scores) -> None:
         for row in result.rows
     ]
     content = {"round": result.round, "parent": result.parent, "cases": result.cases, "minutes": result.minutes}
+    content["left_out"] = dict(result.left_out)
     scores = {"before": _plain(before), "after": _plain(after)}
     atomic_write(result.output / COMPARISON, json.dumps({**content, "rows": rows, "scores": scores}) + "\n")
 
@@ -272,7 +289,10 @@ def read_improvement(out: Path) -> Improvement | None:
         rows = tuple(
             ComparedStructure(**{key: _number(value) for key, value in row.items()}) for row in content["rows"]
         )
-        return Improvement(out, content["parent"], content["round"], content["cases"], rows, content["minutes"])
+        left_out = dict(content.get("left_out", {}))
+        return Improvement(
+            out, content["parent"], content["round"], content["cases"], rows, content["minutes"], left_out
+        )
     return None
 
 

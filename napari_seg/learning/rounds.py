@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from napari_seg.formats.atomic import atomic_write, not_written
 from napari_seg.formats.nifti import count_volumes, is_nifti, stated_size
 from napari_seg.formats.scan import Scan
 from napari_seg.learning.crops import write_crops
+from napari_seg.learning.scans import unreadable
 from napari_seg.learning.training_set import ROUNDS, TrainingSet, as_index, from_index, locked, read_training_set
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.training.gather.referenced import voxel_digest
 from napari_seg.training.write import PLAN
 
 _LEFT_OUT = "left out"
-"""Key of a list of crops: name of a case -> why it has none."""
+"""Key of a list: name of a case that can't be used -> reason."""
 
 
 def open_round(
@@ -36,35 +38,57 @@ def open_round(
 
     The list names files of the training set, which stay as they are while the list is there. It has the classes of the
     old model, too: where they were not annotated, nothing is learned about them. For a model with a localiser it names
-    crops of its regions; cases without one are left out.
+    crops of its regions. Cases that can't be read, or that have no crop, are left out.
 
     Args:
         folder: training set.
         bundle: the old model.
         out: folder of the new model.
         report: function that prints a line about each case that is left out.
-        progress: called with the stage "locating" and the number of cases; may raise `Cancelled`.
+        progress: called with the stage "reading" or "locating" and the number of cases; may raise `Cancelled`.
 
     Raises:
         InputError: `improve.too_few`, there are no cases of a part; `improve.channels`, the scans have another number
-            of channels than the model; and as for `read_training_set` and `write_crops`.
+            of channels than the model; and as for `read_training_set`. Then no list is left.
+        EnvironmentFault: as for `write_crops`.
         OutputError: `output.not_written`, `output.disk_full`.
     """
     key = hashlib.sha256(str(out.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     path = folder / ROUNDS / f"{out.name}-{key}.json"
-    with locked(folder):
-        if not path.is_file() or not (out / PLAN).is_file():
+    is_new = not path.is_file() or not (out / PLAN).is_file()
+    if is_new:
+        with locked(folder):
             content = read_training_set(folder)
             _check(content, bundle)
-            try:
-                path.parent.mkdir(exist_ok=True)
-                listed = _list_of_crops(bundle) if bundle.localiser else _list(content, bundle)
-                atomic_write(path, json.dumps(listed | {"index": as_index(content)}, indent=1) + "\n")
-            except OSError as error:
-                raise not_written(str(path), error) from error
-    if bundle.localiser is not None:
-        _cut(folder, bundle, path, report, progress)
+            _write(path, _list(content, bundle) | {"index": as_index(content)})
+        try:  # the training set is not locked meanwhile; its files stay, because the list names them
+            _leave_out(folder, bundle, path, progress)
+        except BaseException:
+            close_round(path)
+            raise
+    for name, reason in left_out_of(path).items():
+        report(f"left out {name}: {reason}")
     return path
+
+
+def close_round(path: Path) -> None:
+    """Remove the list of a round whose training was not planned, with its crops.
+
+    Args:
+        path: list of the round.
+    """
+    with suppress(OSError):  # the next round of this name replaces it
+        path.unlink(missing_ok=True)
+    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+
+
+def left_out_of(path: Path) -> dict[str, str]:
+    """Return name -> reason of the cases that a round leaves out.
+
+    Args:
+        path: list of the round.
+    """
+    return dict(_read(path)[1].get(_LEFT_OUT, {}))
 
 
 def content_of_round(path: Path) -> TrainingSet:
@@ -132,40 +156,47 @@ def accepted_since(folder: Path, path: Path) -> int:
     return sum(case.labels not in known for case in read_training_set(folder).cases)
 
 
+def _leave_out(folder: Path, bundle: Bundle, path: Path, progress: Progress) -> None:
+    """Leave out of the list of a round what can't be read, or cut its crops.
+
+    Raises:
+        InputError: `improve.too_few`, no case of a part is left.
+        EnvironmentFault, OutputError: as for `write_crops`.
+    """
+    content, listed = _read(path)
+    if bundle.localiser is not None:
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)  # of a process that was killed
+        crops = write_crops(folder, content, bundle, path.with_suffix(""), progress)
+        left_out, entries = crops.left_out, list(crops.entries)
+        listed |= _list_of_crops(bundle)
+    else:
+        left_out = unreadable(folder, content, progress)
+        entries = [entry for entry in listed["training"] if entry["name"] not in left_out]
+    reasons = {name: f"{error.code}: {error.message}" for name, error in left_out.items()}
+    if missing := [part for part in ("training", "validation") if part not in {entry["split"] for entry in entries}]:
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:4])
+        text = f"no case for {' and for '.join(missing)} can be used ({why})"
+        raise InputError(
+            "improve.too_few", f"{text}; expected at least one of each; mend these cases, or accept others"
+        )
+    _write(path, listed | {"training": entries, _LEFT_OUT: reasons})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        atomic_write(path, json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise not_written(str(path), error) from error
+
+
 def _list_of_crops(bundle: Bundle) -> dict[str, Any]:
-    """Return the list for a network that is run in boxes of a scan, before the crops are cut."""
+    """Return the description of a list for a network that is run in boxes of a scan."""
     return {
         "description": "crops of cases accepted in napari-seg",
         "modality": {str(number): name for number, name in enumerate(bundle.channel_names)},
         "labels": {"background": 0} | {one.name: one.label for one in bundle.network_segments},
-        "training": [],
     }
-
-
-def _cut(folder: Path, bundle: Bundle, path: Path, report: Callable[[str], None], progress: Progress) -> None:
-    """Write the crops of a round and list them, unless that was done; the training set is not locked meanwhile.
-
-    Raises:
-        InputError: `improve.too_few`, no case of a part has a crop; then the round is closed.
-    """
-    content, listed = _read(path)
-    if not listed["training"]:
-        shutil.rmtree(path.with_suffix(""), ignore_errors=True)  # of cases that were discarded since
-        crops = write_crops(folder, content, bundle, path.with_suffix(""), progress)
-        listed[_LEFT_OUT] = {name: f"{error.code}: {error.message}" for name, error in crops.left_out.items()}
-        found = {entry["split"] for entry in crops.entries}
-        if missing := [part for part in ("training", "validation") if part not in found]:
-            path.unlink()
-            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-            why = "; ".join(f"{name}: {reason}" for name, reason in list(listed[_LEFT_OUT].items())[:4])
-            text = f"no case for {' and for '.join(missing)} has a region of the model ({why})"
-            raise InputError("improve.too_few", f"{text}; expected at least one of each; accept other cases")
-        try:
-            atomic_write(path, json.dumps(listed | {"training": crops.entries}, indent=1) + "\n")
-        except OSError as error:
-            raise not_written(str(path), error) from error
-    for name, reason in listed[_LEFT_OUT].items():
-        report(f"left out {name}: {reason}")
 
 
 def _check(content: TrainingSet, bundle: Bundle) -> None:

@@ -30,6 +30,7 @@ SAVING_WORKER = WorkerProcess()
 """Worker process that writes files and reads them back while others work; highdicom blocks Python for a second."""
 
 _STAGES = {
+    "reading": "Reading the accepted cases",
     "locating": "Locating the region",
     "loading": "Loading the model",
     "segmenting": "Segmenting",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from psygnal import Signal
 
 from napari_seg.bundles.read import read_bundle
-from napari_seg.errors import BundleError, Cancelled
+from napari_seg.errors import BundleError, Cancelled, printable
 from napari_seg.learning.compare import MEAN, MIN_PATIENTS, ComparedStructure
 from napari_seg.learning.improve import Improvement, begun_output, improve, is_begun, next_output, read_improvement
 from napari_seg.plugin.job import Job, JobProgress
@@ -211,7 +211,11 @@ class ImproveModel:
             self.session.show_messages(Message("info", text), lasting=True)
             return
         self.result, self.is_begun = result, False
-        self.session.show_messages(Message("info", f"The new model is ready. {verdict(result)}"), lasting=True)
+        messages = [Message("info", f"The new model is ready. {verdict(result)}")]
+        if result.left_out:
+            reasons = "; ".join(f"{name}: {printable(reason)}" for name, reason in result.left_out.items())
+            messages.append(Message("warning", f"Cases that could not be used were left out: {reasons}"))
+        self.session.show_messages(*messages, lasting=True)
 
     def _on_end(self) -> None:
         self.job = None
