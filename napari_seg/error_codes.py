@@ -86,6 +86,13 @@ CODES = {
     "accept.grid": Code(
         "error", "The labels do not lie on the voxels of the scan.", "Choose the scan that they were drawn on."
     ),
+    "accept.mirrored": Code(
+        "error",
+        "The training set has the voxels of this scan in another orientation, as after a wrong affine. Left and right "
+        "may be exchanged in one of both.",
+        "Correct the orientation of the scan; or remove the case that is wrong (`napari-seg accept --discard`) and "
+        "accept the scan again.",
+    ),
     "accept.no_scan": Code(
         "error",
         "The scan of a label map was not found, or several have its name.",

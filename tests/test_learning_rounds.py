@@ -97,8 +97,13 @@ def test_a_validation_case_is_not_replayed(tmp_path: Path, head: Volume, monkeyp
     write_volume(replace(head, array=head.array + 1), data / "other.nii.gz")
     write_volume(head, data / "copy.nii.gz")
     entries = [{"image": "other.nii.gz", "replay": True}, {"image": str(data / "copy.nii.gz")}]
+    write_volume(replace(head, array=head.array[:, ::-1]), data / "mirrored.nii.gz")
     (data / "dataset.json").write_text(json.dumps({"training": entries}))
     check_replayed(folder, read_training_set(folder), data)
+    mirrored = [*entries, {"image": "mirrored.nii.gz", "replay": True}]
+    (data / "dataset.json").write_text(json.dumps({"training": mirrored}))
+    with pytest.raises(InputError, match=r"improve\.seen"):
+        check_replayed(folder, read_training_set(folder), data)
     entries[1]["replay"] = True
     (data / "dataset.json").write_text(json.dumps({"training": entries}))
     with pytest.raises(InputError, match=r"improve\.seen"):

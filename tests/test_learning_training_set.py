@@ -53,8 +53,6 @@ def test_what_is_written_is_read(folder: Path) -> None:
     content = TrainingSet({"Liver": 1, "Spleen": 7}, ("MR",), 1, cases, 4, (case(2, part="validation"),), "salt")
     write_training_set(folder, content)
     assert read_training_set(folder) == content
-    assert content.case_of("ab") == content.cases[0]
-    assert content.case_of("cd") is None
 
 
 def test_a_folder_that_is_missing_or_empty_is_an_empty_set(tmp_path: Path) -> None:

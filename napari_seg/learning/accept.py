@@ -18,6 +18,7 @@ from napari_seg.formats.atomic import make_output_folder, not_written
 from napari_seg.formats.endings import NIFTI_ENDINGS, ending_of
 from napari_seg.formats.nifti import write_map, write_volume
 from napari_seg.geometry import Grid, resample
+from napari_seg.learning.same_scan import ScanIdentity, case_of_scan, has_changed, refuse_mirrored
 from napari_seg.learning.scans import labels_of, scan_of
 from napari_seg.learning.training_set import (
     IMAGES,
@@ -38,7 +39,6 @@ from napari_seg.training.gather.referenced import (
     KnownScan,
     ReferencedScan,
     remember,
-    voxel_digest,
     write_reference,
 )
 from napari_seg.training.gather.write import make_folders
@@ -88,8 +88,8 @@ def accept(
             segmentation. Voxels of others are not accepted, and nothing is learned about them from this case.
         part: what the case is for; None: validation for the second of each five patients, otherwise training. All
             scans of a patient, and a case that was accepted before, stay in the part that they are in.
-        patient: identifier of the patient, which is not written; "": that of the DICOM series, or the part of a
-            file's name such as `sub-01`, or a patient of its own.
+        patient: identifier of the patient, which is not written; "": that of the DICOM series or else of its study, or
+            the part of a file's name such as `sub-01`, or a patient of its own.
         copy_series: copy the voxels of a DICOM series, too.
         may_replace: whether the labels of a scan that was accepted before are replaced.
 
@@ -105,12 +105,14 @@ def accept(
     labels = _on_grid(segmentation, scan.grid)
     earlier = None if before is None else replace(before, array=_on_grid(before, scan.grid), grid=scan.grid)
     names = _names(segmentation, labels, annotated)
-    digest = voxel_digest(scan)
+    identity = ScanIdentity.of(scan)
     make_output_folder(folder)
     with locked(folder):
         content = read_training_set(folder)
         content = replace(content, salt=content.salt or secrets.token_hex(16))
-        known = case_of_scan(content, folder, scan, digest)
+        known = case_of_scan(content, folder, identity)
+        if known is None:
+            refuse_mirrored(content, folder, identity)
         who = content.digest_of(_identifier(scan, patient))
         channels = _channels(content, scan)
         structures = _structures(content.structures, names)
@@ -128,17 +130,17 @@ def accept(
             if is_said and is_by and _holds(folder, known, kept, accepted):
                 return known
         if known is not None and not may_replace:
-            raise _accepted_before(known, checked)
+            raise _accepted_before(known, checked, has_changed(known, folder, identity))
         make_folders(folder, IMAGES, LABELS)
         name = known.name if known else f"case{content.next_number:04d}"
         revision = known.revision + 1 if known else 1
         if known is not None and kept is not None:
-            image = known.image
+            image, identity = known.image, replace(identity, voxels=known.scan, values=known.values or identity.values)
         else:
-            image, kept = _write_image(scan, folder, name, revision, digest, copy_series), scan.grid
+            image, kept = _write_image(scan, folder, name, revision, identity.voxels, copy_series), scan.grid
         label_file = f"./{LABELS}/{name}_r{revision}.nii.gz"
         write_map(accepted, kept, folder / label_file)
-        content, number, of_patient = _patient(content, known, digest, who)
+        content, number, of_patient = _patient(content, known, identity, who)
         case = AcceptedCase(
             name,
             image,
@@ -146,9 +148,10 @@ def accept(
             number,
             of_patient or part or content.next_part(),
             tuple(sorted(checked)),
-            known.scan if known else digest,
+            identity.voxels,
             _recorded(provenance, _renumbered(labels, values), scan.grid, structures, checked, earlier),
             who or (known.who if known else ""),
+            identity.values,
         )
         cases = tuple(case if one.name == name else one for one in content.cases)
         cases, next_number = (cases, content.next_number) if known else ((*cases, case), content.next_number + 1)
@@ -204,13 +207,15 @@ def _on_grid(segmentation: Segmentation, grid: Grid) -> NDArray[np.unsignedinteg
     )
 
 
-def _accepted_before(known: AcceptedCase, checked: Collection[str]) -> InputError:
+def _accepted_before(known: AcceptedCase, checked: Collection[str], has_changed: bool) -> InputError:
     record = known.provenance
+    changed = "; its series holds other voxels since then, which would replace the earlier ones" * has_changed
     by, at = f" by {record.reader}" * bool(record.reader), f" ({record.time})" * bool(record.time)
     text = f"this scan was accepted before as {known.name}{by}{at} with {', '.join(known.annotated)}"
     lost = ", ".join(name for name in known.annotated if name not in checked)
     more = f"; {lost} would be lost" * bool(lost)
-    return InputError("accept.again", f"{text}{more}; allow it (--replace) to put the new labels in their place")
+    way = "allow it (--replace) to put the new labels in their place"
+    return InputError("accept.again", f"{text}{changed}{more}; {way}")
 
 
 def _names(
@@ -313,13 +318,6 @@ def _channels(content: TrainingSet, scan: Volume) -> tuple[str, ...]:
     return content.channels or own
 
 
-def case_of_scan(content: TrainingSet, folder: Path, scan: Volume, digest: str) -> AcceptedCase | None:
-    """Return the case of a scan, by its voxels or because it was read from the set; None if it was not accepted yet."""
-    files = {file.resolve() for file in scan.source.files}
-    own = (case for case in content.cases if (folder / case.image).resolve() in files)
-    return content.case_of(digest) or next(own, None)
-
-
 def _kept_image(folder: Path, known: AcceptedCase, scan: Volume, copy_series: bool) -> Grid | None:
     """Return the grid of the image that a set has of a scan; None if it is not here, or has another place or type."""
     path = folder / known.image
@@ -381,17 +379,17 @@ def _identifier(scan: Volume, patient: str) -> str:
     if patient or not files:
         return patient
     if scan.source.format == "dicom":
-        from napari_seg.formats.dicom.series import patient_of
+        from napari_seg.formats.dicom.series import patient_of, study_of
 
         with suppress(InputError):  # the file was moved since it was read
-            return patient_of(files[0])
+            return patient_of(files[0]) or study_of(files[0])
         return ""
     found = _PATIENT.match(files[0].name.removesuffix(ending_of(files[0], NIFTI_ENDINGS)))
     return found[0] if found else ""
 
 
 def _patient(
-    content: TrainingSet, known: AcceptedCase | None, digest: str, who: str
+    content: TrainingSet, known: AcceptedCase | None, identity: ScanIdentity, who: str
 ) -> tuple[TrainingSet, str, Part | None]:
     """Return the set with all scans of a patient in one part, his number, and that part; None if he is new.
 
@@ -399,7 +397,7 @@ def _patient(
     can't tell any more how good it is.
     """
     every = (*content.cases, *content.removed)
-    of_scan = [case for case in every if case.scan == digest or (known and case.name == known.name)]
+    of_scan = [case for case in every if identity.is_of(case) or (known and case.name == known.name)]
     same = [case for case in of_scan if not (who and case.who) or case.who == who]
     same += [case for case in every if who and case.who == who]
     numbers = {case.patient for case in same}

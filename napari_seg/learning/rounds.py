@@ -17,10 +17,18 @@ from napari_seg.formats.atomic import atomic_write, not_written
 from napari_seg.formats.nifti import count_volumes, is_nifti, stated_size
 from napari_seg.formats.scan import Scan
 from napari_seg.learning.crops import write_crops
+from napari_seg.learning.same_scan import ScanIdentity
 from napari_seg.learning.scans import unreadable
-from napari_seg.learning.training_set import ROUNDS, TrainingSet, as_index, from_index, locked, read_training_set
+from napari_seg.learning.training_set import (
+    ROUNDS,
+    AcceptedCase,
+    TrainingSet,
+    as_index,
+    from_index,
+    locked,
+    read_training_set,
+)
 from napari_seg.progress import Progress, ignore_progress
-from napari_seg.training.gather.referenced import voxel_digest
 from napari_seg.training.write import PLAN
 
 _LEFT_OUT = "left out"
@@ -125,18 +133,19 @@ def check_replayed(folder: Path, content: TrainingSet, data: Path) -> None:
     Raises:
         InputError: `improve.seen`.
     """
-    scans: dict[tuple[int, ...], set[str]] = {}
+    scans: dict[tuple[int, ...], list[AcceptedCase]] = {}
     for case in content.part_of("validation"):
         shape, _ = stated_size(folder / case.labels)
-        scans.setdefault(tuple(sorted(shape[:3])), set()).add(case.scan)
+        scans.setdefault(tuple(sorted(shape[:3])), []).append(case)
     listed = json.loads((data / "dataset.json").read_bytes())["training"]
     seen = 0
     for image in (entry["image"] for entry in listed if entry.get("replay")):
         path = data / image if isinstance(image, str) else None
         if path is None or not is_nifti(path):  # channels in several files, and 2D images, are not copies of a scan
             continue
-        same = scans.get(tuple(sorted(stated_size(path)[0][:3])), set())
-        seen += bool(same) and voxel_digest(Scan("", "nifti", (path,)).read(channels=count_volumes(path))) in same
+        if same := scans.get(tuple(sorted(stated_size(path)[0][:3]))):
+            identity = ScanIdentity.of(Scan("", "nifti", (path,)).read(channels=count_volumes(path)))
+            seen += any(map(identity.is_of, same))
     if seen:
         raise InputError(
             "improve.seen",

@@ -125,6 +125,8 @@ class AcceptedCase:
         provenance: who accepted it, when, and what was changed.
         who: digest of the patient's identifier, which is slow to compute and differs from set to set, see
             `TrainingSet.digest_of`; "" if the identifier is unknown.
+        values: digest of the values of its voxels in any order (`training.gather.referenced.value_digest`); "" in sets
+            of earlier versions.
     """
 
     name: str
@@ -136,6 +138,7 @@ class AcceptedCase:
     scan: str
     provenance: Provenance
     who: str = ""
+    values: str = ""
 
     @property
     def revision(self) -> int:
@@ -164,10 +167,6 @@ class TrainingSet:
     next_number: int = 1
     removed: tuple[AcceptedCase, ...] = ()
     salt: str = ""
-
-    def case_of(self, scan: str) -> AcceptedCase | None:
-        """Return the case of a scan, by the digest of its voxels; None if it was not accepted yet."""
-        return next((case for case in self.cases if case.scan == scan), None)
 
     def digest_of(self, patient: str) -> str:
         """Return the digest of a patient's identifier in this set; "" without one.
@@ -293,8 +292,8 @@ def as_index(content: TrainingSet) -> dict[str, Any]:
 
 def _own(case: AcceptedCase) -> dict[str, Any]:
     provenance = asdict(case.provenance)
-    own = {"annotated": list(case.annotated), "scan": case.scan, "provenance": provenance, "who": case.who}
-    return {"accepted": own}
+    own = {"annotated": list(case.annotated), "scan": case.scan, "values": case.values}
+    return {"accepted": own | {"provenance": provenance, "who": case.who}}
 
 
 def _is_ours(path: Path) -> bool:
@@ -328,8 +327,8 @@ def _case(entry: Mapping[str, Any]) -> AcceptedCase:
     if not _PATIENT.fullmatch(patient) or int(labels.rpartition("_r")[2].partition(".")[0]) > _MAX_NUMBER:
         raise ValueError(name)
     of_part: Part = "training" if part == "training" else "validation"
-    who = str(own.get("who", ""))
-    return AcceptedCase(name, image, labels, patient, of_part, annotated, scan, provenance, who)
+    who, values = str(own.get("who", "")), str(own.get("values", ""))
+    return AcceptedCase(name, image, labels, patient, of_part, annotated, scan, provenance, who, values)
 
 
 def write_training_set(folder: Path, content: TrainingSet) -> None:

@@ -246,6 +246,11 @@ def patient_of(file: Path) -> str:
     return str(read_header(file).tags.get("PatientID") or "")
 
 
+def study_of(file: Path) -> str:
+    """Return the identifier of the study in a file, not for messages; "" if it states none."""
+    return str(read_header(file).tags.get("StudyInstanceUID") or "")
+
+
 def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:
     """Return what the files of one series have in common."""
     study, series = str(tags.get("StudyInstanceUID") or ""), str(tags.get("SeriesInstanceUID") or "")

@@ -13,7 +13,8 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 
 from napari_seg.errors import InputError
-from napari_seg.learning.accept import accept, case_of_scan
+from napari_seg.learning.accept import accept
+from napari_seg.learning.same_scan import ScanIdentity, case_of_scan, has_changed
 from napari_seg.learning.training_set import AcceptedCase, Provenance, TrainingSet, moved_to_training, read_training_set
 from napari_seg.plugin.foreign_layers import lies_on
 from napari_seg.plugin.job import SAVING_WORKER, Job, JobProgress
@@ -24,7 +25,6 @@ from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.napari_private import history_lengths
 from napari_seg.plugin.preferences import preferences, remember_training_set
 from napari_seg.plugin.segment.channels import input_of
-from napari_seg.training.gather.referenced import voxel_digest
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Question:
     wish: Wish
     case: AcceptedCase
     annotated: tuple[str, ...]
+    has_changed: bool = False
 
     @property
     def text(self) -> str:
@@ -72,9 +73,10 @@ class Question:
         who, when = f" by {record.reader}" if record.reader else "", record.time.replace("T", ", ")[:17]
         kept = {name.casefold() for name in self.annotated}
         lost = ", ".join(name for name in self.case.annotated if name.casefold() not in kept)
+        changed = " Its series holds other voxels since then, which replace the earlier ones." * self.has_changed
         return (
-            f"This scan was accepted before as {self.case.name}{who} ({when} UTC). Accepting it again replaces its "
-            f"labels in the set{f'; those of {lost} are lost' if lost else ''}."
+            f"This scan was accepted before as {self.case.name}{who} ({when} UTC).{changed} Accepting it again "
+            f"replaces its labels in the set{f'; those of {lost} are lost' if lost else ''}."
         )
 
 
@@ -365,10 +367,11 @@ def _accept(wish: Wish, job: Job) -> Accepted | Question:
             stage="Writing the case",
         )
     except InputError as error:
-        known = case_of_scan(before, wish.folder, scan, voxel_digest(scan))
+        identity = ScanIdentity.of(scan)
+        known = case_of_scan(before, wish.folder, identity)
         if error.code != "accept.again" or known is None:
             raise
-        return Question(wish, known, annotated)
+        return Question(wish, known, annotated, has_changed(known, wish.folder, identity))
     content = read_training_set(wish.folder)
     unchecked, empty = (tuple(name for name in others if bool(names[name]) is wanted) for wanted in (True, False))
     moved = tuple(moved_to_training(before, content))

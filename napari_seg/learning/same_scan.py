@@ -1,0 +1,134 @@
+"""Tell whether a scan is one that a training set has already: as it is, changed, or in another orientation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.errors import InputError, NapariSegError
+from napari_seg.learning.scans import scan_of
+from napari_seg.learning.training_set import AcceptedCase, TrainingSet
+from napari_seg.training.gather.referenced import ENDING, recall, value_digest, voxel_digest
+from napari_seg.volume import Volume
+
+_DIRECTIONS = ("left to right", "front to back", "head to foot")
+
+
+@dataclass(frozen=True)
+class ScanIdentity:
+    """What a scan is known by.
+
+    Attributes:
+        scan: the scan.
+        voxels: digest of its voxels, see `voxel_digest`.
+        values: digest of their values in any order, see `value_digest`.
+    """
+
+    scan: Volume
+    voxels: str
+    values: str
+
+    @classmethod
+    def of(cls, scan: Volume) -> ScanIdentity:
+        """Return the identity of a scan."""
+        return cls(scan, voxel_digest(scan), value_digest(scan))
+
+    @cached_property
+    def files(self) -> frozenset[Path]:
+        """Its files, links resolved."""
+        return frozenset(file.resolve() for file in self.scan.source.files)
+
+    def is_of(self, case: AcceptedCase) -> bool:
+        """Return whether a case is of this scan, in any orientation, or with other voxels in the same DICOM files."""
+        return case.scan == self.voxels or self.values == case.values or self.shares_series(case)
+
+    def shares_series(self, case: AcceptedCase) -> bool:
+        """Return whether the scan has files of the DICOM series of a case, as this machine knows them."""
+        known = recall(case.scan) if self.scan.source.format == "dicom" and case.image.endswith(ENDING) else None
+        return known is not None and not self.files.isdisjoint(file.resolve() for file in known.files)
+
+
+def case_of_scan(content: TrainingSet, folder: Path, identity: ScanIdentity) -> AcceptedCase | None:
+    """Return the case of a scan; None if it was not accepted yet.
+
+    It is known by its voxels, because it was read from the set, or because its DICOM series is that of a case that
+    holds other voxels now.
+
+    Args:
+        content: the training set.
+        folder: its folder.
+        identity: the scan.
+    """
+    of_voxels = (case for case in content.cases if case.scan == identity.voxels)
+    own = (case for case in content.cases if _is_image_of(case, folder, identity))
+    changed = (case for case in content.cases if identity.shares_series(case) and _holds_others(folder, case))
+    return next(of_voxels, None) or next(own, None) or next(changed, None)
+
+
+def has_changed(known: AcceptedCase, folder: Path, identity: ScanIdentity) -> bool:
+    """Return whether a scan holds other voxels than when its case was accepted; see `case_of_scan`."""
+    return known.scan != identity.voxels and not _is_image_of(known, folder, identity)
+
+
+def refuse_mirrored(content: TrainingSet, folder: Path, identity: ScanIdentity) -> None:
+    """Refuse a scan that the set has in another orientation: one of both lies wrongly in space.
+
+    Args:
+        content: the training set.
+        folder: its folder.
+        identity: a scan that has no case.
+
+    Raises:
+        InputError: `accept.mirrored`.
+    """
+    for case in content.cases:
+        if case.values != identity.values:
+            continue
+        try:
+            turn = _turn_between(_in_patient_axes(scan_of(folder, case)), _in_patient_axes(identity.scan))
+        except NapariSegError:  # it can't be compared
+            turn = "in another orientation"
+        if turn:
+            text = f"this scan has the voxels of {case.name}, {turn}; expected each scan once, and one of both is wrong"
+            way = f"correct the orientation of this scan; or, if {case.name} is wrong, remove it (napari-seg accept"
+            raise InputError("accept.mirrored", f"{text}; {way} --discard {case.name}) and accept this scan again")
+
+
+def _is_image_of(case: AcceptedCase, folder: Path, identity: ScanIdentity) -> bool:
+    """Return whether a scan was read from the image that the set has of a case."""
+    return (folder / case.image).resolve() in identity.files
+
+
+def _holds_others(folder: Path, case: AcceptedCase) -> bool:
+    """Return whether a case can't be read any more; if it can, the scan is another volume of its series."""
+    try:
+        scan_of(folder, case)
+    except InputError:
+        return True
+    return False
+
+
+def _in_patient_axes(scan: Volume) -> NDArray:
+    """Return the voxels of a scan, (C, I, J, K) in the order right, anterior, superior."""
+    axes, flips = scan.grid.patient_axes()
+    turned = scan.array.transpose(0, *(axis + 1 for axis in axes))
+    return turned[:, *(slice(None, None, -1 if flip else 1) for flip in flips)]
+
+
+def _turn_between(one: NDArray, other: NDArray) -> str:
+    """Return in words how one array (C, I, J, K) is turned to become another one; "" if it is another scan."""
+    for axes in permutations(range(3)):
+        turned = one.transpose(0, *(axis + 1 for axis in axes))
+        if turned.shape != other.shape:
+            continue
+        for flips in product((1, -1), repeat=3):
+            if np.array_equal(turned[:, *(slice(None, None, flip) for flip in flips)], other):
+                names = [name for name, flip in zip(_DIRECTIONS, flips, strict=True) if flip < 0]
+                exchanged = ["with exchanged axes"] if axes != (0, 1, 2) else []
+                return " and ".join([*exchanged, *([f"mirrored {' and '.join(names)}"] if names else [])])
+    return ""
