@@ -1285,6 +1285,11 @@ CODES = {
         "Voxels of the reference with a value that stands for no class were left out of the comparison.",
         "Nothing, if the value has no class; otherwise name it with `--labels`.",
     ),
+    "labels.intensities": Code(
+        "error",
+        "The values of the file are those of a scan: there are many, without names, and neighbouring voxels differ.",
+        "Give the label map of the scan; name the structures of a label map in a `.seg.nrrd` or a record next to it.",
+    ),
     "labels.layers": Code(
         "error",
         "A `.seg.nrrd` has several layers and does not say which segment lies in which.",
@@ -1351,9 +1356,8 @@ CODES = {
     ),
     "labels.too_many": Code(
         "error",
-        "A label map holds more labels than a comparison takes, as one does that numbers single objects; or a file in "
-        "a folder of label maps holds so many values without names that it may be a scan.",
-        "Give one label to each kind of structure; give `napari-seg edit` the file itself if it is a label map.",
+        "A label map holds more labels than a comparison takes, as one does that numbers single objects.",
+        "Give one label to each kind of structure.",
     ),
     "labels.type": Code(
         "error",

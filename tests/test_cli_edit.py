@@ -13,7 +13,7 @@ from edited import GRID, ball
 
 from napari_seg.cli.main import main
 from napari_seg.formats.kinds import write_label_map
-from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.label_maps import check_no_intensities, read_label_map
 from napari_seg.formats.record import made_by_in, read_record, record_path, write_labels_record
 from napari_seg.volume import Segment, Segmentation
 
@@ -76,8 +76,9 @@ def test_a_label_map_is_edited_and_keeps_names_and_place(
     voxels = int((labels() == 4).sum())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{original} -> {tmp_path / 'out' / name}"
-    assert lines[1].split() == ["liver", f"{voxels * VOXEL_ML:.2f}", "ml", "->", f"{voxels * VOXEL_ML:.2f}", "ml"]
-    assert lines[2].split() == ["spleen", f"{33 * VOXEL_ML:.2f}", "ml", "->", f"{32 * VOXEL_ML:.2f}", "ml"]
+    volume, one = f"{voxels * VOXEL_ML:.2f} ml", f"1 voxel ({round(VOXEL_ML, 4):.3g} ml)"
+    assert " ".join(lines[1].split()) == f"liver {volume} -> {volume} +{one} -{one}"
+    assert " ".join(lines[2].split()) == f"spleen {33 * VOXEL_ML:.2f} ml -> {32 * VOXEL_ML:.2f} ml -{one}"
 
 
 def test_the_record_lists_the_operations_and_keeps_the_model(tmp_path: Path) -> None:
@@ -93,6 +94,7 @@ def test_the_record_lists_the_operations_and_keeps_the_model(tmp_path: Path) -> 
             "original_sha256": hashlib.sha256(original.read_bytes()).hexdigest(),
             "structures": ["liver"],
             "operations": ["fill-holes", "smooth 1.5 mm"],
+            "result_sha256": hashlib.sha256(output.read_bytes()).hexdigest(),
         }
     ]
     assert made_by_in(output) == ("a model", "1.2")
@@ -200,7 +202,31 @@ def test_scans_in_a_folder_are_not_taken_for_label_maps(tmp_path: Path, capsys: 
     write_label_map(Segmentation(array, GRID, ()), tmp_path / "in" / "scan.nii.gz")
     assert run("edit", tmp_path / "in", "-o", tmp_path / "out", "--keep-largest") == 3
     assert sorted(content(tmp_path / "out")) == ["a.json", "a.nii.gz"]
-    assert "scan.nii.gz: labels.too_many" in capsys.readouterr().err
+    assert "scan.nii.gz: labels.intensities" in capsys.readouterr().err
+    assert run("edit", tmp_path / "in" / "scan.nii.gz", "-o", tmp_path / "out", "--keep-largest") == 4
+    assert "scan.nii.gz holds 299 values without names, and 0% of the neighbouring voxels are equal" in (
+        capsys.readouterr().err
+    )
+
+
+def test_an_atlas_without_names_is_no_scan(tmp_path: Path) -> None:
+    blocks = np.arange(1, 10 * 13 * 7 + 1, dtype=np.uint16).reshape(10, 13, 7)
+    array = blocks.repeat(2, 0).repeat(2, 1).repeat(2, 2)  # 910 regions of eight voxels
+    write_label_map(Segmentation(array, GRID, ()), tmp_path / "atlas.nii.gz")
+    check_no_intensities(read_label_map(tmp_path / "atlas.nii.gz"), tmp_path / "atlas.nii.gz")
+
+
+def test_an_output_that_somebody_changed_is_not_called_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = ["edit", write(tmp_path / "a.nii.gz"), "-o", tmp_path / "out", "--fill-holes"]
+    assert run(*command) == 0
+    output = tmp_path / "out" / "a.nii.gz"
+    output.write_bytes((tmp_path / "a.nii.gz").read_bytes())
+    assert run(*command) == 4
+    assert "output.exists" in (text := capsys.readouterr().err)
+    assert "a.nii.gz was changed after this command had written it" in text
+    assert run(*command, "--overwrite") == 0
+    assert run(*command) == 0
+    assert "unchanged since, kept" in capsys.readouterr().out
 
 
 def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -213,7 +239,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert run(*command) == 0
     text = capsys.readouterr().out
-    assert "a.nii.gz: written before by the same command, kept" in text
+    assert "a.nii.gz: written before by the same command and unchanged since, kept" in text
     assert {name: digest for name, digest in content(out).items() if name[0] == "a"} == before
     assert (out / "b.nii.gz").exists()
     assert run("edit", folder, "-o", out, "--keep-largest") == 4  # another command

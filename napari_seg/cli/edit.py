@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 PROGRAM = "napari-seg edit"
 """Who edited, in the record of an edited label map."""
 
-MAX_UNNAMED = 200
-"""Largest number of values without names in a file of a folder; one with more may be a scan."""
-
 _MAX_PATH = 4000
+
+_RESULT = "result_sha256"
+"""Key of an edit in a record: digest of the file that was written, so that a change by somebody else is seen."""
 
 
 class _AppendOperation(argparse.Action):
@@ -112,7 +112,6 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.operations,
                 arguments.structure,
                 overwrite=arguments.overwrite,
-                is_given=original in arguments.labels,
             )
         except NapariSegError as error:
             if error.code == "output.disk_full":
@@ -190,7 +189,6 @@ def _edit(
     structures: Sequence[str],
     *,
     overwrite: bool,
-    is_given: bool,
 ) -> dict[str, Any]:
     """Write one edited label map with its record; return what is printed about it.
 
@@ -202,7 +200,6 @@ def _edit(
         operations: operations in their order.
         structures: names of the structures; all if empty.
         overwrite: replace an existing file.
-        is_given: whether the user named the file itself, not its folder.
 
     Raises:
         NapariSegError: the label map can't be read or edited, or the file can't be written.
@@ -212,7 +209,7 @@ def _edit(
     from napari_seg.errors import InputError, OutputError
     from napari_seg.formats.atomic import not_written
     from napari_seg.formats.kinds import write_label_map
-    from napari_seg.formats.label_maps import read_label_map, with_all_segments_named
+    from napari_seg.formats.label_maps import check_no_intensities, read_label_map, with_all_segments_named
     from napari_seg.formats.record import edited_record, read_record, record_path, write_record
     from napari_seg.volume import select_segments
 
@@ -232,24 +229,25 @@ def _edit(
     record = record_path(output)
     if output.exists() and not overwrite:
         edits = (read_record(record) or {}).get("edits")
-        if isinstance(edits, list) and edits and edits[-1] == edit:
+        last = dict(edits[-1]) if isinstance(edits, list) and edits and isinstance(edits[-1], dict) else {}
+        written = last.pop(_RESULT, "")
+        if last == edit and written == sha256_of([output]):
             return {**report, "kept": True}
-        raise OutputError("output.exists", f"{output} already exists; choose another folder, or pass --overwrite")
+        what = "was changed after this command had written it" if last == edit else "already exists"
+        raise OutputError("output.exists", f"{output} {what}; choose another folder, or pass --overwrite")
     if record.exists() and (read_record(record) is None or not output.exists()):
         text = f"{record} belongs to another file and has the name of the record; choose another folder or file name"
         raise OutputError("output.exists", text)
     found = read_label_map(original)
+    check_no_intensities(found, original)
     before = with_all_segments_named(found)
-    unnamed = len(before.segments) - len(found.segments)
-    if not is_given and unnamed > MAX_UNNAMED:
-        text = f"found {unnamed} values without names, as in a scan; give the file itself if it is a label map"
-        raise InputError("labels.too_many", text)
     edited = [segment.label for segment in select_segments(before.segments, structures, original.name)]
     after = apply_operations(before, operations, edited)
     content = edited_record(after, original, edit)
     try:
         record.unlink(missing_ok=True)  # so that it never lies next to labels that it does not describe
         write_label_map(after, output, origin="SEMIAUTOMATIC")
+        content["edits"][-1][_RESULT] = sha256_of([output])
         write_record(record, content)
     except OSError as error:
         raise not_written(str(record), error) from error
@@ -259,21 +257,30 @@ def _edit(
 
 
 def _volumes(before: Segmentation, after: Segmentation, labels: Sequence[int]) -> list[dict[str, Any]]:
-    volumes, new = before.volumes_ml(), after.volumes_ml()
-    voxels, new_voxels = before.voxel_counts(), after.voxel_counts()
+    """Return what was changed of each structure."""
+    import numpy as np
+
+    ml = before.grid.voxel_ml
+    voxels = before.voxel_counts()
     names = {segment.label: segment.name for segment in before.segments}
-    changed = {label: bool(((before.array == label) != (after.array == label)).any()) for label in labels}
+    is_changed = before.array != after.array
+    count = max(labels, default=0) + 1
+    added, removed = (np.bincount(one.array[is_changed], minlength=count) for one in (after, before))
     return [
         {
             "name": names[label],
             "label": label,
-            "ml_before": round(volumes[label], 4),
-            "ml_after": round(new[label], 4),
+            "ml_before": round(voxels[label] * ml, 4),
+            "ml_after": round((voxels[label] + gain - loss) * ml, 4),
+            "ml_added": round(gain * ml, 4),
+            "ml_removed": round(loss * ml, 4),
             "voxels_before": voxels[label],
-            "voxels_after": new_voxels[label],
-            "changed": changed[label],
+            "voxels_after": voxels[label] + gain - loss,
+            "voxels_added": gain,
+            "voxels_removed": loss,
+            "changed": bool(gain or loss),
         }
-        for label in labels
+        for label, gain, loss in ((label, int(added[label]), int(removed[label])) for label in labels)
     ]
 
 
@@ -288,10 +295,15 @@ def _print(report: dict[str, Any]) -> None:
         print(f"napari-seg: {labels}: {report['code']}: {text}", file=sys.stderr)
         return
     if report.get("kept"):
-        print(f"{labels} -> {output}: written before by the same command, kept")
+        print(f"{labels} -> {output}: written before by the same command and unchanged since, kept")
         return
     print(f"{labels} -> {output}")
     width = max((len(one["name"]) for one in report["structures"]), default=0)
     for one in report["structures"]:
         change = f"{one['ml_before']:10.2f} ml -> {one['ml_after']:10.2f} ml"
-        print(f"  {one['name']:{width}}  {change}{'' if one['changed'] else '  (unchanged)'}")
+        parts = [
+            f"{sign}{count} voxel{'s' * (count != 1)} ({one[f'ml_{what}']:.3g} ml)"
+            for sign, what in (("+", "added"), ("-", "removed"))
+            if (count := one[f"voxels_{what}"])
+        ]
+        print(f"  {one['name']:{width}}  {change}  {'  '.join(parts) or '(unchanged)'}")
