@@ -191,3 +191,20 @@ def test_long_entries_are_cut_in_the_middle(qtbot: Any) -> None:
     assert images[0] != images[1]  # both ends are to be seen
     QApplication.sendEvent(widget, QHelpEvent(QEvent.Type.ToolTip, QPoint(), QPoint()))
     assert widget.toolTip().startswith(name.replace("side", "head"))
+
+
+@pytest.mark.parametrize("width", [300, 360, 500])
+def test_all_tabs_are_in_sight_in_a_narrow_panel(viewer: Any, width: int) -> None:
+    panel = commands.panel()
+    window = viewer.window._qt_window
+    window.resize(1280, 720)
+    (dock,) = (one for one in viewer.window._dock_widgets.values() if one.isAncestorOf(panel))
+    window.resizeDocks([dock], [width], Qt.Orientation.Horizontal)
+    QApplication.processEvents()
+    assert panel.width() == width
+    bar = panel._tabs.tabBar()
+    assert bar.count() == 7
+    for tab in range(7):
+        bar.setCurrentIndex(tab)
+        assert all(bar.rect().contains(bar.tabRect(one)) for one in range(7))
+        assert bar.tabToolTip(tab).startswith(panel._titles()[tab])

@@ -173,13 +173,20 @@ class Panel(QWidget):
             )
         )
         self._tabs = QTabWidget()
-        self._tabs.addTab(self.study_tab, "Study")
-        self._tabs.addTab(self.segment_tab, "Segment")
-        self._tabs.addTab(self.structures_tab, "Structures")
-        self._tabs.addTab(self.edit_tab, "Edit")
-        self._tabs.addTab(self.batch_tab, "Batch")
-        self._tabs.addTab(self.train_tab, "Train")
-        self._tabs.addTab(self.learn_tab, "Learn")
+        bar = self._tabs.tabBar()
+        bar.setStyleSheet("QTabBar::tab { padding-left: 3px; padding-right: 3px; }")
+        bar.setUsesScrollButtons(False)  # all tabs are in sight; in a narrow panel their titles are shortened
+        bar.setElideMode(Qt.TextElideMode.ElideRight)
+        for tab, title, tip in (
+            (self.study_tab, "Study", "Open scans"),
+            (self.segment_tab, "Segment", "Run a model on the scan"),
+            (self.structures_tab, "Structures", "Volumes, names and export of the structures"),
+            (self.edit_tab, "Edit", "Correct a structure"),
+            (self.batch_tab, "Batch", "Run a model on many scans"),
+            (self.train_tab, "Train", "Train a model"),
+            (self.learn_tab, "Learn", "Accept cases, and improve a model with them"),
+        ):
+            self._tabs.setTabToolTip(self._tabs.addTab(tab, title), f"{title}: {tip}")
         self._message = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         form = QFormLayout()
