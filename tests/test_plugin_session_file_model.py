@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.session_file.model import SessionFileModel
 from napari_seg.plugin.structures.model import StructuresModel
-from napari_seg.volume import Volume
+from napari_seg.volume import ConfidenceMaps, Segmentation, Volume
 
 PATIENT = ("DOE^JANE", "Doe", "JANE", "doe", "jane", "4711-0815")
 
@@ -145,6 +147,62 @@ def test_a_session_is_opened_as_it_was_saved(scan: Path, tmp_path: Path) -> None
     assert other.scene.camera.center == (1.5, 2.5, 3.5)
     # what is saved now is the same
     np.testing.assert_array_equal(Snapshot.of(found).segmentation().array, Snapshot.of(labels).segmentation().array)
+
+
+def test_what_a_model_found_is_known_after_reopening(scan: Path, tmp_path: Path) -> None:
+    volume = read(scan)
+    found = found_in(volume)
+    rng = np.random.default_rng(0)
+    maps = ConfidenceMaps(*(rng.integers(0, 256, volume.grid.shape).astype(np.uint8) for _ in range(2)))
+    made = replace(found, confidence_maps=maps)
+    viewer = ViewerModel()
+    model = SessionFileModel(session := Session(viewer), SegmentModel(session))
+    for one in image_layers(volume):
+        viewer.add_layer(layer_of(one))
+    (labels,) = label_layers_of(viewer, made, volume)
+    labels.data_setitem((np.array([3]), np.array([4]), np.array([5])), 4)
+    path = tmp_path / "study" / "mine.napari-seg"
+    model.save(path)
+    model.session.jobs.wait()
+
+    other, back = opened(path)
+    assert "(" not in texts(back)
+    info, old = LayerInfo.require(other.layers[1]), LayerInfo.require(labels)
+    assert info.looked_for == old.looked_for == {segment.label for segment in found.segments}
+    assert info.model_labels is not None
+    np.testing.assert_array_equal(info.model_labels.unpack(), found.array)
+    assert info.model_confidence is not None
+    np.testing.assert_array_equal(info.model_confidence.unpack(), maps.confidence)
+    assert Snapshot.of(other.layers[1]).segmentation().array.sum() != found.array.sum(), "corrected since"
+
+
+def label_layers_of(viewer: ViewerModel, found: Segmentation, volume: Volume) -> list[Labels]:
+    """Add the result of a run to a viewer."""
+    result = labels_layer(
+        found, place(volume.grid), "found", scan=volume.source, algorithm=("balls", "1.0"), is_result=True
+    )
+    viewer.add_layer(layer_of(result))
+    return [layer for layer in viewer.layers if isinstance(layer, Labels)]
+
+
+def test_a_session_of_an_earlier_version_opens(scan: Path, tmp_path: Path) -> None:
+    viewer, model = viewer_on(scan)
+    path = tmp_path / "study" / "mine.napari-seg"
+    model.save(path)
+    model.session.jobs.wait()
+    with zipfile.ZipFile(path) as archive:
+        members = {one.filename: archive.read(one) for one in archive.infolist()}
+    content = json.loads(members["session.json"])
+    content["format"] = 1
+    for layer in content["layers"]:
+        for key in ("looked_for", "has_model_labels", "has_model_confidence"):
+            layer.pop(key, None)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in {**members, "session.json": json.dumps(content)}.items():
+            archive.writestr(name, data)
+    other, _ = opened(path)
+    np.testing.assert_array_equal(other.layers[1].data, viewer.layers[1].data)
+    assert LayerInfo.require(other.layers[1]).model_labels is None
 
 
 def test_no_name_of_a_patient_is_in_the_file(head: Volume, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from napari_seg.geometry import Grid
 from napari_seg.volume import MAX_LABEL, Segment, Term
 
-FORMAT = 1
-"""Version of the format of session files; a higher one comes from a later program."""
+FORMAT = 2
+"""Version of the format of session files; a higher one comes from a later program. 2: labels as a model made them."""
 
 MAX_LAYERS = 1000
 
@@ -144,6 +144,11 @@ class ImageLayer(SavedLayer):
     colormap: SavedColormap = SavedColormap()
     is_scan: bool = True
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Kinds of arrays of this layer that lie in the file."""
+        return ("images",)
+
 
 class SavedSegment(Part):
     """A `Segment`."""
@@ -188,7 +193,7 @@ class SavedAction(Part):
 
 
 class LabelsLayer(SavedLayer):
-    """A labels layer; its label map lies in the same file.
+    """A labels layer; its label map lies in the same file, and so does what a model found.
 
     Attributes:
         scan: index of the scan that the labels belong to; None if there is none.
@@ -198,6 +203,9 @@ class LabelsLayer(SavedLayer):
         hidden: labels that are not drawn.
         actions: actions of the Edit tab.
         kept: data of the tools, such as prompts; see `kept_data`.
+        looked_for: labels that the model looks for.
+        has_model_labels: whether the file holds the labels as the model made them, too.
+        has_model_confidence: whether it holds the network's confidence in each of their voxels.
     """
 
     kind: Literal["labels"] = "labels"
@@ -211,6 +219,15 @@ class LabelsLayer(SavedLayer):
     hidden: Annotated[tuple[Label, ...], Field(max_length=MAX_LABEL)] = ()
     actions: Annotated[tuple[SavedAction, ...], Field(max_length=1_000_000)] = ()
     kept: Plain = {}
+    looked_for: Annotated[tuple[Label, ...], Field(max_length=MAX_LABEL)] = ()
+    has_model_labels: bool = False
+    has_model_confidence: bool = False
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Kinds of arrays of this layer that lie in the file."""
+        model = ("model_labels",) * self.has_model_labels + ("model_confidence",) * self.has_model_confidence
+        return ("labels", *model)
 
 
 AnyLayer = Annotated[ScanLayer | ImageLayer | LabelsLayer, Field(discriminator="kind")]
@@ -292,8 +309,19 @@ class SessionContent(Part):
 
     def stored(self) -> dict[str, LabelsLayer | ImageLayer]:
         """Return the layers whose voxels lie in the file, by the names of their members."""
-        found: dict[str, LabelsLayer | ImageLayer] = {}
-        for number, layer in enumerate(self.layers):
-            if not isinstance(layer, ScanLayer):
-                found[f"{'labels' if isinstance(layer, LabelsLayer) else 'images'}/{number}.nii"] = layer
-        return found
+        return {
+            member_of(kind, number): layer
+            for number, layer in enumerate(self.layers)
+            if not isinstance(layer, ScanLayer)
+            for kind in layer.members
+        }
+
+
+def member_of(kind: str, number: int) -> str:
+    """Return the name of the member that holds an array of a layer.
+
+    Args:
+        kind: kind of the array, as in `LabelsLayer.members`.
+        number: number of the layer.
+    """
+    return f"{kind}/{number}.nii"

@@ -25,6 +25,7 @@ from napari_seg.plugin import kept_data
 from napari_seg.plugin.labels_state import EditAction, state_of
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import colormap_of, image_layers, labels_layer, layer_of, title_of
+from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.session_file.archive import extract, read_content
 from napari_seg.plugin.session_file.content import (
@@ -33,6 +34,7 @@ from napari_seg.plugin.session_file.content import (
     SavedColormap,
     ScanLayer,
     SessionContent,
+    member_of,
 )
 from napari_seg.plugin.session_file.names import opened_name
 from napari_seg.plugin.session_file.scans import find_scans, read_scan
@@ -94,14 +96,16 @@ def open_session(path: Path, frame: NDArray | None = None, check: Callable[[], o
         files = extract(path, content, folder, check)
         frame = content.frame_array() if frame is None else frame
         read_scans(opened, path.absolute().parent, range(len(content.scans)), frame, check)
-        indices = {id(layer): number for number, layer in enumerate(content.layers)}
-        for name, layer in content.stored().items():
+        for number, layer in enumerate(content.layers):
             check()
+            if isinstance(layer, ScanLayer):
+                continue
+            own = {kind: files[member_of(kind, number)] for kind in layer.members}
             try:
                 if isinstance(layer, LabelsLayer):
-                    opened.layers[indices[id(layer)]] = _labels(opened, layer, files[name], frame)
+                    opened.layers[number] = _labels(opened, layer, own, frame)
                 else:
-                    opened.layers[indices[id(layer)]] = _image(opened, layer, files[name], frame)
+                    opened.layers[number] = _image(opened, layer, own["images"], frame)
             except NapariSegError as error:
                 opened.faults.append(error)
     return opened
@@ -184,31 +188,37 @@ def _changed(opened: OpenedSession, number: int) -> InputError:
     )
 
 
-def _labels(opened: OpenedSession, saved: LabelsLayer, file: Path, frame: NDArray | None) -> Labels:
+def _labels(opened: OpenedSession, saved: LabelsLayer, files: Mapping[str, Path], frame: NDArray | None) -> Labels:
     """Return a labels layer.
 
+    Args:
+        opened: the session.
+        saved: content of the layer.
+        files: kind of array -> file, as in `LabelsLayer.members`.
+        frame: frame of the viewer.
+
     Raises:
-        NapariSegError: the label map is damaged or lies on another grid than the session says.
+        NapariSegError: a label map is damaged or lies on another grid than the session says.
     """
     grid = saved.grid.grid()
     _check_shown(grid, frame, opened.path)
-    found = read_label_map(file)
-    if not found.grid.matches(grid):
-        raise InputError(
-            "session.damaged",
-            f"a label map in {opened.path.name} does not lie on the grid that the session gives; save it again",
-        )
+    arrays = {kind: _labels_on(grid, file, opened.path) for kind, file in files.items()}
     segments = tuple(segment.segment() for segment in sorted(saved.segments, key=lambda one: one.label))
     if len({segment.label for segment in segments}) < len(segments):
         raise InputError("session.damaged", f"two structures in {opened.path.name} have the same label")
     volume = None if saved.scan is None else opened.volumes.get(saved.scan)
     scan = volume.source if volume is not None and volume.grid.matches(grid) else NO_SOURCE
-    segmentation = Segmentation(found.array, grid, segments, confidence=saved.confidence)
+    segmentation = Segmentation(arrays["labels"], grid, segments, confidence=saved.confidence)
     name = opened_name(saved.name, opened.scan_names, "labels")
     layer = layer_of(labels_layer(segmentation, place(grid, frame), name, scan=scan, algorithm=saved.algorithm))
     assert isinstance(layer, Labels)
-    if not saved.is_oriented:
-        replace(LayerInfo.require(layer), notices=(_NO_ORIENTATION,)).attach(layer)
+    replace(
+        LayerInfo.require(layer),
+        notices=() if saved.is_oriented else (_NO_ORIENTATION,),
+        looked_for=frozenset(saved.looked_for),
+        model_labels=PackedLabels.of(arrays["model_labels"]) if saved.has_model_labels else None,
+        model_confidence=PackedLabels.of(arrays["model_confidence"]) if saved.has_model_confidence else None,
+    ).attach(layer)
     state = state_of(layer)
     state.painted, state.hidden = saved.is_painted, set(saved.hidden)
     state.earlier_actions = tuple(EditAction(**action.model_dump()) for action in saved.actions)
@@ -217,6 +227,19 @@ def _labels(opened: OpenedSession, saved: LabelsLayer, file: Path, frame: NDArra
     _set(layer, LABELS_SETTINGS, saved.settings)
     kept_data.restore(layer, saved.kept)
     return layer
+
+
+def _labels_on(grid: Grid, file: Path, path: Path) -> NDArray[np.unsignedinteger]:
+    """Return a label map of a session file.
+
+    Raises:
+        NapariSegError: it is damaged or lies on another grid than the session says.
+    """
+    found = read_label_map(file)
+    if not found.grid.matches(grid):
+        text = f"a label map in {path.name} does not lie on the grid that the session gives; save it again"
+        raise InputError("session.damaged", text)
+    return found.array
 
 
 def _image(opened: OpenedSession, saved: ImageLayer, file: Path, frame: NDArray | None) -> Layer:

@@ -93,16 +93,17 @@ def save(
         layers: list[ScanLayer | ImageLayer | LabelsLayer] = []
         saved: list[TakenLayer] = []
         left_out = list(taken.left_out)
-        for number, one in enumerate(taken.layers):
+        for one in taken.layers:
             check()
             try:
-                layer, array = writer.content_of(one)
+                layer, arrays = writer.content_of(one)
             except NapariSegError:
                 left_out.append(one.name)
                 continue
             if not isinstance(layer, ScanLayer):
-                files.append(folder / f"{number}.nii")
-                write_map(array, layer.grid.grid(), files[-1])
+                for array in arrays:
+                    files.append(folder / f"{len(files)}.nii")
+                    write_map(array, layer.grid.grid(), files[-1])
             layers.append(layer)
             saved.append(one)
         active = None if taken.active is None else taken.layers[taken.active]
@@ -147,8 +148,8 @@ class _LayerWriter:
         files = [file for one in layers for file in (*one.info.scan.files, *_files_of(one.info))]
         self._private = PrivateWords(files, [one.info.algorithm[0] for one in layers if one.info.algorithm is not None])
 
-    def content_of(self, one: TakenLayer) -> tuple[ScanLayer | ImageLayer | LabelsLayer, NDArray]:
-        """Return the content of a layer, and its array, which a scan that is kept by reference leaves in its files.
+    def content_of(self, one: TakenLayer) -> tuple[ScanLayer | ImageLayer | LabelsLayer, Sequence[NDArray]]:
+        """Return the content of a layer, and its arrays; a scan that is kept by reference leaves them in its files.
 
         Raises:
             NapariSegError: the layer cannot be saved.
@@ -170,10 +171,10 @@ class _LayerWriter:
                     colormap=one.colormap,
                     window=one.window,
                 )
-                return layer, volume.array[channel]
+                return layer, ()
         return self._image(one, name)
 
-    def _image(self, one: TakenLayer, name: SavedName) -> tuple[ImageLayer, NDArray]:
+    def _image(self, one: TakenLayer, name: SavedName) -> tuple[ImageLayer, Sequence[NDArray]]:
         array, info = np.asarray(one.voxels), one.info
         grid = info.placement.shown
         if info.volume is not None and (channel := _channel_of(one, info.volume)) is not None:
@@ -191,10 +192,14 @@ class _LayerWriter:
             colormap=one.colormap,
             is_scan=info.volume is not None,
         )
-        return layer, array
+        return layer, [array]
 
-    def _labels(self, one: TakenLayer, snapshot: Snapshot, name: SavedName) -> tuple[LabelsLayer, NDArray]:
+    def _labels(self, one: TakenLayer, snapshot: Snapshot, name: SavedName) -> tuple[LabelsLayer, Sequence[NDArray]]:
         segmentation, info = snapshot.segmentation(), one.info
+        made, confidence = (
+            None if packed is None or packed.shape != segmentation.grid.shape else packed.unpack()
+            for packed in (info.model_labels, info.model_confidence)
+        )
         maker, version = info.algorithm or ("", "")
         segments = (
             SavedSegment.of(one, one_line(self._private.public_structure(one.name, one.label), 500))
@@ -213,8 +218,11 @@ class _LayerWriter:
             hidden=one.hidden,
             actions=tuple(self._action(action) for action in snapshot.actions),
             kept=self._public(_plain_json(snapshot.kept)),
+            looked_for=tuple(sorted(map(int, info.looked_for))),
+            has_model_labels=made is not None,
+            has_model_confidence=confidence is not None,
         )
-        return layer, segmentation.array
+        return layer, [array for array in (segmentation.array, made, confidence) if array is not None]
 
     def _action(self, action: EditAction) -> SavedAction:
         structure = one_line(self._private.public_structure(action.structure, action.label), 500)
