@@ -339,9 +339,11 @@ def _nearest_along_axes(
         inside.append((indices >= 0) & (indices < size))
     chosen: Any = (..., *np.ix_(*picks))
     result = turned[chosen]
-    if outside is not None and not all(i.all() for i in inside):
-        i, j, k = inside
-        result[..., ~(i[:, None, None] & j[:, None] & k)] = outside
+    if outside is not None:
+        i, j, k = (~within for within in inside)
+        result[..., i, :, :] = outside
+        result[..., :, j, :] = outside
+        result[..., :, :, k] = outside
     return np.ascontiguousarray(result)
 
 

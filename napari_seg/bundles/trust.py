@@ -12,6 +12,7 @@ import logging
 import shlex
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,8 @@ def _check_weights(bundle: Bundle, path: Path) -> None:
         BundleError: `bundle.weights_unsafe`.
     """
     try:
-        calls = inspect_weights(path).calls
+        status = path.stat()
+        calls = _calls_in(path, status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError:  # loading it says why
         return
     if calls:
@@ -222,6 +224,12 @@ def _check_weights(bundle: Bundle, path: Path) -> None:
             f"{path.name} of bundle {bundle.root.name!r} is a pickle that calls {one_line(', '.join(calls[:3]), 200)}; "
             "expected tensors alone; save the network's state dictionary with torch.save, or as safetensors",
         )
+
+
+@lru_cache(maxsize=64)
+def _calls_in(path: Path, size: int, mtime_ns: int, inode: int) -> tuple[str, ...]:
+    """Return the functions that a file of weights calls; a file that changes is read again."""
+    return inspect_weights(path).calls
 
 
 def command_of_monai(bundle: Bundle) -> str:

@@ -87,6 +87,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="the same, with the figures of structures that touch the border",
     )
     parser.add_argument(
+        "--no-preview",
+        dest="preview",
+        action="store_false",
+        help="write no pictures of the results, which for small scans take as long as the network",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
     )
     _add_run_options(parser)
@@ -319,6 +325,7 @@ def _settings(arguments: argparse.Namespace) -> RunSettings:
         reading=read_options(arguments),
         also=tuple(arguments.also),
         statistics=arguments.statistics,
+        preview=arguments.preview,
         timeout_seconds=arguments.timeout,
         overwrite=arguments.overwrite,
     )

@@ -71,7 +71,8 @@ def print_results(results: Sequence[CaseResult], output: Path, report: Path | No
     for result in listed_done:
         for notice in result.notices:
             console.print(f"warning  {result.name}: {notice}", markup=False)
-        console.print(f"done     {result.labels}  ({result.seconds:.1f} s; preview: {result.overlay})", markup=False)
+        preview = f"; preview: {result.overlay}" if result.overlay else ""
+        console.print(f"done     {result.labels}  ({result.seconds:.1f} s{preview})", markup=False)
     for result in failed:
         console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)
     counts = f"{len(done)} done" + f" ({earlier} by an earlier run)" * bool(earlier) + f", {len(failed)} failed"

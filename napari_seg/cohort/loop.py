@@ -356,7 +356,7 @@ class _Loop:
         if fault is None and not self._run.settings.overwrite:
             fault = self._taken(case, claim)
         if fault is None:
-            settings, was_killed = self._run.settings, number in self._killed
+            settings, was_killed = self._run.settings.for_scans(model.scans), number in self._killed
             pool.submit(Work(number, case, model.bundle, model.digest, running.staging, settings, is_alone, was_killed))
         elif (result := self._handle(Failed(number, fault))) is not None:
             yield result

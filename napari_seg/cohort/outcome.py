@@ -74,7 +74,7 @@ class CaseResult:
         message: the same in words, one line.
         source: file or folder of the scan, relative to the folder of the inputs.
         labels: file of the label map; None unless done.
-        overlay: file of the preview; None unless done.
+        overlay: file of the preview; None unless done and requested.
         volumes_ml: segment name -> volume in ml.
         confidence: segment name -> mean probability; segments without voxels are absent.
         notices: warnings about the scan or the result.

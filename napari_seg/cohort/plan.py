@@ -253,7 +253,7 @@ def _estimated(one: PlannedCase, costs: Sequence[_Cost]) -> PlannedCase:
 
 def _outputs(case: Case, settings: RunSettings) -> tuple[str, ...]:
     """Return the files that a case will have, if every format can hold it."""
-    roles = {"labels", "overlay", "record"}
+    roles = {"labels", "record"} | ({"overlay"} if settings.preview else set())
     roles |= {kind for kind in settings.also if kind not in DICOM_FORMATS or case.scan.format == "dicom"}
     roles |= set(CONFIDENCE_MAPS) if settings.options.confidence_maps else set()
     roles |= {STATISTICS} if settings.statistics else set()

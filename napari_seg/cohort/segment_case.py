@@ -128,7 +128,6 @@ def _write_files(
         OSError: a file could not be written.
         OutputError: `output.not_equal`, a file reads back with other content; `output.disk_full`.
     """
-    from napari_seg.evaluation.overlay import draw_overlay
     from napari_seg.evaluation.structure_statistics import structure_statistics
     from napari_seg.formats.nifti import write_map
 
@@ -139,8 +138,12 @@ def _write_files(
         return staging / targets[role].name
 
     write_map(found.array, found.grid, path_of("labels"))
-    draw_overlay(volume, found, path_of("overlay"), title=case.name)
-    outputs |= {role: staged_file(path_of(role), targets[role]) for role in ("labels", "overlay")}
+    outputs["labels"] = staged_file(path_of("labels"), targets["labels"])
+    if settings.preview:
+        from napari_seg.evaluation.overlay import draw_overlay
+
+        draw_overlay(volume, found, path_of("overlay"), title=case.name)
+        outputs["overlay"] = staged_file(path_of("overlay"), targets["overlay"])
     for role in targets:
         path = path_of(role)
         if role in also:
@@ -165,7 +168,9 @@ def _write_files(
     record["options"] = settings.options.resolved(bundle).to_record()
     record["options"]["tta"] = record["options"].get("tta") or bundle.tta
     beside = {role: file.sha256 for role, file in outputs.items() if role not in ("labels", "overlay")}
-    record |= {"sha256": outputs["labels"].sha256, "overlay_sha256": outputs["overlay"].sha256, "beside": beside}
+    record |= {"sha256": outputs["labels"].sha256, "beside": beside}
+    if "overlay" in outputs:
+        record["overlay_sha256"] = outputs["overlay"].sha256
     write_record(path_of("record"), record)
     outputs["record"] = staged_file(path_of("record"), targets["record"])
     sync(staging)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from napari_seg.formats.kinds import FormatName
@@ -23,6 +23,7 @@ class RunSettings:
         reading: keyword arguments of `Scan.read`.
         also: formats that are written in addition to NIfTI; DICOM formats apply to DICOM scans only.
         statistics: structures whose volume and mean intensity are written to `<name>_seg_statistics.json`.
+        preview: also write a picture of each result, `<name>_seg.png`.
         timeout_seconds: time limit of one case; None: none.
         overwrite: replace files that this run did not write.
     """
@@ -31,8 +32,13 @@ class RunSettings:
     reading: ReadOptions = field(default_factory=ReadOptions)
     also: tuple[FormatName, ...] = ()
     statistics: Measured | None = None
+    preview: bool = True
     timeout_seconds: float | None = None
     overwrite: bool = False
+
+    def for_scans(self, count: int) -> RunSettings:
+        """Return these settings for a model that segments a number of scans of the run."""
+        return replace(self, options=replace(self.options, scans=count))
 
     def to_record(self) -> dict[str, Any]:
         """Return what decides the content of the results, as plain values for JSON; memory and time limits do not."""
@@ -43,6 +49,7 @@ class RunSettings:
             "confidence_maps": self.options.confidence_maps,
             "also": sorted(self.also),
             "statistics": self.statistics,
+            **({} if self.preview else {"preview": False}),  # manifests of before have no such setting
             "volume": self.reading.get("volume"),
             "resample_tilt": bool(self.reading.get("resample_tilt", False)),
         }

@@ -19,12 +19,13 @@ _STAMP_SECONDS = 5.0
 
 @dataclass
 class UsedModel:
-    """A model of the run: its bundle, its digest, what its files look like, and its number in the manifest."""
+    """A model of the run: its bundle, its digest, what its files look like, its scans, its number in the manifest."""
 
     bundle: Bundle
     digest: str
     stamp: tuple
     checked: float
+    scans: int
     number: int = 0
     fault: NapariSegError | None = None
 
@@ -53,5 +54,5 @@ def used_models(cases: Iterable[Case]) -> dict[int, UsedModel]:
         check_runnable(bundle)
         check_fit(bundle, its_cases)
         stamp = model_stamp(bundle)
-        found[number] = UsedModel(bundle, model_digest(bundle), stamp, time.monotonic())
+        found[number] = UsedModel(bundle, model_digest(bundle), stamp, time.monotonic(), len(its_cases))
     return found

@@ -7,6 +7,7 @@ A preview shows a sagittal, a coronal and an axial plane, resampled along the pa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def draw_overlay(volume: Volume, segmentation: Segmentation, path: Path, title: 
     for line in lines:
         draw.text((_MARGIN, y), line, fill=_ALARM, font=_font(13))
         y += _LINE
-    sheet.save(path, format="PNG", compress_level=4)  # half the time of 6, the default, and a tenth larger
+    sheet.save(path, format="PNG", compress_level=1)  # a third of the time of 6, the default, and a quarter larger
 
 
 _View = tuple[list[NDArray[np.float64]], float]
@@ -158,33 +159,33 @@ def draw_comparison_2d(image: Volume | None, prediction: Segmentation, reference
     scale = (3 * PANEL_PIXELS + 2 * _MARGIN) / max(grid.shape)
     columns, rows = ((np.arange(max(1, int(size * scale))) / scale).astype(int) for size in grid.shape[:2])
     pixel_index = np.ix_(rows, columns)
-    pixels = np.zeros((len(rows), len(columns), 3), np.float32)
+    shades = np.zeros((len(rows), len(columns)), np.float32)
     if image is not None:
-        pixels[:] = _shades(image.array[0, :, :, 0].T[pixel_index], _window(image.array[0]))
+        shades = _shades(image.array[0, :, :, 0].T[pixel_index], _window(image.array[0]))
     labels, reference_labels = (segmentation.array[:, :, 0].T[pixel_index] for segmentation in (prediction, reference))
-    _paint(pixels, labels, prediction.segments, reference_labels)
-    return Image.fromarray(pixels.astype(np.uint8))
+    return _painted(shades, labels, prediction.segments, reference_labels)
 
 
 def _shades(intensities: NDArray, window: tuple[float, float]) -> NDArray[np.float32]:
-    """Return grey values 0 to 255, (H, W, 1), of intensities (H, W)."""
+    """Return grey values 0 to 255, (H, W), of intensities (H, W)."""
     low, high = window
     shades: NDArray[np.float32] = 255 * np.clip((intensities.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
-    return shades[..., None]
+    return shades
 
 
-def _paint(
-    pixels: NDArray[np.float32],
+def _painted(
+    shades: NDArray[np.float32],
     labels: NDArray[np.unsignedinteger],
     segments: Sequence[Segment],
     reference_labels: NDArray[np.unsignedinteger] | None,
-) -> None:
-    """Draw labels (H, W), and reference labels if given, onto an RGB image (H, W, 3), in place."""
+) -> Image.Image:
+    """Return an image of grey values (H, W) with labels, and reference labels if given, drawn onto it."""
+    pixels = np.repeat(shades.astype(np.uint8)[..., None], 3, axis=2)
+    flat, flat_shades, flat_labels = pixels.reshape(-1, 3), shades.reshape(-1, 1), labels.ravel()
     if reference_labels is not None:
-        pixels[labels != reference_labels] = 0.6 * pixels[labels != reference_labels] + 0.4 * np.array(
-            _ALARM, np.float32
-        )
-        pixels[(reference_labels > 0) & _edges(reference_labels)] = 255
+        differs = np.flatnonzero(labels != reference_labels)
+        flat[differs] = 0.6 * flat_shades[differs] + 0.4 * np.array(_ALARM, np.float32)
+        flat[np.flatnonzero((reference_labels > 0) & _edges(reference_labels))] = 255
     is_shown = np.zeros(int(labels.max()) + 1, np.bool_)
     colors = np.zeros((len(is_shown), 3), np.float32)
     for segment in segments:
@@ -192,9 +193,11 @@ def _paint(
             is_shown[segment.label], colors[segment.label] = True, segment.color
     inside = is_shown[labels]
     if reference_labels is None:
-        pixels[inside] = 0.75 * pixels[inside] + 0.25 * colors[labels[inside]]
-    border = inside & _edges(labels)
-    pixels[border] = colors[labels[border]]
+        place = np.flatnonzero(inside)
+        flat[place] = 0.75 * flat_shades[place] + 0.25 * colors[flat_labels[place]]
+    border = np.flatnonzero(inside & _edges(labels))
+    flat[border] = colors[flat_labels[border]]
+    return Image.fromarray(pixels)
 
 
 def _caption(segment: Segment, volumes: dict[int, float], segmentation: Segmentation) -> str:
@@ -218,11 +221,12 @@ def _panel(
     directions[right, 0], directions[down, 1], directions[normal_axis, 2] = right_sign, down_sign, 1
     panel_grid = Grid.around(center_mm, (field_mm, field_mm, spacing), (spacing,) * 3, directions)
     labels = _labels_on(panel_grid, segmentation)
-    pixels = np.zeros((*labels.shape, 3), np.float32)
+    shades = np.zeros(labels.shape, np.float32)
     if volume is not None:
-        pixels[:] = _shades(resample(volume.array[0], volume.grid, panel_grid, outside=window[0])[:, :, 0].T, window)
-    _paint(pixels, labels, segmentation.segments, None if reference is None else _labels_on(panel_grid, reference))
-    panel = Image.fromarray(pixels.astype(np.uint8))
+        shades = _shades(resample(volume.array[0], volume.grid, panel_grid, outside=window[0])[:, :, 0].T, window)
+    panel = _painted(
+        shades, labels, segmentation.segments, None if reference is None else _labels_on(panel_grid, reference)
+    )
     draw = ImageDraw.Draw(panel)
     half, end = PANEL_PIXELS // 2, PANEL_PIXELS - 5
     for letter, place, anchor in zip(
@@ -269,6 +273,7 @@ def _window(array: NDArray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+@lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 

@@ -67,10 +67,10 @@ def find_body(volume: Volume, grid: Grid, modality: str) -> Body | None:
         grid: grid of the image that the body mask is for, in the scan's world.
         modality: DICOM's code of the modality.
     """
-    from scipy import ndimage
-
     if modality not in ("CT", "MR"):
         return None
+    from scipy import ndimage
+
     stride, coarse = _coarse(grid)
     smooth = ndimage.uniform_filter(resample(volume.array[0], volume.grid, coarse).astype(np.float32), 3)
     if not np.isfinite(smooth).all():

@@ -31,8 +31,8 @@ def _about(
 
 _DEVICE = _about("auto (a GPU if there is one), cpu, cuda or cuda:N", for_coarse_pass=True)
 _BACKEND = _about(
-    "program that runs the network; auto uses OpenVINO on a processor if it is installed and the scan is large enough "
-    "to make up for compiling the network, otherwise torch",
+    "program that runs the network; auto uses OpenVINO on a processor if it is installed and the scans of the run are "
+    "large enough, or enough, to make up for compiling the network, otherwise torch",
     BackendName,
     for_coarse_pass=True,
 )
@@ -100,6 +100,7 @@ class SegmentOptions:
         match: whether a model gives the labels of its own program.
         structures: names of the structures in the result; empty: all.
         postprocess: apply the steps on label maps that nnU-Net chose by cross-validation.
+        scans: number of scans of the run that the model segments; for many small ones, to compile the network pays.
 
     Raises:
         ValueError: an attribute has a value that is not allowed.
@@ -117,6 +118,7 @@ class SegmentOptions:
     match: MatchMode = field(default="auto", metadata=_MATCH)
     structures: tuple[str, ...] = field(default=(), metadata=_STRUCTURES)
     postprocess: bool = field(default=False, metadata=_POSTPROCESS)
+    scans: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "structures", tuple(self.structures))  # a list, from JSON or the command line
@@ -136,7 +138,7 @@ class SegmentOptions:
     def of_coarse_pass(self) -> SegmentOptions:
         """Return the options of a bundle's coarse pass: those of this machine, with defaults for the rest."""
         names = [option.name for option in option_fields() if option.metadata["for_coarse_pass"]]
-        return SegmentOptions(**{name: getattr(self, name) for name in names})
+        return SegmentOptions(**{name: getattr(self, name) for name in names}, scans=self.scans)
 
     def to_record(self) -> dict[str, Any]:
         """Return the options that can change labels, if only by rounding, as plain values for JSON."""
@@ -146,5 +148,5 @@ class SegmentOptions:
 
 
 def option_fields() -> tuple[Field, ...]:
-    """Return the options, each with its `name`, its `default`, and in `metadata` its "help" and its "choices"."""
-    return fields(SegmentOptions)
+    """Return the options of a user, each with its `name`, its `default`, and in `metadata` "help" and "choices"."""
+    return tuple(option for option in fields(SegmentOptions) if option.metadata)

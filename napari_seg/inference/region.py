@@ -20,7 +20,8 @@ from napari_seg.geometry import Grid
 from napari_seg.inference import plan as planning
 from napari_seg.inference.backends import choose
 from napari_seg.inference.backends.base import Backend
-from napari_seg.inference.backends.cost import NetworkCost, network_cost
+from napari_seg.inference.backends.cost import NetworkCost
+from napari_seg.inference.backends.cost_cache import cached_cost
 from napari_seg.inference.backends.openvino import cached_compile
 from napari_seg.inference.backends.precision import MIN_CHECKED_FLOP, Agreement, agreement, checked_part
 from napari_seg.inference.decide.region_labels import check_inverse, collects_values, labels_bytes
@@ -148,7 +149,7 @@ class RegionTask:
 
         def compiled_memory(flop: float) -> float | None:
             known = model.statistics.compiled_memory or COMPILED_MEMORY
-            return known if choose.will_compile(name, model.device, flop) else None
+            return known if choose.will_compile(name, model.device, self._flop_of_run(flop)) else None
 
         with blaming(self.settings.bundle, model.device):
             return planning.best_plan(
@@ -248,7 +249,9 @@ class RegionTask:
                 if backend is None:
                     if plan.compiled_memory is None and name == "auto":
                         name = "torch"  # as planned
-                    backend = choose.make_backend(name, model, shape, plan.flop, plan.accumulator_bytes)
+                    backend = choose.make_backend(
+                        name, model, shape, self._flop_of_run(plan.flop), plan.accumulator_bytes
+                    )
                     compiled_for = shape
                 if backend.batch_cost is None:
                     if plan.compiled_memory is None:
@@ -256,11 +259,13 @@ class RegionTask:
                     name, backend = "torch", None  # OpenVINO can't run the network
                     continue
                 statistics.is_compiled = True
-                collect_garbage()
-                used_bytes = max(used_bytes or 0, resident_bytes() + self.promised_bytes - self.image.nbytes)
                 needed = backend.batch_cost.memory
-                plan = plan.with_memory(needed, used_bytes)
                 statistics.batch_seconds.setdefault((plan.program, shape), backend.batch_cost.seconds)
+                plan = plan.with_memory(needed, self._used_now(used_bytes or 0))
+                if plan.peak_bytes > self.settings.budget_bytes:
+                    collect_garbage()  # only now, because it takes as long as a small scan
+                    used_bytes = self._used_now(used_bytes or 0)
+                    plan = plan.with_memory(needed, used_bytes)
                 if plan.peak_bytes <= self.settings.budget_bytes:
                     return plan, backend
                 budget = describe_bytes(self.settings.budget_bytes)
@@ -328,11 +333,19 @@ class RegionTask:
         costs = model.statistics.window_costs
         if windows.size not in costs:
             window = windows.cut(windows.pad(self.image), (0, 0, 0))[None]
-            cost = network_cost(model.network, window)
+            cost = cached_cost(model.network, window)
             # the feature maps of a GPU lie in its own memory
             is_on_gpu = model.device.type == "cuda"
             costs[windows.size] = replace(cost, peak_bytes=0) if is_on_gpu else cost
         return costs[windows.size].computed_in(model.dtype)
+
+    def _flop_of_run(self, flop: float) -> float:
+        """Return the operations of all scans of the run, if each takes as many as this one."""
+        return self.settings.options.scans * flop
+
+    def _used_now(self, least: int) -> int:
+        """Return the memory in use and promised, the image left out, once the network is compiled; `least` at least."""
+        return max(least, resident_bytes() + self.promised_bytes - self.image.nbytes)
 
     def _used_bytes(self, backend: BackendName, flop: float) -> int:
         """Return the memory besides the image: in use, promised, and of the weights that are not in memory yet.
@@ -340,7 +353,7 @@ class RegionTask:
         A compiled network has its own copy of the weights, and torch reads them from their file when it runs.
         """
         model, numbers = self.settings.model, self.settings.model.network.state_dict().values()
-        will_compile = choose.will_compile(backend, model.device, flop)
+        will_compile = choose.will_compile(backend, model.device, self._flop_of_run(flop))
         if model.device.type == "cpu" and not will_compile:
             for weights in numbers:
                 weights.sum()  # reads them, so that they count as memory in use

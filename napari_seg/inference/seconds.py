@@ -85,7 +85,7 @@ def _seconds_per_value(device: torch.device, minute: int) -> float:
     return _mean_seconds(lambda: int(winners_of(logits, None)[0])) / logits.numel()
 
 
-def _mean_seconds(work: Callable[[], object], within_seconds: float = 0.2) -> float:
+def _mean_seconds(work: Callable[[], object], within_seconds: float = 0.1) -> float:
     """Return the mean seconds of some calls, without the first: on a busy machine the quickest one is optimistic."""
     work()
     start = time.perf_counter()

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 RUNS = {
     "fast": "napari-seg, the folder, `--match fast`",
-    "openvino": "napari-seg, the folder, `--match fast --backend openvino`",
-    "bfloat16": "napari-seg, the folder, `--match fast --backend openvino --precision bfloat16`",
+    "bfloat16": "napari-seg, the folder, `--match fast --precision bfloat16`",
+    "labels": "napari-seg, the folder, `--match fast --precision bfloat16 --no-preview`: labels alone, as nnU-Net",
     "exact": "napari-seg, the folder, `--match exact --tta none`",
     "each": "napari-seg, a process for each scan, `--match fast`",
     "nnunet": "nnU-Net, the folder, `-npp 2 -nps 2 --disable_tta`",
@@ -33,8 +33,8 @@ RUNS = {
 _FAST = ("--match", "fast")
 OPTIONS = {
     "fast": _FAST,
-    "openvino": (*_FAST, "--backend", "openvino"),
-    "bfloat16": (*_FAST, "--backend", "openvino", "--precision", "bfloat16"),
+    "bfloat16": (*_FAST, "--precision", "bfloat16"),
+    "labels": (*_FAST, "--precision", "bfloat16", "--no-preview"),
     "exact": ("--match", "exact", "--tta", "none"),
     "each": _FAST,
 }

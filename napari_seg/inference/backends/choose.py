@@ -20,7 +20,7 @@ ACCUMULATOR_FRACTION = 0.5
 """Fraction of a GPU's free memory that the blending accumulators may take; the network needs the rest."""
 
 MIN_COMPILED_FLOP = 5e11
-"""Number of operations from which OpenVINO saves more time than reading and compiling the network takes."""
+"""Number of operations of a run from which OpenVINO saves more time than reading and compiling the network takes."""
 
 
 def will_compile(requested: BackendName, device: torch.device, flop: float) -> bool:
@@ -29,7 +29,7 @@ def will_compile(requested: BackendName, device: torch.device, flop: float) -> b
     Args:
         requested: as for `make_backend`.
         device: where the network is.
-        flop: operations of all windows together.
+        flop: operations of all windows of the run together.
     """
     pays = requested == "openvino" or (requested == "auto" and flop >= MIN_COMPILED_FLOP)
     return pays and device.type == "cpu" and find_spec("openvino") is not None
@@ -48,7 +48,7 @@ def make_backend(
         requested: "auto" takes OpenVINO on the CPU if it is installed, reads the network and saves time; else torch.
         model: whose network runs.
         shape: (N, C, *size) of a batch of windows.
-        flop: operations of all windows together.
+        flop: operations of all windows of the run together.
         accumulator_bytes: memory of the blending accumulators; if a GPU has no room for it, they are in main memory.
 
     Raises:

@@ -78,17 +78,26 @@ def openvino_core() -> Any:
 
 
 def compile_settings(dtype: torch.dtype) -> dict[str, object]:
+    """Return OpenVINO's settings of a network for this process.
+
+    Threads are kept on their cores only if they take all: those of two processes would be kept on the same ones.
+    """
+    threads, cores = usable_cores(), _core_count()
     return {
         "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
-        "INFERENCE_NUM_THREADS": usable_cores(),
+        "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": threads == cores,
     }
 
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use, limited by torch's threads (OMP_NUM_THREADS)."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(cores, torch.get_num_threads())
+    return min(_core_count(), torch.get_num_threads())
+
+
+def _core_count() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def cache_dir() -> Path | None:
@@ -112,7 +121,8 @@ def cache_key(network_digest: str, shape: tuple[int, ...], dtype: torch.dtype, v
         dtype: number format of the computation.
         version: of OpenVINO.
     """
-    key = f"{__version__} {_HEADER.format} {version} {usable_cores()} {_processor()} {shape} {dtype} {network_digest}"
+    settings = sorted(compile_settings(dtype).items())
+    key = f"{__version__} {_HEADER.format} {version} {settings} {_processor()} {shape} {network_digest}"
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 

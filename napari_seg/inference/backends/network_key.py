@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -30,6 +30,20 @@ def network_digest(network: torch.nn.Module) -> str | None:
     Args:
         network: in evaluation mode, on the CPU.
     """
+    structure = structure_digest(network)
+    if structure is None:
+        return None
+    digest = hashlib.sha256(structure.encode())
+    for _, tensor in _named_tensors(network):
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def structure_digest(network: torch.nn.Module) -> str | None:
+    """Return a hash of a network's modules, their attributes and the shapes of its weights, but not their values.
+
+    None if the modules do not describe what the network computes.
+    """
     digest = hashlib.sha256()
     numbers: dict[int, int] = {}
     try:
@@ -39,10 +53,14 @@ def network_digest(network: torch.nn.Module) -> str | None:
             digest.update(f"{name} {number} {_described(module) if is_new else ''}\n".encode())
     except TypeError:
         return None
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+    for name, tensor in _named_tensors(network):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _named_tensors(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from network.named_parameters()
+    yield from network.named_buffers()
 
 
 def _described(module: torch.nn.Module) -> str:
