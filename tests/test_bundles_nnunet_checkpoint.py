@@ -43,6 +43,22 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
+def test_a_checkpoint_that_becomes_evil_is_refused_though_it_was_read_before(tmp_path: Path) -> None:
+    root, marker = write_model(tmp_path), tmp_path / "marker"
+    path = root / "fold_0" / "checkpoint_final.pth"
+    bundle = read_bundle(root)
+    load_model(bundle, "cpu")
+    before = path.stat()
+    save_checkpoint(path, build_network(bundle.configuration), init_args=Evil(marker))
+    with path.open("ab") as file:
+        file.write(b"\0" * max(before.st_size - path.stat().st_size, 0))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(BundleError) as raised:
+        load_model(bundle, "cpu")
+    assert raised.value.code == "bundle.weights_unsafe"
+    assert not marker.exists()
+
+
 @pytest.mark.parametrize("place", ["network_weights", "logging", "optimizer_state", "trainer_name", "init_args", "new"])
 def test_code_anywhere_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, place: str) -> None:
     root, marker = write_model(tmp_path), tmp_path / "marker"

@@ -380,6 +380,19 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, no_network: list[str], monkeyp
     assert [name for name in names(tmp_path / "out") if "a_seg" not in name] == sorted(OF_THE_RUN)
 
 
+def test_a_run_without_previews_writes_none(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    results = list(Cohort(scans, out, preview=False))
+    assert [result.overlay for result in results] == [None] * 3
+    assert sorted(content(out)) == [f"{name}_{end}" for name in "abc" for end in FILES if not end.endswith("png")]
+    assert "overlay_sha256" not in json.loads((out / "a_seg.json").read_text())
+    assert statuses(list(Cohort(scans, out, preview=False))) == dict.fromkeys("abc", "done before")
+    with pytest.raises(CohortError, match="preview was False and is not set"):
+        list(Cohort(scans, out))
+    assert statuses(list(Cohort(scans, out, redo="changed"))) == dict.fromkeys("abc", "done")
+    assert (out / "a_seg.png").is_file()
+
+
 def test_a_format_that_cannot_hold_a_result_costs_nothing_else(
     tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,16 @@ def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> Non
     assert compiled_cache.cache_dir() == Path("/somewhere/napari-seg")
 
 
+def test_processes_that_share_the_cores_are_not_kept_on_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_cache, "_core_count", lambda: 4)
+    monkeypatch.setattr(compiled_cache.torch, "get_num_threads", lambda: 2)
+    shared = compiled_cache.compile_settings(compiled_cache.torch.float32)
+    assert (shared["INFERENCE_NUM_THREADS"], shared["ENABLE_CPU_PINNING"]) == (2, False)
+    monkeypatch.setattr(compiled_cache.torch, "get_num_threads", lambda: 8)
+    alone = compiled_cache.compile_settings(compiled_cache.torch.float32)
+    assert (alone["INFERENCE_NUM_THREADS"], alone["ENABLE_CPU_PINNING"]) == (4, True)
+
+
 def test_a_network_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
     class Exported:
         def export_model(self) -> io.BytesIO:

@@ -237,6 +237,22 @@ def test_weights_count_before_they_are_copied_or_used(tmp_path: Path) -> None:
     assert abs(in_torch - compiled - size) < 0.2 * size
 
 
+def test_a_network_is_compiled_for_many_scans_that_would_be_too_small_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
+    model = replace(load_model(bundle, "cpu"), network=torch.nn.Conv3d(1, 2, 3, padding=1))
+    grid, windows = Grid((32, 32, 32), np.eye(4)), WindowSettings((16, 16, 16))
+
+    def program(scans: int) -> str:
+        settings = RegionSettings(bundle, model, SegmentOptions(scans=scans), windows, 10**12)
+        task = RegionTask.crop(torch.zeros(1, 32, 32, 32), grid, grid, settings, windows, 0)
+        return task.plan(used_bytes=0).program
+
+    assert [program(1), program(10**6)] == ["torch", "OpenVINO"]
+
+
 def test_less_is_planned_in_half_precision(tmp_path: Path) -> None:
     exact = planned(tmp_path).cost.peak_bytes
     assert planned(tmp_path, dtype=torch.bfloat16).cost.peak_bytes == int(costs.HALF_PRECISION_MEMORY * exact)

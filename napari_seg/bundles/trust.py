@@ -215,7 +215,7 @@ def _check_weights(bundle: Bundle, path: Path) -> None:
     """
     try:
         status = path.stat()
-        calls = _calls_in(path, status.st_size, status.st_mtime_ns, status.st_ino)
+        calls = _calls_in(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     except OSError:  # loading it says why
         return
     if calls:
@@ -227,8 +227,8 @@ def _check_weights(bundle: Bundle, path: Path) -> None:
 
 
 @lru_cache(maxsize=64)
-def _calls_in(path: Path, size: int, mtime_ns: int, inode: int) -> tuple[str, ...]:
-    """Return the functions that a file of weights calls; a file that changes is read again."""
+def _calls_in(path: Path, status: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the functions that a file of weights calls; a file whose status changes is read again."""
     return inspect_weights(path).calls
 
 

@@ -1,0 +1,55 @@
+"""Costs of networks on disk: found again, counted again if the file is damaged, and never mixed up."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from napari_seg.inference.backends import compiled_cache, cost_cache
+
+WINDOW = torch.zeros(1, 1, 8, 8, 8)
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Return the list of networks whose costs were counted."""
+    networks: list[nn.Module] = []
+    real = cost_cache.network_cost
+    monkeypatch.setenv(compiled_cache.CACHE_VARIABLE, os.fspath(tmp_path / "cache"))
+    monkeypatch.setattr(
+        cost_cache, "network_cost", lambda network, window: networks.append(network) or real(network, window)
+    )
+    return networks
+
+
+def test_a_cost_is_counted_once_for_a_network_and_a_size(counted: list[nn.Module]) -> None:
+    first = cost_cache.cached_cost(nn.Conv3d(1, 2, 3, padding=1), WINDOW)
+    assert cost_cache.cached_cost(nn.Conv3d(1, 2, 3, padding=1), WINDOW) == first  # other weights
+    assert len(counted) == 1
+    cost_cache.cached_cost(nn.Conv3d(1, 3, 3, padding=1), WINDOW)
+    larger = cost_cache.cached_cost(nn.Conv3d(1, 2, 3, padding=1), torch.zeros(1, 1, 16, 8, 8))
+    assert len(counted) == 3
+    assert larger.flop > first.flop
+
+
+def test_a_damaged_file_is_counted_again(counted: list[nn.Module], tmp_path: Path) -> None:
+    first = cost_cache.cached_cost(nn.Conv3d(1, 2, 3, padding=1), WINDOW)
+    (file,) = (tmp_path / "cache").iterdir()
+    for content in ("", "[1]", "{}", '{"classes": 2}'):
+        file.write_text(content)
+        assert cost_cache.cached_cost(nn.Conv3d(1, 2, 3, padding=1), WINDOW) == first
+    assert len(counted) == 5
+
+
+def test_a_network_of_unknown_code_is_counted_each_time(counted: list[nn.Module], tmp_path: Path) -> None:
+    class Own(nn.Conv3d):
+        pass
+
+    for _ in range(2):
+        cost_cache.cached_cost(Own(1, 2, 3, padding=1), WINDOW)
+    assert len(counted) == 2
+    assert not (tmp_path / "cache").exists()
