@@ -165,7 +165,7 @@ def summary(runs: dict[str, list[dict[str, float]]], found: dict[str, list[NDArr
                     row[f"{key}_ratio"] = compare(ours, theirs)
             pairs = list(zip(found[name], found["nnunet"], strict=False))
             mine, peer = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
-            row |= {"equal": float(np.mean(mine == peer)), "dice": dice(mine, peer)}
+            row |= {"equal": float(np.mean(mine == peer)), "dice": dice(mine[None], peer[None])}
         rows[name] = row
     return rows
 
