@@ -66,7 +66,7 @@ def test_the_model_looks_at_the_scans(real: Path, capsys: pytest.CaptureFixture)
     words = ["queue", str(real / "real"), "--scans", str(real / "scans"), "--model", str(real / "plain")]
     assert main([*words, "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    assert "disagreement" in text
+    assert "1 - mean Dice between the model's predictions" in text
     assert "confidence" not in text
     assert main([*words, "--json", "--count", "2"]) == 0
     found = json.loads(capsys.readouterr().out)

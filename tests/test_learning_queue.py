@@ -97,7 +97,9 @@ def test_all_cases_have_a_rank(run: Path) -> None:
     by_uncertainty = [case.uncertainty for case in queue(run, strategy="uncertain")]
     assert by_uncertainty == sorted((case.uncertainty for case in found), reverse=True)
     assert found[0].distance is None
-    assert f"to {found[0].name}" in found[1].why
+    assert f"nearest of the accepted and earlier cases: {found[0].name}, distance" in found[1].why
+    assert found[0].why.startswith("least sure of ")
+    assert "its predictions overlap with Dice" in found[0].why
     assert queue(run) == found
 
 
@@ -309,13 +311,13 @@ def test_confidence_ranks_without_scans_and_looks(tmp_path: Path) -> None:
         for number, name in enumerate(("sure", "unsure", "same", "half", "empty")):
             manifest._write("UPDATE cases SET input_sha256 = ? WHERE name = ?", (f"{number}" * 64, name))
     first = rank(tmp_path / "out", strategy="uncertain")[0]
-    assert (first.name, first.why) == ("empty", "no structure was found")
+    assert (first.name, first.why) == ("empty", "the model found no structure")
     found = rank(tmp_path / "out")
     assert {case.basis for case in found} == {"confidence"}
     assert found[-1].name in ("same", "unsure")  # one of two equal cases is enough
     unsure = next(case for case in found if case.name == "unsure")
     assert unsure.uncertainty == pytest.approx(0.4)
-    assert "low confidence in front (0.40)" in unsure.why
+    assert "least sure of front: mean probability 0.60, median of all cases 0.70" in unsure.why
 
 
 def test_a_model_that_is_unknown_or_changed_must_be_named(run: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def print_queue(ranked: Sequence[RankedCase], failed: Sequence[RankedCase]) -> N
     console = Output()
     if ranked:
         basis = ranked[0].basis
-        table = Table("rank", "case", basis if basis == "disagreement" else "1 - confidence", "structures", "why")
+        table = Table("rank", "case", "uncertainty", "structures", "why")
         table.columns[1].overflow = "fold"  # names of cases often differ only at their end
         for column in (0, 2):
             table.columns[column].justify = "right"
@@ -118,11 +118,11 @@ def print_queue(ranked: Sequence[RankedCase], failed: Sequence[RankedCase]) -> N
                 escape(case.why),
             )
         console.print(table)
+        what = "Dice between the model's predictions" if basis == "disagreement" else "probability of its voxels"
+        console.print(f"uncertainty of a structure: 1 - mean {what}; of a case: the mean", markup=False)
         if basis == "confidence":
-            console.print(
-                "ranked by the confidence of the run; with --scans FOLDER the model looks at the scans again",
-                markup=False,
-            )
+            text = "ranked by the confidence of the run; with --scans FOLDER the model looks at the scans again"
+            console.print(text, markup=False)
     for case in failed:
         console.print(f"failed   {one_line(case.name, 200)}: {case.code}: {case.message}", markup=False)
 

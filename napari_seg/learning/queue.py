@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from napari_seg.errors import InputError, NapariSegError
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.second_look import SecondLook
 from napari_seg.learning.finished_run import AcceptedScan, FinishedRun, Looker, accepted_scans, scans_of
-from napari_seg.learning.ranking import Choice, Strategy, choose
+from napari_seg.learning.ranking import UNRELATED, Choice, Strategy, choose
 from napari_seg.learning.second_looks import SecondLooks
 from napari_seg.progress import Progress, ignore_progress
 
@@ -205,10 +206,11 @@ class _Queue:
         found = {row.name: self._case(row) for row in self.rows}
         uncertainty = [float(found[name].uncertainty or 0.0) for name in names]
         embeddings, near = self._embeddings(rows, others)
+        medians = _medians(found.values())
         result: list[RankedCase] = []
         for choice in choose(names, uncertainty, embeddings, near, strategy, count, seed):
             case = found[names[choice.number]]
-            why = _why(case, choice, strategy, [*names, *(f"accepted {one.name}" for one in others)])
+            why = _why(case, choice, strategy, [*names, *(f"accepted {one.name}" for one in others)], medians)
             result.append(replace(case, rank=len(result) + 1, distance=choice.distance, why=why))
         for name in sorted(accepted)[: None if count is None else count - len(result)]:
             why = f"already accepted as {accepted[name]}"
@@ -265,7 +267,13 @@ class _Queue:
         )
 
 
-def _why(case: RankedCase, choice: Choice, strategy: Strategy, names: Sequence[str]) -> str:
+def _why(
+    case: RankedCase,
+    choice: Choice,
+    strategy: Strategy,
+    names: Sequence[str],
+    medians: Mapping[tuple[Basis, str], float],
+) -> str:
     """Return the reason for a rank in words.
 
     Args:
@@ -273,17 +281,31 @@ def _why(case: RankedCase, choice: Choice, strategy: Strategy, names: Sequence[s
         choice: its choice.
         strategy: how it was chosen.
         names: names of the cases and of the accepted ones, in the order of `Choice.nearest`.
+        medians: basis and name of a structure -> median of its uncertainty in all cases.
     """
     if strategy == "random":
         return "chosen at random"
-    reasons = ["no structure was found"]
+    reasons = ["the model found no structure"]
     if case.structures:
         worst = max(case.structures, key=lambda name: case.structures[name])
-        what = "disagreement on" if case.basis == "disagreement" else "low confidence in"
-        reasons = [f"{what} {worst} ({case.structures[worst]:.2f})"]
+        here, usual = (f"{1 - one:.2f}" for one in (case.structures[worst], medians[case.basis, worst]))
+        what = "its predictions overlap with Dice" if case.basis == "disagreement" else "mean probability"
+        reasons = [f"least sure of {worst}: {what} {here}, median of all cases {usual}"]
     if choice.nearest is not None:
-        reasons.append(f"distance {choice.distance:.2f} to {names[choice.nearest]}")
-    return ", ".join(reasons)
+        nearest = f"nearest of the accepted and earlier cases: {names[choice.nearest]}"
+        reasons.append(f"{nearest}, distance {choice.distance:.2f} (unrelated: {UNRELATED})")
+    elif strategy == "uncertain-diverse":
+        reasons.append("stands for most of the cases that the model is unsure about")
+    return "; ".join(reasons)
+
+
+def _medians(cases: Iterable[RankedCase]) -> dict[tuple[Basis, str], float]:
+    """Return basis and name of a structure -> median of its uncertainty."""
+    found: dict[tuple[Basis, str], list[float]] = {}
+    for case in cases:
+        for name, value in case.structures.items():
+            found.setdefault((case.basis, name), []).append(value)
+    return {key: median(values) for key, values in found.items()}
 
 
 def _from_manifest(rows: Sequence[CaseRow]) -> NDArray[np.float64]:

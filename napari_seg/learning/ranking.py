@@ -24,6 +24,9 @@ MAX_TARGETS = 2000
 MAX_GREEDY = 200
 """Choices that take account of each other; all others follow in the order of what they would lower then."""
 
+UNRELATED = 1.4
+"""Usual distance between two cases that have nothing in common, see `standardised`."""
+
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
