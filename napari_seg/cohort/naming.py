@@ -226,7 +226,8 @@ def place_of(file: Path, real_folders: dict[Path, str]) -> Path:
     folder = file.parent
     if folder not in real_folders:
         real_folders[folder] = os.path.realpath(folder)
-    return shown(Path(real_folders[folder], file.name))
+    real = real_folders[folder]
+    return shown(file if real == str(folder) else Path(real, file.name))
 
 
 def _name(scan: Scan | ChannelSet, file: Path, named: _Roots, folders: _Folders) -> str:

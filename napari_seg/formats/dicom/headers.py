@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +18,7 @@ from sys import intern
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError
-from napari_seg.formats.dicom.plain_header import MAX_BYTES, plain_header
+from napari_seg.formats.dicom.plain_header import MAX_BYTES, PlainHeader, plain_header
 from napari_seg.formats.dicom.private_words import Tags, label_of, private_keywords
 from napari_seg.formats.dicom.volumes import VOLUME_ATTRIBUTES
 
@@ -31,6 +33,9 @@ DIRECTORY = "1.2.840.10008.1.3.10"
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 """Transfer syntaxes of uncompressed pixels: little endian with implicit or explicit VR, big endian, and deflated."""
+
+_PLAIN_UID = re.compile(rb"[0-9.]+\0?")
+_PLAIN_NUMBERS = re.compile(rb"(?: *[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)? *(?:\\(?!$)|$))+")
 
 _UNDEFINED = 0xFFFFFFFF
 UNKNOWN = "is not a DICOM file of any known kind"
@@ -170,13 +175,15 @@ def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
 
 def _parse_plain(stream: IO[bytes]) -> tuple[dict[str, Any], str, int, int | None] | None:
     """Return what `_parse` returns for a header that `plain_header` reads; None for any other, with the stream at 0."""
-    found = plain_header(stream.read(MAX_BYTES), _names())
+    similar, known = _last[0] if _last else (None, {})
+    found = plain_header(stream.read(MAX_BYTES), _names(), similar)
     stream.seek(0)
     if found is None:
         return None
-    tags: dict[str, Any] = {}
-    for tag, (vr, value) in found.elements.items():
-        name = _names()[tag]
+    is_similar = similar is not None and found.tags is similar.tags
+    tags: dict[str, Any] = dict(known) if is_similar else {}
+    for tag in found.differing:
+        name, (vr, value) = _names()[tag], found.elements[tag]
         if name in _SEQUENCES:
             if value and name == "DetectorInformationSequence":
                 return None
@@ -189,9 +196,15 @@ def _parse_plain(stream: IO[bytes]) -> tuple[dict[str, Any], str, int, int | Non
             except Exception:
                 if name in _NEEDED:  # pydicom raises the error again
                     return None
+                tags.pop(name, None)
                 continue
         tags[name] = _values[key]
+    _last.append((found, tags))
     return (tags, found.transfer_syntax, found.pixel_offset, found.pixel_bytes)
+
+
+_last: deque[tuple[PlainHeader, Mapping[str, Any]]] = deque(maxlen=1)
+"""The plain header that was read last, and its values."""
 
 
 @lru_cache(maxsize=1)
@@ -208,6 +221,12 @@ def _converted_alone(tag: int, vr: str, value: bytes) -> Any:
     from pydicom.dataelem import RawDataElement, convert_raw_data_element, empty_value_for_VR
     from pydicom.tag import Tag
 
+    # each file has an identifier and a position of its own, for which pydicom takes long
+    if vr == "UI" and _PLAIN_UID.fullmatch(value):
+        return intern(value.rstrip(b"\0").decode())
+    if vr == "DS" and _PLAIN_NUMBERS.fullmatch(value):
+        numbers = tuple(map(float, value.split(b"\\")))
+        return numbers if len(numbers) > 1 else numbers[0]
     stored = value or empty_value_for_VR(vr, raw=True)
     raw = RawDataElement(Tag(tag), vr, len(value), stored, 0, False, True)
     with quiet_pydicom():
@@ -413,9 +432,14 @@ def image_type(tags: Tags) -> tuple[str, ...]:
 
 def sop_class(tags: Tags) -> str:
     """Return the keyword of the SOP class, such as `CTImageStorage`; "" if it is missing or unknown."""
+    return _keyword_of(str(tags.get("SOPClassUID") or ""))
+
+
+@lru_cache(maxsize=256)
+def _keyword_of(uid: str) -> str:
     from pydicom.uid import UID
 
-    return UID(str(tags.get("SOPClassUID") or "")).keyword
+    return UID(uid).keyword
 
 
 @contextmanager

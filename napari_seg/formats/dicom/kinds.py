@@ -47,8 +47,8 @@ class Kind:
 
 
 def _is_near(one: Sequence[float] | None, other: Sequence[float] | None, *, relative: bool) -> bool:
-    if one is None or other is None:
-        return one is other
+    if one is None or other is None or one == other:
+        return one == other
     return all(
         abs(a - b) <= ORIENTATION_TOLERANCE * (abs(b) if relative else 1) for a, b in zip(one, other, strict=True)
     )

@@ -3,13 +3,16 @@
 A folder may hold 100,000 files, of which only some elements each are needed. Plain means: a preamble, little endian
 with explicit VR, text in ASCII, and pixels that begin in the first 16 KiB. Every other header is left to pydicom, and
 so is the conversion of values, so that the result is the same.
+
+The files of a series have the same elements, and most of their bytes. What a header shares with the one before is found
+by comparing bytes, and only the elements that differ are parsed.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _ENCAPSULATED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
@@ -46,63 +49,115 @@ class PlainHeader:
         transfer_syntax: UID of the transfer syntax.
         pixel_offset: position in the file at which the pixels begin.
         pixel_bytes: length of the pixels that the file states; None for compressed pixels, which state none.
+        block: the first bytes of the file.
+        tags: tags of all elements, that of the pixels last.
+        positions: positions of all elements in the block.
+        differing: tags of those `elements` that may differ from those of the header that was given as similar.
     """
 
     elements: dict[int, tuple[bytes, bytes]]
     transfer_syntax: str
     pixel_offset: int
     pixel_bytes: int | None
+    block: bytes = field(repr=False)
+    tags: list[int] = field(repr=False)
+    positions: list[int] = field(repr=False)
+    differing: list[int] = field(repr=False)
 
 
-def plain_header(block: bytes, wanted: Mapping[int, str]) -> PlainHeader | None:
+def plain_header(block: bytes, wanted: Mapping[int, str], similar: PlainHeader | None = None) -> PlainHeader | None:
     """Return the elements of a plain header; None for any other header, or one that is damaged.
 
     Args:
         block: the first bytes of the file.
         wanted: tags of the elements to return.
+        similar: header of another file, for the same `wanted`: bytes that are equal are not parsed again.
     """
     if block[128:132] != b"DICM":
         return None
-    elements: dict[int, tuple[bytes, bytes]] = {}
-    syntax, before = "", 0
-    for tag, vr, start, length in _elements(block):
-        if tag <= before or vr == b"":  # the order is wrong, or the header is not plain
+    found = None if similar is None else _parsed(block, wanted, similar)
+    return found or _parsed(block, wanted, _NOTHING)
+
+
+_NOTHING = PlainHeader({}, "", 0, None, b"", [], [132], [])
+
+
+def _parsed(block: bytes, wanted: Mapping[int, str], similar: PlainHeader) -> PlainHeader | None:
+    """Return the elements of a plain header, if its elements have the tags of a similar one; see `plain_header`."""
+    elements, syntax = dict(similar.elements), similar.transfer_syntax
+    tags, positions, differing = similar.tags, list[int](), list[int]()
+    is_new = not tags
+    if is_new:
+        tags = []
+    position, end, before = 132, len(block) - 12, 0
+    while position <= end:
+        if not is_new:
+            position = _pass_equal(block, position, similar, positions)
+            if position > end:
+                return None
+        number = len(positions)
+        positions.append(position)
+        tag, vr, start, length = _element_at(block, position)
+        if vr == b"SQ" and length == _UNDEFINED:
+            length = _end_of_sequence(block, start) - start
+            if length < 0:
+                return None
+        if vr == b"":  # the header is not plain
             return None
-        before = tag
+        if is_new:
+            if tag <= before:
+                return None
+            before = tag
+            tags.append(tag)
+        elif tag != tags[number]:
+            return None
         if tag == _PIXELS:
             if syntax != _EXPLICIT and not syntax.startswith(_ENCAPSULATED):
                 return None
-            return PlainHeader(elements, syntax, start, None if length == _UNDEFINED else length)
+            pixel_bytes = None if length == _UNDEFINED else length
+            return PlainHeader(elements, syntax, start, pixel_bytes, block, tags, positions, differing)
         if tag > _PIXELS - 8 or length == _UNDEFINED or start + length > len(block):
             return None
+        position = start + length
         if tag == _SYNTAX:
-            syntax = block[start : start + length].decode("latin-1").rstrip("\0 ")
+            syntax = block[start:position].decode("latin-1").rstrip("\0 ")
         if tag in wanted:
             # a private element of unknown VR needs the dictionary of its creator
             if vr == b"UN" or (length > _MAX_VALUE_BYTES and vr != b"SQ"):
                 return None
-            value = block[start : start + length]
+            value = block[start:position]
             if vr == b"SQ":  # only whether it has items
                 value = value[:2] if value[2:4] == b"\0\xe0" else b""
             if vr in _TEXT and not _is_plain_ascii(value):
                 return None
             elements[tag] = vr, value
-        if tag == _CHARACTER_SET and b"13" in block[start : start + length]:  # "~" means something else there
+            differing.append(tag)
+        if tag == _CHARACTER_SET and b"13" in block[start:position]:  # "~" means something else there
             return None
     return None
 
 
-def _elements(block: bytes) -> Iterator[tuple[int, bytes, int, int]]:
-    """Yield tag, VR, start and length of each element; an empty VR if it is not one of explicit VR."""
-    position, end = 132, len(block) - 12
-    while position <= end:
-        tag, vr, start, length = _element_at(block, position)
-        if vr == b"SQ" and length == _UNDEFINED:
-            length = _end_of_sequence(block, start) - start
-            if length < 0:
-                vr = b""
-        yield tag, vr, start, length
-        position = start + length
+def _pass_equal(block: bytes, position: int, similar: PlainHeader, positions: list[int]) -> int:
+    """Pass over the elements that are equal to those of a similar header, and return the position behind them.
+
+    Args:
+        block: the first bytes of the file.
+        position: position of an element.
+        similar: header with an element of the same number; its pixels are never passed over.
+        positions: positions of the elements before; those of the equal ones are added.
+    """
+    known, first = similar.positions, len(positions)
+    low, high = first, len(known) - 1
+    shift = position - known[first]
+    while low < high:
+        middle = (low + high + 1) // 2
+        start, stop = known[low], known[middle]
+        if block[start + shift : stop + shift] == similar.block[start:stop]:
+            low = middle
+        else:
+            high = middle - 1
+    positions += known[first:low] if shift == 0 else [one + shift for one in known[first:low]]
+    return known[low] + shift
 
 
 def _element_at(block: bytes, position: int) -> tuple[int, bytes, int, int]:

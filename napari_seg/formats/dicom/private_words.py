@@ -37,7 +37,13 @@ def private_keywords() -> tuple[str, ...]:
 
 def private_words(tags: Tags) -> frozenset[str]:
     """Return every word, in lower case, of the attributes that name the patient, other persons or the institution."""
-    return _private_words(tuple(str(tags[keyword]) for keyword in private_keywords() if tags.get(keyword)))
+    private = _private_keywords()
+    return _private_words(tuple([str(tags[keyword]) for keyword in tags if keyword in private and tags[keyword]]))
+
+
+@lru_cache(maxsize=1)
+def _private_keywords() -> frozenset[str]:
+    return frozenset(private_keywords())
 
 
 @lru_cache(maxsize=1024)  # the files of one patient share these values
@@ -82,6 +88,7 @@ def without_private_words(path: Path, private: frozenset[str]) -> str:
     return name and name + suffix
 
 
+@lru_cache(maxsize=1024)  # folders and descriptions repeat
 def _without(text: str, private: frozenset[str]) -> str:
     """Return a text without private words; "" if no word remains."""
     if any(word in text.casefold() for word in private if not word.isascii()):

@@ -126,7 +126,10 @@ def find_series(
             else:
                 left_out.append((path, "skip.not_an_image", text))
             continue
-        private[path.parent] = private.get(path.parent, frozenset()) | private_words(header.tags)
+        folder, found_words = path.parent, private_words(header.tags)
+        known = private.get(folder)
+        if known is None or not found_words <= known:
+            private[folder] = found_words | (known or frozenset())
         if why := _reason_to_leave_out(header):
             left_out.append((path, *why))
         else:
