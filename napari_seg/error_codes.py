@@ -738,11 +738,6 @@ CODES = {
         "The structure has no voxels in the slice that it is to be copied from.",
         "Choose a slice that shows the structure.",
     ),
-    "edit.flat": Code(
-        "error",
-        "All intensities in the region are equal, so that no threshold separates two tissues.",
-        "Choose a region that shows two tissues.",
-    ),
     "edit.label": Code(
         "error",
         "The label is no whole number that this label map can hold, or it is background where a structure is needed.",
@@ -772,11 +767,6 @@ CODES = {
         "error",
         "A tool of the Edit tab needs intensities, and no open scan has the voxels of the labels.",
         "Open the scan of the labels, or resample the labels on an open scan in the Structures tab.",
-    ),
-    "edit.not_in_structure": Code(
-        "error",
-        "The clicked voxel does not belong to the structure.",
-        "Click on the structure, or select the one that was clicked.",
     ),
     "edit.nothing_between": Code(
         "error",

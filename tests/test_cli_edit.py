@@ -285,3 +285,21 @@ def test_a_name_of_a_file_cannot_control_the_terminal(tmp_path: Path, capsys: py
     printed = capsys.readouterr()
     assert "\x1b" not in printed.out + printed.err
     assert "b c.nii.gz" in printed.out
+
+
+def test_islands_are_listed_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write(tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "in" / "b.nii.gz").write_text("no labels")
+    before = content(tmp_path)
+    assert run("edit", tmp_path / "in", "--list-islands") == 3
+    printed = capsys.readouterr()
+    assert f"spleen: 2 islands of {32 * VOXEL_ML:.3g}, {round(VOXEL_ML, 4):.3g} ml" in printed.out
+    assert "b.nii.gz: file.not_nifti" in printed.err
+    assert run("edit", tmp_path / "in" / "a.nii.gz", "--list-islands", "--structure", "spleen", "--json") == 0
+    (spleen,) = json.loads(capsys.readouterr().out)[0]["structures"]
+    assert [one["voxels"] for one in spleen["islands"]] == [32, 1]
+    assert spleen["islands"][1]["centroid_mm"] == pytest.approx(GRID.to_world((19, 25, 13)), abs=0.01)
+    assert content(tmp_path) == before
+    for wrong in (["--list-islands", "-o", "out"], ["--list-islands", "--fill-holes"], ["--fill-holes"]):
+        with pytest.raises(SystemExit):
+            run("edit", tmp_path / "in", *wrong)

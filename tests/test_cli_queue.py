@@ -13,10 +13,9 @@ from phantoms import write_nifti
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cli.main import main
-from napari_seg.cli.queue import STRATEGIES, print_queue
+from napari_seg.cli.queue import print_queue
 from napari_seg.cohort.cohort import Cohort
 from napari_seg.geometry import Grid
-from napari_seg.learning import ranking
 from napari_seg.learning.queue import RankedCase
 from napari_seg.volume import Volume
 
@@ -44,10 +43,6 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     bundle = read_bundle(write_plain_bundle(tmp_path / "plain"))
     assert all(one.status == "done" for one in Cohort(tmp_path / "scans", tmp_path / "real", bundle, device="cpu"))
     return tmp_path
-
-
-def test_the_strategies_are_those_of_the_ranking() -> None:
-    assert STRATEGIES == ranking.STRATEGIES
 
 
 def test_confidence_is_said_to_be_the_basis(out: Path, capsys: pytest.CaptureFixture) -> None:

@@ -15,12 +15,11 @@ from napari_seg.editing.combine import minus, union, within
 from napari_seg.editing.cut import cut_by_lasso, cut_by_plane
 from napari_seg.editing.grow import grow
 from napari_seg.editing.interpolate import interpolate
-from napari_seg.editing.islands import keep_island, keep_largest, remove_island, remove_small_islands
+from napari_seg.editing.islands import keep_largest, remove_small_islands
 from napari_seg.editing.move import copy_to_mirror, copy_to_slice
 from napari_seg.editing.plane import Plane, center_plane
 from napari_seg.editing.shape import dilate, erode, fill_holes, smooth
 from napari_seg.editing.split import split
-from napari_seg.editing.threshold import threshold_stroke, threshold_within
 from napari_seg.geometry import Grid, resample
 
 LABEL, OTHER, THIRD = 4, 9, 2
@@ -70,8 +69,6 @@ IN_MM: dict[str, Call] = {
     "erode": lambda labels, grid: erode(labels, grid, LABEL, 1.6),
     "keep largest": lambda labels, grid: keep_largest(labels, grid, LABEL),
     "remove small islands": lambda labels, grid: remove_small_islands(labels, grid, LABEL, 0.1),
-    "remove island": lambda labels, grid: remove_island(labels, grid, LABEL, place(grid, (18, 4, 2))),
-    "keep island": lambda labels, grid: keep_island(labels, grid, LABEL, place(grid, (18, 4, 2))),
     "union": lambda labels, grid: union(labels, grid, LABEL, other_mask(grid)),
     "minus": lambda labels, grid: minus(labels, grid, LABEL, OTHER, margin_mm=2.0),
     "within": lambda labels, grid: within(labels, grid, LABEL, other_mask(grid), margin_mm=2.0),
@@ -84,10 +81,6 @@ IN_MM: dict[str, Call] = {
         labels, grid, LABEL, image(grid), place(grid, CLICK), 88, 200, max_mm=14, neck_mm=1.3
     ),
     "fill between": lambda labels, grid: interpolate(with_gaps(labels, grid), grid, LABEL, axis_of(grid, 2)),
-    "threshold within": lambda labels, grid: threshold_within(labels, grid, LABEL, image(grid), 90, 97),
-    "threshold stroke": lambda labels, grid: threshold_stroke(
-        labels, grid, LABEL, image(grid), np.array([place(grid, (n, 11, 6)) for n in range(16)]), 90, 97
-    ),
 }
 
 BY_INDEX: dict[str, Call] = {

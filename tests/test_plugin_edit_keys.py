@@ -10,7 +10,7 @@ from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 
 from napari_seg.plugin.edit.keys import KEYS, NAPARI_KEYS
-from napari_seg.plugin.edit.operations import OPERATIONS
+from napari_seg.plugin.edit.operations import WINDOW_OPERATIONS
 from napari_seg.plugin.edit.tools import TOOLS
 from napari_seg.plugin.shortcuts import _ACTIONS
 
@@ -37,5 +37,7 @@ def test_keys_are_unique_and_leave_those_of_napari_alone() -> None:
 
 def test_every_tool_has_a_key_and_the_sheet_names_keys_of_napari_that_exist() -> None:
     assert {f"edit_{name}" for name in TOOLS} <= set(KEYS)
-    assert {name.removeprefix("edit_") for name in KEYS if KEYS[name].group == "Whole structure"} <= set(OPERATIONS)
+    assert {name.removeprefix("edit_") for name in KEYS if KEYS[name].group == "Whole structure"} <= set(
+        WINDOW_OPERATIONS
+    )
     assert {str(coerce_keybinding(key)) for key in NAPARI_KEYS} <= napari_keys()

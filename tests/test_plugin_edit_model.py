@@ -19,7 +19,7 @@ from napari_seg.editing import islands, shape
 from napari_seg.editing.change import change_structure, whole
 from napari_seg.editing.prompts import Prompts
 from napari_seg.plugin.edit.model import EditModel, Request
-from napari_seg.plugin.edit.operations import OPERATIONS, Situation, needed_slice
+from napari_seg.plugin.edit.operations import WINDOW_OPERATIONS, Situation, needed_slice
 from napari_seg.plugin.labels_state import EditAction, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.planes.model import PlanesModel
@@ -249,7 +249,7 @@ def test_other_structures_are_overwritten_only_if_allowed(model: EditModel, view
     assert not (layer.data == 1).any()
 
 
-@pytest.mark.parametrize("name", sorted(OPERATIONS))
+@pytest.mark.parametrize("name", sorted(WINDOW_OPERATIONS))
 def test_every_operation_runs(name: str, model: EditModel, viewer: ViewerModel) -> None:
     layer = labels_of(viewer)
     before = layer.data.copy()
@@ -263,6 +263,20 @@ def test_every_operation_runs(name: str, model: EditModel, viewer: ViewerModel) 
         assert state_of(layer).actions
         layer.undo()
     np.testing.assert_array_equal(layer.data, before)
+
+
+def test_the_preview_says_how_many_parts_go(model: EditModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)
+    model.run("keep_largest")
+    done(model)
+    assert model.preview is not None
+    assert "1 of 2 parts, the largest of 0.0047 ml" in model.preview.text
+    model.discard()
+    model.min_ml = 0.001
+    model.run("remove_islands")
+    done(model)
+    assert model.preview is None
 
 
 def test_split_names_the_new_parts(model: EditModel, viewer: ViewerModel) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PROGRAM = "napari-seg edit"
 """Who edited, in the record of an edited label map."""
 
-_MAX_PATH = 4000
+_MAX_PATH, _MAX_ISLANDS = 4000, 10
 
 _RESULT = "result_sha256"
 """Key of an edit in a record: digest of the file that was written, so that a change by somebody else is seen."""
@@ -62,7 +62,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "-o",
         "--output",
         type=Path,
-        required=True,
         help="folder for the edited label maps, which keep their place below the input folder; or a file, for one "
         "label map. .seg.nrrd stays .seg.nrrd, every other format becomes NIfTI",
     )
@@ -83,21 +82,30 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         else:
             options |= {"nargs": 0}
         operations.add_argument(f"--{name}", help=kind.description, **options)
+    operations.add_argument(
+        "--list-islands",
+        action="store_true",
+        help="edit nothing; print the volumes of the separate parts of each structure, for --remove-islands",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing label maps in the output folder")
     parser.add_argument("--json", action="store_true", help="print objects instead of lines")
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.errors import InputError, NapariSegError
+    from napari_seg.errors import NapariSegError
     from napari_seg.formats.atomic import make_output_folder
 
+    if arguments.list_islands:
+        if arguments.operations or arguments.output:
+            arguments.usage_error("--list-islands edits nothing; expected no other operation and no -o")
+        return _list_islands(arguments)
     if not arguments.operations:
         names = ", ".join(f"--{name}" for name in OPERATIONS)
         arguments.usage_error(f"give at least one operation: {names}")
+    if arguments.output is None:
+        arguments.usage_error("expected -o with the folder for the edited label maps")
     jobs = _jobs(arguments.labels, arguments.output)
-    if not jobs:
-        raise InputError("input.none", "found no label map; expected NIfTI or .seg.nrrd files in the folder")
     inputs = {original.resolve() for original, _ in jobs}
     reports: list[dict[str, Any]] = []
     taken: set[Path] = set()
@@ -125,6 +133,65 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_code(sum("code" in report for report in reports), len(reports))
 
 
+def _list_islands(arguments: argparse.Namespace) -> int:
+    """Print the islands of each structure; a label map that fails does not stop the others."""
+    from napari_seg.errors import NapariSegError, one_line
+
+    reports: list[dict[str, Any]] = []
+    for path, _ in _label_maps(arguments.labels):
+        report: dict[str, Any]
+        try:
+            report = {"labels": str(path), "structures": _islands(path, arguments.structure)}
+        except NapariSegError as error:
+            report = {"labels": str(path), "code": error.code, "message": error.message}
+        reports.append(report)
+        if not arguments.json:
+            _print_failure(report)
+            for one in report.get("structures", ()):
+                volumes = [island["ml"] for island in one["islands"]]
+                more = f" and {len(volumes) - _MAX_ISLANDS} more" if len(volumes) > _MAX_ISLANDS else ""
+                listed = ", ".join(f"{ml:.3g}" for ml in volumes[:_MAX_ISLANDS])
+                count = f"{len(volumes)} island{'s' * (len(volumes) != 1)}"
+                name = one_line(str(path), _MAX_PATH)
+                print(f"{name}  {one['name']}: {count}{f' of {listed} ml{more}' if volumes else ''}")
+    if arguments.json:
+        print(json.dumps(reports, indent=2))
+    return exit_code(sum("code" in report for report in reports), len(reports))
+
+
+def _islands(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the islands of the structures of a label map.
+
+    Args:
+        path: the label map.
+        names: names of the structures; all if empty.
+
+    Raises:
+        InputError: the label map can't be read, or has no such structure.
+    """
+    from napari_seg.editing.islands import list_islands
+    from napari_seg.formats.label_maps import check_no_intensities, read_label_map, with_all_segments_named
+    from napari_seg.volume import select_segments
+
+    labels = read_label_map(path)
+    check_no_intensities(labels, path)
+    segmentation = with_all_segments_named(labels)
+    counts = segmentation.voxel_counts()
+    structures = []
+    for one in select_segments(segmentation.segments, names, path.name):
+        found = list_islands(segmentation.array, segmentation.grid, one.label) if counts[one.label] else []
+        islands = [
+            {
+                "voxels": island.voxels,
+                "ml": round(island.ml, 4),
+                "centroid_mm": [round(x, 2) for x in island.centroid_mm],
+            }
+            for island in found
+        ]
+        structures.append({"name": one.name, "label": one.label, "islands": islands})
+    return structures
+
+
 def _size(text: str) -> float:
     """Return a size from the command line."""
     size = float(text)
@@ -137,23 +204,39 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     """Return each label map with the file to write.
 
     Raises:
-        InputError: `input.missing`, a path does not exist.
+        InputError: as for `_label_maps`.
+    """
+    from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending
+
+    if len(inputs) == 1 and inputs[0].is_file() and has_ending(output, (*NIFTI_ENDINGS, *SEG_NRRD_ENDINGS)):
+        return [(inputs[0], output)]
+    return [(path, output / _output_name(name)) for path, name in _label_maps(inputs, output)]
+
+
+def _label_maps(inputs: Sequence[Path], output: Path | None = None) -> list[tuple[Path, Path]]:
+    """Return each label map with its path below its folder.
+
+    Args:
+        inputs: label maps, and folders.
+        output: folder whose files are left out.
+
+    Raises:
+        InputError: `input.missing`, a path does not exist; `input.none`, there is no label map.
     """
     from napari_seg.cohort.results_below import label_maps_below
     from napari_seg.errors import InputError
-    from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending
 
-    jobs = []
+    found = []
     for path in inputs:
         if not path.exists():
             raise InputError("input.missing", f"{path} does not exist; check the path")
         if path.is_dir():
-            jobs += [(one, output / _output_name(one.relative_to(path))) for one in label_maps_below(path, output)]
-        elif len(inputs) == 1 and has_ending(output, (*NIFTI_ENDINGS, *SEG_NRRD_ENDINGS)):
-            jobs.append((path, output))
+            found += [(one, one.relative_to(path)) for one in label_maps_below(path, output)]
         else:
-            jobs.append((path, output / _output_name(Path(path.name))))
-    return jobs
+            found.append((path, Path(path.name)))
+    if not found:
+        raise InputError("input.none", "found no label map; expected NIfTI or .seg.nrrd files in the folder")
+    return found
 
 
 def _output_name(path: Path) -> Path:
@@ -290,9 +373,7 @@ def _print(report: dict[str, Any]) -> None:
     labels, output = (one_line(report.get(key, ""), _MAX_PATH) for key in ("labels", "output"))
     for notice in report.get("notices", ()):
         print(f"napari-seg: {notice}", file=sys.stderr)
-    if "code" in report:
-        text = one_line(report["message"], _MAX_PATH)
-        print(f"napari-seg: {labels}: {report['code']}: {text}", file=sys.stderr)
+    if _print_failure(report):
         return
     if report.get("kept"):
         print(f"{labels} -> {output}: written before by the same command and unchanged since, kept")
@@ -307,3 +388,13 @@ def _print(report: dict[str, Any]) -> None:
             if (count := one[f"voxels_{what}"])
         ]
         print(f"  {one['name']:{width}}  {change}  {'  '.join(parts) or '(unchanged)'}")
+
+
+def _print_failure(report: dict[str, Any]) -> bool:
+    """Print why a label map failed; return whether it did."""
+    from napari_seg.errors import one_line
+
+    if "code" in report:
+        labels, text = (one_line(report[key], _MAX_PATH) for key in ("labels", "message"))
+        print(f"napari-seg: {labels}: {report['code']}: {text}", file=sys.stderr)
+    return "code" in report

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode, exit_code
+from napari_seg.learning.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from napari_seg.learning.queue import RankedCase
 
-STRATEGIES = ("uncertain-diverse", "uncertain", "random")
 COUNT = 10
 
 

@@ -90,18 +90,7 @@ def within(
     *,
     margin_mm: float = 0.0,
 ) -> Change:
-    """Return the change that keeps of a structure only what lies in another structure, or close to it.
-
-    Args:
-        labels: (I, J, K) label map.
-        grid: its grid.
-        label: label of the structure.
-        other: label of the other structure, or (I, J, K) mask.
-        margin_mm: distance from the other structure within which voxels are kept too.
-
-    Raises:
-        InputError: `edit.absent`, `edit.same`, `edit.label`, `edit.shape`, `edit.size`.
-    """
+    """Return the change that keeps of a structure only what `minus` removes; arguments and errors are the same."""
     box, mask, is_near = _near_other(labels, grid, label, other, margin_mm)
     return relabel(labels, box, mask & ~is_near, 0)
 

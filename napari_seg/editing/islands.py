@@ -1,18 +1,17 @@
-"""Islands of a structure: list them, keep the largest, remove small ones, remove or keep the one at a voxel.
+"""Islands of a structure: list them, keep the largest, remove small ones.
 
 An island is a set of voxels that are connected by faces, edges or corners, and not connected to the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.editing.change import Box, Change
-from napari_seg.editing.structure import Voxel, check_voxel, find_structure, pieces, relabel
+from napari_seg.editing.structure import find_structure, pieces, relabel
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 
@@ -26,14 +25,12 @@ class Island:
         ml: volume.
         centroid_mm: mean position of the voxels in mm, RAS+; it may lie outside the island.
         box: smallest box in the label map that holds the island.
-        voxel: index of one voxel of the island, for `remove_island` and `keep_island`.
     """
 
     voxels: int
     ml: float
     centroid_mm: tuple[float, float, float]
     box: Box
-    voxel: Voxel
 
 
 def list_islands(labels: NDArray[np.unsignedinteger], grid: Grid, label: int) -> list[Island]:
@@ -49,10 +46,10 @@ def list_islands(labels: NDArray[np.unsignedinteger], grid: Grid, label: int) ->
     lowest, highest = (each.reduceat(voxels, starts) for each in (np.minimum, np.maximum))
     centers = grid.to_world(np.add.reduceat(voxels, starts) / sizes[1:, None])
     islands = []
-    for first, low, high, center, size in zip(starts, lowest, highest, centers, sizes[1:], strict=True):
+    for low, high, center, size in zip(lowest, highest, centers, sizes[1:], strict=True):
         i, j, k = (slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
-        (x, y, z), voxel = map(float, center), check_voxel(voxels[first], labels.shape)
-        islands.append(Island(int(size), int(size) * grid.voxel_ml, (x, y, z), (i, j, k), voxel))
+        x, y, z = map(float, center)
+        islands.append(Island(int(size), int(size) * grid.voxel_ml, (x, y, z), (i, j, k)))
     return sorted(islands, key=lambda island: -island.voxels)
 
 
@@ -86,26 +83,6 @@ def remove_small_islands(labels: NDArray[np.unsignedinteger], grid: Grid, label:
     return relabel(labels, box, mask, 0)
 
 
-def remove_island(labels: NDArray[np.unsignedinteger], grid: Grid, label: int, voxel: Sequence[int]) -> Change:
-    """Return the change that removes the island of a structure at a voxel.
-
-    Raises:
-        InputError: `edit.absent`, `edit.outside`; `edit.not_in_structure`, the voxel is not in the structure.
-    """
-    box, is_clicked = _island_at(labels, label, voxel)
-    return relabel(labels, box, is_clicked, 0)
-
-
-def keep_island(labels: NDArray[np.unsignedinteger], grid: Grid, label: int, voxel: Sequence[int]) -> Change:
-    """Return the change that removes all islands of a structure but the one at a voxel.
-
-    Raises:
-        InputError: `edit.absent`, `edit.outside`; `edit.not_in_structure`, the voxel is not in the structure.
-    """
-    box, is_clicked = _island_at(labels, label, voxel)
-    return relabel(labels, box, (labels[box] == label) & ~is_clicked, 0)
-
-
 def _find_islands(
     labels: NDArray[np.unsignedinteger], label: int
 ) -> tuple[Box, NDArray[np.bool_], NDArray[np.int32], NDArray[np.intp]]:
@@ -126,16 +103,3 @@ def _find_islands(
         islands[piece][own] = numbers + known
         known += len(sizes[-1])
     return box, mask, islands[mask], np.concatenate(sizes)
-
-
-def _island_at(labels: NDArray[np.unsignedinteger], label: int, voxel: Sequence[int]) -> tuple[Box, NDArray[np.bool_]]:
-    """Return the box of a structure, and the voxels in it of the island at a voxel."""
-    clicked = check_voxel(voxel, labels.shape)
-    box, mask, numbers, _ = _find_islands(labels, label)
-    if labels[clicked] != label:
-        text = f"voxel {clicked} has the label {labels[clicked]}; expected {label}: click on the structure"
-        raise InputError("edit.not_in_structure", text)
-    place = np.ravel_multi_index([n - one.start for n, one in zip(clicked, box, strict=True)], mask.shape)
-    number = numbers[np.searchsorted(np.flatnonzero(mask), place)]
-    mask[mask] = numbers == number
-    return box, mask

@@ -1,11 +1,12 @@
 """Operations on whole structures that run without a person: their names and values, and the functions behind them.
 
-The command line offers them for many label maps, in the order in which they are given. Importing the table is cheap.
+The command line offers them for many label maps, in the order in which they are given, and the window as buttons.
+Importing the table is cheap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -74,8 +75,16 @@ class Operation:
         """Return the index axis of a grid that the view looks along; on an oblique grid the nearest one."""
         return grid.patient_axes()[0][get_args(View).index(self.view)]
 
-    def change(self, labels: NDArray[np.unsignedinteger], grid: Grid, label: int) -> Change:
+    def change(
+        self, labels: NDArray[np.unsignedinteger], grid: Grid, label: int, overwrite: Collection[int] = ()
+    ) -> Change:
         """Return the change of one structure.
+
+        Args:
+            labels: (I, J, K) label map.
+            grid: its grid.
+            label: label of the structure.
+            overwrite: labels of other structures that it may take voxels from.
 
         Raises:
             InputError: see the function of the operation.
@@ -84,21 +93,21 @@ class Operation:
 
         match self.name:
             case "fill-holes":
-                return shape.fill_holes(labels, grid, label)
+                return shape.fill_holes(labels, grid, label, overwrite=overwrite)
             case "fill-holes-in":
-                return shape.fill_holes(labels, grid, label, axis=self.axis(grid))
+                return shape.fill_holes(labels, grid, label, axis=self.axis(grid), overwrite=overwrite)
             case "fill-between":
-                return interpolate.interpolate(labels, grid, label, self.axis(grid))
+                return interpolate.interpolate(labels, grid, label, self.axis(grid), overwrite=overwrite)
             case "keep-largest":
                 return islands.keep_largest(labels, grid, label)
             case "remove-islands":
                 return islands.remove_small_islands(labels, grid, label, self.size)
             case "smooth":
-                return shape.smooth(labels, grid, label, self.size)
+                return shape.smooth(labels, grid, label, self.size, overwrite)
             case "erode":
                 return shape.erode(labels, grid, label, self.size)
             case "dilate":
-                return shape.dilate(labels, grid, label, self.size)
+                return shape.dilate(labels, grid, label, self.size, overwrite)
             case name:
                 raise KeyError(name)
 

@@ -19,8 +19,9 @@ from napari_seg.errors import InputError, NapariSegError
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.second_look import SecondLook
 from napari_seg.learning.finished_run import AcceptedScan, FinishedRun, Looker, accepted_scans, scans_of
-from napari_seg.learning.ranking import UNRELATED, Choice, Strategy, choose
+from napari_seg.learning.ranking import UNRELATED, Choice, choose
 from napari_seg.learning.second_looks import SecondLooks
+from napari_seg.learning.strategies import Strategy
 from napari_seg.progress import Progress, ignore_progress
 
 Basis = Literal["disagreement", "confidence"]

@@ -12,12 +12,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from math import ceil
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Strategy = Literal["uncertain-diverse", "uncertain", "random"]
+from napari_seg.learning.strategies import Strategy
+
 MAX_TARGETS = 2000
 """Cases that stand for all cases of a larger cohort."""
 
@@ -26,8 +27,6 @@ MAX_GREEDY = 200
 
 UNRELATED = 1.4
 """Usual distance between two cases that have nothing in common, see `standardised`."""
-
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
 class Choice(NamedTuple):

@@ -16,7 +16,7 @@ from benchmarks.measuring import SPAWN, machine
 from benchmarks.report import describe_machine, paragraph, table
 from numpy.typing import NDArray
 
-from napari_seg.editing import combine, cut, grow, interpolate, islands, move, plane, shape, split, threshold
+from napari_seg.editing import combine, cut, grow, interpolate, islands, move, plane, shape, split
 from napari_seg.geometry import Grid
 
 SHAPE = (512, 512, 400)
@@ -46,8 +46,6 @@ CALLS = (
     "fill between every 5th slice",
     "split, parts found",
     "split, parts clicked",
-    "paint in a range",
-    "keep a range",
 )
 
 
@@ -119,21 +117,14 @@ def prepare(name: str, size: tuple[int, int, int] = SHAPE) -> tuple[Callable[[],
     if name.startswith("fill between"):
         labels[:, :, np.arange(size[2]) % 5 != center[2] % 5] = 0
         return partial(interpolate.interpolate, labels, grid, LABEL, 2), voxels
-    if name in ("grow from a click", "grow, neck 3 mm", "paint in a range", "keep a range"):
+    if name in ("grow from a click", "grow, neck 3 mm"):
         image = np.where(labels == LABEL, np.int16(100), np.int16(20))
         image += np.random.default_rng(0).integers(0, 9, size, np.int16)
-        labels[labels == LABEL] = 0 if name.startswith(("grow", "paint")) else LABEL
+        labels[labels == LABEL] = 0
         click = (center[0] + 10, center[1], center[2])
         neck_mm = 3.0 if "neck" in name else 0.0
-        brush = np.argwhere(np.ones((25, 25, 25), bool)) + click
-        calls: dict[str, Callable[[], object]] = {
-            "grow": partial(
-                grow.grow, labels, grid, LABEL, image, click, 95, 120, max_mm=1.1 * radius, neck_mm=neck_mm
-            ),
-            "paint": partial(threshold.threshold_stroke, labels, grid, LABEL, image, brush, 102, 120),
-            "keep": partial(threshold.threshold_within, labels, grid, LABEL, image, 102, 120),
-        }
-        return calls[name.partition(" ")[0].strip(",")], voxels
+        options = {"max_mm": 1.1 * radius, "neck_mm": neck_mm}
+        return partial(grow.grow, labels, grid, LABEL, image, click, 95, 120, **options), voxels
     other = np.zeros(size, bool)
     if name.startswith(("union", "minus", "within")):
         other[:, : center[1]] = True

@@ -10,7 +10,7 @@ from weakref import WeakSet
 from napari.layers import Labels, Layer
 
 from napari_seg.plugin import shortcuts
-from napari_seg.plugin.edit.operations import OPERATIONS
+from napari_seg.plugin.edit.operations import WINDOW_OPERATIONS
 from napari_seg.plugin.edit.tools import TOOLS
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ KEYS: Mapping[str, Key] = {
     "undo_prompt": Key("Prompts", "Remove the latest prompt", "Backspace", lambda tab: tab.model.undo_prompt()),
     "clear_prompts": Key("Prompts", "Remove all prompts", "Shift-Backspace", lambda tab: tab.model.clear_prompts()),
     **{
-        f"edit_{name}": Key("Whole structure", OPERATIONS[name].title, key, _run(name))
+        f"edit_{name}": Key("Whole structure", WINDOW_OPERATIONS[name].title, key, _run(name))
         for name, key in _OPERATION_KEYS.items()
-        if name in OPERATIONS
+        if name in WINDOW_OPERATIONS
     },
     _APPLY: Key("Preview", "Apply the preview", "Enter", lambda tab: tab.model.apply()),
     _DISCARD: Key("Preview", "Discard the preview, or put the tool away", "Escape", lambda tab: tab.escape()),

@@ -23,7 +23,7 @@ from napari_seg.editing.interactive_network import InteractiveNetwork
 from napari_seg.editing.prompts import Prompts
 from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
 from napari_seg.plugin.edit.new_structure import add_structure
-from napari_seg.plugin.edit.operations import OPERATIONS, Situation
+from napari_seg.plugin.edit.operations import WINDOW_OPERATIONS, Situation
 from napari_seg.plugin.edit.preview import Preview
 from napari_seg.plugin.edit.refining import BOX_ALONE, ModelResult, load, refined
 from napari_seg.plugin.edit.step import fits
@@ -169,10 +169,10 @@ class EditModel:
         """Compute an operation on the whole structure.
 
         Args:
-            operation: key of `OPERATIONS`.
+            operation: key of `WINDOW_OPERATIONS`.
             other: label of the other structure, for an operation on two.
         """
-        known = OPERATIONS[operation]
+        known = WINDOW_OPERATIONS[operation]
         amounts = {"size_mm": self.size_mm, "min_ml": self.min_ml, "other": other}
         given: dict[str, Any] = {name: amounts[name] for name in known.amounts}
         compute = lambda situation: known.run(situation, **given)  # noqa: E731

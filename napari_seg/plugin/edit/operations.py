@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.editing import combine, islands, move, shape
+from napari_seg.editing import combine, islands, move
 from napari_seg.editing.change import Change
 from napari_seg.editing.interpolate import interpolate, interpolate_sides
+from napari_seg.editing.operations import OPERATIONS, Operation
 from napari_seg.editing.plane import center_plane, plane_between
 from napari_seg.editing.split import split
 from napari_seg.errors import InputError
@@ -74,8 +75,8 @@ def needed_slice(situation: Situation) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One operation on a whole structure.
+class WindowOperation:
+    """One operation on a whole structure, as a button.
 
     Attributes:
         title: text of its button, and name of its step.
@@ -92,28 +93,40 @@ class Operation:
     moves_by: int = 0
 
 
-def _fill_holes(s: Situation) -> Change:
-    return shape.fill_holes(s.labels, s.grid, s.label, overwrite=s.overwrite)
+def _shared(name: str, title: str) -> WindowOperation:
+    """Return an operation of the command line as a button.
 
+    Args:
+        name: key of `editing.operations.OPERATIONS`.
+        title: text of the button.
+    """
+    kind = OPERATIONS[name]
+    amounts: dict[str, tuple[Amount, ...]] = {"mm": ("size_mm",), "ml": ("min_ml",)}
 
-def _smooth(s: Situation, size_mm: float) -> Change:
-    return shape.smooth(s.labels, s.grid, s.label, size_mm, s.overwrite)
+    def run(s: Situation, **given: float) -> Change:
+        return Operation(name, next(iter(given.values()), 0.0)).change(s.labels, s.grid, s.label, s.overwrite)
 
-
-def _dilate(s: Situation, size_mm: float) -> Change:
-    return shape.dilate(s.labels, s.grid, s.label, size_mm, s.overwrite)
-
-
-def _erode(s: Situation, size_mm: float) -> Change:
-    return shape.erode(s.labels, s.grid, s.label, size_mm)
+    tip = f"{kind.description[0].upper()}{kind.description[1:]}."
+    return WindowOperation(title, tip, run, amounts.get(kind.unit, ()))
 
 
 def _keep_largest(s: Situation) -> Change:
+    parts = islands.list_islands(s.labels, s.grid, s.label)
+    s.notes.append(_parts_text(parts[1:], len(parts)))
     return islands.keep_largest(s.labels, s.grid, s.label)
 
 
 def _remove_islands(s: Situation, min_ml: float) -> Change:
-    return islands.remove_small_islands(s.labels, s.grid, s.label, min_ml)
+    change = islands.remove_small_islands(s.labels, s.grid, s.label, min_ml)
+    parts = islands.list_islands(s.labels, s.grid, s.label)
+    s.notes.append(_parts_text([part for part in parts if part.ml < min_ml * (1 - 1e-9)], len(parts)))
+    return change
+
+
+def _parts_text(removed: Sequence[islands.Island], count: int) -> str:
+    """Return in words which of the parts of a structure go."""
+    largest = f", the largest of {removed[0].ml:.2g} ml" if removed else ""
+    return f"{len(removed)} of {count} part{'s' * (count != 1)}{largest}"
 
 
 def _union(s: Situation, other: int) -> Change:
@@ -168,42 +181,42 @@ def _mirror(s: Situation, other: int) -> Change:
     return move.copy_to_mirror(s.labels, s.grid, s.label, plane, into=other, overwrite=s.overwrite)
 
 
-OPERATIONS: Mapping[str, Operation] = {
-    "smooth": Operation("Smooth", "Smooth the surface; the volume stays.", _smooth, ("size_mm",)),
-    "erode": Operation("Erode", "Remove a layer from the surface.", _erode, ("size_mm",)),
-    "dilate": Operation("Dilate", "Add a layer to the surface.", _dilate, ("size_mm",)),
-    "fill_holes": Operation("Fill holes", "Fill cavities that the structure encloses.", _fill_holes),
-    "keep_largest": Operation("Keep largest", "Keep the largest connected part, remove all others.", _keep_largest),
-    "remove_islands": Operation(
-        "Remove islands", "Remove connected parts below a volume.", _remove_islands, ("min_ml",)
-    ),
-    "fill_between": Operation(
+WINDOW_OPERATIONS: Mapping[str, WindowOperation] = {
+    "smooth": _shared("smooth", "Smooth"),
+    "erode": _shared("erode", "Erode"),
+    "dilate": _shared("dilate", "Dilate"),
+    "fill_holes": _shared("fill-holes", "Fill holes"),
+    "keep_largest": replace(_shared("keep-largest", "Keep largest"), run=_keep_largest),
+    "remove_islands": replace(_shared("remove-islands", "Remove islands"), run=_remove_islands),
+    "fill_between": WindowOperation(
         "Fill between",
         "Fill the slices between painted slices of the plane in the main canvas.",
         _fill_between,
     ),
-    "split": Operation("Split", "Split touching objects; each further one gets a label of its own.", _split),
-    "copy_to_next": Operation(
+    "split": WindowOperation("Split", "Split touching objects; each further one gets a label of its own.", _split),
+    "copy_to_next": WindowOperation(
         "Copy to next slice",
         "Copy the shown slice of the structure to the next one, and go there.",
         _copy_to_next,
         moves_by=1,
     ),
-    "copy_to_previous": Operation(
+    "copy_to_previous": WindowOperation(
         "Copy to previous slice",
         "Copy the shown slice of the structure to the previous one, and go there.",
         _copy_to_previous,
         moves_by=-1,
     ),
-    "mirror": Operation(
+    "mirror": WindowOperation(
         "Mirror to",
         "Add the mirror image to another structure: at the plane between both, or in the middle of the scan if the "
         "other one has no voxels.",
         _mirror,
         ("other",),
     ),
-    "union": Operation("Add", "Add the voxels of another structure to this one.", _union, ("other",)),
-    "minus": Operation("Subtract", "Remove what lies close to another structure.", _minus, ("other", "size_mm")),
-    "within": Operation("Keep within", "Keep what lies close to another structure.", _within, ("other", "size_mm")),
+    "union": WindowOperation("Add", "Add the voxels of another structure to this one.", _union, ("other",)),
+    "minus": WindowOperation("Subtract", "Remove what lies close to another structure.", _minus, ("other", "size_mm")),
+    "within": WindowOperation(
+        "Keep within", "Keep what lies close to another structure.", _within, ("other", "size_mm")
+    ),
 }
 """Operations by the names of their actions."""

@@ -27,7 +27,7 @@ from napari_seg.plugin.edit.cheat_sheet import CheatSheet
 from napari_seg.plugin.edit.fields import amount, section, small
 from napari_seg.plugin.edit.model import EditModel
 from napari_seg.plugin.edit.mouse import Mouse
-from napari_seg.plugin.edit.operations import OPERATIONS
+from napari_seg.plugin.edit.operations import WINDOW_OPERATIONS
 from napari_seg.plugin.edit.tool_box import ToolBox
 from napari_seg.plugin.edit.tools import Tools
 from napari_seg.plugin.napari_private import main_window
@@ -131,7 +131,7 @@ class EditTab(QWidget):
         )
         copy_menu = QMenu(self)
         for name in ("copy_to_next", "copy_to_previous"):
-            action = copy_menu.addAction(OPERATIONS[name].title)
+            action = copy_menu.addAction(WINDOW_OPERATIONS[name].title)
             action.triggered.connect(lambda *_, name=name: self.model.run(name))
         copy_button.setMenu(copy_menu)
         self._operation_buttons["copy_to_next"] = copy_button
@@ -149,7 +149,7 @@ class EditTab(QWidget):
             for cell, span in line:
                 if not isinstance(cell, str):
                     grid.addWidget(cell, r, c, 1, span)
-                elif cell in OPERATIONS:
+                elif cell in WINDOW_OPERATIONS:
                     grid.addWidget(self._operation_button(cell), r, c, 1, span)
                 c += span
         for c in range(12):
@@ -157,7 +157,7 @@ class EditTab(QWidget):
         return section("Whole structure", grid)
 
     def _operation_button(self, name: str) -> QPushButton:
-        known = OPERATIONS[name]
+        known = WINDOW_OPERATIONS[name]
         widget = self._operation_buttons[name] = small(known.title, known.tip)
         widget.clicked.connect(lambda *_: self.model.run(name))
         return widget
@@ -196,7 +196,7 @@ class EditTab(QWidget):
     def _fill_combine_menu(self) -> None:
         self._combine_menu.clear()
         for name in ("union", "minus", "within", "mirror"):
-            known = OPERATIONS[name]
+            known = WINDOW_OPERATIONS[name]
             menu = self._combine_menu.addMenu(known.title)
             menu.setToolTip(known.tip)
             for other in self.model.others:
