@@ -768,6 +768,11 @@ CODES = {
         "A tool of the Edit tab needs intensities, and no open scan has the voxels of the labels.",
         "Open the scan of the labels, or resample the labels on an open scan in the Structures tab.",
     ),
+    "edit.not_in_structure": Code(
+        "error",
+        "The clicked voxel does not belong to the structure.",
+        "Click on the structure, or select the one that was clicked.",
+    ),
     "edit.nothing_between": Code(
         "error",
         "The structure has no empty slices between slices with voxels along the axis.",
