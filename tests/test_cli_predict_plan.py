@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import phantoms
@@ -54,6 +55,31 @@ def test_long_plans_are_cut_and_say_so(tmp_path: Path, capsys: pytest.CaptureFix
     assert "3 files are no scans (3 skip.localizer); 'napari-seg inspect' says why" in lines
     print_plan(plan, tmp_path, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["cases"]) == MAX_ROWS + 3
+
+
+def test_a_plan_with_finished_cases_fits_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phantoms.write_nifti(phantoms.head(), tmp_path / "hippocampus_001.nii.gz")
+    (one,) = plan_of(tmp_path).cases
+    done = replace(one, voxels=12_345_678, is_done=True)
+    monkeypatch.setenv("COLUMNS", "80")
+    print_plan(RunPlan((done, replace(done, is_done=False, seconds=65.0, windows=3)), examples=1), Path("out"))
+    _, *rows = capsys.readouterr().out.splitlines()[:3]
+    assert [row.split() for row in rows] == [
+        ["hippocampus_001", "hippocampus", "12,345,678", *time.split(), "hippocampus_001_seg.nii.gz"]
+        for time in ("done", "1 min 5 s")
+    ]
+
+
+def test_rows_in_a_file_are_not_wrapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"{'long' * 30}_001"
+    phantoms.write_nifti(phantoms.head(), tmp_path / f"{name}.nii.gz")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_plan(plan_of(tmp_path), Path("out"))
+    assert capsys.readouterr().out.splitlines()[1].split()[-1] == f"{name}_seg.nii.gz"
 
 
 def test_an_unknown_time_is_not_summed_up(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def print_plan(plan: RunPlan, output: Path, *, as_json: bool = False) -> None:
         for title in ("case", "model", "voxels", "time", "result"):
             table.add_column(title, justify="right" if title in ("voxels", "time") else "left", overflow="fold")
         for one in plan.cases[:MAX_ROWS]:
-            seconds = "done before" if one.is_done else "" if one.seconds is None else describe_seconds(one.seconds)
+            seconds = "done" if one.is_done else "" if one.seconds is None else describe_seconds(one.seconds)
             row = (one.case.key, one.model, f"{one.voxels:,}", seconds, one.outputs[0])
             table.add_row(*(escape(_plain(cell)) for cell in row))
         console.print(table)
@@ -66,7 +66,7 @@ def summary(plan: RunPlan, output: Path) -> Iterator[str]:
         kinds = ", ".join(f"{count:,} {code}" for code, count in plan.other_files.items())
         yield f"{sum(plan.other_files.values()):,} files are no scans ({kinds}); 'napari-seg inspect' says why"
     if left:
-        yield f"{files:,} files in {printable(str(output))}, for {plan.voxels:,} voxels"
+        yield f"{files:,} file{'s' * (files != 1)} in {printable(str(output))}, for {plan.voxels:,} voxels"
     yield from plan.doubts
     if left and plan.seconds is not None:
         scans = "1 scan" if plan.examples == 1 else f"{plan.examples} scans"

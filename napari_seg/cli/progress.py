@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,20 @@ from rich.console import Console
 
 from napari_seg.cohort.outcome import CaseResult
 
+_MAX_COLUMNS = 10_000
+"""Width of a table in a file, which no row reaches."""
+
 
 class Output(Console):
-    """Console for tables on standard output; a closed pipe ends the command (see `main`)."""
+    """Console for tables on standard output; a closed pipe ends the command (see `main`).
+
+    On a terminal, tables are as wide as the terminal; in a file or a pipe, each row is one line.
+    """
 
     def __init__(self) -> None:
         super().__init__(soft_wrap=True, highlight=False)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = _MAX_COLUMNS
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -46,6 +55,7 @@ def print_results(results: Sequence[CaseResult], output: Path, report: Path | No
     earlier = sum(r.is_earlier for r in done)
     if listed_done := done if len(done) <= MAX_LISTED else []:
         table = Table("scan", "structure", "ml", "confidence", "remark", title="volumes", title_justify="left")
+        table.columns[0].overflow = "fold"  # names of scans often differ only at their end
         for column in (2, 3):
             table.columns[column].justify = "right"
         for result in listed_done:

@@ -1,0 +1,23 @@
+"""Test the table of results on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from napari_seg.cli.progress import print_results
+from napari_seg.cohort.outcome import CaseResult
+
+
+def test_names_that_differ_at_their_end_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"sub-01_ses-baseline_acq-highres_run-1_T1w_{number}" for number in (1, 2)]
+    volumes = {"anterior hippocampus": 1.2, "posterior hippocampus": 1.3}
+    print_results([CaseResult(name, "done", volumes_ml=volumes) for name in names], Path("out"))
+    table = capsys.readouterr().out.split("done ")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    shown = "".join(row.split("│")[1].strip() for row in table.splitlines() if row.startswith("│"))
+    assert shown == "".join(names)
