@@ -191,6 +191,19 @@ def test_paths_that_leave_the_folder_are_no_links(manifest: Manifest) -> None:
         assert page.blocks["thumbs"] == {}
 
 
+def test_one_case_is_no_distribution(manifest: Manifest) -> None:
+    add_done(manifest, "a", {"front": 1.0})
+    page = written(manifest)
+    assert "median ml" in page.text
+    assert "A dot" not in page.text
+    assert "plots" not in [attributes.get("id") for _, attributes in page.elements]
+    add_done(manifest, "b", {"front": 2.0, "back": 3.0})
+    page = written(manifest)
+    assert "A structure of a single case is in the table only." in page.text
+    assert "plots" in [attributes.get("id") for _, attributes in page.elements]
+    assert [one["count"] for one in page.blocks["data"]["structures"][0]] == [2, 1]
+
+
 @pytest.mark.skipif(BROWSER is None, reason="there is no browser")
 def test_a_browser_draws_the_page_without_a_complaint(manifest: Manifest, tmp_path: Path) -> None:
     for attack in (*ATTACKS, "__proto__", "constructor"):

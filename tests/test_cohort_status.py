@@ -14,7 +14,7 @@ from cohorts import add_done, add_failed, new_manifest
 import napari_seg.cohort.status
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outputs import HIDDEN
-from napari_seg.cohort.runners import BEAT, DEAD_SECONDS
+from napari_seg.cohort.runners import BEAT, DEAD_SECONDS, machine
 from napari_seg.cohort.status import MAX_FAILURES, read_status
 from napari_seg.errors import CohortError
 
@@ -83,6 +83,23 @@ def test_a_runner_of_another_machine_is_alive_while_it_touches_its_file(manifest
     assert one.is_alive
     assert one.silent_seconds == pytest.approx(7, abs=3)
     os.utime(lock, (now - 2 * DEAD_SECONDS,) * 2)
+    assert read_status(folder).state == "stopped"
+
+
+def test_a_process_id_of_another_container_is_not_looked_up(
+    manifest: Manifest, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = manifest.path.parent
+    with monkeypatch.context() as inside:
+        inside.setattr(os, "readlink", lambda path: "pid:[1]")
+        container = machine()
+    manifest._write("UPDATE runners SET host = 'a1b2c3', machine = ?, folder = 'abc', pid = 0", (container,))
+    beat = folder / HIDDEN / "abc" / BEAT
+    beat.parent.mkdir(parents=True)
+    beat.touch()
+    assert read_status(folder).state == "running"
+    manifest._write("UPDATE runners SET pid = ?", (os.getpid(),))  # another process has that id here
+    os.utime(beat, (now - 3 * DEAD_SECONDS,) * 2)
     assert read_status(folder).state == "stopped"
 
 

@@ -37,7 +37,7 @@ class RunnerRow:
     Attributes:
         id: number in the manifest.
         host: name of its machine.
-        machine: digest that two machines of one name do not share.
+        machine: text that two machines of one name, and containers with their own process ids, do not share.
         pid: its process id.
         folder: name of its hidden folder for unfinished files.
         is_joined: whether others may run beside it.

@@ -284,7 +284,7 @@ class RunnerWatch:
         if runner.ended is not None:
             return False
         folder = self._output / HIDDEN / runner.folder
-        if runner.machine == machine() and (locked := _is_locked(folder)) is not None:
+        if is_this_machine(runner.machine) and (locked := _is_locked(folder)) is not None:
             return locked
         try:
             content = (folder / BEAT).read_text()
@@ -316,12 +316,24 @@ def is_network_drive(folder: Path) -> bool:
 
 
 def machine() -> str:
-    """Return a short text that differs between machines, and between starts of one on Linux, without naming it."""
+    """Return a short text that differs between machines, and between starts of one on Linux, without naming it.
+
+    On Linux, the number of the namespace of process ids follows behind ":". Containers of one machine have several.
+    """
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
         text = str(uuid.getnode())
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    try:
+        return f"{digest}:{os.readlink('/proc/self/ns/pid').strip('pid:[]')}"
+    except (OSError, AttributeError):
+        return digest
+
+
+def is_this_machine(text: str) -> bool:
+    """Return whether a text of `machine` is that of this machine, in whichever container."""
+    return text.partition(":")[0] == machine().partition(":")[0]
 
 
 def _locked(folder: Path) -> FileLock:

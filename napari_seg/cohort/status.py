@@ -1,7 +1,8 @@
 """State of a run as another program sees it, from its manifest, while it goes on or after; nothing is written.
 
-Whether a runner is alive is judged without taking its lock: on the same machine by its process, on another one by the
-time of the file in which it counts every few seconds; that is only an estimate, because clocks may differ.
+Whether a runner is alive is judged without taking its lock: on the same machine by its process; in a container with its
+own process ids, or on another machine, by the time of the file in which it counts every few seconds. Between machines,
+that is only an estimate, because clocks may differ.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outputs import HIDDEN
 from napari_seg.cohort.rows import CaseRow, RunnerRow
-from napari_seg.cohort.runners import BEAT, DEAD_SECONDS, machine
+from napari_seg.cohort.runners import BEAT, DEAD_SECONDS, is_this_machine, machine
 from napari_seg.cohort.throughput import WINDOW, Throughput
 from napari_seg.worker import is_process_alive
 
@@ -32,7 +33,7 @@ class RunnerStatus:
     Attributes:
         row: what the manifest knows of it.
         is_alive: whether it is running.
-        silent_seconds: time since its last sign of life, for a runner of another machine; None if unknown.
+        silent_seconds: time since its last sign of life, for a runner of another machine or container; None if unknown.
     """
 
     row: RunnerRow
@@ -152,4 +153,5 @@ def _runner_status(row: RunnerRow, folder: Path, now: float) -> RunnerStatus:
         silent = now - (folder / HIDDEN / row.folder / BEAT).stat().st_mtime
     except OSError:
         return RunnerStatus(row, False)
-    return RunnerStatus(row, silent < 2 * DEAD_SECONDS, max(silent, 0.0))
+    limit = DEAD_SECONDS if is_this_machine(row.machine) else 2 * DEAD_SECONDS  # clocks may differ
+    return RunnerStatus(row, silent < limit, max(silent, 0.0))

@@ -115,6 +115,7 @@ def _models(facts: Facts) -> dict[int, tuple[str, str]]:
 def _structure(known: Distribution) -> dict[str, Any]:
     return {
         "name": known.structure,
+        "count": known.count,
         "absent": known.absent,
         "absentUnusual": known.absent if known.is_unusual(0.0) else 0,
         "quartiles": [_finite(value) for value in known.quartiles_ml],

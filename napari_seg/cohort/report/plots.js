@@ -1,5 +1,6 @@
 // Distributions of the volumes: a dot for each case, or bars where there are many.
 
+const MIN_PLOTTED = 2;  // one dot has no distribution; the table has its number
 const W = 440, H = 90, LEFT = 8, BASE = 64;
 
 function scaleOf(values) {
@@ -39,11 +40,10 @@ function drawPlot(figure, model, structure, n) {
     .sort((a, b) => a.volumes[n] - b.volumes[n]);
   const unusual = one => one.unusual.some(some => some[0] === n);
   const strange = having.filter(unusual).length + structure.absentUnusual;
-  const caption = el("figcaption", {}, el("b", {}, structure.name), ` ${having.length ? `median ${
-    ml(structure.quartiles[2])} ml, ${plural(having.length, "case")}` : "found in no case"}${
+  const caption = el("figcaption", {}, el("b", {}, structure.name), ` median ${
+    ml(structure.quartiles[2])} ml, ${plural(having.length, "case")}${
     structure.absent ? `, absent in ${structure.absent.toLocaleString("en")}` : ""}${strange ? `, ` : ""}`,
     strange ? el("span", {class: "bad"}, `${strange} unusual`) : "");
-  if (!having.length) { figure.replaceChildren(caption); return; }
   const values = having.map(one => one.volumes[n]);
   const {x, ticks} = scaleOf([values[0], values.at(-1)]);
   const plot = svg("svg", {viewBox: `0 0 ${W} ${H}`, tabindex: 0, role: "img",
@@ -126,10 +126,11 @@ function buildPlots() {
     for (const {isIntersecting, target} of entries) if (isIntersecting) { drawWaiting(target); watcher.unobserve(target); }
   }, {rootMargin: "400px"});
   data.structures.forEach((structures, model) => {
-    if (!structures?.length) return;
+    if (!structures?.some(structure => structure.count >= MIN_PLOTTED)) return;
     if (data.models.length > 1) root.append(el("h3", {}, data.models[model]?.name ?? "no model"));
     const plots = el("div", {class: "plots"});
     structures.forEach((structure, n) => {
+      if (structure.count < MIN_PLOTTED) return;
       const figure = el("figure", {}, el("figcaption", {}, el("b", {}, structure.name)));
       waiting.set(figure, () => drawPlot(figure, model, structure, n));
       plots.append(figure);

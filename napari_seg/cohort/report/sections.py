@@ -20,6 +20,9 @@ from napari_seg.version import __version__
 _MAX_LISTED = 20
 """Cases of a group that are shown at once."""
 
+_MIN_PLOTTED = 2
+"""Cases of a structure from which on its volumes are drawn, as in plots.js."""
+
 _MAX_FOLDED = 500
 """Further cases of a group, which are shown on request."""
 
@@ -175,10 +178,14 @@ def volumes(facts: Facts) -> str:
     listed = table(heads, rows, text=(0, 1) if several else (0,))
     if len(rows) > _MAX_LISTED:
         listed = f"<details><summary>table of {len(rows):,} structures</summary>{listed}</details>"
+    counts = [known.count for structures in facts.volumes.values() for known in structures.values()]
+    if max(counts, default=0) < _MIN_PLOTTED:
+        return listed
+    rest = " A structure of a single case is in the table only." if 1 in counts else ""
     return (
         '<p class="screen">A dot, or a bar of many, stands for cases: point at it for the name, click to open; on the '
         "keyboard, arrow keys and Enter. The box spans the quartiles, the line is the median, unusual volumes are "
-        f'red.</p><div id="plots"></div>{listed}'
+        f'red.{rest}</p><div id="plots"></div>{listed}'
     )
 
 
