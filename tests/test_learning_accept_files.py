@@ -136,12 +136,13 @@ def test_the_command_prints_a_table_and_says_what_failed(cohort: Path, capsys: p
     assert main(words) == 3
     printed = capsys.readouterr().out
     assert "case0001" in printed
-    assert "Left 0.39 (+21 -0)" in printed
+    assert "+21 -0" in printed
     assert "failed   b_seg.nii.gz: file.not_nifti" in printed
     assert "2 accepted, 0 unchanged, 1 failed" in printed
     assert main([*words, "--json"]) == 3
-    states = [one["state"] for one in json.loads(capsys.readouterr().out)]
-    assert states == ["unchanged", "failed", "unchanged"]
+    printed = json.loads(capsys.readouterr().out)
+    assert [one["state"] for one in printed] == ["unchanged", "failed", "unchanged"]
+    assert printed[0]["changes"]["Left"]["added"] == 21
     assert main([words[0], str(cohort / "results"), *words[2:5]]) == 0
     assert "3 results are as the model made them and left out; --uncorrected" in capsys.readouterr().out
     for wrong in (["--patient", "p"], ["--before", str(cohort / "results" / "a_seg.nii.gz")]):

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from napari_seg.learning.training_set import AcceptedCase, TrainingSet
 
 _MAX_NAME = 200
-_MAX_LISTED = 3
-"""Structures of a case that are listed in the table."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -218,12 +217,12 @@ def _print_table(results: Sequence[AcceptedFile]) -> None:
     from napari_seg.errors import one_line
 
     console = Output()
-    table = Table("labels", "case", "part", "state", "ml (voxels added, removed)")
+    table = Table("labels", "case", "part", "state", "voxels changed")
     table.columns[0].overflow = "fold"  # names of cases often differ only at their end
     for one in results:
         if (case := one.case) is not None:
             is_again = case.revision > 1 and one.state == "accepted"
-            changes = escape(_changes(case)) if one.state == "accepted" else ""
+            changes = _changes(case) if one.state == "accepted" else ""
             state = "accepted again" if is_again else one.state
             table.add_row(escape(one_line(one.name, _MAX_NAME)), case.name, case.part, state, changes)
     if table.row_count:
@@ -240,13 +239,9 @@ def _print_table(results: Sequence[AcceptedFile]) -> None:
 
 
 def _changes(case: AcceptedCase) -> str:
-    """Return the structures of a case, with what was changed; those that were changed most come first."""
-    changes = sorted(case.provenance.changes.items(), key=lambda item: -(item[1].added or 0) - (item[1].removed or 0))
-    texts = [
-        f"{name} {one.ml:.2f}" + (f" (+{one.added} -{one.removed})" if one.added is not None else "")
-        for name, one in changes[:_MAX_LISTED]
-    ]
-    return ", ".join(texts) + (f", {len(changes) - _MAX_LISTED} more" if len(changes) > _MAX_LISTED else "")
+    """Return how many voxels were added and removed in all structures; "" if the labels before are unknown."""
+    changes = [one for one in case.provenance.changes.values() if one.added is not None]
+    return f"+{sum(one.added or 0 for one in changes)} -{sum(one.removed or 0 for one in changes)}" if changes else ""
 
 
 def _as_dict(one: AcceptedFile) -> dict[str, object]:
@@ -258,6 +253,7 @@ def _as_dict(one: AcceptedFile) -> dict[str, object]:
         "part": None if case is None else case.part,
         "patient": None if case is None else case.patient,
         "revision": None if case is None else case.revision,
+        "changes": {} if case is None else {name: asdict(one) for name, one in case.provenance.changes.items()},
         "code": one.code,
         "message": one.message,
     }
