@@ -101,6 +101,9 @@ def test_the_first_accept_asks_for_the_folder_and_the_second_whether_to_replace(
     assert section._folder.text() == str(tmp_path / "set")
     assert not section._question.isVisible()
     section.accept_button.click()
+    assert "case0001 has the same labels: nothing has changed." in wait(tab)
+    tab.model.accepting.check("nose", False)
+    section.accept_button.click()
     wait(tab)
     assert section._question.isVisible()
     section._keep_button.click()
@@ -229,6 +232,7 @@ def test_accept_is_in_three_tabs_and_a_question_shows_the_learn_tab(
     button.click()
     qtbot.waitUntil(lambda: "Accepted as case0001" in panel._message.text(), timeout=20_000)
     assert panel._tabs.currentWidget() is panel.edit_tab
+    panel.learn_tab.model.accepting.check("nose", False)
     button.click()
     qtbot.waitUntil(lambda: panel._tabs.currentWidget() is panel.learn_tab, timeout=20_000)
     qtbot.waitUntil(lambda: panel.learn_tab.accept_section._question.isVisible(), timeout=5_000)
