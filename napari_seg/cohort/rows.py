@@ -67,7 +67,7 @@ class CaseRow:
         source: public path of the scan, relative to the folder of the inputs.
         format: format of the scan.
         modality: DICOM's code of the modality, once the scan was read.
-        fingerprint: digest of the sizes and the times of the scan's files; see `scan_files.fingerprint`.
+        fingerprint: digest of sizes, times and single blocks of the scan's files; see `scan_files.fingerprint`.
         input_sha256: digest of the whole files of the scan, once it was segmented.
         input_bytes: size of the files of the scan.
         model: number of the model; None for a scan that is not run.

@@ -44,7 +44,7 @@ class Row:
         notices: warnings about the scan or the result.
         labels: file of the label map; None unless done.
         labels_mark: size and time of modification in ns of that file as the run wrote it.
-        fingerprint: digest of the sizes and times of the scan's files; "" before its start.
+        fingerprint: digest of sizes, times and single blocks of the scan's files; "" before its start.
         input_sha256: digest of the scan's files; "" before its end.
     """
 

@@ -1,0 +1,62 @@
+"""Test how scans are told apart without reading them whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import phantoms
+import pytest
+
+from napari_seg.cohort.outputs import sha256_of
+from napari_seg.cohort.scan_files import fingerprint, is_same
+from napari_seg.formats.find import find_scans
+from napari_seg.formats.scan import Scan
+
+
+def set_time(folder: Path) -> None:
+    for file in folder.iterdir():
+        os.utime(file, (315532800, 315532800))  # 1980-01-01, as some archives have it
+
+
+def nifti(folder: Path, value: int) -> Scan:
+    folder.mkdir()
+    voxels = phantoms.head()
+    voxels.array[..., voxels.array.shape[-1] // 2] += value
+    phantoms.write_nifti(voxels, folder / "T1.nii")
+    set_time(folder)
+    (scan,) = find_scans(folder)
+    return scan
+
+
+def dicom(folder: Path, patient: str) -> Scan:
+    phantoms.write_series(phantoms.head(), folder, edit=lambda k, dataset: setattr(dataset, "PatientID", patient))
+    set_time(folder)
+    (scan,) = find_scans(folder)
+    return scan
+
+
+@pytest.mark.parametrize(("write", "contents"), [(nifti, (0, 1)), (dicom, ("A", "B"))])
+def test_scans_of_one_size_and_one_time_are_told_apart(
+    write: Callable[[Path, Any], Scan], contents: tuple[Any, Any], tmp_path: Path
+) -> None:
+    one, other = write(tmp_path / "a", contents[0]), write(tmp_path / "b", contents[1])
+    assert [file.stat().st_size for file in one.files] == [file.stat().st_size for file in other.files]
+    before = fingerprint(one)
+    assert before != fingerprint(other)
+    assert not is_same(other, before, sha256_of(one.files))
+    os.rename(tmp_path / "a", tmp_path / "moved")
+    (moved,) = find_scans(tmp_path / "moved")
+    assert fingerprint(one) == ""
+    assert fingerprint(moved) == before
+
+
+def test_a_file_smaller_than_a_block_has_a_fingerprint(tmp_path: Path) -> None:
+    file = tmp_path / "a.nii"
+    file.write_bytes(b"x")
+    before = fingerprint(Scan("a", "nifti", (file,)))
+    file.write_bytes(b"y")
+    os.utime(file, (315532800, 315532800))
+    assert fingerprint(Scan("a", "nifti", (file,))) not in ("", before)
