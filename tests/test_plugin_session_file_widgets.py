@@ -25,7 +25,7 @@ from napari_seg.plugin.panel import Panel
 from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.planes.widget import LinkedPlanes
 from napari_seg.plugin.session_file import widgets
-from napari_seg.plugin.session_file.tool_settings import set_settings, settings_of
+from napari_seg.plugin.session_file.widgets import set_settings, settings_of
 from napari_seg.volume import Segment, Segmentation, Volume
 
 pytestmark = pytest.mark.window

@@ -34,8 +34,7 @@ from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.segment.tab import SegmentTab
 from napari_seg.plugin.session import Session, unwrapped
 from napari_seg.plugin.session_file.model import SessionFileModel, Window
-from napari_seg.plugin.session_file.tool_settings import set_settings, settings_of
-from napari_seg.plugin.session_file.widgets import MissingScans, open_file
+from napari_seg.plugin.session_file.widgets import MissingScans, open_file, set_settings, settings_of
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.plugin.structures.tab import StructuresTab
 from napari_seg.plugin.study.model import StudyModel

@@ -5,11 +5,12 @@ Nothing here is a path or is derived from one. Scans are described by salted dig
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import astuple
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from napari_seg.geometry import Grid
 from napari_seg.volume import MAX_LABEL, Segment, Term
@@ -30,6 +31,9 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 Axis = Annotated[int, Field(ge=1, le=65536)]
 Row = tuple[float, float, float, float]
 Plain = dict[str, JsonValue]
+SavedTerm = Annotated[
+    tuple[Text, Text, Text], BeforeValidator(lambda term: astuple(term) if isinstance(term, Term) else term)
+]
 
 
 class Part(BaseModel):
@@ -158,28 +162,19 @@ class SavedSegment(Part):
     color: tuple[Byte, Byte, Byte]
     plausible_ml: tuple[float, float] | None = None
     in_one_piece: bool = False
-    category: tuple[Text, Text, Text] | None = None
-    kind: tuple[Text, Text, Text] | None = None
-    modifier: tuple[Text, Text, Text] | None = None
+    category: SavedTerm | None = None
+    kind: SavedTerm | None = None
+    modifier: SavedTerm | None = None
 
     @classmethod
     def of(cls, segment: Segment, name: str) -> SavedSegment:
         """Return the content for a segment with a name."""
-        terms = {key: _term(getattr(segment, key)) for key in ("category", "kind", "modifier")}
-        known: dict[str, Any] = {"plausible_ml": segment.plausible_ml, "in_one_piece": segment.in_one_piece, **terms}
-        return cls(label=segment.label, name=name, color=segment.color, **known)
+        return cls.model_validate({**vars(segment), "name": name})
 
     def segment(self) -> Segment:
         """Return the segment."""
-        terms = {key: None if (term := getattr(self, key)) is None else Term(*term) for key in _TERMS}
+        terms = {key: Term(*term) for key in ("category", "kind", "modifier") if (term := getattr(self, key))}
         return Segment(self.label, self.name, self.color, self.plausible_ml, self.in_one_piece, **terms)
-
-
-_TERMS = ("category", "kind", "modifier")
-
-
-def _term(term: Term | None) -> tuple[str, str, str] | None:
-    return None if term is None else (term.value, term.scheme, term.meaning)
 
 
 class SavedAction(Part):
@@ -268,7 +263,7 @@ class SavedPanel(Part):
 
     Attributes:
         tab: title of the front tab.
-        tools: settings of the tools of the Edit tab, as in `tool_settings`.
+        tools: settings of the tools of the Edit tab, as in `widgets.settings_of`.
         model: the chosen model; None if there is none.
         adds_confidence: whether a run adds a layer with the confidence.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from napari.components import ViewerModel
@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, frame_of
-from napari_seg.plugin.session_file.content import (
-    SavedColormap,
-    SavedView,
-)
-
-if TYPE_CHECKING:
-    pass
+from napari_seg.plugin.session_file.content import SavedColormap, SavedView
 
 COMMON_SETTINGS = ("visible", "opacity", "blending")
 
