@@ -24,6 +24,7 @@ from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.volume import Volume
@@ -142,6 +143,28 @@ def test_prompts_and_actions_are_copied_and_restored(viewer: ViewerModel, tmp_pa
     assert state_of(back).actions == [action]
     assert back.selected_label == 3
     assert len(autosave.due([back])) == 1
+
+
+def test_what_a_model_had_found_is_copied_once_and_restored(viewer: ViewerModel, tmp_path: Path) -> None:
+    layer = labels_of(viewer)
+    made = PackedLabels.of(np.arange(layer.data.size, dtype=np.uint16).reshape(layer.data.shape) % 4)
+    info = replace(LayerInfo.require(layer), looked_for=frozenset({1, 4}), model_labels=made, model_confidence=made)
+    info.attach(layer)
+    autosave = Autosave(tmp_path)
+    for label in (4, 3):
+        layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), label)
+        autosave.write_copies(autosave.due([layer]))
+    assert len(list(autosave.folder.glob("*.packed"))) == 1
+    autosave.folder.rename(tmp_path / f"{platform.node()}-999999999-x")
+    (left,) = Autosave(tmp_path).left_behind()
+    (back,) = left.read(None)
+    known = LayerInfo.require(back)
+    assert known.looked_for == {1, 4}
+    assert known.model_labels == known.model_confidence == made
+    np.testing.assert_array_equal(known.model_labels.unpack(), made.unpack())
+    next(left.folder.glob("*.packed")).unlink()
+    (back,) = left.read(None)
+    assert LayerInfo.require(back).model_labels is None
 
 
 def test_copies_of_earlier_versions_are_restored(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:

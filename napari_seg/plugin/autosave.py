@@ -1,13 +1,14 @@
 """Automatic copies of unsaved labels and prompts, which can be restored after a crash.
 
 Each open viewer has a folder in the user's cache that only the user can open. It holds one NIfTI file per layer with a
-record of the structures' names, and a list with the prompts and the actions of the Edit tab. The folder is
-removed when everything is saved or discarded. A folder whose program has ended holds work to restore. So does the
-folder of a layer that was removed with unsaved edits.
+record of the structures' names, what a model had found, and a list with the prompts and the actions of the Edit tab.
+The folder is removed when everything is saved or discarded. A folder whose program has ended holds work to restore. So
+does the folder of a layer that was removed with unsaved edits.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -15,8 +16,9 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,16 +27,22 @@ from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
 from napari_seg.errors import NapariSegError, OutputError
+from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.record import made_by_in, write_labels_record
 from napari_seg.plugin import kept_data
 from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of, with_unsaved_data_in
+from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import place
 
 FOLDER_VARIABLE = "NAPARI_SEG_UNSAVED"
 """Environment variable that sets the folder of the copies."""
 
 _INFO = "unsaved.json"
+
+_PACKED = ("model_labels", "model_confidence")
+"""Attributes of `LayerInfo` with what a model had found, which *Accept* compares with."""
 
 _OTHER_MACHINE_SECONDS = 86400.0
 """Age of a copy above which a program on another machine is taken to have ended."""
@@ -75,12 +83,22 @@ class Unsaved:
             table = state_of(layer)
             table.edits, table.painted = 1, True
             work = info.get("work", {}).get(file, {})
+            self._restore_model(layer, work.get("model", {}))
             table.earlier_actions = tuple(EditAction(**action) for action in work.get("actions", ()))
             layer.selected_label = work.get("selected_label", layer.selected_label)  # prompts belong to it
             for key, data in work.get("kept", {}).items():
                 kept_data.keep(layer, key, data)
             answer.append(layer)
         return answer
+
+    def _restore_model(self, layer: Labels, model: Mapping[str, Any]) -> None:
+        """Give a layer what a model had found; a copy that is missing is left out."""
+        known: dict[str, Any] = {"looked_for": frozenset(model.get("looked_for", ()))}
+        for name in _PACKED:
+            with suppress(KeyError, OSError):
+                file, shape, data_type = model[name]
+                known[name] = PackedLabels((self.folder / file).read_bytes(), tuple(shape), data_type)
+        replace(LayerInfo.require(layer), **known).attach(layer)
 
     def discard(self) -> None:
         """Remove the copies."""
@@ -145,7 +163,6 @@ class Autosave:
                 ) from error
 
     def _write_copies(self, due: Iterable[Snapshot]) -> int:
-        from napari_seg.formats.atomic import atomic_write
         from napari_seg.formats.kinds import write_label_map
 
         entries: dict[int, _Entry] = {}
@@ -166,6 +183,7 @@ class Autosave:
                 "kept": dict(snapshot.kept),
                 "actions": [asdict(action) for action in snapshot.actions],
                 "selected_label": snapshot.selected_label,
+                "model": self._write_model(snapshot.info),
             }
             entries[key] = _Entry(f"{stem}.nii.gz", str(snapshot.settings["name"]), work)
             saved_edits[key] = snapshot.edits, snapshot.kept_changes
@@ -177,12 +195,30 @@ class Autosave:
         atomic_write(self.folder / _INFO, json.dumps(info))
         self._entries, self._saved_edits = entries, saved_edits
         named = {one.file.removesuffix(".nii.gz") for one in entries.values()}
+        models = [one.work["model"] for one in entries.values()]
+        named |= {model[name][0].partition(".")[0] for model in models for name in _PACKED if name in model}
         for path in self.folder.iterdir():
             if path.name != _INFO and path.name.partition(".")[0] not in named:
                 path.unlink(missing_ok=True)
         if fault is not None:
             raise fault
         return len(entries)
+
+    def _write_model(self, info: LayerInfo) -> dict[str, Any]:
+        """Write what a model had found, unless it is there already; return how it is found again.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        model: dict[str, Any] = {"looked_for": sorted(map(int, info.looked_for))}
+        for name in _PACKED:
+            packed = getattr(info, name)
+            if packed is not None:
+                file = f"{hashlib.sha256(packed.content).hexdigest()[:32]}.packed"
+                if not (self.folder / file).exists():
+                    atomic_write(self.folder / file, packed.content)
+                model[name] = file, packed.shape, packed.type
+        return model
 
     def remove_copies(self) -> None:
         """Remove the copies."""
