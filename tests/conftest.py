@@ -19,6 +19,7 @@ from napari_seg.volume import Volume
 # napari reads this when it is imported: the settings of a developer are neither used nor changed
 _SETTINGS = tempfile.TemporaryDirectory(prefix="napari-seg-tests-")
 os.environ["NAPARI_CONFIG"] = str(Path(_SETTINGS.name, "settings.yaml"))
+os.environ["NAPARI_SEG_CACHE"] = str(Path(_SETTINGS.name, "cache"))  # nor are the networks that he compiled
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 

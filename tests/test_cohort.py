@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -38,6 +39,7 @@ from napari_seg.errors import (
     OutputError,
 )
 from napari_seg.formats.atomic import verified_write
+from napari_seg.inference.options import SegmentOptions
 from napari_seg.volume import Segment, Segmentation, Volume
 from napari_seg.worker import WorkerDied
 
@@ -380,6 +382,25 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, no_network: list[str], monkeyp
     assert [name for name in names(tmp_path / "out") if "a_seg" not in name] == sorted(OF_THE_RUN)
 
 
+def test_later_runs_in_a_folder_count_as_many_scans_as_the_first(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def segment_and_count(volume: Volume, bundle: Bundle, options: SegmentOptions, **others: Any) -> Segmentation:
+        counts.append(options.scans)
+        return Segmentation((volume.array[0] > 100).astype(np.uint8), volume.grid, (Segment(1, "bright", (255, 0, 0)),))
+
+    monkeypatch.setattr("napari_seg.inference.segment.segment", segment_and_count)
+    list(Cohort(scans, tmp_path / "out"))
+    shutil.copy(scans / "a.nii.gz", scans / "d.nii.gz")
+    list(Cohort(scans, tmp_path / "out"))
+    list(Cohort(scans / "a.nii.gz", tmp_path / "out", redo="all"))
+    assert counts == [3, 3, 3, 3, 3]
+    list(Cohort(scans, tmp_path / "new"))
+    assert counts[5:] == [4] * 4
+
+
 def test_a_run_without_previews_writes_none(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
     out = tmp_path / "out"
     results = list(Cohort(scans, out, preview=False))
@@ -387,7 +408,7 @@ def test_a_run_without_previews_writes_none(scans: Path, tmp_path: Path, no_netw
     assert sorted(content(out)) == [f"{name}_{end}" for name in "abc" for end in FILES if not end.endswith("png")]
     assert "overlay_sha256" not in json.loads((out / "a_seg.json").read_text())
     assert statuses(list(Cohort(scans, out, preview=False))) == dict.fromkeys("abc", "done before")
-    with pytest.raises(CohortError, match="preview was False and is not set"):
+    with pytest.raises(CohortError, match="preview was left out and is not set"):
         list(Cohort(scans, out))
     assert statuses(list(Cohort(scans, out, redo="changed"))) == dict.fromkeys("abc", "done")
     assert (out / "a_seg.png").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -39,10 +40,12 @@ def test_a_cost_is_counted_once_for_a_network_and_a_size(counted: list[nn.Module
 def test_a_damaged_file_is_counted_again(counted: list[nn.Module], tmp_path: Path) -> None:
     first = cost_cache.cached_cost(nn.Conv3d(1, 2, 3, padding=1), WINDOW)
     (file,) = (tmp_path / "cache").iterdir()
-    for content in ("", "[1]", "{}", '{"classes": 2}'):
+    good = json.loads(file.read_text())
+    damaged = [good | {"flop": -1}, good | {"classes": 0}, good | {"peak_bytes": 0.5}, good | {"values": "many"}]
+    for content in ("", "[1]", "{}", '{"classes": 2}', *map(json.dumps, damaged)):
         file.write_text(content)
         assert cost_cache.cached_cost(nn.Conv3d(1, 2, 3, padding=1), WINDOW) == first
-    assert len(counted) == 5
+    assert len(counted) == 9
 
 
 def test_a_network_of_unknown_code_is_counted_each_time(counted: list[nn.Module], tmp_path: Path) -> None:

@@ -116,10 +116,10 @@ def fragile(tmp_path: Path) -> Bundle:
 def test_a_robust_network_runs_in_bfloat16(head: Volume, robust: Bundle, always_checked: list) -> None:
     results = [segment(head, robust, device="cpu") for _ in range(2)]
     for result in results:
-        assert result.run == {"match": "fast", "precision": "bfloat16", "equal_labels": 1.0}
+        assert result.run == {"match": "fast", "precision": "bfloat16", "equal_labels": 1.0, "backend": "torch"}
     assert len(always_checked) == 2
     exact = segment(head, robust, device="cpu", precision="float32")
-    assert exact.run == {"match": "fast", "precision": "float32"}
+    assert exact.run == {"match": "fast", "precision": "float32", "backend": "torch"}
     assert (results[0].array == exact.array).all()
     assert len(always_checked) == 2
 
@@ -140,7 +140,7 @@ def test_exact_labels_are_computed_in_float32(head: Volume, robust: Bundle, alwa
 
 
 def test_small_scans_are_not_checked(head: Volume, robust: Bundle) -> None:
-    assert segment(head, robust, device="cpu").run == {"match": "fast", "precision": "float32"}
+    assert segment(head, robust, device="cpu").run == {"match": "fast", "precision": "float32", "backend": "torch"}
 
 
 def test_a_network_that_takes_no_shorter_window_runs_in_float32(
@@ -150,7 +150,7 @@ def test_a_network_that_takes_no_shorter_window_runs_in_float32(
         raise RuntimeError("size")
 
     monkeypatch.setattr(region, "agreement", refusing)
-    assert segment(head, robust, device="cpu").run == {"match": "fast", "precision": "float32"}
+    assert segment(head, robust, device="cpu").run == {"match": "fast", "precision": "float32", "backend": "torch"}
 
 
 def test_a_backend_that_refuses_bfloat16_gets_float32(
@@ -166,7 +166,7 @@ def test_a_backend_that_refuses_bfloat16_gets_float32(
 
     monkeypatch.setattr(choose, "make_backend", refusing)
     assert segment(head, robust, device="cpu").run["precision"] == "float32"
-    assert segment(head, robust, device="cpu").run == {"match": "fast", "precision": "float32"}
+    assert segment(head, robust, device="cpu").run == {"match": "fast", "precision": "float32", "backend": "torch"}
     assert tried == [torch.bfloat16, torch.float32, torch.float32]
 
 
@@ -184,5 +184,5 @@ def test_the_same_model_is_shared_by_number_formats(robust: Bundle) -> None:
 def test_the_record_names_the_precision(study: Path, robust: Bundle, tmp_path: Path, always_checked: list) -> None:
     list(Cohort(study / "copy.nii.gz", tmp_path / "out", robust))
     record = json.loads((tmp_path / "out" / "copy_seg.json").read_text())
-    assert record["run"] == {"match": "fast", "precision": "bfloat16", "equal_labels": 1.0}
+    assert record["run"] == {"match": "fast", "precision": "bfloat16", "equal_labels": 1.0, "backend": "torch"}
     assert record["options"]["precision"] == "auto"

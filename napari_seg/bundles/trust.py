@@ -215,7 +215,7 @@ def _check_weights(bundle: Bundle, path: Path) -> None:
     """
     try:
         status = path.stat()
-        calls = _calls_in(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        calls = _calls_in(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     except OSError:  # loading it says why
         return
     if calls:

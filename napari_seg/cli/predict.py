@@ -90,7 +90,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--no-preview",
         dest="preview",
         action="store_false",
-        help="write no pictures of the results, which for small scans take as long as the network",
+        help="write no pictures of the results, which for small scans take nearly as long as the network",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"

@@ -224,6 +224,7 @@ class _Loop:
             for model in self._models.values():
                 bundle = model.bundle
                 model.number = self._manifest.add_model(bundle.name, bundle.version, bundle.kind, model.digest)
+                model.scans = self._manifest.first_count(model.digest, model.scans)
             self._settings_number = self._manifest.add_settings(self._settings)
             self._manifest.set_meta("settings", json.dumps(self._settings))
             self._manifest.set_meta("layout", self._run.layout)

@@ -235,6 +235,17 @@ class Manifest:
         with _faults(self.path):
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    def first_count(self, digest: str, scans: int) -> int:
+        """Return the number of scans that the first run in the folder had for a model.
+
+        It decides which program runs the network, so it stays the same for later runs, which may have more or fewer.
+        """
+        key = f"scans of {digest}"
+        if (known := self.meta(key)) is not None:
+            return int(known)
+        self.set_meta(key, str(scans))
+        return scans
+
     def settings(self) -> dict[str, Any]:
         """Return the settings of the last run, which decide its results; see `RunSettings.to_record`."""
         return dict(json.loads(self.meta("settings") or "{}"))

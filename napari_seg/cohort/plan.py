@@ -184,7 +184,7 @@ def with_estimates(
     doubts: list[str] = []
     try:
         for model, cases in of_model.items():
-            costs[model], doubt = _costs(cases, settings, worker, report)
+            costs[model], doubt = _costs(cases, settings.for_scans(len(cases)), worker, report)
             if not costs[model]:
                 doubts.append(f"the time of {model} is unknown: {doubt}")
     finally:

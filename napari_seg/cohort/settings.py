@@ -49,7 +49,7 @@ class RunSettings:
             "confidence_maps": self.options.confidence_maps,
             "also": sorted(self.also),
             "statistics": self.statistics,
-            **({} if self.preview else {"preview": False}),  # manifests of before have no such setting
+            **({} if self.preview else {"preview": "left out"}),  # manifests of before have no such setting
             "volume": self.reading.get("volume"),
             "resample_tilt": bool(self.reading.get("resample_tilt", False)),
         }

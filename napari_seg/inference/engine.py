@@ -82,6 +82,7 @@ def segment_region(
             return _decide_whole(volume, region, settings, label_map, on_window, maps, promised)
         task = RegionTask.prepare(volume, region.grid, settings, settings.windows, promised)
         task, plan, backend = task.start(on_window)
+        settings.run["backend"] = plan.program.lower()
         output, windows = settings.model.output, plan.windows
         padded = windows.pad(task.image)
         estimated = task.seconds(plan)

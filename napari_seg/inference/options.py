@@ -100,7 +100,7 @@ class SegmentOptions:
         match: whether a model gives the labels of its own program.
         structures: names of the structures in the result; empty: all.
         postprocess: apply the steps on label maps that nnU-Net chose by cross-validation.
-        scans: number of scans of the run that the model segments; for many small ones, to compile the network pays.
+        scans: number of scans that the model will segment; many small ones are worth compiling the network.
 
     Raises:
         ValueError: an attribute has a value that is not allowed.

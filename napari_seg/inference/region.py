@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
@@ -263,7 +263,7 @@ class RegionTask:
                 statistics.batch_seconds.setdefault((plan.program, shape), backend.batch_cost.seconds)
                 plan = plan.with_memory(needed, self._used_now(used_bytes or 0))
                 if plan.peak_bytes > self.settings.budget_bytes:
-                    collect_garbage()  # only now, because it takes as long as a small scan
+                    collect_garbage()
                     used_bytes = self._used_now(used_bytes or 0)
                     plan = plan.with_memory(needed, used_bytes)
                 if plan.peak_bytes <= self.settings.budget_bytes:
@@ -280,24 +280,21 @@ class RegionTask:
             raise
 
     def _plan_with_room(self, backend: BackendName) -> Plan:
-        """Return the plan of the region; compiled networks of other runs are dropped if it has to save memory.
+        """Return the plan of the region; if it has to save memory, compiled networks of other runs go first.
 
         Raises:
             EnvironmentFault: see `plan`.
             BundleError: see `plan`.
         """
         statistics = self.settings.model.statistics
-        are_others_kept = cached_compile.cache_info().currsize > statistics.is_compiled
-        try:
+        with suppress(EnvironmentFault):
             plan = self.plan(backend)
-            if not (are_others_kept and plan.saves_memory):
+            if not plan.saves_memory:
                 return plan
-        except EnvironmentFault:
-            if not are_others_kept:
-                raise
-        cached_compile.cache_clear()
-        statistics.is_compiled = False
-        collect_garbage()
+        if cached_compile.cache_info().currsize > statistics.is_compiled:
+            cached_compile.cache_clear()
+            statistics.is_compiled = False
+        collect_garbage()  # only now, because it takes as long as a small scan
         return self.plan(backend)
 
     def batch_shape(self, plan: Plan) -> tuple[int, ...]:
@@ -340,8 +337,12 @@ class RegionTask:
         return costs[windows.size].computed_in(model.dtype)
 
     def _flop_of_run(self, flop: float) -> float:
-        """Return the operations of all scans of the run, if each takes as many as this one."""
-        return self.settings.options.scans * flop
+        """Return the operations of all scans of the run that can share a compiled network with this one.
+
+        Each of them takes as many, if its windows have sizes of their own and not that of the scan.
+        """
+        has_own_size = all(length is not None and length > 0 for length in self.layouts[0].settings.roi_size)
+        return (self.settings.options.scans if has_own_size else 1) * flop
 
     def _used_now(self, least: int) -> int:
         """Return the memory in use and promised, the image left out, once the network is compiled; `least` at least."""

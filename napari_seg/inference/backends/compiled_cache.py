@@ -80,14 +80,13 @@ def openvino_core() -> Any:
 def compile_settings(dtype: torch.dtype) -> dict[str, object]:
     """Return OpenVINO's settings of a network for this process.
 
-    Threads are kept on their cores only if they take all: those of two processes would be kept on the same ones.
+    A process with a share of the cores must not keep its threads on them: all processes would choose the same ones.
     """
-    threads, cores = usable_cores(), _core_count()
     return {
         "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
-        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_NUM_THREADS": usable_cores(),
         "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": threads == cores,
+        **({"ENABLE_CPU_PINNING": False} if usable_cores() < _core_count() else {}),
     }
 
 

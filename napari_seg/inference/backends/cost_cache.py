@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, astuple
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
 from napari_seg.formats.atomic import atomic_write
+from napari_seg.inference.backends import cost
 from napari_seg.inference.backends.compiled_cache import cache_dir
 from napari_seg.inference.backends.cost import NetworkCost, network_cost
 from napari_seg.inference.backends.network_key import structure_digest
-from napari_seg.version import __version__
 
 
 def cached_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
@@ -26,12 +28,19 @@ def cached_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
     folder, structure = cache_dir(), structure_digest(network)
     if folder is None or structure is None:
         return network_cost(network, window)
-    key = f"{__version__} {torch.__version__} {tuple(window.shape)} {structure}"
+    key = f"{torch.__version__} {_digest_of_counting()} {tuple(window.shape)} {structure}"
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError):  # missing or damaged
-        return NetworkCost(**json.loads(path.read_text()))
-    cost = network_cost(network, window)
+        known = NetworkCost(**json.loads(path.read_text()))
+        if known.classes > 0 and all(type(value) is int and value >= 0 for value in astuple(known)):
+            return known
+    counted = network_cost(network, window)
     with suppress(OSError):  # a folder that can't be written to
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, json.dumps(asdict(cost)))
-    return cost
+        atomic_write(path, json.dumps(asdict(counted)))
+    return counted
+
+
+@lru_cache(maxsize=1)
+def _digest_of_counting() -> str:
+    return hashlib.sha256(Path(cost.__file__).read_bytes()).hexdigest()
