@@ -148,7 +148,8 @@ def test_an_unknown_argument_is_refused_with_the_nearest_option(
 
 def test_inputs_that_do_not_exist_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["predict", str(tmp_path / "nowhere"), "-o", str(tmp_path / "out")]) == 2
-    assert "input.missing" in capsys.readouterr().err
+    message = f"input.missing: {tmp_path / 'nowhere'} does not exist"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

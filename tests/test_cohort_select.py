@@ -141,6 +141,16 @@ def test_a_list_names_cases_and_models_and_a_missing_file_is_one_failed_case(sca
     assert list(found.models) == ["hippocampus", "other"]
 
 
+def test_inputs_that_can_not_be_searched_are_told_apart(scans: Path) -> None:
+    inputs = tuple(scans / name for name in ("a", "x/images", "y/images"))
+    found = select(*inputs)
+    assert [(one.key, one.code, one.message) for one in found.faults] == [
+        (name, "input.missing", f"{name} does not exist; check the path") for name in ("x/images", "y/images")
+    ]
+    (alone,) = select(inputs[1]).faults
+    assert alone.key == "images"
+
+
 def test_consent_that_a_user_gives_does_not_hold_for_models_that_a_file_names(scans: Path, tmp_path: Path) -> None:
     asked: list[tuple[str, bool]] = []
 

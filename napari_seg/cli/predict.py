@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -307,7 +308,8 @@ def _cohort(arguments: argparse.Namespace) -> Cohort:
     if arguments.channel:
         cohort.use([_case_of_channels(arguments, model_of(selection.models[0], True))])
     if not cohort.cases and cohort.excluded and all(one.code == "input.missing" for one in cohort.excluded):
-        raise InputError("input.missing", "; ".join(one.message for one in cohort.excluded))
+        missing = [f"{path} does not exist; check the path" for path in arguments.inputs if not os.path.exists(path)]
+        raise InputError("input.missing", "; ".join(missing or (one.message for one in cohort.excluded)))
     if not cohort.cases and not cohort.excluded:
         raise InputError(
             "input.none",

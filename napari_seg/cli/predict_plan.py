@@ -71,7 +71,7 @@ def summary(plan: RunPlan, output: Path) -> Iterator[str]:
     if left and plan.seconds is not None:
         scans = "1 scan" if plan.examples == 1 else f"{plan.examples} scans"
         yield (
-            f"about {describe_seconds(plan.seconds)} on this machine, in {plan.windows:,} windows: an estimate from "
+            f"about {describe_seconds(plan.seconds)} on this machine, in {plan.windows:,} window{'s' * (plan.windows != 1)}: an estimate from "
             f"{scans}, one case after the other, without reading and writing"
         )
 

@@ -26,7 +26,7 @@ from napari_seg.cohort.scan_files import input_bytes
 from napari_seg.cohort.select import SelectedCases, Selection, select_cases
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.cohort.workers import LocalPool, Pool, worker_count
-from napari_seg.errors import CohortError, InputError, NapariSegError, printable
+from napari_seg.errors import CohortError, NapariSegError
 from napari_seg.inference.options import option_fields
 
 if TYPE_CHECKING:
@@ -117,10 +117,10 @@ class Cohort:
         """The cases below the inputs; they are looked for once."""
         if self._cases is None:
             selected = self.selected
-            faults = [_fault(path, fault) for path, fault in selected.faults]
-            refused = [Excluded(one.key, one.code, one.message, one.source) for one in selected.refused]
+            failed = (*selected.faults, *selected.refused)
+            refused = [Excluded(one.key, one.code, one.message, one.source) for one in failed]
             skipped = [Excluded(one.key, one.code, one.message, one.source, False) for one in selected.skipped]
-            self._cases, self._excluded = self._with_known_names(selected.cases), [*faults, *refused, *skipped]
+            self._cases, self._excluded = self._with_known_names(selected.cases), [*refused, *skipped]
         return self._cases
 
     def _with_known_names(self, cases: Sequence[Case]) -> list[Case]:
@@ -263,8 +263,3 @@ def _has_gpu() -> bool:
     """Return whether this machine seems to have a GPU that torch can use, without loading torch."""
     has_device = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
     return has_device or shutil.which("nvidia-smi") is not None
-
-
-def _fault(path: Path, fault: InputError) -> Excluded:
-    name = printable(path.name)
-    return Excluded(name, fault.code, fault.message.replace(str(path), name), name)

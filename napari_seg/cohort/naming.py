@@ -262,6 +262,17 @@ def _source(scan: Scan | ChannelSet, file: Path, root: Path, folders: _Folders) 
     return "/".join(levels) or folders.name(file.parent)
 
 
+def input_name(path: Path, inputs: Sequence[Path]) -> str:
+    """Return the path of an input relative to the common folder of all inputs, which tells it from the others."""
+    folders = [os.path.abspath(one if one.is_dir() else one.parent) for one in inputs]
+    place = os.path.abspath(path)
+    name = os.path.basename(place)
+    with suppress(ValueError):  # the inputs lie on several drives
+        relative = os.path.relpath(place, os.path.commonpath(folders))
+        name = name if relative == "." else Path(relative).as_posix()
+    return printable(name)
+
+
 def _with_folders(names: list[str], folders: list[tuple[str, ...]]) -> list[str]:
     """Return the names preceded by their folders, without leading folders that all of them share."""
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))

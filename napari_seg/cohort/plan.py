@@ -19,7 +19,7 @@ from napari_seg.cohort.naming import CONFIDENCE_MAPS
 from napari_seg.cohort.outputs import STATISTICS, result_paths
 from napari_seg.cohort.select import SelectedCases, UnusedScan
 from napari_seg.cohort.settings import RunSettings
-from napari_seg.errors import InputError, NapariSegError, printable
+from napari_seg.errors import InputError, NapariSegError
 from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.facts import facts_of
 from napari_seg.formats.kinds import DICOM_FORMATS
@@ -143,8 +143,7 @@ def plan_run(selected: SelectedCases, settings: RunSettings, done: Collection[st
     """
     names = {id(bundle): name for name, bundle in selected.models.items()}
     cases: list[PlannedCase] = []
-    refused = [UnusedScan(printable(path.name), "", "", one.code, one.message) for path, one in selected.faults]
-    refused += selected.refused
+    refused = [*selected.faults, *selected.refused]
     voxels: dict[Path, int] = {}
     for case in selected.cases:
         file = case.scan.files[0]

@@ -19,7 +19,7 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.discover import Candidate, FoundScans, find_candidates, units_of
 from napari_seg.cohort.layout import Layout, Places, files_of_layout, short_model_names
-from napari_seg.cohort.naming import NamedScan, named_scans
+from napari_seg.cohort.naming import NamedScan, input_name, named_scans
 from napari_seg.cohort.rules import Rule, matches_any
 from napari_seg.errors import InputError
 from napari_seg.formats.archive import shown
@@ -90,7 +90,7 @@ class SelectedCases:
     cases: tuple[Case, ...]
     skipped: tuple[UnusedScan, ...] = ()
     refused: tuple[UnusedScan, ...] = ()
-    faults: tuple[tuple[Path, InputError], ...] = ()
+    faults: tuple[UnusedScan, ...] = ()
     models: dict[str, Bundle] = field(default_factory=dict)
     other_files: Counter[str] = field(default_factory=Counter)
     repeated: int = 0
@@ -204,12 +204,17 @@ def _placed(
         tuple(cases),
         tuple(skipped),
         tuple(refused),
-        tuple(found.faults),
+        tuple(_unsearched(path, fault, selection.inputs) for path, fault in found.faults),
         of_names,
         found.other_files,
         found.repeated,
         files_of_layout(selection.layout, of_names),
     )
+
+
+def _unsearched(path: Path, fault: InputError, inputs: Sequence[Path]) -> UnusedScan:
+    name = input_name(path, inputs)
+    return UnusedScan(name, name, "", fault.code, fault.message.replace(str(path), name))
 
 
 def _unused(scan: NamedScan, places: Places, reason: InputError | Choice) -> UnusedScan:
