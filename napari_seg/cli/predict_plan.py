@@ -70,8 +70,9 @@ def summary(plan: RunPlan, output: Path) -> Iterator[str]:
     yield from plan.doubts
     if left and plan.seconds is not None:
         scans = "1 scan" if plan.examples == 1 else f"{plan.examples} scans"
+        windows = "1 window" if plan.windows == 1 else f"{plan.windows:,} windows"
         yield (
-            f"about {describe_seconds(plan.seconds)} on this machine, in {plan.windows:,} window{'s' * (plan.windows != 1)}: an estimate from "
+            f"about {describe_seconds(plan.seconds)} on this machine, in {windows}: an estimate from "
             f"{scans}, one case after the other, without reading and writing"
         )
 
