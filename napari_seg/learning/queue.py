@@ -296,7 +296,7 @@ def _why(
         nearest = f"nearest of the accepted and earlier cases: {names[choice.nearest]}"
         reasons.append(f"{nearest}, distance {choice.distance:.2f} (unrelated: {UNRELATED})")
     elif strategy == "uncertain-diverse":
-        reasons.append("stands for most of the cases that the model is unsure about")
+        reasons.append("typical of the cases that the model is unsure about")
     return "; ".join(reasons)
 
 
