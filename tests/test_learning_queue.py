@@ -285,7 +285,7 @@ def test_a_scan_that_changed_or_is_damaged_is_listed(run: Path) -> None:
     path = run / "scans" / "d.nii.gz"
     content = path.read_bytes()
     times = path.stat()
-    path.write_bytes(content[:1000] + bytes(len(content) - 1000))  # of the same size and time, as a bad copy
+    path.write_bytes(content[:-300] + bytes(300))  # of the same size and time, and equal in its middle
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     found = queue(run)
     assert [case.rank for case in found] == [1, 2, None, None]
