@@ -426,7 +426,11 @@ def transfer_syntax_of(dataset: Dataset) -> UID:
 
 def image_type(tags: Tags) -> tuple[str, ...]:
     """Return the values of ImageType; empty if the file has none."""
-    values = tags.get("ImageType") or ()
+    return _types(tags.get("ImageType") or ())
+
+
+@lru_cache(maxsize=256)
+def _types(values: str | tuple[Any, ...]) -> tuple[str, ...]:
     return (values,) if isinstance(values, str) else tuple(str(value) for value in values)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -160,7 +162,7 @@ def find_series(
 def _add(parts: list[_Part], n: int, header: Header) -> None:
     """Add a file, the n-th of all, to the part of its kind."""
     kind = _kind(header.tags)
-    part = next((one for one in parts if not kind.difference(one.kind)), None)
+    part = next((one for one in parts if one.kind is kind or not kind.difference(one.kind)), None)
     if part is None:
         part = _Part(kind, header.tags)
         parts.append(part)
@@ -183,16 +185,20 @@ def _series_of(parts: Sequence[_Part]) -> list[tuple[int, Series]]:
 
 def _kind(tags: Tags) -> Kind:
     """Return the kind of the images of a file; of an enhanced object, without the geometry of its frames."""
+    stated = tags.get("ImageOrientationPatient"), tags.get("PixelSpacing")
+    return _kind_of(*stated, _whole(tags, "Rows"), _whole(tags, "Columns"), image_type(tags))
 
-    def numbers(keyword: str, count: int) -> tuple[float, ...] | None:
+
+@lru_cache(maxsize=1024)  # the files of a series share these values
+def _kind_of(orientation: Any, spacing_mm: Any, rows: int, columns: int, types: tuple[str, ...]) -> Kind:
+    def numbers(stated: Any, count: int) -> tuple[float, ...] | None:
         try:
-            values = tuple(float(value) for value in tags[keyword])
-        except (KeyError, TypeError, ValueError):
+            values = tuple(float(value) for value in stated)
+        except (TypeError, ValueError):
             return None
         return values if len(values) == count else None
 
-    orientation, spacing_mm = numbers("ImageOrientationPatient", 6), numbers("PixelSpacing", 2)
-    return Kind(orientation, _whole(tags, "Rows"), _whole(tags, "Columns"), spacing_mm, image_type(tags))
+    return Kind(numbers(orientation, 6), rows, columns, numbers(spacing_mm, 2), types)
 
 
 def _reason_to_leave_out(header: Header) -> tuple[str, str] | None:
