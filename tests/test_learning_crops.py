@@ -118,11 +118,14 @@ def test_the_right_side_is_the_left_one_of_the_mirrored_head(bundle: Bundle, tmp
     grid = Grid.around((0, 0, 0), (120, 128, 110), (2.0, 2.0, 2.0))
     scan, labels = head(grid), np.zeros(grid.shape, np.uint8)
     labels[grid.shape[0] // 2 + 9 : grid.shape[0] // 2 + 13, 28:33, 26:30] = 4  # on the right only, off the middle
-    mirror = Grid(grid.shape, np.diag([-1.0, 1, 1, 1]) @ grid.affine)
+    mirror, other_voxels = Grid(grid.shape, np.diag([-1.0, 1, 1, 1]) @ grid.affine), scan.array.copy()
+    other_voxels[:, 0, 0, 0] += 1  # far from the boxes: a set takes no scan in two orientations
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("napari_seg.localise.register", lambda *_: (np.eye(4), 1.0))
         accepted(tmp_path / "set", scan, labels, NAMES.values())
-        accepted(tmp_path / "set", Volume(scan.array, mirror), np.where(labels, 2, 0).astype(np.uint8), NAMES.values())
+        accepted(
+            tmp_path / "set", Volume(other_voxels, mirror), np.where(labels, 2, 0).astype(np.uint8), NAMES.values()
+        )
         crops = write_crops(tmp_path / "set", read_training_set(tmp_path / "set"), bundle, tmp_path / "boxes")
     assert [entry["name"][:8] for entry in crops.entries] == ["case0001"] * 2 + ["case0002"] * 2
     assert [entry["split"] for entry in crops.entries] == ["training"] * 2 + ["validation"] * 2
