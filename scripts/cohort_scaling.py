@@ -3,9 +3,10 @@
     python scripts/cohort_scaling.py --work FOLDER
     python scripts/cohort_scaling.py --work FOLDER --cases 1000 10000 --workers 1 8 32 --seconds 0.5
 
-Scheduler, workers and client are processes of this machine; each worker process runs up to 8 cases as threads. Prints a
-table in Markdown: the time, the efficiency (ideal time / time), the overhead of each case (time that a worker is not
-asleep) and the resident memory of the client after 10 % of the cases and at the end.
+Scheduler, workers and client are processes of this machine; each worker process runs up to 8 cases as threads, and has
+loaded the program before the run begins. Prints a table in Markdown: the time, the efficiency (ideal time / time), the
+overhead of each case (time that a worker is not asleep), the resident memory of the client after 10 % of the cases and
+at the end, and how many cores other programs used meanwhile: above 0.3 or so, the row is worth repeating.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from napari_seg.cohort.distributed import DaskPool
 _THREADS = 8
 """Cases that a worker process runs at once; processes of their own would take 120 MB each."""
 
+_COLUMNS = (
+    *("cases", "workers", "s per case", "time (s)", "ideal (s)", "efficiency", "overhead per case (ms)", "client (MB)"),
+    "other programs (cores)",
+)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,8 +39,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--seconds", type=float, default=0.5, help="time that each case sleeps")
     arguments = parser.parse_args()
-    print("| cases | workers | s per case | time (s) | ideal (s) | efficiency | overhead per case (ms) | client (MB) |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(_COLUMNS)} |")
+    print("|---" * len(_COLUMNS) + "|")
     for count in arguments.cases:
         for workers in arguments.workers:
             print(measured(count, workers, arguments.seconds, arguments.work), flush=True)
@@ -53,7 +59,7 @@ def measured(count: int, workers: int, seconds: float, work: Path) -> str:
     with DaskProcesses(work, environment) as cluster:
         threads = min(workers, _THREADS)
         for _ in range(workers // threads):
-            cluster.add_worker(threads)
+            cluster.add_worker(threads, "--preload", "napari_seg.cohort.dask_task")
         _wait_for(cluster, workers)
         memory = {}
 
@@ -61,9 +67,10 @@ def measured(count: int, workers: int, seconds: float, work: Path) -> str:
             if number in (count // 10, count):
                 memory[number] = psutil.Process().memory_info().rss / 1e6
 
-        began = time.monotonic()
+        began, busy = time.monotonic(), _busy_seconds_of_others()
         simulated_cases.run(count, seconds, str(cluster.file), work, work / "out", on_result)
         took = time.monotonic() - began
+        others = (_busy_seconds_of_others() - busy) / took
     ideal = count * seconds / workers
     overhead = 1000 * (took * workers / count - seconds)
     sizes = " → ".join(f"{memory[number]:.0f}" for number in sorted(memory))
@@ -76,8 +83,17 @@ def measured(count: int, workers: int, seconds: float, work: Path) -> str:
         f"{ideal / took:.3f}",
         f"{overhead:.1f}",
         sizes,
+        f"{others:.1f}",
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _busy_seconds_of_others() -> float:
+    """Return the processor seconds that programs outside this run have used."""
+    whole = psutil.cpu_times()
+    here = psutil.Process()
+    own = sum(sum(process.cpu_times()[:2]) for process in (here, *here.children(recursive=True)))
+    return whole.user + whole.nice + whole.system - own
 
 
 def _wait_for(cluster: DaskProcesses, workers: int) -> None:
