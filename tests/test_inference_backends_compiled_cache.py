@@ -31,6 +31,18 @@ def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> Non
     assert compiled_cache.cache_dir() == Path("/somewhere/napari-seg")
 
 
+def test_a_user_without_a_home_folder_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in (compiled_cache.CACHE_VARIABLE, "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(compiled_cache.Path, "home", no_home)
+    for system in ("linux", "darwin", "win32"):
+        monkeypatch.setattr(compiled_cache.sys, "platform", system)
+        assert compiled_cache.cache_dir() is None
+
+
 def test_processes_that_share_the_cores_are_not_kept_on_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_cache, "_core_count", lambda: 4)
     monkeypatch.setattr(compiled_cache.torch, "get_num_threads", lambda: 2)

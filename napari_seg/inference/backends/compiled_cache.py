@@ -100,15 +100,17 @@ def _core_count() -> int:
 
 
 def cache_dir() -> Path | None:
-    """Return the folder of the cache; None: nothing is cached."""
+    """Return the folder of the cache; None: nothing is cached, as requested or because the user has no home folder."""
     folder_setting = os.environ.get(CACHE_VARIABLE)
     if folder_setting is not None:
         return Path(folder_setting) if folder_setting else None
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home()), "napari-seg", "cache")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "napari-seg"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "napari-seg")
+    with suppress(RuntimeError):  # a container may run as a user that its system does not know
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home(), "napari-seg", "cache")
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "napari-seg"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "napari-seg")
+    return None
 
 
 def cache_key(network_digest: str, shape: tuple[int, ...], dtype: torch.dtype, version: str) -> str:

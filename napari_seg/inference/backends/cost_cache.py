@@ -17,6 +17,9 @@ from napari_seg.inference.backends.compiled_cache import cache_dir
 from napari_seg.inference.backends.cost import NetworkCost, network_cost
 from napari_seg.inference.backends.network_key import structure_digest
 
+_TOO_LARGE = 2**63
+"""Limit of the numbers of a cost, which no network reaches."""
+
 
 def cached_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
     """Return the cost of a window as `network_cost` does, from the disk if it was counted before.
@@ -30,9 +33,9 @@ def cached_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
         return network_cost(network, window)
     key = f"{torch.__version__} {_digest_of_counting()} {tuple(window.shape)} {structure}"
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    with suppress(OSError, ValueError, TypeError):  # missing or damaged
+    with suppress(OSError, ValueError, TypeError, RecursionError):  # missing or damaged
         known = NetworkCost(**json.loads(path.read_text()))
-        if known.classes > 0 and all(type(value) is int and value >= 0 for value in astuple(known)):
+        if known.classes > 0 and all(type(value) is int and 0 <= value < _TOO_LARGE for value in astuple(known)):
             return known
     counted = network_cost(network, window)
     with suppress(OSError):  # a folder that can't be written to
