@@ -21,7 +21,7 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import openvino as compiled
 from napari_seg.inference.backends.choose import make_backend
-from napari_seg.inference.backends.compiled_cache import CACHE_VARIABLE
+from napari_seg.inference.backends.compiled_cache import CACHE_VARIABLE, read_cache
 from napari_seg.inference.backends.openvino import OpenVINOBackend, compile_network
 from napari_seg.inference.backends.torch import TorchBackend
 from napari_seg.inference.segment import segment
@@ -120,6 +120,22 @@ def test_a_damaged_cache_is_made_anew(network: nn.Module, own_cache: Path) -> No
         found = OpenVINOBackend(compile_network(network, SHAPE, own_cache), SHAPE)(windows)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
         assert len(blob.read_bytes()) > len(content)  # so the next damage is one of a whole file
+
+
+@needs_openvino
+def test_a_cache_with_a_damaged_byte_is_not_used(network: nn.Module, own_cache: Path) -> None:
+    compiled = compile_network(network, SHAPE, own_cache)
+    (blob,) = own_cache.iterdir()
+    compiled.record_batch_seconds(2.0)
+    whole, payload = blob.read_bytes(), 4096
+    known = read_cache(blob, torch.float32)
+    assert known is not None
+    assert known.batch_cost == compiled.batch_cost
+    del compiled, known  # Windows can't replace a mapped file
+    for place in (3, 12, payload + 10, (payload + len(whole)) // 2, len(whole) - 1):
+        blob.unlink()
+        blob.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        assert read_cache(blob, torch.float32) is None
 
 
 @needs_openvino

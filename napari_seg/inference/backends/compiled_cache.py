@@ -9,6 +9,7 @@ import os
 import platform
 import struct
 import sys
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,8 +34,10 @@ MAX_CACHE_BYTES = 4 * 2**30
 CACHE_VARIABLE = "NAPARI_SEG_CACHE"
 """Environment variable with the folder of the cache; empty: nothing is cached."""
 
-_HEADER = struct.Struct("<dqq")
-"""Header of a cache file: its `BatchCost` and the size of its payload."""
+_HEADER = struct.Struct("<dqII")
+"""Header of a cache file: its `BatchCost`, and the checksums of that and of the payload."""
+
+_COST = struct.Struct("<dq")
 
 _PAYLOAD_OFFSET = 4096
 """Page-aligned offset of the payload in a cache file, so that it can be memory-mapped."""
@@ -61,7 +64,7 @@ class Compiled:
         self.batch_cost = self.batch_cost._replace(seconds=seconds)
         if self.cache_file is not None:
             with suppress(OSError), self.cache_file.open("r+b") as file:  # the file may have been removed
-                file.write(_HEADER.pack(*self.batch_cost, self.cache_file.stat().st_size - _PAYLOAD_OFFSET))
+                file.write(_cost_bytes(self.batch_cost))
 
 
 @lru_cache(maxsize=1)
@@ -150,17 +153,25 @@ def _processor() -> str:
     return " ".join(found.values()) or platform.processor()
 
 
+def _cost_bytes(cost: BatchCost) -> bytes:
+    """Return the begin of a header, which changes after each run."""
+    packed = _COST.pack(*cost)
+    return packed + zlib.crc32(packed).to_bytes(4, "little")
+
+
 def read_cache(cache_file: Path, dtype: torch.dtype) -> Compiled | None:
     """Return a cached network; None if its file is missing or damaged."""
     import openvino
 
     try:
         with cache_file.open("rb") as file:
-            *cost, size = _HEADER.unpack(file.read(_HEADER.size))
-            if os.fstat(file.fileno()).st_size != _PAYLOAD_OFFSET + size:
-                raise ValueError("truncated")
+            header = file.read(_HEADER.size)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        *cost, cost_checksum, checksum = _HEADER.unpack(header)
         payload = np.frombuffer(mapped, np.uint8, offset=_PAYLOAD_OFFSET)
+        # OpenVINO notices damaged operations, but not damaged weights
+        if zlib.crc32(header[: _COST.size]) != cost_checksum or zlib.crc32(payload) != checksum:
+            raise ValueError("damaged")
         tensor = openvino.Tensor(payload, shared_memory=True)
         model = openvino_core().import_model(tensor, "CPU", compile_settings(dtype))
         if hasattr(mmap, "MADV_DONTNEED"):  # the model has its own copy of the weights; drop the mapped pages
@@ -177,11 +188,11 @@ def read_cache(cache_file: Path, dtype: torch.dtype) -> Compiled | None:
 def write_cache(path: Path, compiled: Compiled) -> None:
     """Write a compiled network under a temporary name and rename it; a folder that can't be written to is no error."""
     payload = compiled.model.export_model().getbuffer()
-    header = _HEADER.pack(*compiled.batch_cost, len(payload)).ljust(_PAYLOAD_OFFSET, b"\0")
+    header = _cost_bytes(compiled.batch_cost) + zlib.crc32(payload).to_bytes(4, "little")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, ".part") as part, part.open("wb") as file:
-            file.write(header)
+            file.write(header.ljust(_PAYLOAD_OFFSET, b"\0"))
             file.write(payload)
         _evict_oldest(path.parent)
     except OSError as error:
