@@ -412,6 +412,9 @@ def test_a_run_without_previews_writes_none(scans: Path, tmp_path: Path, no_netw
         list(Cohort(scans, out))
     assert statuses(list(Cohort(scans, out, redo="changed"))) == dict.fromkeys("abc", "done")
     assert (out / "a_seg.png").is_file()
+    (out / "manifest.sqlite").unlink()
+    list(Cohort(scans, out, preview=False, overwrite=True))
+    assert not (out / "a_seg.png").exists()  # it showed other labels
 
 
 def test_a_format_that_cannot_hold_a_result_costs_nothing_else(

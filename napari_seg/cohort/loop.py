@@ -17,7 +17,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult, Outcome
-from napari_seg.cohort.outputs import Unfinished, check_not_taken, commit
+from napari_seg.cohort.outputs import Unfinished, check_not_taken, commit, old_preview
 from napari_seg.cohort.resume import Resume, Wanted
 from napari_seg.cohort.rows import CaseRow, Claim
 from napari_seg.cohort.run import Excluded, GuardedView, Run
@@ -433,7 +433,7 @@ class _Loop:
                 output,
                 running.staging,
                 outcome.outputs,
-                claim.before,
+                {**old_preview(output, case), **claim.before},
                 lambda: self._manifest.set_moving(claim, outcome, running.values),
             )
         except Unfinished as error:

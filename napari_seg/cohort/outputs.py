@@ -114,6 +114,12 @@ def check_not_taken(output: Path, case: Case, before: Mapping[str, OutputFile]) 
         raise OutputError("output.exists", text)
 
 
+def old_preview(output: Path, case: Case) -> dict[str, OutputFile]:
+    """Return the preview of a case that lies in the output folder, by its role: it must not stay beside new labels."""
+    path = result_paths(case)["overlay"]
+    return {"overlay": OutputFile(str(path), "", 0, 0)} if (output / path).is_file() else {}
+
+
 def commit(
     output: Path,
     staging: Path,

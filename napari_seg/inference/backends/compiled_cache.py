@@ -170,7 +170,7 @@ def read_cache(cache_file: Path, dtype: torch.dtype) -> Compiled | None:
         *cost, cost_checksum, checksum = _HEADER.unpack(header)
         payload = np.frombuffer(mapped, np.uint8, offset=_PAYLOAD_OFFSET)
         # OpenVINO notices damaged operations, but not damaged weights
-        if zlib.crc32(header[: _COST.size]) != cost_checksum or zlib.crc32(payload) != checksum:
+        if zlib.crc32(header[: _COST.size]) != cost_checksum or zlib.crc32(payload.data) != checksum:
             raise ValueError("damaged")
         tensor = openvino.Tensor(payload, shared_memory=True)
         model = openvino_core().import_model(tensor, "CPU", compile_settings(dtype))
