@@ -408,7 +408,7 @@ def test_a_run_without_previews_writes_none(scans: Path, tmp_path: Path, no_netw
     assert sorted(content(out)) == [f"{name}_{end}" for name in "abc" for end in FILES if not end.endswith("png")]
     assert "overlay_sha256" not in json.loads((out / "a_seg.json").read_text())
     assert statuses(list(Cohort(scans, out, preview=False))) == dict.fromkeys("abc", "done before")
-    with pytest.raises(CohortError, match="preview was left out and is not set"):
+    with pytest.raises(CohortError, match="preview was left out and is written"):
         list(Cohort(scans, out))
     assert statuses(list(Cohort(scans, out, redo="changed"))) == dict.fromkeys("abc", "done")
     assert (out / "a_seg.png").is_file()

@@ -49,7 +49,7 @@ class RunSettings:
             "confidence_maps": self.options.confidence_maps,
             "also": sorted(self.also),
             "statistics": self.statistics,
-            **({} if self.preview else {"preview": "left out"}),  # manifests of before have no such setting
+            "preview": "written" if self.preview else "left out",
             "volume": self.reading.get("volume"),
             "resample_tilt": bool(self.reading.get("resample_tilt", False)),
         }
@@ -57,6 +57,7 @@ class RunSettings:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what changed between two records of settings, such as "tta was none and is shifts"."""
+    before = {"preview": "written", **before}  # manifests of before have no such setting
     changed = sorted(key for key in before.keys() | now.keys() if _plain(before.get(key)) != _plain(now.get(key)))
     return [f"{key} was {_words(before.get(key))} and is {_words(now.get(key))}" for key in changed]
 
