@@ -200,6 +200,27 @@ def test_a_refusal_leaves_no_list(model: Path, tmp_path: Path, monkeypatch: pyte
     assert not list((folder / "rounds").iterdir())
 
 
+def test_the_list_of_a_training_that_was_planned_stays(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = fill(tmp_path / "set", range(3)), tmp_path / "out"
+
+    def plan(*_: Any, **__: Any) -> dict[str, Any]:
+        out.mkdir()
+        (out / "plan.json").touch()
+        return {"labels": {}}
+
+    def refuse(*_: Any) -> None:
+        raise Cancelled
+
+    monkeypatch.setattr(module, "evaluate", lambda *_: {})
+    monkeypatch.setattr(module, "plan_bundle", plan)
+    monkeypatch.setattr(module, "check_classes", refuse)
+    with pytest.raises(Cancelled):
+        improve(folder, model, out, max_minutes=1)
+    assert list((folder / "rounds").glob("*.json"))
+
+
 def test_other_models_are_refused(model: Path, tmp_path: Path) -> None:
     folder = fill(tmp_path / "set", range(3))
     for changed in ({"coarse": CoarseSpec("fast", 5)}, {"kind": "nnunet"}):

@@ -110,6 +110,27 @@ def test_a_validation_case_is_not_replayed(tmp_path: Path, head: Volume, monkeyp
         check_replayed(folder, read_training_set(folder), data)
 
 
+@pytest.mark.parametrize("gone", ["labelsTr", "imagesTr"])
+def test_a_validation_case_that_is_left_out_is_not_replayed_either(
+    tmp_path: Path, head: Volume, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "known"))
+    folder, data = tmp_path / "set", tmp_path / "data"
+    found = Segmentation(np.ones(head.grid.shape, np.uint8), head.grid, (Segment(1, "ball", (1, 1, 1)),))
+    for number, part in enumerate(("training", "validation", "validation")):
+        accept(found, replace(head, array=head.array + number), folder, Provenance(), part=part)
+    (file,) = (folder / gone).glob("case0002*")
+    file.unlink()
+    path = open_round(folder, replace(read_bundle(None), localiser=None, in_channels=1), tmp_path / "new")
+    assert [*left_out_of(path)] == ["case0002"]
+    data.mkdir()
+    write_volume(replace(head, array=head.array + 1), data / "copy.nii.gz")
+    (data / "dataset.json").write_text(json.dumps({"training": [{"image": "copy.nii.gz", "replay": True}]}))
+    check_replayed(folder, content_of_round(path), data)
+    with pytest.raises(InputError, match=r"improve\.seen"):
+        check_replayed(folder, content_of_round(path, with_left_out=True), data)
+
+
 def test_crops_of_a_discarded_case_do_not_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, out = read_bundle(None), folder.parent / "new"
     content = read_training_set(folder)

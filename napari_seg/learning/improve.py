@@ -184,7 +184,6 @@ def improve(
     rate = {"learning_rate": _RATE * fine_tuning_rate(chosen.options)}
     choices = replace(chosen, settings=chosen.settings | _SETTINGS | rate | (settings or {}))
     check_replayed_classes(bundle, replay)
-    is_planned = (out / PLAN).is_file()
     listed = open_round(folder, bundle, out, report, progress)
     try:
         content = content_of_round(listed)
@@ -198,10 +197,10 @@ def improve(
         check_classes(bundle, plan["labels"])
         data = data_folder(listed, out, plan)
         if replay:
-            check_replayed(folder, content, data)
+            check_replayed(folder, content_of_round(listed, with_left_out=True), data)
         origin = _describe(out, bundle, content, len(replay))
     except BaseException:
-        if not is_planned:
+        if not (out / PLAN).is_file():  # a planned training goes on with this list
             close_round(listed)
         raise
     kind = "cases" if bundle.localiser is None else "crops"

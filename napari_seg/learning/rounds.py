@@ -99,17 +99,19 @@ def left_out_of(path: Path) -> dict[str, str]:
     return dict(_read(path)[1].get(_LEFT_OUT, {}))
 
 
-def content_of_round(path: Path) -> TrainingSet:
+def content_of_round(path: Path, *, with_left_out: bool = False) -> TrainingSet:
     """Return the content of a training set as it was when a round began.
 
     Args:
         path: list of the round.
+        with_left_out: include the cases that the round leaves out.
 
     Raises:
         InputError: `accept.not_a_set`, the list is damaged.
     """
     content, listed = _read(path)
-    return replace(content, cases=tuple(case for case in content.cases if case.name not in listed.get(_LEFT_OUT, ())))
+    left_out = () if with_left_out else listed.get(_LEFT_OUT, ())
+    return replace(content, cases=tuple(case for case in content.cases if case.name not in left_out))
 
 
 def _read(path: Path) -> tuple[TrainingSet, dict[str, Any]]:
@@ -127,23 +129,29 @@ def check_replayed(folder: Path, content: TrainingSet, data: Path) -> None:
 
     Args:
         folder: training set.
-        content: its content when the round began.
+        content: its content when the round began, with the cases that the round leaves out: they may be readable in
+            the next round, and compared then.
         data: folder of the combined data set.
 
     Raises:
         InputError: `improve.seen`.
     """
     scans: dict[tuple[int, ...], list[AcceptedCase]] = {}
+    of_any_size: list[AcceptedCase] = []
     for case in content.part_of("validation"):
-        shape, _ = stated_size(folder / case.labels)
-        scans.setdefault(tuple(sorted(shape[:3])), []).append(case)
+        try:
+            shape, _ = stated_size(folder / case.labels)
+        except InputError:
+            of_any_size.append(case)
+        else:
+            scans.setdefault(tuple(sorted(shape[:3])), []).append(case)
     listed = json.loads((data / "dataset.json").read_bytes())["training"]
     seen = 0
     for image in (entry["image"] for entry in listed if entry.get("replay")):
         path = data / image if isinstance(image, str) else None
         if path is None or not is_nifti(path):  # channels in several files, and 2D images, are not copies of a scan
             continue
-        if same := scans.get(tuple(sorted(stated_size(path)[0][:3]))):
+        if same := [*scans.get(tuple(sorted(stated_size(path)[0][:3])), ()), *of_any_size]:
             identity = ScanIdentity.of(Scan("", "nifti", (path,)).read(channels=count_volumes(path)))
             seen += any(map(identity.is_of, same))
     if seen:
