@@ -96,7 +96,8 @@ CODES = {
     "accept.no_scan": Code(
         "error",
         "The scan of a label map was not found, or several have its name.",
-        "Name the folder of the scans that were segmented; name a label map without a record as its scan.",
+        "Name the folder of the scans that were segmented; name a label map without a record, and its folders, as its "
+        "scan.",
     ),
     "accept.not_a_set": Code(
         "error",
@@ -112,6 +113,11 @@ CODES = {
         "error",
         "Two structures of the labels have the same name, apart from upper and lower case.",
         "Rename one of them, or give both one label.",
+    ),
+    "accept.two_labels": Code(
+        "error",
+        "Several label maps of one call have the same scan; none of them is accepted.",
+        "Name only the one to accept, or remove the others from the folder.",
     ),
     "accept.unknown_case": Code(
         "error", "The training set has no case of this name.", "Use a name from the list of its cases."

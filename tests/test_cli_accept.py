@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import phantoms
@@ -102,6 +103,22 @@ def test_wrong_paths_say_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert main(words) == 2
     assert "input.missing" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+def test_a_refusal_holds_no_name_of_a_patient(head: Volume, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    def edit(_: int, dataset: Any) -> None:
+        dataset.PatientName = "Quimby^Ann"
+
+    phantoms.write_series(head, tmp_path / "series", edit=edit)
+    for file in (tmp_path / "series").iterdir():
+        file.rename(file.with_name(f"quimby_{file.name}"))
+    labels = tmp_path / "one_seg.nii.gz"
+    write_nifti(Segmentation(np.ones(head.grid.shape, np.uint8), head.grid, (Segment(1, "A", (1, 0, 0)),)), labels)
+    write_record(tmp_path / "one_seg.json", {"input_sha256": "0"})
+    assert main(["accept", str(labels), str(tmp_path / "series"), "--into", str(tmp_path / "set")]) == 4
+    printed = capsys.readouterr().err
+    assert "accept.other_scan" in printed
+    assert "quimby" not in printed.casefold().replace(str(tmp_path), "")
 
 
 def test_a_result_of_another_scan_on_the_same_voxels_is_refused(

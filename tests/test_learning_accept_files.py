@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -46,11 +47,12 @@ def write_labels(head: Volume, path: Path, scan: Path, size: int) -> None:
     write_record(record_path(path), {**made, "segments": segments, "sha256": sha256_of([path]) if size == 3 else "0"})
 
 
-def accepted(root: Path, *labels: str, **options: object) -> dict[str, str]:
+def accepted(root: Path, *labels: str, with_uncorrected: bool = False, **others: object) -> dict[str, str]:
     """Accept label maps and return name -> state, or the code of an error."""
     before = root / "results" if labels == ("corrected",) else None
-    found = find_corrected([root / one for one in labels], root / "scans", before)
-    results = [accept_or_fault(one, root / "set", AcceptOptions(**options)) for one in found]
+    paths, options = [root / one for one in labels], AcceptOptions(with_uncorrected=with_uncorrected, **others)
+    found = find_corrected(paths, root / "scans", before, with_uncorrected=with_uncorrected)
+    results = [accept_or_fault(one, root / "set", options) for one in found]
     return {one.name: one.code or one.state for one in results}
 
 
@@ -145,9 +147,8 @@ def test_the_command_prints_a_table_and_says_what_failed(cohort: Path, capsys: p
     assert printed[0]["changes"]["Left"]["added"] == 21
     assert main([words[0], str(cohort / "results"), *words[2:5]]) == 0
     assert "3 results are as the model made them and left out; --uncorrected" in capsys.readouterr().out
-    for wrong in (["--patient", "p"], ["--before", str(cohort / "results" / "a_seg.nii.gz")]):
-        with pytest.raises(SystemExit):
-            main([*words[:5], *wrong])
+    with pytest.raises(SystemExit):
+        main([*words[:5], "--before", str(cohort / "results" / "a_seg.nii.gz")])
 
 
 def test_one_file_finds_its_scan_in_a_folder(cohort: Path, capsys: pytest.CaptureFixture) -> None:
@@ -156,3 +157,89 @@ def test_one_file_finds_its_scan_in_a_folder(cohort: Path, capsys: pytest.Captur
     assert "case0001  training, patient 1, accepted for the first time" in capsys.readouterr().out
     assert main(words) == 0
     assert "case0001  training, patient 1, accepted with the same labels before" in capsys.readouterr().out
+
+
+def test_two_label_maps_of_one_scan_are_refused_and_the_others_accepted(cohort: Path, head: Volume) -> None:
+    write_labels(head, cohort / "corrected" / "reader2_a_seg.nii.gz", cohort / "scans" / "a.nii.gz", 5)
+    found = find_corrected([cohort / "corrected"], cohort / "scans")
+    results = {one.name: accept_or_fault(one, cohort / "set", AcceptOptions(may_replace=True)) for one in found}
+    assert [one.code for one in results.values()] == ["accept.two_labels", "", "", "accept.two_labels"]
+    assert "a_seg.nii.gz, reader2_a_seg.nii.gz of one scan" in results["a_seg.nii.gz"].message
+    assert len(read_training_set(cohort / "set").cases) == 2
+
+
+def test_a_correction_without_a_record_is_accepted_beside_its_result(cohort: Path) -> None:
+    """As 3D Slicer saves it: the result that it replaces is as the model made it, and left out."""
+    results = cohort / "results"
+    path = results / "sub" / "a_seg.nii.gz"
+    path.parent.mkdir()
+    (cohort / "corrected" / "a_seg.nii.gz").rename(path)
+    names = {"1": "Left"}
+    states = accepted(cohort, "results", names=names)
+    assert states["sub/a_seg.nii.gz"] == "accepted"
+    assert sorted(states.values()) == ["accepted", "left out", "left out", "left out"]
+    both = accepted(cohort, "results", names=names, with_uncorrected=True)
+    assert both["sub/a_seg.nii.gz"] == both["a_seg.nii.gz"] == "accept.two_labels"
+
+
+def test_scans_beside_results_are_no_label_maps(cohort: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("a_seg.nii.gz", "a_seg.json"):
+        (cohort / "corrected" / name).rename(cohort / "scans" / name)
+    scans = str(cohort / "scans")
+    words = ["accept", scans, scans, "--into", str(cohort / "set"), "--before", str(cohort / "corrected")]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "b.nii.gz, c.nii.gz: lie among the scans" in printed
+    assert "1 accepted, 0 unchanged, 0 failed" in printed
+    assert "a_seg.nii.gz: found no labels of the same name in the folder of --before" in printed
+
+
+def test_two_scans_that_find_one_another_are_no_label_maps(cohort: Path) -> None:
+    (cohort / "two").mkdir()
+    scan = (cohort / "scans" / "a.nii.gz").read_bytes()
+    (cohort / "two" / "a.nii.gz").write_bytes(scan)
+    (cohort / "two" / "a.nii").write_bytes(gzip.decompress(scan))
+    with pytest.raises(InputError, match=r"input\.none"):
+        find_corrected([cohort / "two"], cohort / "two")
+
+
+@pytest.mark.parametrize(
+    ("labels", "scan", "is_found"),
+    [
+        ("patientB/T1_003_seg.nii.gz", "patientA/T1_003.nii.gz", False),
+        ("patientA/T1_003_seg.nii.gz", "patientA/anat/T1_003.nii.gz", True),
+        ("derivatives/patientA/T1_003_dseg.nii.gz", "patientA/T1_003.nii.gz", True),
+        ("reader1/T1_003.nii.gz", "T1_003.nii.gz", True),
+        ("T1_003.nii.gz", "patientA/T1_003.nii.gz", True),
+    ],
+)
+def test_a_name_in_the_folder_of_another_patient_is_none(cohort: Path, labels: str, scan: str, is_found: bool) -> None:
+    for path, file in (("labels", labels), ("images", scan)):
+        (cohort / path / file).parent.mkdir(parents=True)
+        (cohort / path / file).write_bytes((cohort / "scans" / "a.nii.gz").read_bytes())
+    (found,) = find_corrected([cohort / "labels"], cohort / "images")
+    assert (found.scan is not None) == is_found
+    if found.fault is not None:
+        assert found.fault.code == "accept.no_scan"
+        assert "patientA/T1_003.nii.gz" in found.fault.message
+
+
+def test_the_record_before_finds_the_scan_of_a_record_without_its_files(cohort: Path) -> None:
+    (cohort / "scans" / "a.nii.gz").rename(cohort / "scans" / "renamed.nii.gz")
+    write_record(record_path(cohort / "corrected" / "a_seg.nii.gz"), {"by_hand": True})
+    found = find_corrected([cohort / "corrected"], cohort / "scans", cohort / "results")
+    assert found[0].scan is not None
+    assert found[0].scan.files[0].name == "renamed.nii.gz"
+
+
+def test_scans_without_a_patient_are_named_and_given_one(cohort: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["accept", str(cohort / "corrected"), str(cohort / "scans"), "--into"]
+    assert main([*words, str(cohort / "set")]) == 0
+    assert "3 patients: 3 cases name none and count as one patient each" in capsys.readouterr().out
+    assert main([*words, str(cohort / "other"), "--patient", "p"]) == 0
+    assert "patients:" not in capsys.readouterr().out
+    assert len({case.patient for case in read_training_set(cohort / "other").cases}) == 1
+    assert main([*words, str(cohort / "set"), "--patient", "p"]) == 0
+    assert "0 accepted, 3 unchanged" in capsys.readouterr().out
+    cases = read_training_set(cohort / "set").cases
+    assert {(case.patient, case.part) for case in cases} == {("patient 1", "training")}, "known later"

@@ -16,7 +16,7 @@ from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
 from napari_seg.learning.accept import accept, discard
 from napari_seg.learning.scans import scan_of
-from napari_seg.learning.training_set import Provenance, read_training_set
+from napari_seg.learning.training_set import Provenance, read_training_set, write_training_set
 from napari_seg.training.gather.referenced import VARIABLE, value_digest, voxel_digest
 from napari_seg.volume import Volume
 
@@ -120,3 +120,23 @@ def test_a_second_volume_beside_a_readable_series_is_a_case_of_its_own(tmp_path:
     put_series(folder, series)
     second = put_series(folder, replace(series, array=series.array + 3))  # as one that was chosen by --volume
     assert (second.name, second.part, second.patient) == ("case0002", "training", "patient 1")
+
+
+def test_a_series_of_another_patient_in_the_same_place_is_a_case_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    put(folder)
+    first = put_series(folder, written(tmp_path / "export", 0, "first"))
+    second = put_series(folder, written(tmp_path / "export", 5, "second"), may_replace=False)
+    assert (second.name, second.part, second.patient) == ("case0003", "training", "patient 3")
+    assert first in read_training_set(folder).cases
+
+
+def test_a_set_of_an_earlier_version_without_patients_knows_its_labels(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    series = written(tmp_path / "study", 0)
+    first = put_series(folder, series)
+    content = read_training_set(folder)
+    write_training_set(folder, replace(content, cases=(replace(first, who=""),)))
+    again = put_series(folder, series, may_replace=False)
+    assert again == first, "of the study, which is written"
+    assert read_training_set(folder).cases == (first,)

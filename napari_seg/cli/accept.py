@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from napari_seg.learning.training_set import AcceptedCase, TrainingSet
 
 _MAX_NAME = 200
+_MAX_LISTED = 8
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -70,7 +71,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "second of each five patients",
     )
     parser.add_argument(
-        "--patient", default="", metavar="ID", help="identifier of the patient, which is not written into the set"
+        "--patient",
+        default="",
+        metavar="ID",
+        help="identifier of the patient of all LABELS, which is not written into the set; default: as the DICOM series "
+        "state it, or the part of a file's name such as sub-01; other scans are of one patient each",
     )
     parser.add_argument(
         "--copy-series", action="store_true", help="copy the voxels of a DICOM series, so that the set can be moved"
@@ -123,8 +128,6 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         parser.error("--with-rounds belongs to --discard CASE")
     *arguments.labels, arguments.scan = arguments.labels
     is_one = len(arguments.labels) == 1 and not arguments.labels[0].is_dir()
-    if arguments.patient and not is_one:
-        parser.error("--patient names the patient of one scan; expected one file of labels")
     if arguments.before and not is_one and not arguments.before.is_dir():
         parser.error("--before is a folder if there are several labels")
     return run(arguments)
@@ -157,7 +160,13 @@ def run(arguments: argparse.Namespace) -> int:
         with_uncorrected=arguments.uncorrected,
         reading=read_options(arguments),
     )
-    found = find_corrected(arguments.labels, arguments.scan, arguments.before, is_same_scan=arguments.same_scan)
+    found = find_corrected(
+        arguments.labels,
+        arguments.scan,
+        arguments.before,
+        is_same_scan=arguments.same_scan,
+        with_uncorrected=arguments.uncorrected,
+    )
     earlier = read_training_set(arguments.into)
     results = _accept(found, options, arguments)
     content = read_training_set(arguments.into)
@@ -168,6 +177,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print_table(results)
     if not arguments.json:
+        if arguments.before:
+            _print_without_before([one for one in found if one.before is None and not one.is_scan])
         _print_moved(earlier, content)
     return exit_code(sum(one.state == "failed" for one in results), len(results))
 
@@ -201,6 +212,19 @@ def _print_case(result: AcceptedFile, content: TrainingSet) -> None:
         print(f"        {name}: {change.ml:.2f} ml{added}")
 
 
+def _print_without_before(found: Sequence[CorrectedLabels]) -> None:
+    if found:
+        text = f"{_listed([one.name for one in found])}: found no labels of the same name in the folder of --before"
+        print(f"        {text}; the record does not say what was changed")
+
+
+def _listed(names: Sequence[str]) -> str:
+    from napari_seg.errors import one_line
+
+    more = f" and {len(names) - _MAX_LISTED} more" * (len(names) > _MAX_LISTED)
+    return ", ".join(one_line(name, _MAX_NAME) for name in names[:_MAX_LISTED]) + more
+
+
 def _print_moved(earlier: TrainingSet, content: TrainingSet) -> None:
     from napari_seg.learning.training_set import moved_to_training
 
@@ -232,7 +256,17 @@ def _print_table(results: Sequence[AcceptedFile]) -> None:
             console.print(f"failed   {one_line(one.name, _MAX_NAME)}: {one.code}: {one.message}", markup=False)
     counts = {state: sum(one.state == state for one in results) for state in ("accepted", "unchanged", "failed")}
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), markup=False)
-    if left_out := sum(one.state == "left out" for one in results):
+    patients = len({one.case.patient for one in results if one.case is not None})
+    unknown = sum(one.state == "accepted" and one.case is not None and not one.case.who for one in results)
+    if unknown > 1:
+        text = (
+            f"{patients} patients: {unknown} cases name none and count as one patient each; if some are of one patient"
+        )
+        console.print(f"{text}, accept them together with --patient, or both parts may share patients", markup=False)
+    if scans := [one.name for one in results if one.state == "left out" and one.message]:
+        text = "lie among the scans, are taken for scans without labels, and were left out"
+        console.print(f"{_listed(scans)}: {text}", markup=False)
+    if left_out := sum(one.state == "left out" and not one.message for one in results):
         are = "result is" if left_out == 1 else "results are"
         text = f"{left_out} {are} as the model made them and left out; --uncorrected accepts them, too"
         console.print(text, markup=False)

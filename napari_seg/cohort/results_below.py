@@ -9,12 +9,13 @@ from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_endi
 from napari_seg.formats.walk import files_below
 
 
-def label_maps_below(folder: Path, output: Path | None = None) -> list[Path]:
+def label_maps_below(folder: Path, output: Path | None = None, *, with_others: bool = False) -> list[Path]:
     """Return the label maps below a folder: the results of this program, or else all files of a format for labels.
 
     Args:
         folder: folder to search.
         output: folder whose files are left out, if it lies below; None: there is no such folder.
+        with_others: return all files of a format for labels, beside results too.
     """
     files, _ = files_below(folder, lambda path: has_ending(path, NIFTI_ENDINGS))
     outside = output.resolve() if output is not None and output.resolve() != folder.resolve() else None
@@ -23,5 +24,5 @@ def label_maps_below(folder: Path, output: Path | None = None) -> list[Path]:
         for file in files
         if has_ending(file, (*NIFTI_ENDINGS, *SEG_NRRD_ENDINGS)) and outside not in file.resolve().parents
     ]
-    results = [file for file in candidates if nifti_ending(file) and is_result(file)]
+    results = [file for file in candidates if nifti_ending(file) and is_result(file)] if not with_others else []
     return [file for file in results or candidates if not is_certainty_map(file)]

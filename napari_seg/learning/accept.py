@@ -95,10 +95,11 @@ def accept(
 
     Raises:
         InputError: `accept.not_a_set`, the folder holds something else; `accept.busy`; `accept.again`, the scan was
-            accepted before and may not be replaced; `accept.grid`, labels and scan do not fit; `accept.channels`, the
-            other scans of the set have other channels; `accept.unnamed`, labels without a name; `accept.same_name`, two
-            structures with one name; `accept.empty`, no voxel, and `annotated` does not say what was looked for;
-            `labels.names`, an unknown name in `annotated`.
+            accepted before and may not be replaced; `accept.mirrored`, the set has the scan in another orientation;
+            `accept.grid`, labels and scan do not fit; `accept.channels`, the other scans of the set have other
+            channels; `accept.unnamed`, labels without a name; `accept.same_name`, two structures with one name;
+            `accept.empty`, no voxel, and `annotated` does not say what was looked for; `labels.names`, an unknown name
+            in `annotated`.
         BundleError: `bundle.name`, a structure has a name that configs can't hold.
         OutputError: `output.*`.
     """
@@ -110,10 +111,10 @@ def accept(
     with locked(folder):
         content = read_training_set(folder)
         content = replace(content, salt=content.salt or secrets.token_hex(16))
-        known = case_of_scan(content, folder, identity)
+        who = content.digest_of(identifier_of(scan, patient))
+        known = case_of_scan(content, folder, identity, who)
         if known is None:
             refuse_mirrored(content, folder, identity)
-        who = content.digest_of(_identifier(scan, patient))
         channels = _channels(content, scan)
         structures = _structures(content.structures, names)
         checked = _checked(annotated, names, structures)
@@ -125,10 +126,10 @@ def accept(
             raise InputError("accept.empty", text)
         if known is not None and kept is not None:
             accepted = resample(accepted, scan.grid, kept, order=0, outside=0)
-            is_said = who in ("", known.who) and checked == {*known.annotated}
+            is_said = not (who and known.who and who != known.who) and checked == {*known.annotated}
             is_by = not may_replace or provenance.reader in ("", known.provenance.reader)
             if is_said and is_by and _holds(folder, known, kept, accepted):
-                return known
+                return _with_patient(folder, content, known, identity, who)
         if known is not None and not may_replace:
             raise _accepted_before(known, checked, has_changed(known, folder, identity))
         make_folders(folder, IMAGES, LABELS)
@@ -373,7 +374,7 @@ def _write_image(scan: Volume, folder: Path, name: str, revision: int, digest: s
     return image
 
 
-def _identifier(scan: Volume, patient: str) -> str:
+def identifier_of(scan: Volume, patient: str = "") -> str:
     """Return the patient's identifier as given, or as the files of the scan state it; "" if it is unknown."""
     files = scan.source.files
     if patient or not files:
@@ -397,7 +398,7 @@ def _patient(
     can't tell any more how good it is.
     """
     every = (*content.cases, *content.removed)
-    of_scan = [case for case in every if identity.is_of(case) or (known and case.name == known.name)]
+    of_scan = [case for case in every if identity.is_of(case, who) or (known and case.name == known.name)]
     same = [case for case in of_scan if not (who and case.who) or case.who == who]
     same += [case for case in every if who and case.who == who]
     numbers = {case.patient for case in same}
@@ -413,6 +414,23 @@ def _patient(
         return tuple(replace(one, patient=number, part=part) if one.patient in numbers else one for one in cases)
 
     return replace(content, cases=joined(content.cases), removed=joined(content.removed)), number, part
+
+
+def _with_patient(
+    folder: Path, content: TrainingSet, known: AcceptedCase, identity: ScanIdentity, who: str
+) -> AcceptedCase:
+    """Return a case that is accepted as it is; if its patient was not known before, write who it is.
+
+    Raises:
+        OutputError: `output.*`.
+    """
+    if not who or known.who:
+        return known
+    content, number, part = _patient(content, known, identity, who)
+    case = replace(known, patient=number, part=part or known.part, who=who)
+    cases = tuple(case if one.name == case.name else one for one in content.cases)
+    write_training_set(folder, replace(content, cases=cases))
+    return case
 
 
 def _number(patient: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from napari_seg.cohort.outputs import sha256_of
 from napari_seg.cohort.results_below import label_maps_below
 from napari_seg.errors import Cancelled, InputError, NapariSegError
 from napari_seg.formats.channels import ChannelSet
-from napari_seg.formats.endings import ITK_ENDINGS, NIFTI_ENDINGS, SEG_NRRD_ENDINGS, ending_of
+from napari_seg.formats.endings import ITK_ENDINGS, NIFTI_ENDINGS, SEG_NRRD_ENDINGS, ending_of, has_ending
 from napari_seg.formats.find import find_scans
 from napari_seg.formats.label_maps import on_grid, read_label_map, with_all_segments_named
 from napari_seg.formats.record import UNKNOWN, made_by_in, read_record, record_path
@@ -27,6 +28,9 @@ from napari_seg.volume import Segmentation
 
 State = Literal["accepted", "unchanged", "left out", "failed"]
 
+_MAX_NAMED = 4
+"""Maximum number of files or scans that a message names."""
+
 
 @dataclass(frozen=True)
 class AcceptOptions:
@@ -36,7 +40,7 @@ class AcceptOptions:
         reader: name of the person who accepts them.
         checked: names of the structures that were checked; None: those of each label map.
         part: what the cases are for; None: as `accept` chooses.
-        patient: identifier of the patient; "": as the scans state it.
+        patient: identifier of the patient of all scans; "": as the scans state it.
         copy_series: copy the voxels of DICOM series, too.
         may_replace: whether the labels of scans that were accepted before are replaced.
         names: value -> name of structures that the files do not name.
@@ -68,6 +72,7 @@ class CorrectedLabels:
         before: the labels as the model made them; None if they are not known.
         is_listed: whether it was found in a folder.
         is_alone: whether it is the only one, and was named itself.
+        is_scan: whether it is a scan without labels, because it lies among the scans and none has its name.
         fault: why it can't be accepted; None if nothing is known against it.
     """
 
@@ -77,6 +82,7 @@ class CorrectedLabels:
     before: Path | None = None
     is_listed: bool = False
     is_alone: bool = False
+    is_scan: bool = False
     fault: InputError | None = None
 
     @property
@@ -86,9 +92,16 @@ class CorrectedLabels:
 
     @cached_property
     def record(self) -> Mapping[str, Any]:
-        """Record of the label map, or of the labels before; empty without one."""
-        records = (read_record(record_path(path)) for path in (self.labels, self.before) if path is not None)
-        return next(filter(None, records), {})
+        """Record of the label map or of the labels before, if possible one that states the files of the scan."""
+        read = (read_record(record_path(path)) for path in (self.labels, self.before) if path is not None)
+        records = [record for record in read if record]
+        return next((record for record in records if record.get("input_sha256")), records[0] if records else {})
+
+    @property
+    def is_as_made(self) -> bool:
+        """Whether it was found in a folder and is as the model made it, by the digest in its record."""
+        stated = (read_record(record_path(self.labels)) or {}).get("sha256") if self.is_listed else None
+        return bool(stated) and stated == _Digests()[self.labels,]
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,8 @@ class AcceptedFile:
 
     Attributes:
         name: see `CorrectedLabels`.
-        state: "unchanged": the set has these labels of the scan already; "left out": it is as the model made it.
+        state: "unchanged": the set has these labels of the scan already; "left out": it is as the model made it, or is
+            a scan without labels, which the message says.
         case: the case; None unless it is accepted or unchanged.
         code: code of the error of one that failed.
         message: the same in words.
@@ -111,18 +125,25 @@ class AcceptedFile:
 
 
 def find_corrected(
-    labels: Sequence[Path], scans: Path, before: Path | None = None, *, is_same_scan: bool = False
+    labels: Sequence[Path],
+    scans: Path,
+    before: Path | None = None,
+    *,
+    is_same_scan: bool = False,
+    with_uncorrected: bool = False,
 ) -> list[CorrectedLabels]:
     """Return label maps with their scans.
 
     The scan of a result is the one whose files its record states. Without a record it is the one with the name of the
-    label map, whose ending `_seg` or `_dseg` does not count.
+    label map, whose ending `_seg` or `_dseg` does not count; if both lie in folders, these must agree. A scan with
+    several label maps is a fault of each of them; those that are left out don't count.
 
     Args:
         labels: label maps, and folders of them.
         scans: the scan, if there is one label map; otherwise a folder of scans.
         before: the label map as the model made it, or a folder with label maps of the same names.
         is_same_scan: see `AcceptOptions`.
+        with_uncorrected: see `AcceptOptions`.
 
     Raises:
         InputError: `input.missing`, a path does not exist; `input.none`, there is no label map or no scan;
@@ -131,12 +152,14 @@ def find_corrected(
     for path in (*labels, scans, *([before] if before else [])):
         if not path.exists():
             raise InputError("input.missing", f"{path} does not exist; check the path")
-    found = [one for path in labels for one in _below(path)]
+    folders_first = sorted(labels, key=Path.is_file)  # a file that is also named itself counts as that
+    found = list({one.labels.resolve(): one for path in folders_first for one in _below(path)}.values())
+    nothing = InputError("input.none", "found no label map; expected NIfTI or .seg.nrrd files in the folder")
     if not found:
-        raise InputError("input.none", "found no label map; expected NIfTI or .seg.nrrd files in the folder")
+        raise nothing
     if before is not None and before.is_dir():
-        earlier = {one.stem: one.labels for one in _below(before)}
-        found = [replace(one, before=earlier.get(one.stem)) for one in found]
+        earlier = {name: one.labels for one in _below(before) for name in (one.stem, one.name)}
+        found = [replace(one, before=earlier.get(one.name) or earlier.get(one.stem)) for one in found]
     else:
         found = [replace(one, before=before) for one in found]
     is_alone = len(found) == 1 and not found[0].is_listed
@@ -144,9 +167,14 @@ def find_corrected(
         if not is_same_scan:
             _check_scan(found[0], only[0], _Digests())
         return [replace(found[0], scan=only[0], is_alone=True)]
-    found = _with_scans(found, _cases_below(scans, found), is_same_scan)
+    cases = _cases_below(scans, found)
+    found = _with_scans(found, cases, is_same_scan)
     taken = {file.resolve() for one in found if one.scan is not None for file in one.scan.files}
-    return [replace(one, is_alone=is_alone) for one in found if not one.is_listed or one.labels.resolve() not in taken]
+    found = [one for one in found if not one.is_listed or one.labels.resolve() not in taken]
+    if not found:
+        raise nothing
+    found = _each_scan_once(_without_scans(found, cases), with_uncorrected)
+    return [replace(one, is_alone=is_alone) for one in found]
 
 
 def accept_or_fault(one: CorrectedLabels, folder: Path, options: AcceptOptions) -> AcceptedFile:
@@ -175,13 +203,16 @@ def accept_file(one: CorrectedLabels, folder: Path, options: AcceptOptions) -> A
     Raises:
         NapariSegError: the label map or the scan can't be read; and as for `accept`.
     """
+    if one.is_scan:
+        return AcceptedFile(one.name, "left out", message="it lies among the scans and is taken for one without labels")
     if one.fault is not None:
         raise one.fault
-    if one.is_listed and not options.with_uncorrected and _is_result_of_model(one.labels):
+    if not options.with_uncorrected and one.is_as_made:
         return AcceptedFile(one.name, "left out")
     known = read_training_set(folder).cases
     case = _accept(one, folder, options)
-    return AcceptedFile(one.name, "unchanged" if case in known else "accepted", case)
+    is_known = any(case.labels == earlier.labels for earlier in known)
+    return AcceptedFile(one.name, "unchanged" if is_known else "accepted", case)
 
 
 def _accept(corrected: CorrectedLabels, folder: Path, options: AcceptOptions) -> AcceptedCase:
@@ -215,7 +246,8 @@ def _accept(corrected: CorrectedLabels, folder: Path, options: AcceptOptions) ->
 def _below(path: Path) -> list[CorrectedLabels]:
     if not path.is_dir():
         return [CorrectedLabels(path.name, path)]
-    return [CorrectedLabels(one.relative_to(path).as_posix(), one, is_listed=True) for one in label_maps_below(path)]
+    files = label_maps_below(path, with_others=True)
+    return [CorrectedLabels(one.relative_to(path).as_posix(), one, is_listed=True) for one in files]
 
 
 def _without_ending(name: str) -> str:
@@ -261,6 +293,38 @@ def _with_scans(found: Sequence[CorrectedLabels], cases: Sequence[Case], is_same
     return result
 
 
+def _without_scans(found: Sequence[CorrectedLabels], cases: Sequence[Case]) -> list[CorrectedLabels]:
+    """Return label maps, with a mark on those that are scans without labels."""
+    scans = {file.resolve() for case in cases for file in case.scan.files}
+
+    def is_scan(one: CorrectedLabels) -> bool:
+        is_named = one.stem.endswith((SUFFIX, BIDS_SUFFIX)) or has_ending(one.labels, SEG_NRRD_ENDINGS)
+        return one.is_listed and one.scan is None and not is_named and one.labels.resolve() in scans
+
+    return [replace(one, is_scan=True) if is_scan(one) else one for one in found]
+
+
+def _each_scan_once(found: Sequence[CorrectedLabels], with_uncorrected: bool) -> list[CorrectedLabels]:
+    """Return label maps, with a fault for those that have their scan in common with others."""
+    of_scan: dict[tuple[Path, ...], list[CorrectedLabels]] = defaultdict(list)
+    for one in found:
+        if one.scan is not None:
+            of_scan[one.scan.files].append(one)
+    faults: dict[Path, InputError] = {}
+    for several in of_scan.values():
+        counted = several if with_uncorrected or len(several) == 1 else [one for one in several if not one.is_as_made]
+        if len(counted) > 1:
+            text = f"found the label maps {_listed([one.name for one in counted])} of one scan; expected one"
+            error = InputError("accept.two_labels", f"{text}; name only the one to accept, or remove the others")
+            faults |= {one.labels: error for one in counted}
+    return [replace(one, fault=faults[one.labels]) if one.labels in faults else one for one in found]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" * (len(names) > _MAX_NAMED)
+    return ", ".join(names[:_MAX_NAMED]) + more
+
+
 def _scan_of(one: CorrectedLabels, cases: Sequence[Case], digests: _Digests, is_same_scan: bool) -> Scan | ChannelSet:
     """Return the scan of a label map.
 
@@ -268,23 +332,39 @@ def _scan_of(one: CorrectedLabels, cases: Sequence[Case], digests: _Digests, is_
         InputError: `accept.no_scan`.
     """
     stem = one.stem.removesuffix(SUFFIX).removesuffix(BIDS_SUFFIX)
-    names = {stem, stem.rpartition("/")[2]}
     own = one.labels.resolve()
     others = [case for case in cases if own not in {file.resolve() for file in case.scan.files}]
-    named = [
-        case
-        for case in others
-        if case.source == one.record.get("source") or {case.key, case.name, _without_ending(case.source)} & names
+    stated_source = one.record.get("source")
+    exact = [
+        case for case in others if case.source == stated_source or stem in (case.key, _without_ending(case.source))
     ]
+    named = exact or [case for case in others if _has_name(case, stem)]
     if stated := one.record.get("input_sha256"):
         in_order = [*named, *(case for case in others if case not in named)]
         if (same := next((case for case in in_order if digests[case.scan.files] == stated), None)) is not None:
             return same.scan
     if len(named) == 1:
         return named[0].scan
+    file = stem.rpartition("/")[2]
+    elsewhere = [case for case in others if file in (case.name, _without_ending(case.source).rpartition("/")[2])]
     what = f"{len(named)} scans with the name of" if named else "no scan of"
-    text = f"found {what} {one.name}; expected one scan whose files its record states, or that has its name"
+    in_folder = " in its folder, but" if elsewhere and not named else ":"
+    candidates = f"{in_folder} {_listed([case.source for case in named or elsewhere])}" * bool(named or elsewhere)
+    text = f"found {what} {one.name}{candidates}; expected one scan whose files its record states, or that has its name"
     raise InputError("accept.no_scan", f"{text}; name the folder of the scans that were segmented")
+
+
+def _has_name(case: Case, stem: str) -> bool:
+    """Return whether a scan has the name of labels in a folder: their folders agree, or the name holds the folders.
+
+    Series of all patients have the same names, so a file name alone tells no patient from another.
+    """
+    source, name = _without_ending(case.source).split("/"), stem.rpartition("/")[2]
+    shorter, longer = sorted((source, stem.split("/")), key=len)
+    rest = iter(longer)
+    if shorter[-1] == longer[-1] and all(part in rest for part in shorter):
+        return True
+    return case.scan.format != "dicom" and name == case.name != source[-1]
 
 
 def _check_scan(one: CorrectedLabels, scan: Scan | ChannelSet, digests: _Digests) -> None:
@@ -296,14 +376,10 @@ def _check_scan(one: CorrectedLabels, scan: Scan | ChannelSet, digests: _Digests
     for path in filter(None, (one.labels, one.before)):
         stated = (read_record(record_path(path)) or {}).get("input_sha256")
         if stated and stated != digests[scan.files]:
-            text = f"{path.name} was made from other files than {scan.files[0].name}; expected the scan that was"
+            from napari_seg.formats.dicom.headers import file_label
+
+            text = f"{path.name} was made from other files than {file_label(scan.files[0])}; expected the scan that was"
             raise InputError("accept.other_scan", f"{text} segmented; if it is that scan, pass --same-scan")
-
-
-def _is_result_of_model(labels: Path) -> bool:
-    """Return whether a label map is as the model made it, by the digest in its record."""
-    stated = (read_record(record_path(labels)) or {}).get("sha256")
-    return bool(stated) and stated == _Digests()[labels,]
 
 
 def _named(segmentation: Segmentation, names: Mapping[str, str], *, is_only: bool) -> Segmentation:

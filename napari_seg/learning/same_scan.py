@@ -43,17 +43,27 @@ class ScanIdentity:
         """Its files, links resolved."""
         return frozenset(file.resolve() for file in self.scan.source.files)
 
-    def is_of(self, case: AcceptedCase) -> bool:
-        """Return whether a case is of this scan, in any orientation, or with other voxels in the same DICOM files."""
-        return case.scan == self.voxels or self.values == case.values or self.shares_series(case)
+    def is_of(self, case: AcceptedCase, who: str = "") -> bool:
+        """Return whether a case is of this scan, in any orientation, or with other voxels in the same DICOM files.
 
-    def shares_series(self, case: AcceptedCase) -> bool:
-        """Return whether the scan has files of the DICOM series of a case, as this machine knows them."""
+        Args:
+            case: the case.
+            who: digest of the patient, see `AcceptedCase.who`; "" if the patient is unknown.
+        """
+        return case.scan == self.voxels or self.values == case.values or self.shares_series(case, who)
+
+    def shares_series(self, case: AcceptedCase, who: str = "") -> bool:
+        """Return whether the scan has files of the DICOM series of a case, as this machine knows them.
+
+        A series of another patient that was exported to the same place has not; see `is_of` for the arguments.
+        """
+        if who and case.who and who != case.who:
+            return False
         known = recall(case.scan) if self.scan.source.format == "dicom" and case.image.endswith(ENDING) else None
         return known is not None and not self.files.isdisjoint(file.resolve() for file in known.files)
 
 
-def case_of_scan(content: TrainingSet, folder: Path, identity: ScanIdentity) -> AcceptedCase | None:
+def case_of_scan(content: TrainingSet, folder: Path, identity: ScanIdentity, who: str = "") -> AcceptedCase | None:
     """Return the case of a scan; None if it was not accepted yet.
 
     It is known by its voxels, because it was read from the set, or because its DICOM series is that of a case that
@@ -63,10 +73,11 @@ def case_of_scan(content: TrainingSet, folder: Path, identity: ScanIdentity) -> 
         content: the training set.
         folder: its folder.
         identity: the scan.
+        who: digest of the patient, see `ScanIdentity.is_of`.
     """
     of_voxels = (case for case in content.cases if case.scan == identity.voxels)
     own = (case for case in content.cases if _is_image_of(case, folder, identity))
-    changed = (case for case in content.cases if identity.shares_series(case) and _holds_others(folder, case))
+    changed = (case for case in content.cases if identity.shares_series(case, who) and _holds_others(folder, case))
     return next(of_voxels, None) or next(own, None) or next(changed, None)
 
 
