@@ -30,6 +30,7 @@ from napari_seg.plugin.placement import PLANES, place
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.session_file.model import SessionFileModel
+from napari_seg.plugin.session_file.restore import open_session
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.volume import ConfidenceMaps, Segmentation, Volume
 
@@ -175,6 +176,24 @@ def test_what_a_model_found_is_known_after_reopening(scan: Path, tmp_path: Path)
     np.testing.assert_array_equal(info.model_confidence.unpack(), maps.confidence)
     assert Snapshot.of(other.layers[1]).segmentation().array.sum() != found.array.sum(), "corrected since"
 
+    # the corrections open without it
+    with zipfile.ZipFile(path) as archive:
+        members = {one.filename: archive.read(one) for one in archive.infolist()}
+    assert json.loads(members["session.json"])["format"] == 2
+    (name,) = (one for one in members if one.startswith("model_labels"))
+    members[name] = b"x" * len(members[name])
+    with zipfile.ZipFile(path, "w") as archive:
+        for one, data in members.items():
+            archive.writestr(one, data)
+    damaged = open_session(path)
+    assert [fault.code for fault in damaged.faults] == ["session.damaged"]
+    assert LayerInfo.require(damaged.layers[1]).model_labels is None
+    np.testing.assert_array_equal(damaged.layers[1].data, other.layers[1].data)
+    data = path.read_bytes()
+    at = data.index(b"x" * 1000)
+    path.write_bytes(data[:at] + b"y" + data[at + 1 :])  # its digest in the archive is another one
+    assert [fault.code for fault in open_session(path).faults] == ["session.damaged"]
+
 
 def label_layers_of(viewer: ViewerModel, found: Segmentation, volume: Volume) -> list[Labels]:
     """Add the result of a run to a viewer."""
@@ -193,7 +212,7 @@ def test_a_session_of_an_earlier_version_opens(scan: Path, tmp_path: Path) -> No
     with zipfile.ZipFile(path) as archive:
         members = {one.filename: archive.read(one) for one in archive.infolist()}
     content = json.loads(members["session.json"])
-    content["format"] = 1
+    assert content["format"] == 1, "nothing in it needs a later one"
     for layer in content["layers"]:
         for key in ("looked_for", "has_model_labels", "has_model_confidence"):
             layer.pop(key, None)

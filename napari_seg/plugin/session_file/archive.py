@@ -20,7 +20,13 @@ from pydantic import ValidationError
 from napari_seg.errors import InputError, OutputError
 from napari_seg.formats.atomic import verified_write
 from napari_seg.memory import check_fits, describe_bytes
-from napari_seg.plugin.session_file.content import FORMAT, ImageLayer, LabelsLayer, SessionContent
+from napari_seg.plugin.session_file.content import (
+    FORMAT,
+    MODEL_MEMBERS,
+    ImageLayer,
+    LabelsLayer,
+    SessionContent,
+)
 from napari_seg.plugin.session_file.endings import ENDING
 from napari_seg.version import __version__
 
@@ -109,6 +115,8 @@ def read_content(path: Path) -> SessionContent:
 def extract(path: Path, content: SessionContent, folder: Path, check: Callable[[], object]) -> dict[str, Path]:
     """Write the NIfTI files of a session into an empty folder; return the file of each member.
 
+    What a model had found is left out if it is damaged.
+
     Args:
         path: session file.
         content: its content, as `read_content` returns it.
@@ -126,10 +134,15 @@ def extract(path: Path, content: SessionContent, folder: Path, check: Callable[[
         check_fits(2 * sum(members[name].file_size for name in stored), f"opening {path.name}")
         for number, (name, layer) in enumerate(stored.items()):
             files[name] = folder / f"{number}.nii"  # never a name of the file
-            with files[name].open("xb") as file:
-                for chunk in _read(archive, members[name], _limit(layer), path):
-                    check()
-                    file.write(chunk)
+            try:
+                with files[name].open("xb") as file:
+                    for chunk in _read(archive, members[name], _limit(layer), path):
+                        check()
+                        file.write(chunk)
+            except (InputError, zipfile.BadZipFile, zlib.error, EOFError):
+                if not name.startswith(MODEL_MEMBERS):
+                    raise
+                del files[name]
     return files
 
 

@@ -5,6 +5,7 @@ Nothing here is a path or is derived from one. Scans are described by salted dig
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import astuple
 from typing import Annotated, Literal
 
@@ -17,6 +18,9 @@ from napari_seg.volume import MAX_LABEL, Segment, Term
 
 FORMAT = 2
 """Version of the format of session files; a higher one comes from a later program. 2: labels as a model made them."""
+
+MODEL_MEMBERS = ("model_labels", "model_confidence")
+"""Kinds of arrays that tell what a model found; labels are of use without them."""
 
 MAX_LAYERS = 1000
 
@@ -310,6 +314,12 @@ class SessionContent(Part):
             if not isinstance(layer, ScanLayer)
             for kind in layer.members
         }
+
+
+def format_of(layers: Iterable[AnyLayer]) -> int:
+    """Return the lowest format that can hold layers, so that earlier programs open them if they can."""
+    holds_model = any(isinstance(one, LabelsLayer) and len(one.members) > 1 for one in layers)
+    return FORMAT if holds_model else 1
 
 
 def member_of(kind: str, number: int) -> str:

@@ -100,7 +100,7 @@ def open_session(path: Path, frame: NDArray | None = None, check: Callable[[], o
             check()
             if isinstance(layer, ScanLayer):
                 continue
-            own = {kind: files[member_of(kind, number)] for kind in layer.members}
+            own = {kind: files[name] for kind in layer.members if (name := member_of(kind, number)) in files}
             try:
                 if isinstance(layer, LabelsLayer):
                     opened.layers[number] = _labels(opened, layer, own, frame)
@@ -202,13 +202,14 @@ def _labels(opened: OpenedSession, saved: LabelsLayer, files: Mapping[str, Path]
     """
     grid = saved.grid.grid()
     _check_shown(grid, frame, opened.path)
-    arrays = {kind: _labels_on(grid, file, opened.path) for kind, file in files.items()}
+    array = _labels_on(grid, files["labels"], opened.path)
+    made = _model_arrays(opened, saved, files)
     segments = tuple(segment.segment() for segment in sorted(saved.segments, key=lambda one: one.label))
     if len({segment.label for segment in segments}) < len(segments):
         raise InputError("session.damaged", f"two structures in {opened.path.name} have the same label")
     volume = None if saved.scan is None else opened.volumes.get(saved.scan)
     scan = volume.source if volume is not None and volume.grid.matches(grid) else NO_SOURCE
-    segmentation = Segmentation(arrays["labels"], grid, segments, confidence=saved.confidence)
+    segmentation = Segmentation(array, grid, segments, confidence=saved.confidence)
     name = opened_name(saved.name, opened.scan_names, "labels")
     layer = layer_of(labels_layer(segmentation, place(grid, frame), name, scan=scan, algorithm=saved.algorithm))
     assert isinstance(layer, Labels)
@@ -216,8 +217,8 @@ def _labels(opened: OpenedSession, saved: LabelsLayer, files: Mapping[str, Path]
         LayerInfo.require(layer),
         notices=() if saved.is_oriented else (_NO_ORIENTATION,),
         looked_for=frozenset(saved.looked_for),
-        model_labels=PackedLabels.of(arrays["model_labels"]) if saved.has_model_labels else None,
-        model_confidence=PackedLabels.of(arrays["model_confidence"]) if saved.has_model_confidence else None,
+        model_labels=made.get("model_labels"),
+        model_confidence=made.get("model_confidence"),
     ).attach(layer)
     state = state_of(layer)
     state.painted, state.hidden = saved.is_painted, set(saved.hidden)
@@ -227,6 +228,18 @@ def _labels(opened: OpenedSession, saved: LabelsLayer, files: Mapping[str, Path]
     _set(layer, LABELS_SETTINGS, saved.settings)
     kept_data.restore(layer, saved.kept)
     return layer
+
+
+def _model_arrays(opened: OpenedSession, saved: LabelsLayer, files: Mapping[str, Path]) -> dict[str, PackedLabels]:
+    """Return what a model had found, by the kind of array; empty, with a fault, if one of them is damaged."""
+    try:
+        return {
+            kind: PackedLabels.of(_labels_on(saved.grid.grid(), files[kind], opened.path)) for kind in saved.members[1:]
+        }
+    except (KeyError, NapariSegError):
+        text = f"the labels in {opened.path.name} are complete, but what the model had found before is damaged"
+        opened.faults.append(InputError("session.damaged", f"{text} and left out; save the session again"))
+        return {}
 
 
 def _labels_on(grid: Grid, file: Path, path: Path) -> NDArray[np.unsignedinteger]:

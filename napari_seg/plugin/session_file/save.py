@@ -33,6 +33,7 @@ from napari_seg.plugin.session_file.content import (
     SavedSegment,
     ScanLayer,
     SessionContent,
+    format_of,
 )
 from napari_seg.plugin.session_file.names import PrivateWords, saved_name
 from napari_seg.plugin.session_file.scans import saved_scan
@@ -113,6 +114,7 @@ def save(
             frame=None if taken.frame is None else _rows(taken.frame),
             scans=tuple(writer.scans),
             layers=tuple(layers),
+            format=format_of(layers),
             active=next((n for n, one in enumerate(saved) if one is active), None),
             view=taken.view,
             panel=panel.model_copy(update={"model": saved_model(bundle, writer.salt)}),
