@@ -188,6 +188,23 @@ def test_another_scan_of_the_same_name_replaces_nothing(scans: Path, tmp_path: P
     assert statuses(list(Cohort(other, out, redo="changed"))) == {"a": "done"}
 
 
+def test_a_kept_scan_with_another_fingerprint_is_read_whole_only_once(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    list(Cohort(scans / "a.nii.gz", out))
+    with Manifest.open(out) as manifest:
+        manifest.change_case(1, {"fingerprint": "of an earlier version"})
+    assert statuses(list(Cohort(scans / "a.nii.gz", out))) == {"a": "done before"}
+
+    def fail(files: object) -> str:
+        raise AssertionError("a scan was read whole")
+
+    for module in ("scan_files", "known_names"):
+        monkeypatch.setattr(f"napari_seg.cohort.{module}.sha256_of", fail)
+    assert statuses(list(Cohort(scans / "a.nii.gz", out))) == {"a": "done before"}
+
+
 def test_a_second_run_at_the_same_time_is_refused_unless_both_join(
     scans: Path, tmp_path: Path, no_network: list[str]
 ) -> None:

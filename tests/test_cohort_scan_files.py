@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import phantoms
 import pytest
 
@@ -51,6 +52,25 @@ def test_scans_of_one_size_and_one_time_are_told_apart(
     (moved,) = find_scans(tmp_path / "moved")
     assert fingerprint(one) == ""
     assert fingerprint(moved) == before
+
+
+@pytest.mark.parametrize("slices", range(4, 41))
+def test_scans_with_air_around_their_slices_are_told_apart(slices: int, tmp_path: Path) -> None:
+    prints = []
+    for value in (1, 2):
+        voxels = np.zeros((slices, 96, 96), np.int16)
+        voxels[1:-1, 12:-12, 12:-12] = value
+        file = tmp_path / "a.nii"
+        file.write_bytes(bytes(352) + voxels.tobytes())
+        set_time(tmp_path)
+        prints.append(fingerprint(Scan("a", "nifti", (file,))))
+    assert prints[0] != prints[1]
+
+
+def test_a_scan_whose_digest_is_unknown_is_not_called_another_one(tmp_path: Path) -> None:
+    scan = nifti(tmp_path / "a", 0)
+    assert is_same(scan, "of an earlier version", "")
+    assert not is_same(scan, "of an earlier version", "digest of other files")
 
 
 def test_a_file_smaller_than_a_block_has_a_fingerprint(tmp_path: Path) -> None:

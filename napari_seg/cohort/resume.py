@@ -12,7 +12,7 @@ from typing import Any, Literal
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.outputs import are_unchanged
 from napari_seg.cohort.rows import CaseRow, ModelRow
-from napari_seg.cohort.scan_files import is_same
+from napari_seg.cohort.scan_files import fingerprint_if_same
 from napari_seg.cohort.settings import differences
 from napari_seg.errors import CohortError
 
@@ -48,6 +48,10 @@ class Resume:
         settings: number -> settings, of the manifest.
         redo: results to make again.
         overwrite: whether results that a person edited are made again, too.
+
+    Attributes:
+        fingerprints: number of a case in the manifest -> its present fingerprint, of results that are kept and whose
+            scans have another one now, such as moved files, or an old manifest.
     """
 
     def __init__(
@@ -63,11 +67,12 @@ class Resume:
         self._settings = settings
         self._redo = redo
         self._overwrite = overwrite
+        self.fingerprints: dict[int, str] = {}
         self._changes: Counter[str] = Counter()
         self._changed = 0
 
     def decide(self, case: Case, row: CaseRow | None, wanted: Wanted) -> Decision:
-        """Return what to do with a case; its files are read only if their times changed.
+        """Return what to do with a case; its files are read whole only if their fingerprint differs.
 
         Args:
             case: the case.
@@ -80,7 +85,8 @@ class Resume:
             return "busy"
         if self._redo == "all":
             return "run"
-        is_of_scan = is_same(case.scan, row.fingerprint, row.input_sha256)
+        fingerprint = fingerprint_if_same(case.scan, row.fingerprint, row.input_sha256)
+        is_of_scan = fingerprint is not None
         changes = self._differences(row, wanted)
         if self._redo == "changed" and (changes or not is_of_scan):
             return "run"
@@ -90,7 +96,11 @@ class Resume:
             self._changed += 1
             self._changes.update(changes)
             return "changed"
-        return "keep" if self._has_files(row) else "run"
+        if not self._has_files(row):
+            return "run"
+        if fingerprint is not None and fingerprint != row.fingerprint:
+            self.fingerprints[row.id] = fingerprint
+        return "keep"
 
     def check(self) -> None:
         """Refuse to mix results of different options or weights in one folder, after all cases were compared.

@@ -10,6 +10,14 @@ from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.scan import Scan
 
 _BLOCK_BYTES = 4096
+_GZIP = b"\x1f\x8b"
+_DIVISORS = (8, 16, 32, 64, 128, 256, 512, 1024)
+"""The size of a file divided by these numbers gives the distances of blocks from its middle.
+
+The middle of an even number of slices is the border between two, where air is. Of 4 slices, the block at a distance of
+1/8 is half a slice away from it, of 8 slices the one at 1/16, and so on; of any number up to 600, one block or more
+lies in the inner 40 % of a slice.
+"""
 _MAX_READ = 8
 """Files of a scan up to which all are looked into; of more, the first and the last one are."""
 
@@ -17,7 +25,7 @@ _MAX_READ = 8
 def fingerprint(scan: Scan | ChannelSet) -> str:
     """Return a digest of a scan's files; "" if one is missing or can't be read.
 
-    It covers the sizes, the times of modification, and one block of some files. Sizes and times are not enough: the
+    It covers the sizes, the times of modification, and a few blocks of some files. Sizes and times are not enough: the
     scans of a study often have one size, and files from one archive often have one time. Files that were moved, or
     copied with their times, keep their fingerprint.
     """
@@ -29,37 +37,55 @@ def fingerprint(scan: Scan | ChannelSet) -> str:
             status = file.stat()
             digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
         for file in looked_into:
-            digest.update(_block(file))
+            digest.update(_blocks(file))
     except OSError:
         return ""
     return digest.hexdigest()
 
 
-def _block(file: Path) -> bytes:
-    """Return a block that differs between scans: the identifiers of a DICOM file, or the middle of another file."""
+def _blocks(file: Path) -> bytes:
+    """Return bytes that differ between scans.
+
+    They are the beginning of a DICOM file, which has identifiers; the beginning and the middle of a compressed file;
+    and further blocks of any other file.
+    """
     with file.open("rb") as stream:
-        block = stream.read(_BLOCK_BYTES)
-        if block[128:132] != b"DICM":
-            stream.seek(max(0, file.stat().st_size // 2 - _BLOCK_BYTES // 2))
-            block = stream.read(_BLOCK_BYTES)
-    return block
+        blocks = stream.read(_BLOCK_BYTES)
+        if blocks[128:132] == b"DICM":
+            return blocks
+        size = file.stat().st_size
+        middle = max(0, size // 2 - _BLOCK_BYTES // 2)
+        distances = [] if blocks.startswith(_GZIP) else [size // number for number in _DIVISORS]
+        for distance in (0, *distances):
+            stream.seek(middle + distance)
+            blocks += stream.read(_BLOCK_BYTES)
+    return blocks
 
 
 def is_same(scan: Scan | ChannelSet, known_fingerprint: str, known_sha256: str) -> bool:
-    """Return whether a scan is the one that was segmented; one that can't be read counts as the same.
+    """Return whether a scan is the one that was segmented, as `fingerprint_if_same` decides."""
+    return fingerprint_if_same(scan, known_fingerprint, known_sha256) is not None
+
+
+def fingerprint_if_same(scan: Scan | ChannelSet, known_fingerprint: str, known_sha256: str) -> str | None:
+    """Return the fingerprint that a scan has now; None if it is another one than the one that was segmented.
+
+    A scan that can't be read counts as the same, and so does one whose digest is unknown.
 
     Args:
         scan: the scan.
         known_fingerprint: fingerprint of the scan that was segmented.
-        known_sha256: digest of its files, which are read if the fingerprint differs.
+        known_sha256: digest of its files, which are read if the fingerprint differs; "" if it is unknown.
     """
     now = fingerprint(scan)
-    if now in (known_fingerprint, ""):
-        return True
+    if now == "":
+        return known_fingerprint
+    if now == known_fingerprint or not known_sha256:
+        return now
     try:
-        return sha256_of(scan.files) == known_sha256
+        return now if sha256_of(scan.files) == known_sha256 else None
     except OSError:
-        return True
+        return known_fingerprint
 
 
 def input_bytes(scan: Scan | ChannelSet) -> int:

@@ -226,7 +226,7 @@ def scans_of(
 ) -> tuple[dict[str, Case], dict[str, NapariSegError]]:
     """Return name -> scan of the cases of a run, and name -> error of those whose scan is absent or another one.
 
-    A scan is found by the name of its case, by its path below the folder, or by the sizes and times of its files.
+    A scan is found by the name of its case, by its path below the folder, or by the fingerprint of its files.
 
     Raises:
         InputError: `input.missing`, there is no such folder.
