@@ -229,6 +229,19 @@ def test_an_output_that_somebody_changed_is_not_called_kept(tmp_path: Path, caps
     assert "unchanged since, kept" in capsys.readouterr().out
 
 
+def test_an_output_without_a_digest_in_its_record_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = ["edit", write(tmp_path / "a.nii.gz"), "-o", tmp_path / "out", "--fill-holes"]
+    assert run(*command) == 0
+    record = tmp_path / "out" / "a.json"
+    written = json.loads(record.read_text())
+    del written["edits"][-1]["result_sha256"]  # as versions before wrote it
+    record.write_text(json.dumps(written))
+    before = content(tmp_path)
+    assert run(*command) == 0
+    assert "not compared, since its record has no digest of it, kept" in capsys.readouterr().out
+    assert content(tmp_path) == before
+
+
 def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write(folder / "a.nii.gz")

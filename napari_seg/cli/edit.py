@@ -313,9 +313,9 @@ def _edit(
     if output.exists() and not overwrite:
         edits = (read_record(record) or {}).get("edits")
         last = dict(edits[-1]) if isinstance(edits, list) and edits and isinstance(edits[-1], dict) else {}
-        written = last.pop(_RESULT, "")
-        if last == edit and written == sha256_of([output]):
-            return {**report, "kept": True}
+        written = last.pop(_RESULT, "")  # earlier versions noted none
+        if last == edit and written in ("", sha256_of([output])):
+            return {**report, "kept": True, "compared": bool(written)}
         what = "was changed after this command had written it" if last == edit else "already exists"
         raise OutputError("output.exists", f"{output} {what}; choose another folder, or pass --overwrite")
     if record.exists() and (read_record(record) is None or not output.exists()):
@@ -376,7 +376,8 @@ def _print(report: dict[str, Any]) -> None:
     if _print_failure(report):
         return
     if report.get("kept"):
-        print(f"{labels} -> {output}: written before by the same command and unchanged since, kept")
+        state = "unchanged since" if report["compared"] else "not compared, since its record has no digest of it"
+        print(f"{labels} -> {output}: written before by the same command and {state}, kept")
         return
     print(f"{labels} -> {output}")
     width = max((len(one["name"]) for one in report["structures"]), default=0)
