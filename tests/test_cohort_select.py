@@ -151,6 +151,26 @@ def test_inputs_that_can_not_be_searched_are_told_apart(scans: Path) -> None:
     assert alone.key == "images"
 
 
+def test_names_of_inputs_that_can_not_be_searched_give_no_patient_away(tmp_path: Path) -> None:
+    patient = tmp_path / "CANARY_Tweety_CAN4711"
+    phantoms.write_series(phantoms.head(), patient / "dicom")
+    (patient / "Tweety.zip").write_bytes(b"no archive")
+    found = select(patient / "dicom", patient / "Tweety visit" / "images", tmp_path / "Tweety", patient / "Tweety.zip")
+    assert [one.key for one in found.faults] == ["visit/images", "input", "input"]
+    assert found.faults[0].message == "visit/images does not exist; check the path"
+    assert not [word for word in phantoms.CANARIES if word.lower() in repr(found.faults).lower()]
+
+
+def test_the_name_of_an_input_replaces_its_path_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (fault,) = select(Path("e")).faults
+    assert fault.message == "e does not exist; check the path"
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path / "x")
+    (fault, _) = select(Path("e"), tmp_path / "gone").faults
+    assert fault.message == "x/e does not exist; check the path"
+
+
 def test_consent_that_a_user_gives_does_not_hold_for_models_that_a_file_names(scans: Path, tmp_path: Path) -> None:
     asked: list[tuple[str, bool]] = []
 

@@ -262,15 +262,39 @@ def _source(scan: Scan | ChannelSet, file: Path, root: Path, folders: _Folders) 
     return "/".join(levels) or folders.name(file.parent)
 
 
-def input_name(path: Path, inputs: Sequence[Path]) -> str:
-    """Return the path of an input relative to the common folder of all inputs, which tells it from the others."""
+def input_name(path: Path, inputs: Sequence[Path], scans: Sequence[Scan | ChannelSet]) -> str:
+    """Return the path of an input relative to the common folder of all inputs, which tells it from the others.
+
+    Args:
+        path: the input.
+        inputs: all inputs of the run.
+        scans: scans of the run, whose private words are left out.
+    """
     folders = [os.path.abspath(one if one.is_dir() else one.parent) for one in inputs]
     place = os.path.abspath(path)
     name = os.path.basename(place)
     with suppress(ValueError):  # the inputs lie on several drives
         relative = os.path.relpath(place, os.path.commonpath(folders))
         name = name if relative == "." else Path(relative).as_posix()
-    return printable(name)
+    private = _private_words(scans)
+    if private:
+        from napari_seg.formats.dicom.private_words import without_private_words
+
+        name = "/".join(filter(None, (without_private_words(Path(level), private) for level in name.split("/"))))
+    return printable(name) or "input"
+
+
+def _private_words(scans: Sequence[Scan | ChannelSet]) -> frozenset[str]:
+    """Return the private words of the DICOM files among scans."""
+    private: frozenset[str] = frozenset()
+    for scan in scans:
+        if scan.format == "dicom":
+            from napari_seg.formats.dicom.headers import read_header
+            from napari_seg.formats.dicom.private_words import private_words
+
+            with suppress(InputError):  # reading the scan reports the error
+                private |= private_words(read_header(scan.files[0]).tags)
+    return private
 
 
 def _with_folders(names: list[str], folders: list[tuple[str, ...]]) -> list[str]:

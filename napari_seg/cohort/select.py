@@ -204,7 +204,7 @@ def _placed(
         tuple(cases),
         tuple(skipped),
         tuple(refused),
-        tuple(_unsearched(path, fault, selection.inputs) for path, fault in found.faults),
+        tuple(_unsearched(path, fault, selection.inputs, scans) for path, fault in found.faults),
         of_names,
         found.other_files,
         found.repeated,
@@ -212,9 +212,15 @@ def _placed(
     )
 
 
-def _unsearched(path: Path, fault: InputError, inputs: Sequence[Path]) -> UnusedScan:
-    name = input_name(path, inputs)
-    return UnusedScan(name, name, "", fault.code, fault.message.replace(str(path), name))
+def _unsearched(
+    path: Path, fault: InputError, inputs: Sequence[Path], scans: Sequence[Scan | ChannelSet]
+) -> UnusedScan:
+    name, message = input_name(path, inputs, scans), fault.message
+    for beginning in (str(path), path.name):
+        if message.startswith(f"{beginning} "):
+            message = f"{name}{message.removeprefix(beginning)}"
+            break
+    return UnusedScan(name, name, "", fault.code, message)
 
 
 def _unused(scan: NamedScan, places: Places, reason: InputError | Choice) -> UnusedScan:
