@@ -124,9 +124,9 @@ def _remove_islands(s: Situation, min_ml: float) -> Change:
 
 
 def _parts_text(removed: Sequence[islands.Island], count: int) -> str:
-    """Return in words which of the parts of a structure go."""
+    """Return in words which parts of a structure are removed."""
     largest = f", the largest of {removed[0].ml:.2g} ml" if removed else ""
-    return f"{len(removed)} of {count} part{'s' * (count != 1)}{largest}"
+    return f"removes {len(removed)} of {count} part{'s' * (count != 1)}{largest}"
 
 
 def _union(s: Situation, other: int) -> Change:
@@ -184,7 +184,10 @@ def _mirror(s: Situation, other: int) -> Change:
 WINDOW_OPERATIONS: Mapping[str, WindowOperation] = {
     "smooth": _shared("smooth", "Smooth"),
     "erode": _shared("erode", "Erode"),
-    "dilate": _shared("dilate", "Dilate"),
+    "dilate": replace(
+        _shared("dilate", "Dilate"),
+        tip="Add a layer of this thickness; other structures stay, unless the structure may replace them.",
+    ),
     "fill_holes": _shared("fill-holes", "Fill holes"),
     "keep_largest": replace(_shared("keep-largest", "Keep largest"), run=_keep_largest),
     "remove_islands": replace(_shared("remove-islands", "Remove islands"), run=_remove_islands),
