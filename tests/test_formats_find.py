@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from napari_seg.cli.main import main
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.naming import is_result
 from napari_seg.errors import InputError
-from napari_seg.formats.find import find, find_scans
+from napari_seg.formats.find import _is_of_unknown_format, find, find_scans
 from napari_seg.formats.itk import to_itk
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.read import read
@@ -212,3 +213,21 @@ def test_a_record_that_nests_too_deep_costs_the_names_alone(tmp_path, head):
     (tmp_path / "a_seg.json").write_text("[" * 100_000 + "]" * 100_000)
     assert read_label_map(path).segments == ()
     assert [scan.name for scan in find(tmp_path, ignore=is_result).scans] == ["a_seg"]
+
+
+def test_a_read_that_returns_fewer_bytes_hides_no_scan(tmp_path, head, monkeypatch):
+    class Slow(io.FileIO):
+        def read(self, size=-1):
+            return super().read(min(size, 100))
+
+        def readinto(self, buffer):
+            return super().readinto(memoryview(buffer)[:100])
+
+    def slow_open(path, mode, buffering=-1):
+        raw = Slow(path, mode)
+        return raw if buffering == 0 else io.BufferedReader(raw, buffering)
+
+    phantoms.write_nifti(head, tmp_path / "a.nii").rename(tmp_path / "a.scan")
+    assert not _is_of_unknown_format(tmp_path / "a.scan")
+    monkeypatch.setattr("napari_seg.formats.find.open", slow_open, raising=False)
+    assert not _is_of_unknown_format(tmp_path / "a.scan")

@@ -218,7 +218,7 @@ def _by_content(files: Sequence[Path]) -> tuple[list[Scan], list[Skipped]]:
 def _is_of_unknown_format(file: Path) -> bool:
     """Return whether a file is certainly neither DICOM nor NIfTI, by its name and its first bytes, read once."""
     try:
-        with open(file, "rb", buffering=0) as stream:
+        with open(file, "rb", buffering=512) as stream:  # without a buffer, a read may return fewer bytes
             head = stream.read(352)
     except OSError:
         return False
