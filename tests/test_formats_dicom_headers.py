@@ -122,3 +122,15 @@ def test_odd_values_cost_their_series_at_most(tmp_path: Path, head: Volume, keyw
             with suppress(InputError):
                 read_series(scan.files)
         assert np.array_equal(read_series(sound.files).array, head.array[..., 3:5])
+
+
+def test_a_cache_that_another_thread_clears_costs_no_header(
+    tmp_path: Path, head: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cleared(dict):
+        def __setitem__(self, key: object, value: object) -> None:
+            """Keep nothing, as if the cache were cleared at once."""
+
+    monkeypatch.setattr(headers, "_values", Cleared())
+    for file in write_series(head, tmp_path)[:2]:
+        assert read_header(file).tags["Modality"] == "MR"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
 from sys import intern
@@ -189,16 +189,12 @@ def _parse_plain(stream: IO[bytes]) -> tuple[dict[str, Any], str, int, int | Non
                 return None
             tags[name] = bool(value)
             continue
-        key = tag, vr, value
-        if key not in _values:
-            try:
-                _keep(key, _converted_alone(tag, vr.decode(), value))
-            except Exception:
-                if name in _NEEDED:  # pydicom raises the error again
-                    return None
-                tags.pop(name, None)
-                continue
-        tags[name] = _values[key]
+        try:
+            tags[name] = _kept((tag, vr, value), partial(_converted_alone, tag, vr.decode(), value))
+        except Exception:
+            if name in _NEEDED:  # pydicom raises the error again
+                return None
+            tags.pop(name, None)
     _last.append((found, tags))
     return (tags, found.transfer_syntax, found.pixel_offset, found.pixel_bytes)
 
@@ -350,6 +346,7 @@ _values: dict[tuple[Any, ...], Any] = {}
 """Stored bytes of an element -> its plain value: the files of a series share most values, and pydicom takes long."""
 
 _MAX_VALUES = 50_000
+_ABSENT = object()
 
 
 def _converted(dataset: Dataset, tag: BaseTag) -> Any:
@@ -363,15 +360,18 @@ def _converted(dataset: Dataset, tag: BaseTag) -> Any:
     if not isinstance(character_set, str):
         character_set = tuple(character_set or ())
     key = int(tag), raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian, character_set
-    if key not in _values:
-        _keep(key, plain_value(dataset[tag].value))
-    return _values[key]
+    return _kept(key, lambda: plain_value(dataset[tag].value))
 
 
-def _keep(key: tuple[Any, ...], value: Any) -> None:
-    if len(_values) >= _MAX_VALUES:
-        _values.clear()
-    _values[key] = value
+def _kept(key: tuple[Any, ...], convert: Callable[[], Any]) -> Any:
+    """Return the value of `_values` with a key; convert and add it if it is absent."""
+    value = _values.get(key, _ABSENT)
+    if value is _ABSENT:
+        value = convert()
+        if len(_values) >= _MAX_VALUES:
+            _values.clear()  # another thread may do so at any time
+        _values[key] = value
+    return value
 
 
 def plain_value(value: Any) -> Any:
