@@ -21,6 +21,8 @@ _ENCAPSULATED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
 MAX_BYTES = 1 << 14
 _MAX_VALUE_BYTES = 256
 _MAX_DEPTH = 16
+_FIRST = 132
+"""Position of the first element, after the preamble."""
 _UNDEFINED = 0xFFFFFFFF
 _SYNTAX, _CHARACTER_SET, _PIXELS = 0x00020010, 0x00080005, 0x7FE00010
 
@@ -75,66 +77,111 @@ def plain_header(block: bytes, wanted: Mapping[int, str], similar: PlainHeader |
     """
     if block[128:132] != b"DICM":
         return None
-    found = None if similar is None else _parsed(block, wanted, similar)
-    return found or _parsed(block, wanted, _NOTHING)
+    found = None if similar is None else _parsed_like(block, wanted, similar)
+    return found or _parsed(block, wanted)
 
 
-_NOTHING = PlainHeader({}, "", 0, None, b"", [], [132], [])
+def _parsed(block: bytes, wanted: Mapping[int, str]) -> PlainHeader | None:
+    """Return the elements of a plain header; see `plain_header`."""
+    elements = _Elements(block, wanted, {}, "")
+    tags: list[int] = []
+    position, before = _FIRST, 0
+    while True:
+        tag, position = elements.take(position)
+        if position < 0 or tag <= before:
+            return None
+        before = tag
+        tags.append(tag)
+        if tag == _PIXELS:
+            return elements.header(tags, position)
 
 
-def _parsed(block: bytes, wanted: Mapping[int, str], similar: PlainHeader) -> PlainHeader | None:
-    """Return the elements of a plain header, if its elements have the tags of a similar one; see `plain_header`."""
-    elements, syntax = dict(similar.elements), similar.transfer_syntax
-    tags, positions, differing = similar.tags, list[int](), list[int]()
-    is_new = not tags
-    if is_new:
-        tags = []
-    position, end, before = 132, len(block) - 12, 0
-    while position <= end:
-        if not is_new:
-            position = _pass_equal(block, position, similar, positions)
-            if position > end:
-                return None
-        number = len(positions)
-        positions.append(position)
+def _parsed_like(block: bytes, wanted: Mapping[int, str], similar: PlainHeader) -> PlainHeader | None:
+    """Return the elements of a plain header; None if they do not have the tags of a similar one."""
+    elements = _Elements(block, wanted, dict(similar.elements), similar.transfer_syntax)
+    position = _FIRST
+    while True:
+        position = _pass_equal(block, position, similar, elements.positions)
+        expected = similar.tags[len(elements.positions)]
+        tag, position = elements.take(position)
+        if position < 0 or tag != expected:
+            return None
+        if tag == _PIXELS:
+            return elements.header(similar.tags, position)
+
+
+class _Elements:
+    """Takes the elements of a header one after the other.
+
+    Args:
+        block: the first bytes of the file.
+        wanted: tags of the elements to keep.
+        elements: as for `PlainHeader`, of a similar header; changed here.
+        syntax: transfer syntax of a similar header.
+    """
+
+    def __init__(
+        self, block: bytes, wanted: Mapping[int, str], elements: dict[int, tuple[bytes, bytes]], syntax: str
+    ) -> None:
+        self._block = block
+        self._wanted = wanted
+        self._elements = elements
+        self._syntax = syntax
+        self._pixel_bytes: int | None = None
+        self._differing: list[int] = []
+        self.positions: list[int] = []
+
+    def header(self, tags: list[int], pixel_offset: int) -> PlainHeader:
+        """Return the header, after its pixels were taken."""
+        return PlainHeader(
+            self._elements,
+            self._syntax,
+            pixel_offset,
+            self._pixel_bytes,
+            self._block,
+            tags,
+            self.positions,
+            self._differing,
+        )
+
+    def take(self, position: int) -> tuple[int, int]:
+        """Take the element at a position; return its tag and the position of the next one, or of the pixels.
+
+        The position is -1 if the header is not plain.
+        """
+        block = self._block
+        if position > len(block) - 12:
+            return 0, -1
+        self.positions.append(position)
         tag, vr, start, length = _element_at(block, position)
         if vr == b"SQ" and length == _UNDEFINED:
             length = _end_of_sequence(block, start) - start
-            if length < 0:
-                return None
-        if vr == b"":  # the header is not plain
-            return None
-        if is_new:
-            if tag <= before:
-                return None
-            before = tag
-            tags.append(tag)
-        elif tag != tags[number]:
-            return None
+        if vr == b"" or length < 0:
+            return tag, -1
         if tag == _PIXELS:
-            if syntax != _EXPLICIT and not syntax.startswith(_ENCAPSULATED):
-                return None
-            pixel_bytes = None if length == _UNDEFINED else length
-            return PlainHeader(elements, syntax, start, pixel_bytes, block, tags, positions, differing)
-        if tag > _PIXELS - 8 or length == _UNDEFINED or start + length > len(block):
-            return None
-        position = start + length
+            if self._syntax != _EXPLICIT and not self._syntax.startswith(_ENCAPSULATED):
+                return tag, -1
+            self._pixel_bytes = None if length == _UNDEFINED else length
+            return tag, start
+        stop = start + length
+        if tag > _PIXELS - 8 or length == _UNDEFINED or stop > len(block):
+            return tag, -1
         if tag == _SYNTAX:
-            syntax = block[start:position].decode("latin-1").rstrip("\0 ")
-        if tag in wanted:
+            self._syntax = block[start:stop].decode("latin-1").rstrip("\0 ")
+        if tag == _CHARACTER_SET and b"13" in block[start:stop]:  # "~" means something else there
+            return tag, -1
+        if tag in self._wanted:
             # a private element of unknown VR needs the dictionary of its creator
             if vr == b"UN" or (length > _MAX_VALUE_BYTES and vr != b"SQ"):
-                return None
-            value = block[start:position]
+                return tag, -1
+            value = block[start:stop]
             if vr == b"SQ":  # only whether it has items
                 value = value[:2] if value[2:4] == b"\0\xe0" else b""
             if vr in _TEXT and not _is_plain_ascii(value):
-                return None
-            elements[tag] = vr, value
-            differing.append(tag)
-        if tag == _CHARACTER_SET and b"13" in block[start:position]:  # "~" means something else there
-            return None
-    return None
+                return tag, -1
+            self._elements[tag] = vr, value
+            self._differing.append(tag)
+        return tag, stop
 
 
 def _pass_equal(block: bytes, position: int, similar: PlainHeader, positions: list[int]) -> int:
