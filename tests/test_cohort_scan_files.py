@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from napari_seg.cohort.outputs import sha256_of
 from napari_seg.cohort.scan_files import fingerprint, is_same
 from napari_seg.formats.find import find_scans
 from napari_seg.formats.scan import Scan
+
+UIDS = count(10**9)
+"""Ends of UIDs of one length; random ones differ in length, and so would the files."""
 
 
 def set_time(folder: Path) -> None:
@@ -33,7 +37,9 @@ def nifti(folder: Path, value: int) -> Scan:
 
 
 def dicom(folder: Path, patient: str) -> Scan:
-    phantoms.write_series(phantoms.head(), folder, edit=lambda k, dataset: setattr(dataset, "PatientID", patient))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantoms, "generate_uid", lambda: f"1.2.{next(UIDS)}")
+        phantoms.write_series(phantoms.head(), folder, edit=lambda k, dataset: setattr(dataset, "PatientID", patient))
     set_time(folder)
     (scan,) = find_scans(folder)
     return scan
