@@ -154,9 +154,10 @@ def test_inputs_that_can_not_be_searched_are_told_apart(scans: Path) -> None:
 def test_names_of_inputs_that_can_not_be_searched_give_no_patient_away(tmp_path: Path) -> None:
     patient = tmp_path / "CANARY_Tweety_CAN4711"
     phantoms.write_series(phantoms.head(), patient / "dicom")
-    (patient / "Tweety.zip").write_bytes(b"no archive")
-    found = select(patient / "dicom", patient / "Tweety visit" / "images", tmp_path / "Tweety", patient / "Tweety.zip")
-    assert [one.key for one in found.faults] == ["visit/images", "input", "input"]
+    (patient / "Tweety list.csv").write_text("no,column,of,paths\n1,2,3,4\n")
+    missing = patient / "Tweety visit" / "images", tmp_path / "Tweety"
+    found = select(patient / "dicom", *missing, patient / "Tweety list.csv")
+    assert [one.key for one in found.faults] == ["visit/images", "input", "list.csv"]
     assert found.faults[0].message == "visit/images does not exist; check the path"
     assert not [word for word in phantoms.CANARIES if word.lower() in repr(found.faults).lower()]
 

@@ -217,7 +217,7 @@ def _unsearched(
 ) -> UnusedScan:
     name, message = input_name(path, inputs, scans), fault.message
     for beginning in (str(path), path.name):
-        if message.startswith(f"{beginning} "):
+        if message.startswith((f"{beginning} ", f"{beginning}, ", f"{beginning}: ")):
             message = f"{name}{message.removeprefix(beginning)}"
             break
     return UnusedScan(name, name, "", fault.code, message)
