@@ -399,6 +399,20 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, no_network: list[str], monkeyp
     assert [name for name in names(tmp_path / "out") if "a_seg" not in name] == sorted(OF_THE_RUN)
 
 
+def test_an_empty_manifest_is_started_again_and_results_stay(
+    scans: Path, tmp_path: Path, no_network: list[str]
+) -> None:
+    out = tmp_path / "out"
+    list(Cohort(scans, out))
+    before = content(out)
+    (out / "manifest.sqlite").write_bytes(b"")
+    assert not any(case.is_done for case in Cohort(scans, out).plan(with_time=False).cases)
+    assert {result.code for result in Cohort(scans, out)} == {"output.exists"}
+    assert content(out) == before
+    (out / "manifest.sqlite").write_bytes(b"")
+    assert statuses(list(Cohort(scans, out, overwrite=True))) == dict.fromkeys("abc", "done")
+
+
 def test_later_runs_in_a_folder_count_as_many_scans_as_the_first(
     scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

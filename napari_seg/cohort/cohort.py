@@ -16,7 +16,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.known_names import with_known_names
 from napari_seg.cohort.layout import short_model_names
 from napari_seg.cohort.loop import run_cases
-from napari_seg.cohort.manifest import FILE, Manifest
+from napari_seg.cohort.manifest import FILE, Manifest, has_manifest
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.plan import RunPlan, plan_run, with_estimates
 from napari_seg.cohort.report.write import write_report
@@ -125,7 +125,7 @@ class Cohort:
 
     def _with_known_names(self, cases: Sequence[Case]) -> list[Case]:
         """Return cases; those that an earlier run in the folder finished have the names of their results."""
-        if not (self.output / FILE).is_file():
+        if not has_manifest(self.output):
             return list(cases)
         with Manifest.open(self.output, read_only=True) as manifest:
             models = {model.id: model.name for model in manifest.models()}
@@ -212,7 +212,7 @@ class Cohort:
             report: called with a line of text before each of these scans.
         """
         done: set[str] = set()
-        if self._redo == "none" and (self.output / FILE).is_file():
+        if self._redo == "none" and has_manifest(self.output):
             with Manifest.open(self.output, read_only=True) as manifest:
                 done = {row.name for row in manifest.rows(("done",))}
         plan = plan_run(replace(self.selected, cases=tuple(self.cases)), self.settings, done)

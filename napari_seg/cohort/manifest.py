@@ -72,6 +72,12 @@ CREATE INDEX cases_by_state ON cases (state);
 """
 
 
+def has_manifest(folder: Path) -> bool:
+    """Return whether a folder has a manifest; an empty file is none, and a run starts it anew."""
+    path = folder / FILE
+    return path.is_file() and path.stat().st_size > 0
+
+
 class Manifest:
     """The manifest of an output folder; a context manager that closes it."""
 
