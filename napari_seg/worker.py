@@ -266,6 +266,14 @@ def call_after_death(process_id: int, action: Callable[[], object]) -> None:
     threading.Thread(target=watch, name="napari-seg parent", daemon=True).start()
 
 
+def core_count() -> int:
+    """Return the number of cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
 def is_process_alive(process_id: int, started_before: float) -> bool:
     """Return whether a process of this machine is alive.
 

@@ -44,7 +44,7 @@ def test_a_user_without_a_home_folder_has_no_cache(monkeypatch: pytest.MonkeyPat
 
 
 def test_processes_that_share_the_cores_are_not_kept_on_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled_cache, "_core_count", lambda: 4)
+    monkeypatch.setattr(compiled_cache, "core_count", lambda: 4)
     monkeypatch.setattr(compiled_cache.torch, "get_num_threads", lambda: 2)
     shared = compiled_cache.compile_settings(compiled_cache.torch.float32)
     assert (shared["INFERENCE_NUM_THREADS"], shared["ENABLE_CPU_PINNING"]) == (2, False)

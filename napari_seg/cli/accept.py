@@ -287,7 +287,7 @@ def _as_dict(one: AcceptedFile) -> dict[str, object]:
         "part": None if case is None else case.part,
         "patient": None if case is None else case.patient,
         "revision": None if case is None else case.revision,
-        "changes": {} if case is None else {name: asdict(one) for name, one in case.provenance.changes.items()},
+        "changes": {} if case is None else {name: asdict(change) for name, change in case.provenance.changes.items()},
         "code": one.code,
         "message": one.message,
     }

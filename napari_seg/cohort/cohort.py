@@ -16,7 +16,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.known_names import with_known_names
 from napari_seg.cohort.layout import short_model_names
 from napari_seg.cohort.loop import run_cases
-from napari_seg.cohort.manifest import FILE, Manifest, has_manifest
+from napari_seg.cohort.manifest import Manifest, has_manifest
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.plan import RunPlan, plan_run, with_estimates
 from napari_seg.cohort.report.write import write_report
@@ -189,7 +189,7 @@ class Cohort:
     def _write_report(self) -> None:
         """Write the report of all cases in the folder; a fault does not undo the run."""
         self.report, self.report_fault = None, None
-        if self.stop.count > 1 or not (self.output / FILE).is_file():  # it is to end at once, or did not start
+        if self.stop.count > 1 or not has_manifest(self.output):  # it is to end at once, or did not start
             return
         try:
             with Manifest.open(self.output, read_only=True) as manifest:

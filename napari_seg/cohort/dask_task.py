@@ -17,11 +17,12 @@ from typing import Protocol
 import distributed
 from distributed.core import Status
 
-from napari_seg.cohort.workers import CaseWorker, Failed, Finished, Work, core_count
+from napari_seg.cohort.workers import CaseWorker, Failed, Finished, Work
 from napari_seg.errors import Cancelled, EnvironmentFault
 from napari_seg.memory import SAFE_FRACTION, free_bytes
 from napari_seg.progress import Progress
 from napari_seg.version import __version__
+from napari_seg.worker import core_count
 
 _PROGRESS_SECONDS = 0.5
 """Shortest time between two reports of one stage of a case."""

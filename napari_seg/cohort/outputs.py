@@ -115,8 +115,8 @@ def check_not_taken(output: Path, case: Case, before: Mapping[str, OutputFile]) 
 
 
 def old_preview(output: Path, case: Case) -> dict[str, OutputFile]:
-    """Return the preview of a case that lies in the output folder, by its role: it must not stay beside new labels."""
-    path = result_paths(case)["overlay"]
+    """Return the preview of a case that lies in the output folder, by its role: it must not stay next to new labels."""
+    path = case.folder / _result_names(case)["overlay"]
     return {"overlay": OutputFile(str(path), "", 0, 0)} if (output / path).is_file() else {}
 
 

@@ -15,7 +15,7 @@ def label_maps_below(folder: Path, output: Path | None = None, *, with_others: b
     Args:
         folder: folder to search.
         output: folder whose files are left out, if it lies below; None: there is no such folder.
-        with_others: return all files of a format for labels, beside results too.
+        with_others: return all files of a format for labels, those next to results too.
     """
     files, _ = files_below(folder, lambda path: has_ending(path, NIFTI_ENDINGS))
     outside = output.resolve() if output is not None and output.resolve() != folder.resolve() else None

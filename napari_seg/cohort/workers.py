@@ -5,7 +5,6 @@ Two or more workers overlap reading, network and writing. A crash costs the case
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Collection
@@ -23,7 +22,7 @@ from napari_seg.cohort.settings import RunSettings
 from napari_seg.errors import Cancelled, EnvironmentFault, InputError, NapariSegError
 from napari_seg.memory import SAFE_FRACTION, free_bytes
 from napari_seg.progress import Progress, describe_seconds
-from napari_seg.worker import WorkerDied, WorkerError, WorkerProcess
+from napari_seg.worker import WorkerDied, WorkerError, WorkerProcess, core_count
 
 MAX_SMALL_BYTES = 16 * 2**20
 """Size of the files of a small scan, which one core segments about as fast as two."""
@@ -319,14 +318,6 @@ class LocalPool:
 
     def _put_plan(self, number: int, text: str) -> None:
         self._events.put(PlanLine(number, text))
-
-
-def core_count() -> int:
-    """Return the number of cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
 
 
 def worker_count(case_count: int, largest_bytes: int, memory_bytes: int | None, *, has_gpu: bool) -> int:

@@ -106,7 +106,7 @@ class CorrectedLabels:
 
 @dataclass(frozen=True)
 class AcceptedFile:
-    """What came of a label map.
+    """Outcome of accepting a label map.
 
     Attributes:
         name: see `CorrectedLabels`.

@@ -21,7 +21,7 @@ _DIRECTIONS = ("left to right", "front to back", "head to foot")
 
 @dataclass(frozen=True)
 class ScanIdentity:
-    """What a scan is known by.
+    """Facts that a scan is known by.
 
     Attributes:
         scan: the scan.

@@ -22,6 +22,7 @@ import torch
 from napari_seg.formats.atomic import atomic_file
 from napari_seg.inference.backends.base import BatchCost
 from napari_seg.version import __version__
+from napari_seg.worker import core_count
 
 log = logging.getLogger(__name__)
 
@@ -89,17 +90,13 @@ def compile_settings(dtype: torch.dtype) -> dict[str, object]:
         "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
         "INFERENCE_NUM_THREADS": usable_cores(),
         "PERFORMANCE_HINT": "LATENCY",
-        **({"ENABLE_CPU_PINNING": False} if usable_cores() < _core_count() else {}),
+        **({"ENABLE_CPU_PINNING": False} if usable_cores() < core_count() else {}),
     }
 
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use, limited by torch's threads (OMP_NUM_THREADS)."""
-    return min(_core_count(), torch.get_num_threads())
-
-
-def _core_count() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(core_count(), torch.get_num_threads())
 
 
 def cache_dir() -> Path | None:
