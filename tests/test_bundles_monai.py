@@ -15,7 +15,7 @@ from napari_seg.bundles.load import load_model
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.geometry import Grid
-from napari_seg.inference.backends.compiled_cache import CACHE_VARIABLE
+from napari_seg.inference.backends.cache_folder import CACHE_VARIABLE
 from napari_seg.inference.segment import segment
 from napari_seg.volume import Volume
 

@@ -20,8 +20,8 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import choose
 from napari_seg.inference.backends import openvino as compiled
+from napari_seg.inference.backends.cache_folder import CACHE_VARIABLE
 from napari_seg.inference.backends.choose import make_backend
-from napari_seg.inference.backends.compiled_cache import CACHE_VARIABLE
 from napari_seg.inference.backends.openvino import OpenVINOBackend
 from napari_seg.inference.backends.torch import TorchBackend
 from napari_seg.inference.options import BackendName

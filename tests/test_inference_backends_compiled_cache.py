@@ -1,46 +1,32 @@
-"""The folder of the cache of compiled networks, and what is removed from it."""
+"""Networks in the cache, their figures, and what is removed from it."""
 
 from __future__ import annotations
 
-import io
+import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from napari_seg.inference.backends import compiled_cache
 from napari_seg.inference.backends.base import BatchCost
+from napari_seg.inference.backends.compiled_cache import Figures
 
 
 def test_the_least_recently_used_networks_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for n, used in enumerate((3, 1, 4, 2)):
-        (tmp_path / f"{n}.blob").write_bytes(b"x" * 10)
-        os.utime(tmp_path / f"{n}.blob", (used, used))
+    for name, used in {"a": 3, "b": 1, "c": 4, ".d.part": 2}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "network.bin").write_bytes(b"x" * 10)
+        os.utime(tmp_path / name, (used, used))
+    (tmp_path / "old.blob").write_bytes(b"x" * 10)  # of an earlier version
+    os.utime(tmp_path / "old.blob", (0, 0))
+    (tmp_path / "cost.json").write_bytes(b"x" * 10)
     monkeypatch.setattr(compiled_cache, "MAX_CACHE_BYTES", 25)
     compiled_cache._evict_oldest(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.blob", "2.blob"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "cost.json"]
     compiled_cache._evict_oldest(tmp_path / "missing")
-
-
-def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(compiled_cache.CACHE_VARIABLE, "")
-    assert compiled_cache.cache_dir() is None
-    monkeypatch.delenv(compiled_cache.CACHE_VARIABLE)
-    monkeypatch.setattr(compiled_cache.sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert compiled_cache.cache_dir() == Path("/somewhere/napari-seg")
-
-
-def test_a_user_without_a_home_folder_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    for name in (compiled_cache.CACHE_VARIABLE, "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(compiled_cache.Path, "home", no_home)
-    for system in ("linux", "darwin", "win32"):
-        monkeypatch.setattr(compiled_cache.sys, "platform", system)
-        assert compiled_cache.cache_dir() is None
 
 
 def test_processes_that_share_the_cores_are_not_kept_on_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,15 +40,35 @@ def test_processes_that_share_the_cores_are_not_kept_on_the_same_ones(monkeypatc
     assert "ENABLE_CPU_PINNING" not in alone
 
 
+@pytest.mark.skipif(find_spec("openvino") is None, reason='needs the extra "openvino"')
 def test_a_network_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
-    class Exported:
-        def export_model(self) -> io.BytesIO:
-            return io.BytesIO(b"network")
+    from openvino import Model, opset13
 
-    compiled = compiled_cache.Compiled(Exported(), BatchCost(1.0, 2))
-    compiled_cache.write_cache(tmp_path / "cache/one.blob", compiled)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["one.blob"]
-    assert (tmp_path / "cache/one.blob").read_bytes().endswith(b"network")
-    (tmp_path / "cache/two.blob").mkdir()
-    compiled_cache.write_cache(tmp_path / "cache/two.blob", compiled)  # the name is taken by a folder
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["one.blob", "two.blob"]
+    parameter = opset13.parameter([1, 1, 4, 4, 4])
+    model = Model([opset13.add(parameter, opset13.constant(np.ones(1, np.float32)))], [parameter], "network")
+    for name, is_new in (("one", True), ("one", False), ("two", False)):  # the second was written by another process
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        if name == "two":
+            (tmp_path / "cache/two").write_text("")  # the name is taken by a file
+        compiled_cache.write_network(tmp_path / "cache" / name, model, Figures(1.0, 2.0))
+        files = sorted(path.name for path in (tmp_path / "cache/one").iterdir())
+        assert files == ["figures.json", "network.bin", "network.xml"], is_new
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["one", "two"]
+
+
+def test_time_and_memory_grow_with_voxels_and_time_shrinks_with_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_cache, "usable_cores", lambda: 4)
+    figures = Figures.measured(BatchCost(2.0, 8000), (2, 3, 10, 10, 10))
+    assert figures.cost((1, 3, 10, 10, 40)) == (4.0, 16000)
+    monkeypatch.setattr(compiled_cache, "usable_cores", lambda: 1)
+    assert figures.cost((2, 3, 10, 10, 10)) == (8.0, 8000)
+
+
+def test_the_time_of_a_run_is_written_if_it_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_cache, "usable_cores", lambda: 1)
+    compiled = compiled_cache.Compiled(None, (1, 1, 10, 10, 10), Figures(1e-3, 8.0, 5), tmp_path)
+    compiled.record_batch_seconds(1.05)
+    assert compiled.batch_cost.seconds == pytest.approx(1.05)
+    assert not list(tmp_path.iterdir())
+    compiled.record_batch_seconds(2.0)
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"seconds": 2e-3, "memory": 8.0, "checksum": 5}

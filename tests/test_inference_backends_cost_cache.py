@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_seg.inference.backends import compiled_cache, cost_cache
+from napari_seg.inference.backends import cache_folder, cost_cache
 
 WINDOW = torch.zeros(1, 1, 8, 8, 8)
 
@@ -20,7 +20,7 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """Return the list of networks whose costs were counted."""
     networks: list[nn.Module] = []
     real = cost_cache.network_cost
-    monkeypatch.setenv(compiled_cache.CACHE_VARIABLE, os.fspath(tmp_path / "cache"))
+    monkeypatch.setenv(cache_folder.CACHE_VARIABLE, os.fspath(tmp_path / "cache"))
     monkeypatch.setattr(
         cost_cache, "network_cost", lambda network, window: networks.append(network) or real(network, window)
     )

@@ -20,8 +20,9 @@ from napari_seg.bundles.precision import has_bfloat16
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import openvino as compiled
+from napari_seg.inference.backends.cache_folder import CACHE_VARIABLE
 from napari_seg.inference.backends.choose import make_backend
-from napari_seg.inference.backends.compiled_cache import CACHE_VARIABLE, read_cache
+from napari_seg.inference.backends.compiled_cache import read_network
 from napari_seg.inference.backends.openvino import OpenVINOBackend, compile_network
 from napari_seg.inference.backends.torch import TorchBackend
 from napari_seg.inference.segment import segment
@@ -44,6 +45,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+def networks_in(cache: Path) -> list[Path]:
+    """Return the folders of networks in a cache."""
+    return sorted(path for path in cache.iterdir() if path.is_dir())
+
+
 def model_of(network: nn.Module) -> Model:
     return Model(network, Compose([]), SimpleInferer(), CPU)
 
@@ -64,7 +70,7 @@ def test_openvino_gives_torchs_logits(network: nn.Module, own_cache: Path) -> No
         backend = OpenVINOBackend(compile_network(network, SHAPE, own_cache), SHAPE)
         torch.testing.assert_close(backend(windows), expected, rtol=1e-3, atol=2e-3)
         torch.testing.assert_close(backend(windows[:1]), expected[:1], rtol=1e-3, atol=2e-3)
-    assert len(list(own_cache.iterdir())) == 1
+    assert len(networks_in(own_cache)) == 1
 
 
 @needs_openvino
@@ -80,14 +86,14 @@ def test_what_a_run_took_is_expected_of_the_next(network: nn.Module, own_cache: 
     backend.batch_seconds = [1.0, 3.0]
     backend.close()
     now = compile_network(network, SHAPE, own_cache)
-    assert now.batch_cost == network_then.batch_cost == (2.0, tried.memory)
+    assert now.batch_cost == network_then.batch_cost == pytest.approx((2.0, tried.memory))
     torch.testing.assert_close(
         OpenVINOBackend(now, SHAPE)(torch.ones(SHAPE)), network(torch.ones(SHAPE)), rtol=1e-3, atol=2e-3
     )
 
 
 @needs_openvino
-def test_other_weights_code_or_shape_are_compiled_anew(network: nn.Module, own_cache: Path) -> None:
+def test_other_weights_or_code_are_verified_again(network: nn.Module, own_cache: Path) -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -101,41 +107,65 @@ def test_other_weights_code_or_shape_are_compiled_anew(network: nn.Module, own_c
     with torch.no_grad():
         next(network.parameters()).add_(1)
     compile_network(scaled, SHAPE, own_cache)
-    compile_network(scaled, (1, *SHAPE[1:]), own_cache)
     scaled.factor = 2.0
     again = OpenVINOBackend(compile_network(scaled, SHAPE, own_cache), SHAPE)
-    assert len(list(own_cache.glob("*.blob"))) == 4
+    assert len(networks_in(own_cache)) == 3
     windows = torch.randn(SHAPE)
     torch.testing.assert_close(again(windows), scaled(windows).detach(), rtol=1e-3, atol=2e-3)
 
 
 @needs_openvino
+@torch.inference_mode()
+def test_a_verified_network_serves_windows_of_other_sizes(
+    network: nn.Module, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compile_network(network, (1, 1, 48, 40, 24), own_cache)
+    monkeypatch.setattr(compiled, "_trace", None)  # nothing is traced any more
+    for size in ((64, 32, 32), (24, 40, 8)):
+        shape = (1, 1, *size)
+        found, windows = compile_network(network, shape, own_cache), torch.randn(shape)
+        torch.testing.assert_close(OpenVINOBackend(found, shape)(windows), network(windows), rtol=1e-3, atol=2e-3)
+        voxels = windows.numel() / (48 * 40 * 24)
+        assert found.batch_cost == pytest.approx([voxels * cost for cost in first.batch_cost], rel=1e-6)
+    assert len(networks_in(own_cache)) == 1
+
+
+@needs_openvino
 def test_a_damaged_cache_is_made_anew(network: nn.Module, own_cache: Path) -> None:
     compile_network(network, SHAPE, own_cache)
-    (blob,) = own_cache.iterdir()
-    whole, windows = blob.read_bytes(), torch.randn(SHAPE)
+    (folder,) = networks_in(own_cache)
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert sorted(whole) == ["figures.json", "network.bin", "network.xml"]
+    windows = torch.randn(SHAPE)
     expected = network(windows).detach()
-    for content in (b"", b"noise" * 100, whole[: len(whole) // 2]):
-        blob.write_bytes(content)
-        found = OpenVINOBackend(compile_network(network, SHAPE, own_cache), SHAPE)(windows)
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
-        assert len(blob.read_bytes()) > len(content)  # so the next damage is one of a whole file
+    for name, content in whole.items():
+        for damaged in (b"", b"[1]", content[: len(content) // 2]):
+            (folder / name).unlink()  # it may be mapped
+            (folder / name).write_bytes(damaged)
+            found = OpenVINOBackend(compile_network(network, SHAPE, own_cache), SHAPE)(windows)
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
+            assert len((folder / name).read_bytes()) > len(damaged)  # so the next damage is one of a whole file
 
 
 @needs_openvino
 def test_a_cache_with_a_damaged_byte_is_not_used(network: nn.Module, own_cache: Path) -> None:
     compiled = compile_network(network, SHAPE, own_cache)
-    (blob,) = own_cache.iterdir()
+    (folder,) = networks_in(own_cache)
     compiled.record_batch_seconds(2.0)
-    whole, payload = blob.read_bytes(), 4096
-    known = read_cache(blob, torch.float32)
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    known = read_network(folder, SHAPE, torch.float32)
     assert known is not None
-    assert known.batch_cost == compiled.batch_cost
-    del compiled, known  # Windows can't replace a mapped file
-    for place in (3, 12, payload + 10, (payload + len(whole)) // 2, len(whole) - 1):
-        blob.unlink()
-        blob.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
-        assert read_cache(blob, torch.float32) is None
+    assert known.figures == compiled.figures
+    del compiled, known  # Windows can't remove a mapped file
+    for name in ("network.bin", "network.xml"):
+        content = whole[name]
+        for place in (3, len(content) // 2, len(content) - 1):
+            folder.mkdir(exist_ok=True)
+            for file, right in whole.items():
+                (folder / file).write_bytes(right)
+            (folder / name).write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+            assert read_network(folder, SHAPE, torch.float32) is None
+            assert not folder.exists()
 
 
 @needs_openvino
@@ -172,6 +202,18 @@ def test_what_follows_from_the_size_of_whole_windows_is_kept(branch: bool) -> No
     network, shape = Sized(branch).eval(), (1, 1, 128, 32, 32)
     windows = torch.randn(shape)
     torch.testing.assert_close(OpenVINOBackend(compile_network(network, shape), shape)(windows), network(windows))
+
+
+@needs_openvino
+@pytest.mark.parametrize("branch", [True, False])
+def test_a_network_that_depends_on_the_size_is_kept_for_each_size(branch: bool, own_cache: Path) -> None:
+    network = Sized(branch).eval()
+    for length in (128, 64, 128):
+        shape = (1, 1, length, 32, 32)
+        windows = torch.randn(shape)
+        found = OpenVINOBackend(compile_network(network, shape, own_cache), shape)(windows)
+        torch.testing.assert_close(found, network(windows))
+    assert len(networks_in(own_cache)) == 2
 
 
 @needs_openvino
@@ -224,7 +266,7 @@ SIGNALLED = """
 import signal, torch
 from napari_seg.inference.backends.openvino import compile_network
 
-network = torch.nn.Conv3d(1, 2, 3).eval()
+network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
 older = compile_network(network, (1, 1, 8, 8, 8))
 younger = compile_network(network, (1, 1, 9, 9, 9))
 del older, younger
@@ -256,7 +298,7 @@ def test_openvino_in_bfloat16_is_near_float32_and_kept_apart(
     torch.testing.assert_close(
         make_backend("openvino", model_of(network), SHAPE, 1e9)(windows), exact, rtol=1e-3, atol=2e-3
     )
-    assert len(list(own_cache.glob("*.blob"))) == 2
+    assert len(networks_in(own_cache)) == 2
     monkeypatch.setitem(compiled.COMPILED_TOLERANCE, torch.bfloat16, 0.0)
     compiled.cached_compile.cache_clear()
     with pytest.raises(EnvironmentFault, match=r"environment\.precision: the precision of bfloat16 is too low"):

@@ -74,7 +74,7 @@ def test_the_installed_release_needs_less_memory_for_split_skips(monkeypatch: py
     for change in (lambda model: counts.append(split(model)), lambda model: None):
         monkeypatch.setattr(module, "split_skips", change)
         traced = module._trace(network, shape)
-        compiled = module.openvino_core().compile_model(traced, "CPU", module.compile_settings(torch.float32))
+        compiled = module.compile_for(traced, shape, torch.float32)
         memory.append(module._timed_inference(compiled, torch.zeros(shape))[1].memory)
     assert counts == [2], f"openvino {openvino.__version__} expresses skip connections in another way"
     assert memory[0] < 0.8 * memory[1], f"openvino {openvino.__version__} gains nothing from split skips: {memory}"

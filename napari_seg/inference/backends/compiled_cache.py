@@ -1,25 +1,32 @@
-"""Compiled networks on disk: OpenVINO's core, the files of the cache, and their keys."""
+"""Verified networks on disk: OpenVINO's core, the folders of the cache, and their keys.
+
+A folder holds OpenVINO's model of a network, not what was compiled of it: it is compiled for each window size in a
+fraction of a second, and 130 MB of weights are kept once and not for each of some twenty sizes.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import mmap
 import os
 import platform
-import struct
+import shutil
 import sys
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
 
-from napari_seg.formats.atomic import atomic_file
+from napari_seg.formats.atomic import atomic_write
 from napari_seg.inference.backends.base import BatchCost
 from napari_seg.version import __version__
 from napari_seg.worker import core_count
@@ -32,16 +39,37 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 MAX_CACHE_BYTES = 4 * 2**30
 """Size limit of the cache on disk; the least recently used networks are removed first."""
 
-CACHE_VARIABLE = "NAPARI_SEG_CACHE"
-"""Environment variable with the folder of the cache; empty: nothing is cached."""
+_NETWORK, _WEIGHTS, _FIGURES = "network.xml", "network.bin", "figures.json"
+"""Files of a folder: OpenVINO's model, its weights, and its `Figures`."""
 
-_HEADER = struct.Struct("<dqII")
-"""Header of a cache file: its `BatchCost`, and the checksums of that and of the payload."""
+_NEW_SECONDS = 0.1
+"""Relative change from which the time of a run is written."""
 
-_COST = struct.Struct("<dq")
 
-_PAYLOAD_OFFSET = 4096
-"""Page-aligned offset of the payload in a cache file, so that it can be memory-mapped."""
+@dataclass(frozen=True)
+class Figures:
+    """Figures of a verified network; time and memory grow with the voxels of a batch.
+
+    Attributes:
+        seconds: seconds of a voxel on one core.
+        memory: bytes of a voxel.
+        checksum: CRC-32 of the model's files.
+    """
+
+    seconds: float
+    memory: float
+    checksum: int = 0
+
+    @classmethod
+    def measured(cls, cost: BatchCost, shape: tuple[int, ...]) -> Figures:
+        """Return the figures that follow from the cost of a batch (N, C, *size)."""
+        voxels = _voxels(shape)
+        return cls(cost.seconds * usable_cores() / voxels, cost.memory / voxels)
+
+    def cost(self, shape: tuple[int, ...]) -> BatchCost:
+        """Return the cost of a batch (N, C, *size)."""
+        voxels = _voxels(shape)
+        return BatchCost(self.seconds * voxels / usable_cores(), round(self.memory * voxels))
 
 
 @dataclass
@@ -50,22 +78,31 @@ class Compiled:
 
     Attributes:
         model: OpenVINO's compiled model.
-        batch_cost: cost of a batch, measured in the last run or after compilation.
-        cache_file: file of the network in the cache; None: not cached.
-        mapped: memory map of that file, which the model still references.
+        shape: (N, C, *size) of its batches.
+        figures: measured in the last run or after compilation.
+        folder: folder of the network in the cache; None: not cached.
+        mapped: memory map of the weights, which the model still references.
     """
 
     model: Any
-    batch_cost: BatchCost
-    cache_file: Path | None = None
+    shape: tuple[int, ...]
+    figures: Figures
+    folder: Path | None = None
     mapped: Any = None
+
+    @property
+    def batch_cost(self) -> BatchCost:
+        """Cost of a batch."""
+        return self.figures.cost(self.shape)
 
     def record_batch_seconds(self, seconds: float) -> None:
         """Record the mean seconds of a batch for later estimates; a whole run measures them better than a trial."""
-        self.batch_cost = self.batch_cost._replace(seconds=seconds)
-        if self.cache_file is not None:
-            with suppress(OSError), self.cache_file.open("r+b") as file:  # the file may have been removed
-                file.write(_cost_bytes(self.batch_cost))
+        before = self.figures.seconds
+        measured = Figures.measured(self.batch_cost._replace(seconds=seconds), self.shape)
+        self.figures = replace(self.figures, seconds=measured.seconds)
+        if self.folder is not None and abs(measured.seconds - before) > _NEW_SECONDS * before:
+            with suppress(OSError):  # the folder may have been removed
+                atomic_write(self.folder / _FIGURES, json.dumps(asdict(self.figures)))
 
 
 @lru_cache(maxsize=1)
@@ -99,31 +136,16 @@ def usable_cores() -> int:
     return min(core_count(), torch.get_num_threads())
 
 
-def cache_dir() -> Path | None:
-    """Return the folder of the cache; None: nothing is cached, as requested or because the user has no home folder."""
-    folder_setting = os.environ.get(CACHE_VARIABLE)
-    if folder_setting is not None:
-        return Path(folder_setting) if folder_setting else None
-    with suppress(RuntimeError):  # a container may run as a user that its system does not know
-        if sys.platform == "win32":
-            return Path(os.environ.get("LOCALAPPDATA") or Path.home(), "napari-seg", "cache")
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "napari-seg"
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "napari-seg")
-    return None
-
-
-def cache_key(network_digest: str, shape: tuple[int, ...], dtype: torch.dtype, version: str) -> str:
-    """Return a hash of a network, batch shape, number format, versions and processor.
+def cache_key(network_digest: str, sizes: str, dtype: torch.dtype, version: str) -> str:
+    """Return a hash of a network, the batches that it was verified for, number format, versions and processor.
 
     Args:
         network_digest: from `traced_digest` or `network_key.network_digest`.
-        shape: (N, C, *size) of the batches.
+        sizes: the batches: one shape, or the operations of all shapes on which the network does the same.
         dtype: number format of the computation.
         version: of OpenVINO.
     """
-    settings = sorted(compile_settings(dtype).items())
-    key = f"{__version__} {_HEADER.format} {version} {settings} {_processor()} {shape} {network_digest}"
+    key = f"{__version__} {asdict(Figures(0, 0))} {version} {dtype} {_processor()} {sizes} {network_digest}"
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
@@ -150,66 +172,102 @@ def _processor() -> str:
     return " ".join(found.values()) or platform.processor()
 
 
-def _cost_bytes(cost: BatchCost) -> bytes:
-    """Return the begin of a header, which changes after each run."""
-    packed = _COST.pack(*cost)
-    return packed + zlib.crc32(packed).to_bytes(4, "little")
-
-
-def read_cache(cache_file: Path, dtype: torch.dtype) -> Compiled | None:
-    """Return a cached network; None if its file is missing or damaged."""
+def read_network(folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Compiled | None:
+    """Return a cached network, compiled for batches (N, C, *size); None if it is missing or damaged."""
     import openvino
 
     try:
-        with cache_file.open("rb") as file:
-            header = file.read(_HEADER.size)
+        figures = Figures(**json.loads((folder / _FIGURES).read_text()))
+        network = (folder / _NETWORK).read_bytes()
+        with (folder / _WEIGHTS).open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        *cost, cost_checksum, checksum = _HEADER.unpack(header)
-        payload = np.frombuffer(mapped, np.uint8, offset=_PAYLOAD_OFFSET)
-        # OpenVINO notices damaged operations, but not damaged weights
-        if zlib.crc32(header[: _COST.size]) != cost_checksum or zlib.crc32(payload.data) != checksum:
-            raise ValueError("damaged")
-        tensor = openvino.Tensor(payload, shared_memory=True)
-        model = openvino_core().import_model(tensor, "CPU", compile_settings(dtype))
-        if hasattr(mmap, "MADV_DONTNEED"):  # the model has its own copy of the weights; drop the mapped pages
+        weights = np.frombuffer(mapped, np.uint8)
+        if _checksum(network, weights.data) != figures.checksum or not min(figures.seconds, figures.memory) > 0:
+            raise ValueError("damaged")  # OpenVINO would not notice damaged weights
+        tensor = openvino.Tensor(weights, shared_memory=True)
+        model = openvino_core().read_model(network, tensor)
+        compiled = compile_for(model, shape, dtype)
+        if hasattr(mmap, "MADV_DONTNEED"):  # the compiled model has its own copy of the weights; drop the mapped pages
             mapped.madvise(mmap.MADV_DONTNEED)
-        os.utime(cache_file)  # mark as recently used, for `_evict_oldest`
-        return Compiled(model, BatchCost(*cost), cache_file, tensor)
+        os.utime(folder)  # mark as recently used, for `_evict_oldest`
+        return Compiled(compiled, shape, figures, folder, tensor)
     except FileNotFoundError:
         return None
-    except Exception:  # OpenVINO may raise any exception for a damaged file
-        log.info("the cached network can't be read; it is compiled again")
+    except Exception as error:  # OpenVINO may raise any exception for a damaged file
+        log.info("the cached network can't be used (%s); it is compiled again", type(error).__name__)
+        shutil.rmtree(folder, ignore_errors=True)
         return None
 
 
-def write_cache(path: Path, compiled: Compiled) -> None:
-    """Write a compiled network under a temporary name and rename it; a folder that can't be written to is no error."""
-    payload = compiled.model.export_model().getbuffer()
-    header = _cost_bytes(compiled.batch_cost) + zlib.crc32(payload).to_bytes(4, "little")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path, ".part") as part, part.open("wb") as file:
-            file.write(header.ljust(_PAYLOAD_OFFSET, b"\0"))
-            file.write(payload)
-        _evict_oldest(path.parent)
-    except OSError as error:
-        log.info("the compiled network could not be cached (%s)", error.strerror)
+def compile_for(model: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    """Return OpenVINO's model of a network compiled for batches (N, C, *size); the model gets their shape.
+
+    Raises:
+        RuntimeError: OpenVINO can't compile it for them, or its output has another size.
+    """
+    from openvino import PartialShape
+
+    model.reshape({model.inputs[0]: PartialShape(shape)})
+    compiled = openvino_core().compile_model(model, "CPU", compile_settings(dtype))
+    if tuple(compiled.output(0).shape)[2:] != shape[2:]:
+        raise RuntimeError("the compiled network's output differs in size from its input")
+    return compiled
 
 
-def _evict_oldest(folder: Path) -> None:
-    """Remove the least recently used files of the cache until it is within its size limit."""
+def write_network(folder: Path, model: Any, figures: Figures) -> None:
+    """Write a verified network under a temporary name and rename it; a cache that can't be written to is no error.
+
+    Args:
+        folder: folder of the network in the cache.
+        model: OpenVINO's model, not compiled.
+        figures: its figures.
+    """
+    import openvino
+
+    part = folder.with_name(f".{uuid4().hex}.part")
     try:
-        files = [(path.stat(), path) for path in folder.glob("*.blob")]
+        part.mkdir(parents=True)
+        openvino.save_model(model, part / _NETWORK, compress_to_fp16=False)
+        checksum = _checksum((part / _NETWORK).read_bytes(), (part / _WEIGHTS).read_bytes())
+        atomic_write(part / _FIGURES, json.dumps(asdict(replace(figures, checksum=checksum))))
+        part.rename(folder)  # fails if another process was quicker
+        _evict_oldest(folder.parent)
+    except (OSError, RuntimeError) as error:
+        log.info("the verified network could not be cached (%s)", type(error).__name__)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _checksum(network: bytes, weights: bytes | memoryview) -> int:
+    return zlib.crc32(weights, zlib.crc32(network))
+
+
+def _voxels(shape: tuple[int, ...]) -> int:
+    return shape[0] * prod(shape[2:])
+
+
+def _evict_oldest(cache: Path) -> None:
+    """Remove the least recently used networks of the cache until it is within its size limit.
+
+    What killed processes and earlier versions left ages like them.
+    """
+    try:
+        entries = [path for path in cache.iterdir() if path.is_dir() or path.suffix == ".blob"]
+        found = sorted((path.stat().st_mtime, _size(path), path) for path in entries)
     except OSError as error:  # another process may have removed a file
-        log.info("the cache of compiled networks could not be listed (%s)", error.strerror)
+        log.info("the cache of networks could not be listed (%s)", error.strerror)
         return
-    files.sort(key=lambda file: file[0].st_mtime)
-    excess = sum(stat.st_size for stat, _ in files) - MAX_CACHE_BYTES
-    for stat, path in files[:-1]:
+    excess = sum(size for _, size, _ in found) - MAX_CACHE_BYTES
+    for _, size, path in found[:-1]:
         if excess <= 0:
             break
-        try:
-            path.unlink()
-            excess -= stat.st_size
-        except OSError as error:  # Windows can't delete a mapped file
-            log.info("a compiled network could not be removed from the cache (%s)", error.strerror)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # Windows can't delete a mapped file
+        else:
+            path.unlink(missing_ok=True)
+        excess -= size
+
+
+def _size(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import weakref
 from dataclasses import dataclass, replace
@@ -31,12 +32,15 @@ class NetworkCost:
         flop: floating-point operations; a multiply-add is two.
         peak_bytes: memory of all tensors that are alive at once, window and logits included, weights excluded.
         values: numbers that its operations read and write, which takes time however few computations there are.
+        operations: hash of its operations in order, each one's name and its plain numbers; empty if they may depend on
+            the window's values. Lists of numbers are left out, since most of them are sizes.
     """
 
     classes: int
     flop: int
     peak_bytes: int
     values: int = 0
+    operations: str = ""
 
     def computed_in(self, dtype: torch.dtype) -> NetworkCost:
         """Return the cost in another number format than float32."""
@@ -55,37 +59,37 @@ def network_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
         window: (1, C, *size), in main memory; its values matter only if the network is run.
     """
     try:
-        return _count(copy_to(network, META), window.to(META))
+        return dry_cost(network, tuple(window.shape))
     except Exception as error:  # a foreign network can raise anything
         log.debug("the network's cost is measured, since a dry run failed (%s)", type(error).__name__)
     weights = next(network.parameters(), window)
-    return _count(network, window.to(weights.device))
+    return replace(_count(network, window.to(weights.device)), operations="")
 
 
-def list_operations(network: torch.nn.Module, shape: tuple[int, ...]) -> list[tuple]:
-    """Return the operations of a network on batches of a shape, in order: each one's name and its plain numbers.
-
-    Lists of numbers are left out, since most of them are sizes.
+def dry_cost(network: torch.nn.Module, shape: tuple[int, ...]) -> NetworkCost:
+    """Return the cost of a batch of windows (N, C, *size) in float32.
 
     Raises:
         Exception: the network can't be run dry.
     """
-    with torch.inference_mode(), _Recorder() as recorder:
-        copy_to(network, META)(torch.zeros(shape, device=META))
-    return recorder.operations
+    return _count(copy_to(network, META), torch.zeros(shape, device=META))
 
 
 def _count(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter, _LiveBytes() as live:
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter, _Recorder() as recorder:
         logits = first_output(network(window.clone()))
         check_output(logits, len(window), window.shape[2:])
-    return NetworkCost(logits.shape[1], counter.get_total_flops(), live.peak, live.values)
+    operations = recorder.operations.hexdigest()[:32]
+    return NetworkCost(logits.shape[1], counter.get_total_flops(), recorder.peak, recorder.values, operations)
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive, each storage once, and the numbers that are read and written."""
+class _Recorder(TorchDispatchMode):
+    """Records operations, the numbers that they read and write, and the bytes of the tensors that are alive.
+
+    Each storage counts once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,8 +97,10 @@ class _LiveBytes(TorchDispatchMode):
         self.now = 0
         self.peak = 0
         self.values = 0
+        self.operations = hashlib.sha256()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations.update(repr((str(func), *(value for value in args if isinstance(value, int | float)))).encode())
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor):
@@ -119,15 +125,3 @@ class _LiveBytes(TorchDispatchMode):
         if not self.tensors_of[key]:
             del self.tensors_of[key]
             self.now -= size
-
-
-class _Recorder(TorchDispatchMode):
-    """Records all operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: list[tuple] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operations.append((str(func), *(value for value in args if isinstance(value, int | float))))
-        return func(*args, **(kwargs or {}))

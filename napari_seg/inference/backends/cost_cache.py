@@ -13,7 +13,7 @@ import torch
 
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.inference.backends import cost
-from napari_seg.inference.backends.compiled_cache import cache_dir
+from napari_seg.inference.backends.cache_folder import cache_dir
 from napari_seg.inference.backends.cost import NetworkCost, network_cost
 from napari_seg.inference.backends.network_key import structure_digest
 
@@ -35,7 +35,9 @@ def cached_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError, RecursionError):  # missing or damaged
         known = NetworkCost(**json.loads(path.read_text()))
-        if known.classes > 0 and all(type(value) is int and 0 <= value < _TOO_LARGE for value in astuple(known)):
+        *numbers, operations = astuple(known)
+        is_whole = all(type(value) is int and 0 <= value < _TOO_LARGE for value in numbers)
+        if known.classes > 0 and is_whole and type(operations) is str:
             return known
     counted = network_cost(network, window)
     with suppress(OSError):  # a folder that can't be written to

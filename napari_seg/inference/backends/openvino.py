@@ -5,7 +5,8 @@ branch that depends on values or on the window's size is lost, and sizes that th
 constants. Therefore the compiled network's logits are compared with torch's, on two batches that differ from the trace
 in values and in size. In torch, full-size windows would need far more memory than the compiled network; so tracing and
 comparing use smaller windows, unless a dry run shows that the network runs other operations on full-size ones. A
-compiled network is cached under a key that covers every input of the compilation, and is verified only when it is new.
+verified network is cached under a key that covers everything that its logits depend on, and serves all window sizes on
+which a dry run shows the same operations; only a network that was traced on full-size windows serves them alone.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ import torch
 from napari_seg.bundles.model import Model
 from napari_seg.errors import EnvironmentFault, Notice
 from napari_seg.inference.backends.base import BatchCost, describe_backend, first_output
+from napari_seg.inference.backends.cache_folder import cache_dir
 from napari_seg.inference.backends.compiled_cache import (
     Compiled,
-    cache_dir,
+    Figures,
     cache_key,
-    compile_settings,
-    openvino_core,
-    read_cache,
+    compile_for,
+    read_network,
     traced_digest,
-    write_cache,
+    write_network,
 )
-from napari_seg.inference.backends.cost import list_operations
+from napari_seg.inference.backends.cost import dry_cost
 from napari_seg.inference.backends.network_key import network_digest
 from napari_seg.inference.backends.skips import split_skips
 from napari_seg.inference.windows.layout import shortened
@@ -104,7 +105,9 @@ class OpenVINOBackend:
 @lru_cache(maxsize=MAX_KEPT)
 def cached_compile(model: Model, shape: tuple[int, ...]) -> Compiled:
     """Return a model's network compiled for batches of a shape; the last ones stay in memory for the next scan."""
-    compiled = compile_network(model.network, shape, cache_dir(), model.dtype)
+    cost = model.statistics.window_costs.get((shape[2], shape[3], shape[4]))  # known since the run was planned
+    operations = None if cost is None else cost.operations
+    compiled = compile_network(model.network, shape, cache_dir(), model.dtype, operations)
     page_out((weights.data_ptr(), weights.nbytes) for weights in model.network.state_dict().values())
     return compiled
 
@@ -114,14 +117,16 @@ def compile_network(
     shape: tuple[int, ...],
     cache: Path | None = None,
     dtype: torch.dtype = torch.float32,
+    operations: str | None = None,
 ) -> Compiled:
-    """Compile a network and verify it against torch, or take it from the cache.
+    """Compile a network that was verified against torch, now or before, if it is in the cache.
 
     Args:
         network: in evaluation mode, on the CPU.
         shape: (N, C, *size) of the batches.
         cache: folder of the cache; None: nothing is cached.
         dtype: number format of the computation.
+        operations: hash of its operations on batches of this shape, as `NetworkCost` has it; None: not listed yet.
 
     Raises:
         EnvironmentFault: `environment.precision`, the precision of `dtype` is too low for the network.
@@ -129,34 +134,44 @@ def compile_network(
     """
     import openvino
 
-    def file_in(folder: Path, digest: str) -> Path:
-        return folder / f"{cache_key(digest, shape, dtype, openvino.__version__)}.blob"
+    operations = _operations(network, shape) if operations is None else operations
+    of_size, of_operations = str(shape), f"{shape[:2]} {operations}"
+
+    def folder_of(digest: str, sizes: str) -> Path | None:
+        return None if cache is None else cache / cache_key(digest, sizes, dtype, openvino.__version__)
+
+    def cached(digest: str) -> Compiled | None:
+        for sizes in (of_operations, of_size):
+            folder = folder_of(digest, sizes)
+            if folder is not None and (known := read_network(folder, shape, dtype)) is not None:
+                return known
+        return None
 
     digest = None if cache is None else network_digest(network)
-    if cache is not None and digest is not None:
-        cached = read_cache(file_in(cache, digest), dtype)
-        if cached is not None:
-            return cached
+    if digest is not None and (known := cached(digest)) is not None:
+        return known
     traced_shape, traced = _trace_small(network, shape)
-    cache_file = None if cache is None else file_in(cache, digest or traced_digest(traced))
-    if cache_file is not None and digest is None and cache_file.is_file():
-        del traced  # it holds a copy of the weights
-        if (cached := read_cache(cache_file, dtype)) is not None:
-            return cached
-        traced = _trace(network, traced_shape)
-    log.info("compiling the network for this processor%s", "" if cache is None else ", once for windows of this size")
+    if digest is None and cache is not None:  # only the trace shows what the network computes
+        digest = traced_digest(traced)
+        if (known := cached(digest)) is not None:
+            return known
+    log.info("compiling the network for this processor%s", "" if cache is None else ", once for windows of all sizes")
+    suits_all_sizes = traced_shape != shape and operations != "" and operations == _operations(network, traced_shape)
     try:
-        verified_shape = _shape_to_verify(network, traced_shape, shape)
+        verified_shape = _shape_to_verify(traced_shape, shape) if suits_all_sizes else shape
         compiled = _compile_verified(network, traced, verified_shape, shape, dtype)
     except RuntimeError:
         if traced_shape == shape:
             raise
         log.debug("the network differs between small and full-size windows; it is traced on full-size ones")
-        compiled = _compile_verified(network, _trace(network, shape), shape, shape, dtype)
-    if cache_file is not None:
-        del traced
-        write_cache(cache_file, compiled)
-        compiled = read_cache(cache_file, dtype) or compiled  # a network imported from the file needs less memory
+        suits_all_sizes = False
+        traced = _trace(network, shape)
+        compiled = _compile_verified(network, traced, shape, shape, dtype)
+    folder = None if digest is None else folder_of(digest, of_operations if suits_all_sizes else of_size)
+    if folder is not None:
+        write_network(folder, traced, compiled.figures)
+        del traced  # it holds a copy of the weights, and a network that was read needs less memory
+        compiled = read_network(folder, shape, dtype) or compiled
     return compiled
 
 
@@ -174,24 +189,25 @@ def _trace_small(network: torch.nn.Module, shape: tuple[int, ...]) -> tuple[tupl
     return shape, _trace(network, shape)
 
 
-def _shape_to_verify(
-    network: torch.nn.Module, traced_shape: tuple[int, ...], shape: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Return the shape (N, C, *size) of the batches on which compiled network and torch are compared.
-
-    The size is half the full size, but differs from the traced size on every axis where possible. It is the full size
-    if the network accepts no smaller one, runs other operations on the full size, or if its operations are unknown.
-    """
-    if traced_shape == shape:
-        return shape
+def _operations(network: torch.nn.Module, shape: tuple[int, ...]) -> str:
+    """Return the hash of a network's operations on batches of a shape; empty if it can't be run dry."""
     try:
-        if list_operations(network, traced_shape) != list_operations(network, shape):
-            return shape
+        return dry_cost(network, (1, *shape[1:])).operations
     except Exception as error:  # a foreign network can raise anything
         log.debug("a dry run could not list the network's operations (%s)", type(error).__name__)
-        return shape
-    axes = zip((*shape[:2], *shortened(shape[2:], 2)), traced_shape, shape, strict=True)
-    return tuple(full if half == traced else half for half, traced, full in axes)
+        return ""
+
+
+def _shape_to_verify(traced_shape: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape (N, C, *size) of the batches on which compiled network and torch are compared.
+
+    The size is about half the full size, but differs from the traced size on every axis: a number that follows from
+    the traced size gives other logits there.
+    """
+    size = []
+    for half, traced, full in zip(shortened(shape[2:], 2), traced_shape[2:], shape[2:], strict=True):
+        size.append(next(length for length in (half, full, 2 * full) if length != traced))
+    return (*shape[:2], *size)
 
 
 def _trace(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:
@@ -199,6 +215,7 @@ def _trace(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:
 
     It calls OpenVINO's frontend directly, because `convert_model` reports its use to a server.
     """
+    from openvino import PartialShape
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -206,15 +223,9 @@ def _trace(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:
     decoder = TorchScriptPythonDecoder(network, example_input=(example,), trace_kwargs={"check_trace": False})
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
-    _reshape(model, shape)
+    model.reshape({model.inputs[0]: PartialShape(shape)})
     split_skips(model)
     return model
-
-
-def _reshape(model: Any, shape: tuple[int, ...]) -> None:
-    from openvino import PartialShape
-
-    model.reshape({model.inputs[0]: PartialShape(shape)})
 
 
 def _compile_verified(
@@ -238,12 +249,11 @@ def _compile_verified(
         RuntimeError: the logits differ.
     """
     batch = torch.randn(verified_shape, generator=torch.Generator().manual_seed(1))
-    _reshape(traced, verified_shape)
     batches = (batch, -batch.abs())  # a branch on values would treat them differently
     with torch.inference_mode():
         references = [first_output(network(windows)) for windows in batches]
     for tried_dtype in dict.fromkeys((torch.float32, dtype)):
-        model = openvino_core().compile_model(traced, "CPU", compile_settings(tried_dtype))
+        model = compile_for(traced, verified_shape, tried_dtype)
         for windows, reference in zip(batches, references, strict=True):
             logits, cost = _timed_inference(model, windows)
             tolerance = COMPILED_TOLERANCE[tried_dtype] * max(1.0, float(reference.abs().max()))
@@ -257,12 +267,9 @@ def _compile_verified(
                     f"{COMPILED_TOLERANCE[tried_dtype]:.0%} of the largest; choose float32",
                 )
     if verified_shape != shape:
-        _reshape(traced, shape)
-        model = openvino_core().compile_model(traced, "CPU", compile_settings(dtype))
-        logits, cost = _timed_inference(model, torch.zeros(shape))
-        if tuple(logits.shape) != (*reference.shape[:2], *shape[2:]):
-            raise RuntimeError("the compiled network's output differs in size from its input")
-    return Compiled(model, cost)
+        model = compile_for(traced, shape, dtype)
+        _, cost = _timed_inference(model, torch.zeros(shape))
+    return Compiled(model, shape, Figures.measured(cost, shape))
 
 
 def _timed_inference(model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, BatchCost]:

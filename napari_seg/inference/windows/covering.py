@@ -10,7 +10,7 @@ from napari_seg.inference.options import WindowLayout
 from napari_seg.inference.windows.layout import Triple, Windows, divisor, step_between
 
 LENGTHS = (1.0, 1.25, 1.5)
-"""Lengths of a window relative to the bundle's. They are few because each is compiled once."""
+"""Lengths of a window relative to the bundle's. Each takes a moment to compile."""
 
 MAX_VOLUME = 2.0
 """Largest volume of a window relative to the bundle's."""
