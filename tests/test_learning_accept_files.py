@@ -47,12 +47,12 @@ def write_labels(head: Volume, path: Path, scan: Path, size: int) -> None:
     write_record(record_path(path), {**made, "segments": segments, "sha256": sha256_of([path]) if size == 3 else "0"})
 
 
-def accepted(root: Path, *labels: str, with_uncorrected: bool = False, **others: object) -> dict[str, str]:
+def accepted(root: Path, *labels: str, **options: object) -> dict[str, str]:
     """Accept label maps and return name -> state, or the code of an error."""
     before = root / "results" if labels == ("corrected",) else None
-    paths, options = [root / one for one in labels], AcceptOptions(with_uncorrected=with_uncorrected, **others)
-    found = find_corrected(paths, root / "scans", before, with_uncorrected=with_uncorrected)
-    results = [accept_or_fault(one, root / "set", options) for one in found]
+    chosen = AcceptOptions(**options)
+    found = find_corrected([root / one for one in labels], root / "scans", chosen, before)
+    results = [accept_or_fault(one, root / "set", chosen) for one in found]
     return {one.name: one.code or one.state for one in results}
 
 
@@ -97,7 +97,7 @@ def test_a_case_that_fails_does_not_stop_the_others(cohort: Path) -> None:
 def test_a_scan_is_known_by_its_files_whatever_its_name(cohort: Path) -> None:
     (cohort / "scans" / "a.nii.gz").rename(cohort / "scans" / "x.nii.gz")
     (cohort / "scans" / "b.nii.gz").rename(cohort / "scans" / "a.nii.gz")
-    (found, other, _) = find_corrected([cohort / "corrected"], cohort / "scans")
+    (found, other, _) = find_corrected([cohort / "corrected"], cohort / "scans", AcceptOptions())
     assert found.scan is not None
     assert found.scan.files[0].name == "x.nii.gz"
     assert other.scan is not None
@@ -115,7 +115,7 @@ def test_labels_without_a_record_are_found_by_their_names(cohort: Path) -> None:
         record_path(cohort / "results" / f"{name}_seg.nii.gz").unlink()
         path = cohort / "corrected" / f"{name}_seg.nii.gz"
         path.rename(cohort / "scans" / path.name)  # beside their scans
-    found = find_corrected([cohort / "scans"], cohort / "scans")
+    found = find_corrected([cohort / "scans"], cohort / "scans", AcceptOptions())
     assert [(one.name, one.scan and one.scan.files[0].name) for one in found] == [
         (f"{name}_seg.nii.gz", f"{name}.nii.gz") for name in NAMES
     ]
@@ -124,11 +124,11 @@ def test_labels_without_a_record_are_found_by_their_names(cohort: Path) -> None:
 def test_nothing_to_accept_is_said(cohort: Path) -> None:
     (cohort / "empty").mkdir()
     with pytest.raises(InputError, match=r"input\.none"):
-        find_corrected([cohort / "empty"], cohort / "scans")
+        find_corrected([cohort / "empty"], cohort / "scans", AcceptOptions())
     with pytest.raises(InputError, match=r"input\.none"):
-        find_corrected([cohort / "corrected"], cohort / "empty")
+        find_corrected([cohort / "corrected"], cohort / "empty", AcceptOptions())
     with pytest.raises(InputError, match=r"input\.missing"):
-        find_corrected([cohort / "corrected"], cohort / "nowhere")
+        find_corrected([cohort / "corrected"], cohort / "nowhere", AcceptOptions())
 
 
 def test_the_command_prints_a_table_and_says_what_failed(cohort: Path, capsys: pytest.CaptureFixture) -> None:
@@ -161,7 +161,7 @@ def test_one_file_finds_its_scan_in_a_folder(cohort: Path, capsys: pytest.Captur
 
 def test_two_label_maps_of_one_scan_are_refused_and_the_others_accepted(cohort: Path, head: Volume) -> None:
     write_labels(head, cohort / "corrected" / "reader2_a_seg.nii.gz", cohort / "scans" / "a.nii.gz", 5)
-    found = find_corrected([cohort / "corrected"], cohort / "scans")
+    found = find_corrected([cohort / "corrected"], cohort / "scans", AcceptOptions())
     results = {one.name: accept_or_fault(one, cohort / "set", AcceptOptions(may_replace=True)) for one in found}
     assert [one.code for one in results.values()] == ["accept.two_labels", "", "", "accept.two_labels"]
     assert "a_seg.nii.gz, reader2_a_seg.nii.gz of one scan" in results["a_seg.nii.gz"].message
@@ -200,7 +200,7 @@ def test_two_scans_that_find_one_another_are_no_label_maps(cohort: Path) -> None
     (cohort / "two" / "a.nii.gz").write_bytes(scan)
     (cohort / "two" / "a.nii").write_bytes(gzip.decompress(scan))
     with pytest.raises(InputError, match=r"input\.none"):
-        find_corrected([cohort / "two"], cohort / "two")
+        find_corrected([cohort / "two"], cohort / "two", AcceptOptions())
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_name_in_the_folder_of_another_patient_is_none(cohort: Path, labels: s
     for path, file in (("labels", labels), ("images", scan)):
         (cohort / path / file).parent.mkdir(parents=True)
         (cohort / path / file).write_bytes((cohort / "scans" / "a.nii.gz").read_bytes())
-    (found,) = find_corrected([cohort / "labels"], cohort / "images")
+    (found,) = find_corrected([cohort / "labels"], cohort / "images", AcceptOptions())
     assert (found.scan is not None) == is_found
     if found.fault is not None:
         assert found.fault.code == "accept.no_scan"
@@ -227,7 +227,7 @@ def test_a_name_in_the_folder_of_another_patient_is_none(cohort: Path, labels: s
 def test_the_record_before_finds_the_scan_of_a_record_without_its_files(cohort: Path) -> None:
     (cohort / "scans" / "a.nii.gz").rename(cohort / "scans" / "renamed.nii.gz")
     write_record(record_path(cohort / "corrected" / "a_seg.nii.gz"), {"by_hand": True})
-    found = find_corrected([cohort / "corrected"], cohort / "scans", cohort / "results")
+    found = find_corrected([cohort / "corrected"], cohort / "scans", AcceptOptions(), cohort / "results")
     assert found[0].scan is not None
     assert found[0].scan.files[0].name == "renamed.nii.gz"
 

@@ -160,13 +160,7 @@ def run(arguments: argparse.Namespace) -> int:
         with_uncorrected=arguments.uncorrected,
         reading=read_options(arguments),
     )
-    found = find_corrected(
-        arguments.labels,
-        arguments.scan,
-        arguments.before,
-        is_same_scan=arguments.same_scan,
-        with_uncorrected=arguments.uncorrected,
-    )
+    found = find_corrected(arguments.labels, arguments.scan, options, arguments.before)
     earlier = read_training_set(arguments.into)
     results = _accept(found, options, arguments)
     content = read_training_set(arguments.into)

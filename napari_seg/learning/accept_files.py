@@ -125,12 +125,7 @@ class AcceptedFile:
 
 
 def find_corrected(
-    labels: Sequence[Path],
-    scans: Path,
-    before: Path | None = None,
-    *,
-    is_same_scan: bool = False,
-    with_uncorrected: bool = False,
+    labels: Sequence[Path], scans: Path, options: AcceptOptions, before: Path | None = None
 ) -> list[CorrectedLabels]:
     """Return label maps with their scans.
 
@@ -141,9 +136,8 @@ def find_corrected(
     Args:
         labels: label maps, and folders of them.
         scans: the scan, if there is one label map; otherwise a folder of scans.
+        options: how they are accepted.
         before: the label map as the model made it, or a folder with label maps of the same names.
-        is_same_scan: see `AcceptOptions`.
-        with_uncorrected: see `AcceptOptions`.
 
     Raises:
         InputError: `input.missing`, a path does not exist; `input.none`, there is no label map or no scan;
@@ -164,16 +158,16 @@ def find_corrected(
         found = [replace(one, before=before) for one in found]
     is_alone = len(found) == 1 and not found[0].is_listed
     if is_alone and len(only := find_scans(scans)) == 1:
-        if not is_same_scan:
+        if not options.is_same_scan:
             _check_scan(found[0], only[0], _Digests())
         return [replace(found[0], scan=only[0], is_alone=True)]
     cases = _cases_below(scans, found)
-    found = _with_scans(found, cases, is_same_scan)
+    found = _with_scans(found, cases, options.is_same_scan)
     taken = {file.resolve() for one in found if one.scan is not None for file in one.scan.files}
     found = [one for one in found if not one.is_listed or one.labels.resolve() not in taken]
     if not found:
         raise nothing
-    found = _each_scan_once(_without_scans(found, cases), with_uncorrected)
+    found = _each_scan_once(_without_scans(found, cases), options.with_uncorrected)
     return [replace(one, is_alone=is_alone) for one in found]
 
 
