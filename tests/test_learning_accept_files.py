@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import gzip
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import phantoms
 import pytest
 
+from napari_seg.cli.exit_codes import ExitCode
 from napari_seg.cli.main import main
 from napari_seg.cohort.outputs import sha256_of
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, OutputError
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.formats.record import record_path, write_record
-from napari_seg.learning.accept_files import AcceptOptions, accept_or_fault, find_corrected
+from napari_seg.learning import accept_files
+from napari_seg.learning.accept_files import (
+    AcceptedFile,
+    AcceptOptions,
+    CorrectedLabels,
+    accept_file,
+    accept_or_fault,
+    find_corrected,
+)
 from napari_seg.learning.training_set import read_training_set
 from napari_seg.training.gather.referenced import VARIABLE
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -149,6 +160,42 @@ def test_the_command_prints_a_table_and_says_what_failed(cohort: Path, capsys: p
     assert "3 results are as the model made them and left out; --uncorrected" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*words[:5], "--before", str(cohort / "results" / "a_seg.nii.gz")])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (KeyboardInterrupt(), ExitCode.CANCELLED, "run.cancelled"),
+        (OutputError("output.disk_full", "the disk is full"), ExitCode.ENVIRONMENT, "output.disk_full"),
+        (RuntimeError("unexpected"), None, "internal.error"),
+    ],
+)
+def test_what_was_accepted_before_an_early_end_is_printed(
+    cohort: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: ExitCode | None,
+    code: str,
+) -> None:
+    def accept_one(one: CorrectedLabels, *others: Any) -> AcceptedFile:
+        if one.name.startswith("b"):
+            raise error
+        return accept_file(one, *others)
+
+    monkeypatch.setattr(accept_files, "accept_or_fault", accept_one)
+    words = ["accept", *(str(cohort / one) for one in ("corrected", "scans")), "--into", str(cohort / "set")]
+    for is_json in (False, True):
+        with pytest.raises(RuntimeError) if status is None else nullcontext():
+            assert main([*words, *["--json"] * is_json]) == status
+        printed = capsys.readouterr().out
+        if is_json:
+            (first, last) = json.loads(printed)
+            assert (first["case"], last["state"], last["code"]) == ("case0001", "failed", code)
+        else:
+            assert "case0001" in printed
+            assert "1 accepted, 0 unchanged, 0 failed" in printed
+            assert "2 label maps were not reached" in printed
 
 
 def test_one_file_finds_its_scan_in_a_folder(cohort: Path, capsys: pytest.CaptureFixture) -> None:

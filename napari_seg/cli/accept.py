@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -162,10 +162,17 @@ def run(arguments: argparse.Namespace) -> int:
     )
     found = find_corrected(arguments.labels, arguments.scan, options, arguments.before)
     earlier = read_training_set(arguments.into)
-    results = _accept(found, options, arguments)
+    results: list[AcceptedFile] = []
+    try:
+        for one in _accepted(found, options, arguments):
+            results.append(one)
+    except BaseException as error:
+        if results:
+            _print_ended(results, len(found) - len(results), earlier, arguments, error)
+        raise
     content = read_training_set(arguments.into)
     if arguments.json:
-        print(json.dumps([_as_dict(one) for one in results], indent=2))
+        _print_json(results)
     elif found[0].is_alone:
         _print_case(results[0], content)
     else:
@@ -177,19 +184,59 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_code(sum(one.state == "failed" for one in results), len(results))
 
 
-def _accept(
+def _accepted(
     found: Sequence[CorrectedLabels], options: AcceptOptions, arguments: argparse.Namespace
-) -> list[AcceptedFile]:
+) -> Iterator[AcceptedFile]:
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
     from napari_seg.learning.accept_files import accept_file, accept_or_fault
 
     if found[0].is_alone:
-        return [accept_file(found[0], arguments.into, options)]
+        yield accept_file(found[0], arguments.into, options)
+        return
     quiet = arguments.json or not sys.stderr.isatty()
-    bar = track(found, "accepting", console=Console(file=sys.stderr), transient=True, disable=quiet)
-    return [accept_or_fault(one, arguments.into, options) for one in bar]
+    with Progress(console=Console(file=sys.stderr), transient=True, disable=quiet) as bar:
+        for one in bar.track(found, description="accepting"):
+            yield accept_or_fault(one, arguments.into, options)
+
+
+def _print_ended(
+    results: Sequence[AcceptedFile],
+    left: int,
+    earlier: TrainingSet,
+    arguments: argparse.Namespace,
+    ended: BaseException,
+) -> None:
+    """Print what was accepted before an error, or before the person stopped the command.
+
+    Args:
+        results: what came of the label maps until then.
+        left: number of the others.
+        earlier: content of the training set before.
+        arguments: arguments of the command.
+        ended: why it ended; its code is the last entry of JSON output.
+    """
+    from napari_seg.errors import Cancelled, NapariSegError
+    from napari_seg.learning.accept_files import AcceptedFile
+    from napari_seg.learning.training_set import read_training_set
+
+    text = f"{'1 label map was' if left == 1 else f'{left} label maps were'} not reached"
+    if arguments.json:
+        if isinstance(ended, KeyboardInterrupt):
+            ended = Cancelled(message=f"stopped; {text}")
+        elif not isinstance(ended, NapariSegError):
+            ended = NapariSegError("internal.error", f"{type(ended).__name__}; {text}; please report it")
+        _print_json([*results, AcceptedFile("", "failed", code=ended.code, message=ended.message)])
+        arguments.json = False  # `main` prints the error for a person and nothing else
+        return
+    _print_table(results)
+    print(f"        {text}", flush=True)
+    _print_moved(earlier, read_training_set(arguments.into))
+
+
+def _print_json(results: Sequence[AcceptedFile]) -> None:
+    print(json.dumps([_as_dict(one) for one in results], indent=2), flush=True)
 
 
 def _print_case(result: AcceptedFile, content: TrainingSet) -> None:
