@@ -1614,7 +1614,9 @@ CODES = {
         "Choose another folder, or delete this one.",
     ),
     "run.in_use": Code(
-        "error", "Another process trains in this folder.", "Wait for its end, stop it, or choose another folder."
+        "error",
+        "Another process trains or improves a model in this folder.",
+        "Wait for its end, stop it, or choose another folder.",
     ),
     "run.longer": Code(
         "error",

@@ -12,9 +12,10 @@ import pytest
 from test_learning_training_set import case
 
 from napari_seg.bundles.read import read_bundle
-from napari_seg.errors import Cancelled, InputError, LocaliseError
+from napari_seg.errors import Cancelled, InputError, LocaliseError, TrainingError
 from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
+from napari_seg.learning import improve
 from napari_seg.learning import rounds as module
 from napari_seg.learning.accept import accept
 from napari_seg.learning.crops import Crops
@@ -78,6 +79,26 @@ def test_a_list_stays_as_it_was(folder: Path) -> None:
         content_of_round(path)
     with pytest.raises(InputError, match=r"improve\.too_few"):
         open_round(folder, bundle, folder.parent / "other")
+
+
+def test_only_one_process_improves_a_model_into_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, refused = replace(read_bundle(None), localiser=None), []
+
+    def evaluate_and_begin_again(*_: object) -> None:
+        (path,) = (folder / "rounds").glob("*.json")
+        written = path.stat()
+        with pytest.raises(TrainingError, match="another process improves") as caught:
+            improve.improve(folder, bundle, folder / "new", max_minutes=1)
+        refused.append(caught.value.code)
+        assert path.stat() == written
+        raise Cancelled
+
+    monkeypatch.setattr(improve, "evaluate", evaluate_and_begin_again)
+    for _ in range(2):  # nothing stays locked
+        with pytest.raises(Cancelled):
+            improve.improve(folder, bundle, folder / "new", max_minutes=1)
+    assert refused == ["run.in_use"] * 2
+    assert not list((folder / "rounds").iterdir())
 
 
 def test_a_model_for_other_channels_is_refused(folder: Path) -> None:

@@ -40,6 +40,7 @@ from napari_seg.learning.rounds import (
     content_of_round,
     left_out_of,
     open_round,
+    reserved,
 )
 from napari_seg.learning.training_set import TrainingSet
 from napari_seg.progress import Progress, ignore_progress
@@ -175,7 +176,7 @@ def improve(
             among the replayed ones; `improve.classes`, the replayed data sets have other classes than a model in
             boxes. Accepted cases that can't be read are left out.
         BundleError: `improve.model`, `bundle.untrusted`, and as for `plan_bundle`.
-        TrainingError, OutputError: as for `plan_bundle` and `train`.
+        TrainingError, OutputError: as for `reserved`, `plan_bundle` and `train`.
         Cancelled: it was interrupted; the message says whether it saved.
     """
     bundle = read_bundle(model, trust=True) if trust else read_bundle(model)
@@ -184,40 +185,41 @@ def improve(
     rate = {"learning_rate": _RATE * fine_tuning_rate(chosen.options)}
     choices = replace(chosen, settings=chosen.settings | _SETTINGS | rate | (settings or {}))
     check_replayed_classes(bundle, replay)
-    listed = open_round(folder, bundle, out, report, progress)
-    try:
-        content = content_of_round(listed)
-        if newer := accepted_since(folder, listed):
-            text = f"{newer} cases were accepted since this round began and are left out"
-            report(f"{text}; to learn from them too, choose another folder for the new model")
-        report(f"comparing on {len(content.part_of('validation'))} validation cases: the old model")
-        before = evaluate(folder, content, bundle, progress)
-        limits = {"max_minutes": max_minutes}
-        plan = plan_bundle(listed, out, choices, replay=replay, trust=trust, limits=limits, report=report)
-        check_classes(bundle, plan["labels"])
-        data = data_folder(listed, out, plan)
-        if replay:
-            check_replayed(folder, content_of_round(listed, with_left_out=True), data)
-        origin = _describe(out, bundle, content, len(replay))
-    except BaseException:
-        if not (out / PLAN).is_file():  # a planned training goes on with this list
-            close_round(listed)
-        raise
-    kind = "cases" if bundle.localiser is None else "crops"
-    report(f"fine-tuning on {plan['parts']['training']} {kind} for up to {max_minutes:g} minutes")
-    with writing(out):
-        _train(out, data, plan, max_minutes)
-        report("comparing: the new model")
-        new = read_bundle(out, trust=True)  # what was trained here runs this version's code only
-        after = evaluate(folder, content, new, progress)
-        patients = {case.name: case.patient for case in content.cases}
-        rows = tuple(compared(before, after, patients))
-        left_out = left_out_of(listed)
-        result = Improvement(out, bundle.name, origin["round"], origin["cases"], rows, _minutes(out), left_out)
-        _write(result, before, after)
-        with suppress(OSError, BundleError):  # then its next use asks for consent
-            remember(new)
-    return result
+    with reserved(folder, out):
+        listed = open_round(folder, bundle, out, report, progress)
+        try:
+            content = content_of_round(listed)
+            if newer := accepted_since(folder, listed):
+                text = f"{newer} cases were accepted since this round began and are left out"
+                report(f"{text}; to learn from them too, choose another folder for the new model")
+            report(f"comparing on {len(content.part_of('validation'))} validation cases: the old model")
+            before = evaluate(folder, content, bundle, progress)
+            limits = {"max_minutes": max_minutes}
+            plan = plan_bundle(listed, out, choices, replay=replay, trust=trust, limits=limits, report=report)
+            check_classes(bundle, plan["labels"])
+            data = data_folder(listed, out, plan)
+            if replay:
+                check_replayed(folder, content_of_round(listed, with_left_out=True), data)
+            origin = _describe(out, bundle, content, len(replay))
+        except BaseException:
+            if not (out / PLAN).is_file():  # a planned training goes on with this list
+                close_round(listed)
+            raise
+        kind = "cases" if bundle.localiser is None else "crops"
+        report(f"fine-tuning on {plan['parts']['training']} {kind} for up to {max_minutes:g} minutes")
+        with writing(out):
+            _train(out, data, plan, max_minutes)
+            report("comparing: the new model")
+            new = read_bundle(out, trust=True)  # what was trained here runs this version's code only
+            after = evaluate(folder, content, new, progress)
+            patients = {case.name: case.patient for case in content.cases}
+            rows = tuple(compared(before, after, patients))
+            left_out = left_out_of(listed)
+            result = Improvement(out, bundle.name, origin["round"], origin["cases"], rows, _minutes(out), left_out)
+            _write(result, before, after)
+            with suppress(OSError, BundleError):  # then its next use asks for consent
+                remember(new)
+        return result
 
 
 def _train(out: Path, dataset: Path, plan: dict[str, Any], max_minutes: float) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from napari_seg.bundles.spec import Bundle
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, TrainingError
 from napari_seg.formats.atomic import atomic_write, not_written
 from napari_seg.formats.nifti import count_volumes, is_nifti, stated_size
 from napari_seg.formats.scan import Scan
@@ -20,6 +22,7 @@ from napari_seg.learning.crops import write_crops
 from napari_seg.learning.same_scan import ScanIdentity
 from napari_seg.learning.scans import unreadable
 from napari_seg.learning.training_set import (
+    INDEX,
     ROUNDS,
     AcceptedCase,
     TrainingSet,
@@ -33,6 +36,40 @@ from napari_seg.training.write import PLAN
 
 _LEFT_OUT = "left out"
 """Key of a list: name of a case that can't be used -> reason."""
+
+
+@contextmanager
+def reserved(folder: Path, out: Path) -> Iterator[None]:
+    """Keep other processes from improving a model into the same folder.
+
+    Args:
+        folder: training set.
+        out: folder of the new model.
+
+    Raises:
+        TrainingError: `run.in_use`, another process does.
+        OutputError: `output.not_written`, `output.disk_full`.
+    """
+    if not (folder / INDEX).is_file():  # `open_round` refuses it
+        yield
+        return
+    path = _list_of(folder, out).with_suffix(".lock")
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with suppress(NotImplementedError):  # a file system without locks
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        text = f"another process improves a model into {out}; wait for its end, or choose another folder with -o"
+        raise TrainingError("run.in_use", text) from error
+    except OSError as error:
+        raise not_written(str(path), error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # while it is locked, as in `training.prepare`
+            path.unlink()
+        lock.release()
 
 
 def open_round(
@@ -61,8 +98,7 @@ def open_round(
         EnvironmentFault: as for `write_crops`.
         OutputError: `output.not_written`, `output.disk_full`.
     """
-    key = hashlib.sha256(str(out.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
-    path = folder / ROUNDS / f"{out.name}-{key}.json"
+    path = _list_of(folder, out)
     is_new = not path.is_file() or not (out / PLAN).is_file()
     if is_new:
         with locked(folder):
@@ -77,6 +113,12 @@ def open_round(
     for name, reason in left_out_of(path).items():
         report(f"left out {name}: {reason}")
     return path
+
+
+def _list_of(folder: Path, out: Path) -> Path:
+    """Return the list of the round that trains a new model."""
+    key = hashlib.sha256(str(out.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
+    return folder / ROUNDS / f"{out.name}-{key}.json"
 
 
 def close_round(path: Path) -> None:
