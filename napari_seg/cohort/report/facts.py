@@ -73,7 +73,8 @@ class Facts:
         started: time of the first start of a case; None before.
         ended: time of the last end of a case; None before.
         busy_seconds: time in which at least one runner ran.
-        at_once: largest number of cases that ran at the same time.
+        at_once: largest number of cases that ran, or whose files were put in place, at the same time; more than there
+            are workers, which run the next case meanwhile.
     """
 
     version: str

@@ -74,7 +74,7 @@ def summary(facts: Facts) -> str:
         ("notices", f"{with_notice:,}", "listed below" if with_notice else ""),
         ("time", describe_seconds(facts.busy_seconds), "" if rate is None else f"{rate:.3g} cases a minute"),
         ("a case, median", describe_seconds(facts.case_seconds), share) if counts["done"] else None,
-        ("cases at once", f"{facts.at_once:,}", "on all machines") if facts.at_once else None,
+        ("cases in progress", f"{facts.at_once:,}", "at most, on all machines") if facts.at_once else None,
         ("highest memory", describe_bytes(facts.peak_bytes), "of a worker") if facts.peak_bytes else None,
     ]
     parts = [(name, counts[name]) for name in ("done", "failed", "skipped") if counts[name]]
