@@ -475,8 +475,10 @@ CODES = {
     ),
     "cohort.timeout": Code(
         "error",
-        "A scan took longer than --timeout allows.",
-        "Raise the limit, or leave it out. The same command tries the scan again.",
+        "A scan took longer than `--timeout` allows. The first scan with a model may also verify and compile the "
+        "network, which is kept for later scans once it is complete.",
+        "Raise the limit, or leave it out; if every scan fails, segment one without a limit first. The same command "
+        "tries the scan again.",
     ),
     "cohort.tls": Code(
         "error",
