@@ -39,7 +39,7 @@ def test_a_timeout_says_what_the_first_scan_waits_for(tmp_path: Path, monkeypatc
     failed = worker.run(workers.Work(1, case, read_bundle(None), "", tmp_path, RunSettings(timeout_seconds=9)))
     assert isinstance(failed, workers.Failed)
     assert failed.error.code == "cohort.timeout"
-    assert "a took more than 9 s" in failed.error.message
+    assert "a took more than 9.0 s" in failed.error.message
     assert "first scan with a model" in failed.error.message
 
 

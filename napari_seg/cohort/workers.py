@@ -176,10 +176,8 @@ class CaseWorker:
         except WorkerDied as died:
             if died.code == "environment.too_slow":
                 limit = describe_seconds(seconds)
-                text = (
-                    f"{name} took more than {limit}, the limit of --timeout; raise it or leave it out; the first scan "
-                )
-                text += "with a model takes longer if it compiles the network"
+                text = f"{name} took more than {limit}, the limit of --timeout; raise it or leave it out"
+                text += "; the first scan with a model takes longer if it compiles the network"
                 return Failed(work.number, InputError("cohort.timeout", text))
             return Failed(work.number, died, is_crash=True)
         except MemoryError:
