@@ -21,7 +21,7 @@ MODULES = sorted(
     if path not in (Path(error_codes.__file__), ROOT / "napari_seg" / "__init__.py")
 )
 CODE = re.compile(r"[a-z]\w*\.\w+")
-FILES = re.compile(r".*\.(json|jsonl|yaml|csv|txt|html|png|pt|pth)")
+FILES = re.compile(r".*\.(json|jsonl|yaml|xml|bin|csv|txt|html|png|pt|pth)")
 """Names of files, which have the form of a code."""
 LEFT_OUT = {
     f"cohort.{name}" for name in ("excluded", "modality", "no_rule", "not_planned", "rule_skips", "series", "slices")
