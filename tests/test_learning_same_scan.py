@@ -37,12 +37,13 @@ def put_series(folder: Path, series: Volume, names: tuple[str, ...] = ("Liver",)
     return accept(labels(*names, grid=series.grid), series, folder, Provenance(), **options)
 
 
-def written(folder: Path, add: int, patient: str = "") -> Volume:
+def written(folder: Path, add: int, patient: str = "", series: str = "1.2.3.4") -> Volume:
     """Write and read a DICOM series, of one study."""
 
     def edit(_: int, dataset: Any) -> None:
         dataset.PatientID = patient
         dataset.StudyInstanceUID = "1.2.3"
+        dataset.SeriesInstanceUID = series
 
     head = phantoms.head()
     phantoms.write_series(replace(head, array=head.array + add), folder, edit=edit)
@@ -129,6 +130,22 @@ def test_a_series_of_another_patient_in_the_same_place_is_a_case_of_its_own(tmp_
     second = put_series(folder, written(tmp_path / "export", 5, "second"), may_replace=False)
     assert (second.name, second.part, second.patient) == ("case0003", "training", "patient 3")
     assert first in read_training_set(folder).cases
+
+
+def test_another_series_in_the_same_place_is_a_case_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    put(folder)
+    first = put_series(folder, written(tmp_path / "export", 0))
+    assert "1.2.3" not in (folder / "dataset.json").read_text()
+    second = put_series(folder, written(tmp_path / "export", 5, series="1.2.3.5"), may_replace=False)
+    assert (second.name, second.part, second.patient) == ("case0003", first.part, first.patient)
+    content = read_training_set(folder)
+    assert content.cases[1:] == (first, second)
+
+    # sets of earlier versions state no series
+    write_training_set(folder, replace(content, cases=(content.cases[0], replace(first, series=""))))
+    with pytest.raises(InputError, match=r"accept\.again.*case0002.*other voxels since then"):
+        put_series(folder, written(tmp_path / "export", 5, series="1.2.3.5"), may_replace=False)
 
 
 def test_a_set_of_an_earlier_version_without_patients_knows_its_labels(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, one_line
 from napari_seg.formats.atomic import make_output_folder, not_written
-from napari_seg.formats.endings import NIFTI_ENDINGS, ending_of
 from napari_seg.formats.nifti import write_map, write_volume
 from napari_seg.geometry import Grid, resample
 from napari_seg.learning.same_scan import ScanIdentity, case_of_scan, has_changed, refuse_mirrored
@@ -51,9 +49,6 @@ _RESERVED = ("background", "ignore")
 
 _MADE_UP = re.compile(r"label \d+")
 """Names that this program shows for labels that nobody has named."""
-
-_PATIENT = re.compile(r"(sub-[^_]+|(?:subj(?:ect)?|pat(?:ient)?)[-_]?\d+)", re.IGNORECASE)
-"""Patient in the name of a file, as `segnets.data.patients` finds it."""
 
 
 def accept(
@@ -111,8 +106,8 @@ def accept(
     with locked(folder):
         content = read_training_set(folder)
         content = replace(content, salt=content.salt or secrets.token_hex(16))
-        who = content.digest_of(identifier_of(scan, patient))
-        known = case_of_scan(content, folder, identity, who)
+        identity = identity.in_set(content, patient)
+        known = case_of_scan(content, folder, identity)
         if known is None:
             refuse_mirrored(content, folder, identity)
         channels = _channels(content, scan)
@@ -126,10 +121,10 @@ def accept(
             raise InputError("accept.empty", text)
         if known is not None and kept is not None:
             accepted = resample(accepted, scan.grid, kept, order=0, outside=0)
-            is_said = not (who and known.who and who != known.who) and checked == {*known.annotated}
+            is_said = not (identity.who and known.who and identity.who != known.who) and checked == {*known.annotated}
             is_by = not may_replace or provenance.reader in ("", known.provenance.reader)
             if is_said and is_by and _holds(folder, known, kept, accepted):
-                return _with_patient(folder, content, known, identity, who)
+                return _with_patient(folder, content, known, identity)
         if known is not None and not may_replace:
             raise _accepted_before(known, checked, has_changed(known, folder, identity))
         make_folders(folder, IMAGES, LABELS)
@@ -141,7 +136,7 @@ def accept(
             image, kept = _write_image(scan, folder, name, revision, identity.voxels, copy_series), scan.grid
         label_file = f"./{LABELS}/{name}_r{revision}.nii.gz"
         write_map(accepted, kept, folder / label_file)
-        content, number, of_patient = _patient(content, known, identity, who)
+        content, number, of_patient = _patient(content, known, identity)
         case = AcceptedCase(
             name,
             image,
@@ -151,8 +146,9 @@ def accept(
             tuple(sorted(checked)),
             identity.voxels,
             _recorded(provenance, _renumbered(labels, values), scan.grid, structures, checked, earlier),
-            who or (known.who if known else ""),
+            identity.who or (known.who if known else ""),
             identity.values,
+            identity.series or (known.series if known else ""),
         )
         cases = tuple(case if one.name == name else one for one in content.cases)
         cases, next_number = (cases, content.next_number) if known else ((*cases, case), content.next_number + 1)
@@ -374,31 +370,16 @@ def _write_image(scan: Volume, folder: Path, name: str, revision: int, digest: s
     return image
 
 
-def identifier_of(scan: Volume, patient: str = "") -> str:
-    """Return the patient's identifier as given, or as the files of the scan state it; "" if it is unknown."""
-    files = scan.source.files
-    if patient or not files:
-        return patient
-    if scan.source.format == "dicom":
-        from napari_seg.formats.dicom.series import patient_of, study_of
-
-        with suppress(InputError):  # the file was moved since it was read
-            return patient_of(files[0]) or study_of(files[0])
-        return ""
-    found = _PATIENT.match(files[0].name.removesuffix(ending_of(files[0], NIFTI_ENDINGS)))
-    return found[0] if found else ""
-
-
 def _patient(
-    content: TrainingSet, known: AcceptedCase | None, identity: ScanIdentity, who: str
+    content: TrainingSet, known: AcceptedCase | None, identity: ScanIdentity
 ) -> tuple[TrainingSet, str, Part | None]:
     """Return the set with all scans of a patient in one part, his number, and that part; None if he is new.
 
     If it turns out now that scans of two parts are of one patient, all are for training: what a model has learned from
     can't tell any more how good it is.
     """
-    every = (*content.cases, *content.removed)
-    of_scan = [case for case in every if identity.is_of(case, who) or (known and case.name == known.name)]
+    who, every = identity.who, (*content.cases, *content.removed)
+    of_scan = [case for case in every if identity.is_of(case) or (known and case.name == known.name)]
     same = [case for case in of_scan if not (who and case.who) or case.who == who]
     same += [case for case in every if who and case.who == who]
     numbers = {case.patient for case in same}
@@ -416,18 +397,16 @@ def _patient(
     return replace(content, cases=joined(content.cases), removed=joined(content.removed)), number, part
 
 
-def _with_patient(
-    folder: Path, content: TrainingSet, known: AcceptedCase, identity: ScanIdentity, who: str
-) -> AcceptedCase:
+def _with_patient(folder: Path, content: TrainingSet, known: AcceptedCase, identity: ScanIdentity) -> AcceptedCase:
     """Return a case that is accepted as it is; if its patient was not known before, write who it is.
 
     Raises:
         OutputError: `output.*`.
     """
-    if not who or known.who:
+    if not identity.who or known.who:
         return known
-    content, number, part = _patient(content, known, identity, who)
-    case = replace(known, patient=number, part=part or known.part, who=who)
+    content, number, part = _patient(content, known, identity)
+    case = replace(known, patient=number, part=part or known.part, who=identity.who)
     cases = tuple(case if one.name == case.name else one for one in content.cases)
     write_training_set(folder, replace(content, cases=cases))
     return case

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations, product
 from pathlib import Path
@@ -11,10 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError
+from napari_seg.formats.endings import NIFTI_ENDINGS, ending_of
 from napari_seg.learning.scans import scan_of
 from napari_seg.learning.training_set import AcceptedCase, TrainingSet
 from napari_seg.training.gather.referenced import ENDING, recall, value_digest, voxel_digest
 from napari_seg.volume import Volume
+
+_PATIENT = re.compile(r"(sub-[^_]+|(?:subj(?:ect)?|pat(?:ient)?)[-_]?\d+)", re.IGNORECASE)
+"""Patient in the name of a file, as `segnets.data.patients` finds it."""
 
 _DIRECTIONS = ("left to right", "front to back", "head to foot")
 
@@ -27,43 +33,61 @@ class ScanIdentity:
         scan: the scan.
         voxels: digest of its voxels, see `voxel_digest`.
         values: digest of their values in any order, see `value_digest`.
+        who: digest of its patient in a training set, see `AcceptedCase.who`; "" if the patient is unknown.
+        series: digest of its DICOM series in a training set, see `AcceptedCase.series`; "" if there is none.
     """
 
     scan: Volume
     voxels: str
     values: str
+    who: str = ""
+    series: str = ""
 
     @classmethod
     def of(cls, scan: Volume) -> ScanIdentity:
         """Return the identity of a scan."""
         return cls(scan, voxel_digest(scan), value_digest(scan))
 
+    def in_set(self, content: TrainingSet, patient: str = "") -> ScanIdentity:
+        """Return the identity with the digests of patient and series in a training set.
+
+        Args:
+            content: the training set.
+            patient: identifier of the patient; "": as the files of the scan state it.
+        """
+        files, series = self.scan.source.files, ""
+        if self.scan.source.format == "dicom" and files:
+            from napari_seg.formats.dicom.series import patient_of, series_of, study_of
+
+            with suppress(InputError):  # the file was moved since it was read
+                patient = patient or patient_of(files[0]) or study_of(files[0])
+                series = series_of(files[0])
+        elif files and (found := _PATIENT.match(files[0].name.removesuffix(ending_of(files[0], NIFTI_ENDINGS)))):
+            patient = patient or found[0]
+        return replace(self, who=content.digest_of(patient), series=content.digest_of(series))
+
     @cached_property
     def files(self) -> frozenset[Path]:
         """Its files, links resolved."""
         return frozenset(file.resolve() for file in self.scan.source.files)
 
-    def is_of(self, case: AcceptedCase, who: str = "") -> bool:
-        """Return whether a case is of this scan, in any orientation, or with other voxels in the same DICOM files.
+    def is_of(self, case: AcceptedCase) -> bool:
+        """Return whether a case is of this scan, in any orientation, or with other voxels in the same DICOM files."""
+        return case.scan == self.voxels or self.values == case.values or self.shares_series(case)
 
-        Args:
-            case: the case.
-            who: digest of the patient, see `AcceptedCase.who`; "" if the patient is unknown.
-        """
-        return case.scan == self.voxels or self.values == case.values or self.shares_series(case, who)
-
-    def shares_series(self, case: AcceptedCase, who: str = "") -> bool:
+    def shares_series(self, case: AcceptedCase) -> bool:
         """Return whether the scan has files of the DICOM series of a case, as this machine knows them.
 
-        A series of another patient that was exported to the same place has not; see `is_of` for the arguments.
+        Another series, or one of another patient, that was exported to the same place has not.
         """
-        if who and case.who and who != case.who:
+        stated = ((self.who, case.who), (self.series, case.series))
+        if any(own and known and own != known for own, known in stated):
             return False
         known = recall(case.scan) if self.scan.source.format == "dicom" and case.image.endswith(ENDING) else None
         return known is not None and not self.files.isdisjoint(file.resolve() for file in known.files)
 
 
-def case_of_scan(content: TrainingSet, folder: Path, identity: ScanIdentity, who: str = "") -> AcceptedCase | None:
+def case_of_scan(content: TrainingSet, folder: Path, identity: ScanIdentity) -> AcceptedCase | None:
     """Return the case of a scan; None if it was not accepted yet.
 
     It is known by its voxels, because it was read from the set, or because its DICOM series is that of a case that
@@ -72,12 +96,11 @@ def case_of_scan(content: TrainingSet, folder: Path, identity: ScanIdentity, who
     Args:
         content: the training set.
         folder: its folder.
-        identity: the scan.
-        who: digest of the patient, see `ScanIdentity.is_of`.
+        identity: the scan, see `ScanIdentity.in_set`.
     """
     of_voxels = (case for case in content.cases if case.scan == identity.voxels)
     own = (case for case in content.cases if _is_image_of(case, folder, identity))
-    changed = (case for case in content.cases if identity.shares_series(case, who) and _holds_others(folder, case))
+    changed = (case for case in content.cases if identity.shares_series(case) and _holds_others(folder, case))
     return next(of_voxels, None) or next(own, None) or next(changed, None)
 
 

@@ -127,6 +127,8 @@ class AcceptedCase:
             `TrainingSet.digest_of`; "" if the identifier is unknown.
         values: digest of the values of its voxels in any order (`training.gather.referenced.value_digest`); "" in sets
             of earlier versions.
+        series: digest of the identifier of its DICOM series, as `who`; "" if there is none, and in sets of earlier
+            versions.
     """
 
     name: str
@@ -139,6 +141,7 @@ class AcceptedCase:
     provenance: Provenance
     who: str = ""
     values: str = ""
+    series: str = ""
 
     @property
     def revision(self) -> int:
@@ -157,7 +160,7 @@ class TrainingSet:
         cases: in the order in which they were accepted first.
         next_number: number of the next new case; the number of a case that was removed is not used again.
         removed: cases that were removed, so that a scan of the same patient stays in the part that it was in.
-        salt: random text for the digests of patients; "" for a set that is not written yet.
+        salt: random text for the digests of patients and series; "" for a set that is not written yet.
     """
 
     structures: Mapping[str, int] = field(default_factory=dict)
@@ -168,17 +171,17 @@ class TrainingSet:
     removed: tuple[AcceptedCase, ...] = ()
     salt: str = ""
 
-    def digest_of(self, patient: str) -> str:
-        """Return the digest of a patient's identifier in this set; "" without one.
+    def digest_of(self, identifier: str) -> str:
+        """Return the digest of the identifier of a patient or a series in this set; "" without one.
 
         It tells scans of one patient, whoever accepts them on whichever machine. It is a pseudonym: who has the set and
         a list of identifiers can try them, at some tenths of a second each.
         """
-        if not patient:
+        if not identifier:
             return ""
         salt = self.salt.encode()
         return hashlib.scrypt(
-            patient.encode(errors="surrogateescape"), salt=salt, n=_COST, r=8, p=1, maxmem=1 << 27, dklen=16
+            identifier.encode(errors="surrogateescape"), salt=salt, n=_COST, r=8, p=1, maxmem=1 << 27, dklen=16
         ).hex()
 
     def part_of(self, part: Part) -> tuple[AcceptedCase, ...]:
@@ -293,7 +296,7 @@ def as_index(content: TrainingSet) -> dict[str, Any]:
 def _own(case: AcceptedCase) -> dict[str, Any]:
     provenance = asdict(case.provenance)
     own = {"annotated": list(case.annotated), "scan": case.scan, "values": case.values}
-    return {"accepted": own | {"provenance": provenance, "who": case.who}}
+    return {"accepted": own | {"provenance": provenance, "who": case.who, "series": case.series}}
 
 
 def _is_ours(path: Path) -> bool:
@@ -327,8 +330,8 @@ def _case(entry: Mapping[str, Any]) -> AcceptedCase:
     if not _PATIENT.fullmatch(patient) or int(labels.rpartition("_r")[2].partition(".")[0]) > _MAX_NUMBER:
         raise ValueError(name)
     of_part: Part = "training" if part == "training" else "validation"
-    who, values = str(own.get("who", "")), str(own.get("values", ""))
-    return AcceptedCase(name, image, labels, patient, of_part, annotated, scan, provenance, who, values)
+    who, values, series = (str(own.get(key, "")) for key in ("who", "values", "series"))
+    return AcceptedCase(name, image, labels, patient, of_part, annotated, scan, provenance, who, values, series)
 
 
 def write_training_set(folder: Path, content: TrainingSet) -> None:

@@ -260,6 +260,11 @@ def study_of(file: Path) -> str:
     return str(read_header(file).tags.get("StudyInstanceUID") or "")
 
 
+def series_of(file: Path) -> str:
+    """Return the identifier of the series in a file, not for messages; "" if it states none."""
+    return str(read_header(file).tags.get("SeriesInstanceUID") or "")
+
+
 def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:
     """Return what the files of one series have in common."""
     study, series = str(tags.get("StudyInstanceUID") or ""), str(tags.get("SeriesInstanceUID") or "")

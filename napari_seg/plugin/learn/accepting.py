@@ -13,7 +13,7 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 
 from napari_seg.errors import InputError
-from napari_seg.learning.accept import accept, identifier_of
+from napari_seg.learning.accept import accept
 from napari_seg.learning.same_scan import ScanIdentity, case_of_scan, has_changed
 from napari_seg.learning.training_set import AcceptedCase, Provenance, TrainingSet, moved_to_training, read_training_set
 from napari_seg.plugin.foreign_layers import lies_on
@@ -369,8 +369,8 @@ def _accept(wish: Wish, job: Job) -> Accepted | Question:
     except InputError as error:
         if error.code != "accept.again":
             raise
-        identity = ScanIdentity.of(scan)
-        known = case_of_scan(before, wish.folder, identity, before.digest_of(identifier_of(scan)))
+        identity = ScanIdentity.of(scan).in_set(before)
+        known = case_of_scan(before, wish.folder, identity)
         if known is None:
             raise
         return Question(wish, known, annotated, has_changed(known, wish.folder, identity))
