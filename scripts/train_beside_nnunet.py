@@ -3,9 +3,9 @@
     python scripts/train_beside_nnunet.py --data DATA --work FOLDER --peer PYTHON
     python scripts/train_beside_nnunet.py --data DATA --work FOLDER --peer PYTHON --only tiny --minutes 30
 
-Writes docs/reference/training_pairs.json and training_pairs.md; a data set that is run again replaces its own row. DATA
-holds the real scans that `benchmarks/training_pairs.py` cuts and varies; PYTHON is the interpreter of an environment
-with nnU-Net.
+Writes docs/reference/training_pairs.json and training_pairs.md; a data set that is run again replaces its own row, and
+trainings that have ended are not repeated unless their files in FOLDER are removed. DATA holds the real scans that
+`benchmarks/training_pairs.py` cuts and varies; PYTHON is the interpreter of an environment with nnU-Net.
 
 Both programs train at the same time, each on a core of its own, so that they see the same machine at each moment.
 Planning, checks and nnU-Net's preprocessing are not counted, napari-seg's preprocessing and validations are. Each uses
@@ -71,28 +71,41 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     if not (folder / "splits_final.json").exists():
         run([args.peer, TIMED, "prepare", made.number], work / "prepare.txt", {**variables, "OMP_NUM_THREADS": "2"})
         shutil.copy(data / "splits_final.json", folder)
-    shutil.rmtree(work / "trained", ignore_errors=True)
+    ended = work / "ended.json"
+    if not ended.exists():
+        ended.write_text(json.dumps(train_both(name, data, work, args)))
+    minutes = json.loads(ended.read_text())
+    theirs = json.loads((work / "nnunet.json").read_text()) | {"cpu_minutes": minutes["nnunet"]}
+    ours = describe(work) | {"cpu_minutes": minutes["ours"]}
     shutil.rmtree(work / "evaluated", ignore_errors=True)
-    train = [sys.executable, "-m", "napari_seg", "train", data / "cases.csv", "-o", work / "trained"]
-    train += ["--labels", *(f"{one}={value}" for value, one in enumerate(made.classes, 1))]
-    train += ["--max-minutes", args.minutes, *made.options]
-    peer = [args.peer, TIMED, "train", made.number, made.configuration, args.minutes, work / "nnunet.json"]
-    both = [start(peer, work / "nnunet.txt", variables, core=1), start(train, work / "train.txt", variables, core=0)]
-    minutes = [finish(*one) for one in both]
-    theirs = json.loads((work / "nnunet.json").read_text()) | {"cpu_minutes": minutes[0]}
-    ours = describe(work) | {"cpu_minutes": minutes[1]}
     predict(name, args)
     for program, row in (("nnunet", theirs), ("ours", ours)):
         row |= evaluate(work, program, data, made.classes)
     pairs = zip(ours["cases"], theirs["cases"], strict=True)
     return {
         "about": made.about,
-        "minutes": args.minutes,
+        "minutes": minutes["minutes"],
         "cases": [len(list((data / f"labels{side}").iterdir())) for side in ("Tr", "Ts")],
         "ours": ours,
         "nnunet": theirs,
         "difference": interval(np.array([our - their for our, their in pairs])),
     }
+
+
+def train_both(name: str, data: Path, work: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Train with both programs at the same time and return the minutes of processor time of each."""
+    made = SETS[name]
+    shutil.rmtree(work / "trained", ignore_errors=True)
+    train = [sys.executable, "-m", "napari_seg", "train", data / "cases.csv", "-o", work / "trained"]
+    train += ["--labels", *(f"{one}={value}" for value, one in enumerate(made.classes, 1))]
+    train += ["--max-minutes", args.minutes, *made.options]
+    peer = [args.peer, TIMED, "train", made.number, made.configuration, args.minutes, work / "nnunet.json"]
+    both = [
+        start(peer, work / "nnunet.txt", environment(args.work), core=1),
+        start(train, work / "train.txt", environment(args.work), core=0),
+    ]
+    theirs, ours = (finish(*one) for one in both)
+    return {"minutes": args.minutes, "nnunet": theirs, "ours": ours}
 
 
 def start(command: list[Any], log: Path, variables: dict[str, str], core: int) -> tuple[subprocess.Popen, Path]:
@@ -134,7 +147,7 @@ def predict(name: str, args: argparse.Namespace) -> None:
     """Segment the test part with both programs."""
     made, work = SETS[name], args.work / name
     data = args.work / "raw" / made.folder(name)
-    variables = {**environment(args.work), "OMP_NUM_THREADS": "2"}
+    variables = {**environment(args.work), "OMP_NUM_THREADS": "2", "nnUNet_def_n_proc": "2"}
     command = [args.peer, "-c", PREDICT, "-i", data / "imagesTs", "-o", work / "evaluated" / "nnunet", "-f", "0"]
     command += ["-d", made.number, "-c", made.configuration, "-device", "cpu", "-npp", "1", "-nps", "1"]
     run(command, work / "nnunet_predict.txt", variables)
