@@ -84,7 +84,7 @@ def print_scores(out: Path) -> None:
     width = max(len(row[0]) for row in rows)
     print(f"{entry['part']}: Dice on the grids of the images, with 95 % intervals")
     for name, cases, mean, interval, _ in rows:
-        print(f"        {name:{width}}  {mean} ({interval}), {cases} cases")
+        print(f"        {name:{width}}  {mean} ({interval}), {cases} case{'s' * (cases != '1')}")
     print(f"        {explain(entry)}")
 
 
