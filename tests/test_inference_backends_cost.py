@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from monai.networks.nets import DynUNet, UNet
 from torch import nn
 
 from napari_seg.inference.backends.cost import dry_cost, network_cost
 
 SHAPE = (1, 1, 16, 16, 16)
+
+
+class Function(nn.Module):
+    """A network of one function."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.function(image)
 
 
 def test_a_windows_cost_is_computed_by_hand() -> None:
@@ -53,3 +67,19 @@ def test_operations_do_not_tell_the_size_they_are_done_with() -> None:
     network = UNet(3, 1, 3, (8, 16, 32), (2, 2)).eval()
     assert dry_cost(network, (1, 1, 16, 16, 16)).operations == dry_cost(network, (1, 1, 32, 64, 32)).operations
     assert dry_cost(nn.LeakyReLU(0.1), SHAPE).operations != dry_cost(nn.LeakyReLU(0.2), SHAPE).operations
+
+
+def test_operations_tell_what_is_computed() -> None:
+    def operations(change: Callable[[torch.Tensor, int], torch.Tensor], length: int) -> str:
+        network = Function(lambda image: change(image, int(image.shape[2])))
+        return dry_cost(network, (1, 1, length, 16, 16)).operations
+
+    weights = torch.ones(1, 1, 3, 3, 3, device="meta")
+    for change in (
+        lambda image, n: F.conv3d(image, weights, padding=n // 8, dilation=n // 8),
+        lambda image, n: image * torch.tensor(float(n)),
+        lambda image, n: F.pad(image, [0, 0, 0, 0, n % 5, 0])[..., n % 5 :, :, :],
+        lambda image, n: torch.roll(image, [n], [2]),
+        lambda image, n: torch.add(image, image, alpha=n),
+    ):
+        assert operations(change, 16) != operations(change, 32)

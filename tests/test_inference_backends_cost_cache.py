@@ -42,11 +42,11 @@ def test_a_damaged_file_is_counted_again(counted: list[nn.Module], tmp_path: Pat
     (file,) = (tmp_path / "cache").iterdir()
     good = json.loads(file.read_text())
     damaged = [good | {"flop": -1}, good | {"classes": 0}, good | {"peak_bytes": 0.5}, good | {"values": "many"}]
-    damaged += [good | {"flop": 10**400}]
+    damaged += [good | {"flop": 10**400}, good | {"operations": 5}]
     for content in ("", "[1]", "{}", '{"classes": 2}', "[" * 100_000, *map(json.dumps, damaged)):
         file.write_text(content)
         assert cost_cache.cached_cost(nn.Conv3d(1, 2, 3, padding=1), WINDOW) == first
-    assert len(counted) == 11
+    assert len(counted) == 12
 
 
 def test_a_network_of_unknown_code_is_counted_each_time(counted: list[nn.Module], tmp_path: Path) -> None:

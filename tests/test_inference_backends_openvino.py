@@ -16,13 +16,15 @@ from monai.transforms import Compose
 from torch import nn
 
 from napari_seg.bundles.model import Model
+from napari_seg.bundles.nnunet.load import SliceNetwork
 from napari_seg.bundles.precision import has_bfloat16
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import openvino as compiled
+from napari_seg.inference.backends.base import BatchCost
 from napari_seg.inference.backends.cache_folder import CACHE_VARIABLE
 from napari_seg.inference.backends.choose import make_backend
-from napari_seg.inference.backends.compiled_cache import read_network
+from napari_seg.inference.backends.network_cache import read_network
 from napari_seg.inference.backends.openvino import OpenVINOBackend, compile_network
 from napari_seg.inference.backends.torch import TorchBackend
 from napari_seg.inference.segment import segment
@@ -47,7 +49,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def networks_in(cache: Path) -> list[Path]:
     """Return the folders of networks in a cache."""
-    return sorted(path for path in cache.iterdir() if path.is_dir())
+    return sorted((cache / "networks").iterdir())
 
 
 def model_of(network: nn.Module) -> Model:
@@ -83,7 +85,7 @@ def test_what_a_run_took_is_expected_of_the_next(network: nn.Module, own_cache: 
     assert tried == network_then.batch_cost
     backend = OpenVINOBackend(network_then, SHAPE)
     backend(torch.randn(SHAPE))
-    backend.batch_seconds = [1.0, 3.0]
+    backend.batch_seconds, backend.batch_bytes = [1.0, 3.0], 1
     backend.close()
     now = compile_network(network, SHAPE, own_cache)
     assert now.batch_cost == network_then.batch_cost == pytest.approx((2.0, tried.memory))
@@ -131,7 +133,7 @@ def test_a_verified_network_serves_windows_of_other_sizes(
 
 
 @needs_openvino
-def test_a_damaged_cache_is_made_anew(network: nn.Module, own_cache: Path) -> None:
+def test_a_damaged_network_is_verified_again(network: nn.Module, own_cache: Path) -> None:
     compile_network(network, SHAPE, own_cache)
     (folder,) = networks_in(own_cache)
     whole = {file.name: file.read_bytes() for file in folder.iterdir()}
@@ -151,7 +153,7 @@ def test_a_damaged_cache_is_made_anew(network: nn.Module, own_cache: Path) -> No
 def test_a_cache_with_a_damaged_byte_is_not_used(network: nn.Module, own_cache: Path) -> None:
     compiled = compile_network(network, SHAPE, own_cache)
     (folder,) = networks_in(own_cache)
-    compiled.record_batch_seconds(2.0)
+    compiled.record(BatchCost(2.0, 1))
     whole = {file.name: file.read_bytes() for file in folder.iterdir()}
     known = read_network(folder, SHAPE, torch.float32)
     assert known is not None
@@ -166,6 +168,36 @@ def test_a_cache_with_a_damaged_byte_is_not_used(network: nn.Module, own_cache: 
             (folder / name).write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
             assert read_network(folder, SHAPE, torch.float32) is None
             assert not folder.exists()
+
+
+@needs_openvino
+def test_a_network_that_cannot_take_a_size_stays_in_the_cache(network: nn.Module, own_cache: Path) -> None:
+    compile_network(network, SHAPE, own_cache)
+    (folder,) = networks_in(own_cache)
+    assert read_network(folder, (2, 1, 17, 24, 16), torch.float32) is None  # the skip connections would not fit
+    assert read_network(folder, SHAPE, torch.float32) is not None
+
+
+@needs_openvino
+def test_a_half_removed_network_is_written_again(network: nn.Module, own_cache: Path) -> None:
+    compile_network(network, SHAPE, own_cache)
+    (folder,) = networks_in(own_cache)
+    (folder / "network.xml").unlink()
+    compile_network(network, SHAPE, own_cache)
+    assert (folder / "network.xml").is_file()
+
+
+@needs_openvino
+def test_a_cache_that_cannot_be_marked_as_used_is_used(
+    network: nn.Module, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise PermissionError
+
+    compile_network(network, SHAPE, own_cache)
+    monkeypatch.setattr("os.utime", read_only)
+    (folder,) = networks_in(own_cache)
+    assert read_network(folder, SHAPE, torch.float32) is not None
 
 
 @needs_openvino
@@ -214,6 +246,40 @@ def test_a_network_that_depends_on_the_size_is_kept_for_each_size(branch: bool, 
         found = OpenVINOBackend(compile_network(network, shape, own_cache), shape)(windows)
         torch.testing.assert_close(found, network(windows))
     assert len(networks_in(own_cache)) == 2
+
+
+class HiddenSize(nn.Module):
+    """Multiplies by the length of an axis, which a dry run can't see: a value of a tensor that is made elsewhere."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        factor = torch.full((32,), float(image.shape[self.axis]), device="cpu").to(image.device)
+        return image * factor.mean()
+
+
+@needs_openvino
+@pytest.mark.parametrize("axis", [2, 3])
+def test_a_number_that_the_operations_do_not_show_is_found_by_comparing(axis: int, own_cache: Path) -> None:
+    network = HiddenSize(axis).eval()
+    for shape in ((1, 1, 128, 128, 32), (1, 1, 64, 64, 32), (1, 1, 128, 128, 32)):
+        windows = torch.randn(shape)
+        found = OpenVINOBackend(compile_network(network, shape, own_cache), shape)(windows)
+        torch.testing.assert_close(found, network(windows))
+    assert len(networks_in(own_cache)) == 2
+
+
+@needs_openvino
+def test_a_network_of_slices_is_verified_once(own_cache: Path) -> None:
+    torch.manual_seed(0)
+    network = SliceNetwork(UNet(2, 1, 3, (8, 16), (2,), num_res_units=1)).eval()
+    for shape in ((1, 1, 1, 64, 48), (1, 1, 1, 32, 96)):
+        windows = torch.randn(shape)
+        found = OpenVINOBackend(compile_network(network, shape, own_cache), shape)(windows)
+        torch.testing.assert_close(found, network(windows).detach(), rtol=1e-3, atol=2e-3)
+    assert len(networks_in(own_cache)) == 1
 
 
 @needs_openvino

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,8 +33,8 @@ class NetworkCost:
         flop: floating-point operations; a multiply-add is two.
         peak_bytes: memory of all tensors that are alive at once, window and logits included, weights excluded.
         values: numbers that its operations read and write, which takes time however few computations there are.
-        operations: hash of its operations in order, each one's name and its plain numbers; empty if they may depend on
-            the window's values. Lists of numbers are left out, since most of them are sizes.
+        operations: hash of its operations in order, with their numbers except sizes; empty if they may depend on the
+            window's values.
     """
 
     classes: int
@@ -100,7 +101,7 @@ class _Recorder(TorchDispatchMode):
         self.operations = hashlib.sha256()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operations.update(repr((str(func), *(value for value in args if isinstance(value, int | float)))).encode())
+        self.operations.update(repr((str(func), *_numbers(func, args, kwargs or {}))).encode())
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor):
@@ -125,3 +126,31 @@ class _Recorder(TorchDispatchMode):
         if not self.tensors_of[key]:
             del self.tensors_of[key]
             self.now -= size
+
+
+_GEOMETRY = {
+    "stride",
+    "padding",
+    "dilation",
+    "output_padding",
+    "kernel_size",
+    "pad",
+    "dim",
+    "dims",
+    "shifts",
+    "scale_factors",
+}
+"""Arguments of operations whose lists of numbers are not sizes."""
+
+_MAX_CONSTANT = 16
+"""Number of values up to which a constant tensor counts as numbers of an operation."""
+
+
+def _numbers(func: Any, args: tuple, kwargs: dict[str, Any]) -> Iterator[object]:
+    """Yield the numbers that an operation computes with: plain ones, lists that are no sizes, and small constants."""
+    names = [argument.name for argument in func._schema.arguments]
+    for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+        if isinstance(value, int | float) or (name in _GEOMETRY and isinstance(value, list | tuple)):
+            yield name, value
+        elif isinstance(value, torch.Tensor) and not value.is_meta and value.numel() <= _MAX_CONSTANT:
+            yield name, value.tolist()

@@ -6,7 +6,8 @@ constants. Therefore the compiled network's logits are compared with torch's, on
 in values and in size. In torch, full-size windows would need far more memory than the compiled network; so tracing and
 comparing use smaller windows, unless a dry run shows that the network runs other operations on full-size ones. A
 verified network is cached under a key that covers everything that its logits depend on, and serves all window sizes on
-which a dry run shows the same operations; only a network that was traced on full-size windows serves them alone.
+which a dry run shows the same operations. A network that was traced or compared on windows of its full size serves
+windows of that size alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,7 +27,9 @@ from napari_seg.bundles.model import Model
 from napari_seg.errors import EnvironmentFault, Notice
 from napari_seg.inference.backends.base import BatchCost, describe_backend, first_output
 from napari_seg.inference.backends.cache_folder import cache_dir
-from napari_seg.inference.backends.compiled_cache import (
+from napari_seg.inference.backends.cost import dry_cost
+from napari_seg.inference.backends.network_cache import (
+    NETWORKS,
     Compiled,
     Figures,
     cache_key,
@@ -34,7 +38,6 @@ from napari_seg.inference.backends.compiled_cache import (
     traced_digest,
     write_network,
 )
-from napari_seg.inference.backends.cost import dry_cost
 from napari_seg.inference.backends.network_key import network_digest
 from napari_seg.inference.backends.skips import split_skips
 from napari_seg.inference.windows.layout import shortened
@@ -77,6 +80,7 @@ class OpenVINOBackend:
         self.batch_cost: BatchCost | None = compiled.batch_cost
         self.shape = shape
         self.batch_seconds: list[float] = []
+        self.batch_bytes = 0
 
     @property
     def name(self) -> str:
@@ -86,9 +90,12 @@ class OpenVINOBackend:
         count = len(windows)
         if count < self.shape[0]:
             windows = torch.cat([windows, windows.new_zeros((self.shape[0] - count, *self.shape[1:]))])
+        before = resident_bytes() if not self.batch_seconds else 0
         start = time.perf_counter()
         self.request.infer({0: windows.contiguous().numpy()}, share_inputs=True, share_outputs=True)
         self.batch_seconds.append(time.perf_counter() - start)
+        if before:
+            self.batch_bytes = resident_bytes() - before + self.logits.nbytes
         return torch.from_numpy(self.logits)[:count]
 
     def release_memory(self) -> None:
@@ -98,7 +105,7 @@ class OpenVINOBackend:
         del self.request, self.logits
         self.compiled.model.release_memory()
         if self.batch_seconds:
-            self.compiled.record_batch_seconds(mean(self.batch_seconds))
+            self.compiled.record(BatchCost(mean(self.batch_seconds), self.batch_bytes))
         del self.compiled
 
 
@@ -119,7 +126,7 @@ def compile_network(
     dtype: torch.dtype = torch.float32,
     operations: str | None = None,
 ) -> Compiled:
-    """Compile a network that was verified against torch, now or before, if it is in the cache.
+    """Return a network compiled for a shape; it is verified against torch unless the cache holds it.
 
     Args:
         network: in evaluation mode, on the CPU.
@@ -135,14 +142,16 @@ def compile_network(
     import openvino
 
     operations = _operations(network, shape) if operations is None else operations
-    of_size, of_operations = str(shape), f"{shape[:2]} {operations}"
+    flat = [n == 1 for n in shape[2:]]
+    of_size, of_all_sizes = f"{shape} {operations}", f"{shape[:2]} {flat} {operations}"
 
-    def folder_of(digest: str, sizes: str) -> Path | None:
-        return None if cache is None else cache / cache_key(digest, sizes, dtype, openvino.__version__)
+    def folder_of(digest: str, verified_for: str) -> Path | None:
+        key = cache_key(digest, verified_for, dtype, openvino.__version__)
+        return None if cache is None else cache / NETWORKS / key
 
     def cached(digest: str) -> Compiled | None:
-        for sizes in (of_operations, of_size):
-            folder = folder_of(digest, sizes)
+        for verified_for in (of_all_sizes, of_size):
+            folder = folder_of(digest, verified_for)
             if folder is not None and (known := read_network(folder, shape, dtype)) is not None:
                 return known
         return None
@@ -150,24 +159,26 @@ def compile_network(
     digest = None if cache is None else network_digest(network)
     if digest is not None and (known := cached(digest)) is not None:
         return known
-    traced_shape, traced = _trace_small(network, shape)
+    traced_shape, traced = _trace_small(network, shape) if operations else (shape, _trace(network, shape))
     if digest is None and cache is not None:  # only the trace shows what the network computes
         digest = traced_digest(traced)
         if (known := cached(digest)) is not None:
             return known
-    log.info("compiling the network for this processor%s", "" if cache is None else ", once for windows of all sizes")
-    suits_all_sizes = traced_shape != shape and operations != "" and operations == _operations(network, traced_shape)
+    log.info("reading the network with OpenVINO and comparing it with torch%s", "" if cache is None else ", once")
+    verified_shape = shape
+    if traced_shape != shape and operations == _operations(network, traced_shape):
+        verified_shape = _shape_to_verify(traced_shape, shape)
     try:
-        verified_shape = _shape_to_verify(traced_shape, shape) if suits_all_sizes else shape
         compiled = _compile_verified(network, traced, verified_shape, shape, dtype)
-    except RuntimeError:
+    except EnvironmentFault:  # the requested precision is too low
+        raise
+    except Exception as error:  # logits differ, or a foreign network does not take windows of the verified shape
         if traced_shape == shape:
             raise
-        log.debug("the network differs between small and full-size windows; it is traced on full-size ones")
-        suits_all_sizes = False
-        traced = _trace(network, shape)
+        log.debug("the network is traced on full-size windows (%s: %s)", type(error).__name__, error)
+        traced, verified_shape = _trace(network, shape), shape
         compiled = _compile_verified(network, traced, shape, shape, dtype)
-    folder = None if digest is None else folder_of(digest, of_operations if suits_all_sizes else of_size)
+    folder = None if digest is None else folder_of(digest, of_size if verified_shape == shape else of_all_sizes)
     if folder is not None:
         write_network(folder, traced, compiled.figures)
         del traced  # it holds a copy of the weights, and a network that was read needs less memory
@@ -201,13 +212,15 @@ def _operations(network: torch.nn.Module, shape: tuple[int, ...]) -> str:
 def _shape_to_verify(traced_shape: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape (N, C, *size) of the batches on which compiled network and torch are compared.
 
-    The size is about half the full size, but differs from the traced size on every axis: a number that follows from
-    the traced size gives other logits there.
+    The size is about half the full size, but differs from the traced size on every axis longer than a voxel: a number
+    that follows from the traced size gives other logits there. If that would take longer windows than the full size,
+    it is the full size.
     """
     size = []
     for half, traced, full in zip(shortened(shape[2:], 2), traced_shape[2:], shape[2:], strict=True):
-        size.append(next(length for length in (half, full, 2 * full) if length != traced))
-    return (*shape[:2], *size)
+        other = next(length for length in (half, full, 2 * full) if length != traced)
+        size.append(1 if full == 1 else other)
+    return (*shape[:2], *size) if prod(size) < prod(shape[2:]) else shape
 
 
 def _trace(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:

@@ -1,7 +1,7 @@
 """Verified networks on disk: OpenVINO's core, the folders of the cache, and their keys.
 
-A folder holds OpenVINO's model of a network, not what was compiled of it: it is compiled for each window size in a
-fraction of a second, and 130 MB of weights are kept once and not for each of some twenty sizes.
+A folder holds OpenVINO's model of a network before compilation. To compile it for a window size takes a fraction of a
+second, and its weights, 130 MB of a standard network, are kept once instead of once for each of some twenty sizes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import platform
 import shutil
 import sys
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,8 +40,14 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 MAX_CACHE_BYTES = 4 * 2**30
 """Size limit of the cache on disk; the least recently used networks are removed first."""
 
+NETWORKS = "networks"
+"""Folder of the networks in the cache."""
+
 _NETWORK, _WEIGHTS, _FIGURES = "network.xml", "network.bin", "figures.json"
-"""Files of a folder: OpenVINO's model, its weights, and its `Figures`."""
+"""Files of a network: OpenVINO's model, its weights, and its `Figures`."""
+
+_FORMAT = 2
+"""Version of these files."""
 
 _NEW_SECONDS = 0.1
 """Relative change from which the time of a run is written."""
@@ -66,10 +73,26 @@ class Figures:
         voxels = _voxels(shape)
         return cls(cost.seconds * usable_cores() / voxels, cost.memory / voxels)
 
+    @classmethod
+    def read(cls, folder: Path) -> Figures:
+        """Return the figures of a network in the cache.
+
+        Raises:
+            Exception: the file is missing or damaged.
+        """
+        figures = cls(**json.loads((folder / _FIGURES).read_text()))
+        if not (isfinite(figures.seconds + figures.memory) and min(figures.seconds, figures.memory) > 0):
+            raise ValueError("damaged")
+        return figures
+
     def cost(self, shape: tuple[int, ...]) -> BatchCost:
         """Return the cost of a batch (N, C, *size)."""
         voxels = _voxels(shape)
         return BatchCost(self.seconds * voxels / usable_cores(), round(self.memory * voxels))
+
+    def updated(self, run: Figures) -> Figures:
+        """Return the figures after a run: its time, and the larger memory."""
+        return replace(self, seconds=run.seconds, memory=max(self.memory, run.memory))
 
 
 @dataclass
@@ -95,14 +118,17 @@ class Compiled:
         """Cost of a batch."""
         return self.figures.cost(self.shape)
 
-    def record_batch_seconds(self, seconds: float) -> None:
-        """Record the mean seconds of a batch for later estimates; a whole run measures them better than a trial."""
-        before = self.figures.seconds
-        measured = Figures.measured(self.batch_cost._replace(seconds=seconds), self.shape)
-        self.figures = replace(self.figures, seconds=measured.seconds)
-        if self.folder is not None and abs(measured.seconds - before) > _NEW_SECONDS * before:
-            with suppress(OSError):  # the folder may have been removed
-                atomic_write(self.folder / _FIGURES, json.dumps(asdict(self.figures)))
+    def record(self, run: BatchCost) -> None:
+        """Record the mean cost of a batch in a run for later plans; a whole run measures it better than a trial."""
+        measured = Figures.measured(run, self.shape)
+        self.figures = self.figures.updated(measured)
+        if self.folder is None:
+            return
+        with suppress(Exception):  # the folder may have been removed
+            known = Figures.read(self.folder)
+            new = known.updated(measured)
+            if new.memory > known.memory or abs(new.seconds - known.seconds) > _NEW_SECONDS * known.seconds:
+                atomic_write(self.folder / _FIGURES, json.dumps(asdict(new)))
 
 
 @lru_cache(maxsize=1)
@@ -136,31 +162,31 @@ def usable_cores() -> int:
     return min(core_count(), torch.get_num_threads())
 
 
-def cache_key(network_digest: str, sizes: str, dtype: torch.dtype, version: str) -> str:
+def cache_key(network_digest: str, verified_for: str, dtype: torch.dtype, version: str) -> str:
     """Return a hash of a network, the batches that it was verified for, number format, versions and processor.
 
     Args:
         network_digest: from `traced_digest` or `network_key.network_digest`.
-        sizes: the batches: one shape, or the operations of all shapes on which the network does the same.
+        verified_for: one shape of batches, or the operations of all shapes on which the network does the same.
         dtype: number format of the computation.
         version: of OpenVINO.
     """
-    key = f"{__version__} {asdict(Figures(0, 0))} {version} {dtype} {_processor()} {sizes} {network_digest}"
+    key = f"{__version__} {_FORMAT} {version} {dtype} {_processor()} {verified_for} {network_digest}"
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def traced_digest(traced: Any) -> str:
-    """Return a hash of the operations and weights of OpenVINO's model of a network."""
+    """Return a hash of the operations and weights of OpenVINO's model of a network, whatever size it was traced on."""
     digest = hashlib.sha256()
     numbers: dict[str, int] = {}
     for number, operation in enumerate(traced.get_ordered_ops()):  # numbered: OpenVINO's names differ between runs
+        kind = operation.get_type_name()
         numbers[operation.get_friendly_name()] = number
         inputs = [(numbers[i.get_node().get_friendly_name()], i.get_index()) for i in operation.input_values()]
-        constant = operation.get_type_name() == "Constant"
-        attributes = {} if constant else operation.get_attributes()
-        outputs = [str(output.get_partial_shape()) for output in operation.outputs()]
-        digest.update(f"{operation.get_type_name()} {inputs} {outputs} {sorted(attributes.items())}".encode())
-        if constant:
+        attributes = {} if kind in ("Constant", "Parameter") else operation.get_attributes()
+        digest.update(f"{kind} {inputs} {sorted(attributes.items())}".encode())
+        if kind == "Constant":
+            digest.update(str(operation.output(0).get_partial_shape()).encode())
             digest.update(operation.get_data().tobytes())
     return digest.hexdigest()
 
@@ -170,33 +196,6 @@ def _processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     found = {line.partition(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags"))}
     return " ".join(found.values()) or platform.processor()
-
-
-def read_network(folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Compiled | None:
-    """Return a cached network, compiled for batches (N, C, *size); None if it is missing or damaged."""
-    import openvino
-
-    try:
-        figures = Figures(**json.loads((folder / _FIGURES).read_text()))
-        network = (folder / _NETWORK).read_bytes()
-        with (folder / _WEIGHTS).open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        weights = np.frombuffer(mapped, np.uint8)
-        if _checksum(network, weights.data) != figures.checksum or not min(figures.seconds, figures.memory) > 0:
-            raise ValueError("damaged")  # OpenVINO would not notice damaged weights
-        tensor = openvino.Tensor(weights, shared_memory=True)
-        model = openvino_core().read_model(network, tensor)
-        compiled = compile_for(model, shape, dtype)
-        if hasattr(mmap, "MADV_DONTNEED"):  # the compiled model has its own copy of the weights; drop the mapped pages
-            mapped.madvise(mmap.MADV_DONTNEED)
-        os.utime(folder)  # mark as recently used, for `_evict_oldest`
-        return Compiled(compiled, shape, figures, folder, tensor)
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # OpenVINO may raise any exception for a damaged file
-        log.info("the cached network can't be used (%s); it is compiled again", type(error).__name__)
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
 
 
 def compile_for(model: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
@@ -214,6 +213,45 @@ def compile_for(model: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
     return compiled
 
 
+def read_network(folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Compiled | None:
+    """Return a cached network compiled for batches (N, C, *size); None if it is missing, damaged or can't take them."""
+    if not folder.is_dir():
+        return None
+    try:
+        model, figures, mapped = _read(folder)
+    except Exception as error:  # OpenVINO may raise any exception for a damaged file
+        log.info("the cached network is damaged (%s); it is verified again", type(error).__name__)
+        _remove(folder)
+        return None
+    try:
+        compiled = compile_for(model, shape, dtype)
+    except RuntimeError as error:
+        log.debug("the cached network can't be compiled for %s (%s)", shape, error)
+        return None
+    if hasattr(mmap, "MADV_DONTNEED"):  # the compiled model has its own copy of the weights; drop the mapped pages
+        mapped.madvise(mmap.MADV_DONTNEED)
+    with suppress(OSError):  # a cache that can't be written to
+        os.utime(folder)  # mark as recently used, for `_evict_oldest`
+    return Compiled(compiled, shape, figures, folder, mapped)
+
+
+def _read(folder: Path) -> tuple[Any, Figures, mmap.mmap]:
+    """Return OpenVINO's model, its figures and the memory map of its weights.
+
+    Raises:
+        Exception: a file is missing or damaged.
+    """
+    import openvino
+
+    figures = Figures.read(folder)
+    if _checksum(folder) != figures.checksum:  # OpenVINO does not notice damaged weights
+        raise ValueError("damaged")
+    with (folder / _WEIGHTS).open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    weights = openvino.Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
+    return openvino_core().read_model((folder / _NETWORK).read_bytes(), weights), figures, mapped
+
+
 def write_network(folder: Path, model: Any, figures: Figures) -> None:
     """Write a verified network under a temporary name and rename it; a cache that can't be written to is no error.
 
@@ -224,12 +262,11 @@ def write_network(folder: Path, model: Any, figures: Figures) -> None:
     """
     import openvino
 
-    part = folder.with_name(f".{uuid4().hex}.part")
+    part = _part_next_to(folder)
     try:
         part.mkdir(parents=True)
         openvino.save_model(model, part / _NETWORK, compress_to_fp16=False)
-        checksum = _checksum((part / _NETWORK).read_bytes(), (part / _WEIGHTS).read_bytes())
-        atomic_write(part / _FIGURES, json.dumps(asdict(replace(figures, checksum=checksum))))
+        atomic_write(part / _FIGURES, json.dumps(asdict(replace(figures, checksum=_checksum(part)))))
         part.rename(folder)  # fails if another process was quicker
         _evict_oldest(folder.parent)
     except (OSError, RuntimeError) as error:
@@ -238,36 +275,49 @@ def write_network(folder: Path, model: Any, figures: Figures) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _checksum(network: bytes, weights: bytes | memoryview) -> int:
-    return zlib.crc32(weights, zlib.crc32(network))
+def _part_next_to(folder: Path) -> Path:
+    """Return a hidden name next to a folder, for one that is not whole."""
+    return folder.with_name(f".{uuid4().hex}.part")
 
 
-def _voxels(shape: tuple[int, ...]) -> int:
+def _remove(folder: Path) -> bool:
+    """Remove a folder, and return whether its name is free; a process that is killed leaves no half of it there."""
+    part = _part_next_to(folder)
+    try:
+        folder.rename(part)
+    except OSError:  # Windows can't rename a folder with a mapped file
+        return not folder.exists()
+    shutil.rmtree(part, ignore_errors=True)
+    return True
+
+
+def _checksum(folder: Path) -> int:
+    checksum = 0
+    for name in (_NETWORK, _WEIGHTS):
+        with (folder / name).open("rb") as file:
+            while block := file.read(2**20):
+                checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _voxels(shape: Sequence[int]) -> int:
     return shape[0] * prod(shape[2:])
 
 
-def _evict_oldest(cache: Path) -> None:
-    """Remove the least recently used networks of the cache until it is within its size limit.
-
-    What killed processes and earlier versions left ages like them.
-    """
+def _evict_oldest(networks: Path) -> None:
+    """Remove the least recently used networks, and leftovers of killed processes, down to the size limit."""
     try:
-        entries = [path for path in cache.iterdir() if path.is_dir() or path.suffix == ".blob"]
-        found = sorted((path.stat().st_mtime, _size(path), path) for path in entries)
+        for blob in networks.parent.glob("*.blob"):  # compiled networks of earlier versions
+            blob.unlink()
+        found = sorted((path.stat().st_mtime, _size(path), path) for path in networks.iterdir())
     except OSError as error:  # another process may have removed a file
         log.info("the cache of networks could not be listed (%s)", error.strerror)
         return
     excess = sum(size for _, size, _ in found) - MAX_CACHE_BYTES
     for _, size, path in found[:-1]:
-        if excess <= 0:
-            break
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)  # Windows can't delete a mapped file
-        else:
-            path.unlink(missing_ok=True)
-        excess -= size
+        if excess > 0 and _remove(path):
+            excess -= size
 
 
-def _size(path: Path) -> int:
-    files = path.iterdir() if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
