@@ -293,12 +293,11 @@ def test_what_was_measured_before_is_taken_only_when_asked_to(tmp_path, monkeypa
     assert predict.run_rounds(made, [], 2, True, {"torch": "2"}) == {}
 
 
-def test_a_run_that_compiled_its_network_is_repeated_and_marked(tmp_path, monkeypatch):
+def test_a_run_that_verified_its_network_is_repeated_and_marked(tmp_path, monkeypatch):
     made, seconds = predict.Made(tmp_path, 0.0), [50.0, 20.0, 21.0]
 
     def watched(key, made, folder):
-        (made.folder / "cache").mkdir(exist_ok=True)
-        (made.folder / "cache" / "network.blob").touch()
+        (made.folder / "cache" / "networks" / "0").mkdir(parents=True, exist_ok=True)
         return measuring.Watched(seconds.pop(0), 1 << 30, "", "scan: 8 windows of 128 x 128 x 128")
 
     monkeypatch.setattr(predict, "watched", watched)

@@ -231,7 +231,7 @@ def run_rounds(
 
 
 def run_contender(key: str, made: Made, folder: Path) -> dict[str, float]:
-    """What a run took; if it compiled its network and kept that, what it takes the next time, with the first apart."""
+    """Return what a run took; if it verified its network, what it takes the next time, and what it took first."""
     before = kept(made)
     first = figures(watched(key, made, folder))
     if kept(made) == before:
@@ -248,8 +248,8 @@ def watched(key: str, made: Made, folder: Path) -> Watched:
 
 
 def kept(made: Made) -> set[str]:
-    """Names of the compiled networks that napari-seg keeps."""
-    return {path.name for path in (made.folder / "cache").glob("*")}
+    """Names of the networks that napari-seg has verified and keeps."""
+    return {path.name for path in (made.folder / "cache" / "networks").glob("*")}
 
 
 def figures(run: Watched) -> dict[str, float]:
@@ -358,7 +358,7 @@ def describe_predict(figures: dict) -> str:
     for key, row in rows.items():
         if "first_seconds" in row:
             lines += paragraph(
-                f"The first run with a network ({CONTENDERS[key]}) compiles it and stores that on the disk:",
+                f"The first run with a network ({CONTENDERS[key]}) verifies it and keeps it on the disk:",
                 f"{row['first_seconds']:.3g} s and {row['first_peak_gib']:.1f} GiB.",
             )
     equal = rows.get("napari-bfloat16", {}).get("equal_to_napari")
