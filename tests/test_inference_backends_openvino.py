@@ -21,7 +21,6 @@ from napari_seg.bundles.precision import has_bfloat16
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import openvino as compiled
-from napari_seg.inference.backends.base import BatchCost
 from napari_seg.inference.backends.cache_folder import CACHE_VARIABLE
 from napari_seg.inference.backends.choose import make_backend
 from napari_seg.inference.backends.network_cache import read_network
@@ -85,7 +84,7 @@ def test_what_a_run_took_is_expected_of_the_next(network: nn.Module, own_cache: 
     assert tried == network_then.batch_cost
     backend = OpenVINOBackend(network_then, SHAPE)
     backend(torch.randn(SHAPE))
-    backend.batch_seconds, backend.batch_bytes = [1.0, 3.0], 1
+    backend.batch_seconds = [1.0, 3.0]
     backend.close()
     now = compile_network(network, SHAPE, own_cache)
     assert now.batch_cost == network_then.batch_cost == pytest.approx((2.0, tried.memory))
@@ -153,7 +152,7 @@ def test_a_damaged_network_is_verified_again(network: nn.Module, own_cache: Path
 def test_a_cache_with_a_damaged_byte_is_not_used(network: nn.Module, own_cache: Path) -> None:
     compiled = compile_network(network, SHAPE, own_cache)
     (folder,) = networks_in(own_cache)
-    compiled.record(BatchCost(2.0, 1))
+    compiled.record_batch_seconds(2.0)
     whole = {file.name: file.read_bytes() for file in folder.iterdir()}
     known = read_network(folder, SHAPE, torch.float32)
     assert known is not None

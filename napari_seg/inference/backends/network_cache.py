@@ -90,10 +90,6 @@ class Figures:
         voxels = _voxels(shape)
         return BatchCost(self.seconds * voxels / usable_cores(), round(self.memory * voxels))
 
-    def updated(self, run: Figures) -> Figures:
-        """Return the figures after a run: its time, and the larger memory."""
-        return replace(self, seconds=run.seconds, memory=max(self.memory, run.memory))
-
 
 @dataclass
 class Compiled:
@@ -102,7 +98,7 @@ class Compiled:
     Attributes:
         model: OpenVINO's compiled model.
         shape: (N, C, *size) of its batches.
-        figures: measured in the last run or after compilation.
+        figures: time of the last run, or of a trial after verification, and memory of the trial.
         folder: folder of the network in the cache; None: not cached.
         mapped: memory map of the weights, which the model still references.
     """
@@ -118,17 +114,16 @@ class Compiled:
         """Cost of a batch."""
         return self.figures.cost(self.shape)
 
-    def record(self, run: BatchCost) -> None:
-        """Record the mean cost of a batch in a run for later plans; a whole run measures it better than a trial."""
-        measured = Figures.measured(run, self.shape)
-        self.figures = self.figures.updated(measured)
+    def record_batch_seconds(self, seconds: float) -> None:
+        """Record the mean seconds of a batch for later estimates; a whole run measures them better than a trial."""
+        measured = Figures.measured(BatchCost(seconds, 0), self.shape).seconds
+        self.figures = replace(self.figures, seconds=measured)
         if self.folder is None:
             return
         with suppress(Exception):  # the folder may have been removed
             known = Figures.read(self.folder)
-            new = known.updated(measured)
-            if new.memory > known.memory or abs(new.seconds - known.seconds) > _NEW_SECONDS * known.seconds:
-                atomic_write(self.folder / _FIGURES, json.dumps(asdict(new)))
+            if abs(measured - known.seconds) > _NEW_SECONDS * known.seconds:
+                atomic_write(self.folder / _FIGURES, json.dumps(asdict(replace(known, seconds=measured))))
 
 
 @lru_cache(maxsize=1)

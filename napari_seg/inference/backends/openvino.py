@@ -80,7 +80,6 @@ class OpenVINOBackend:
         self.batch_cost: BatchCost | None = compiled.batch_cost
         self.shape = shape
         self.batch_seconds: list[float] = []
-        self.batch_bytes = 0
 
     @property
     def name(self) -> str:
@@ -90,12 +89,9 @@ class OpenVINOBackend:
         count = len(windows)
         if count < self.shape[0]:
             windows = torch.cat([windows, windows.new_zeros((self.shape[0] - count, *self.shape[1:]))])
-        before = resident_bytes() if not self.batch_seconds else 0
         start = time.perf_counter()
         self.request.infer({0: windows.contiguous().numpy()}, share_inputs=True, share_outputs=True)
         self.batch_seconds.append(time.perf_counter() - start)
-        if before:
-            self.batch_bytes = resident_bytes() - before + self.logits.nbytes
         return torch.from_numpy(self.logits)[:count]
 
     def release_memory(self) -> None:
@@ -105,7 +101,7 @@ class OpenVINOBackend:
         del self.request, self.logits
         self.compiled.model.release_memory()
         if self.batch_seconds:
-            self.compiled.record(BatchCost(mean(self.batch_seconds), self.batch_bytes))
+            self.compiled.record_batch_seconds(mean(self.batch_seconds))
         del self.compiled
 
 
