@@ -81,5 +81,8 @@ def test_operations_tell_what_is_computed() -> None:
         lambda image, n: F.pad(image, [0, 0, 0, 0, n % 5, 0])[..., n % 5 :, :, :],
         lambda image, n: torch.roll(image, [n], [2]),
         lambda image, n: torch.add(image, image, alpha=n),
+        lambda image, n: F.pad(image, [1] * 6, "replicate" if n == 16 else "reflect")[..., 1:-1, 1:-1, 1:-1],
+        lambda image, n: image.to(torch.int32 if n == 16 else torch.int64).float(),
+        lambda image, n: image + F.adaptive_avg_pool3d(image, n // 16).mean(),
     ):
         assert operations(change, 16) != operations(change, 32)

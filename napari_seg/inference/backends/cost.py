@@ -147,10 +147,11 @@ _MAX_CONSTANT = 16
 
 
 def _numbers(func: Any, args: tuple, kwargs: dict[str, Any]) -> Iterator[object]:
-    """Yield the numbers that an operation computes with: plain ones, lists that are no sizes, and small constants."""
+    """Yield what an operation computes with: plain values, lists of numbers that are no sizes, and small constants."""
     names = [argument.name for argument in func._schema.arguments]
     for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
-        if isinstance(value, int | float) or (name in _GEOMETRY and isinstance(value, list | tuple)):
+        is_geometry = name in _GEOMETRY or "adaptive" in str(func)
+        if isinstance(value, int | float | str | torch.dtype) or (is_geometry and isinstance(value, list | tuple)):
             yield name, value
         elif isinstance(value, torch.Tensor) and not value.is_meta and value.numel() <= _MAX_CONSTANT:
             yield name, value.tolist()
