@@ -17,18 +17,21 @@ from napari_seg.inference.backends.network_cache import Figures
 
 def test_the_least_recently_used_networks_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     networks = tmp_path / "networks"
-    for name, used in {"a": 3, "b": 1, "c": 4, ".d.part": 2}.items():
+    oldest, older, newer, newest = (letter * 32 for letter in "abcd")
+    left = f".{'e' * 32}.part"
+    for name, used in {newer: 3, oldest: 1, newest: 4, left: 2, older: 2.5, "of the user": 0}.items():
         (networks / name).mkdir(parents=True)
         (networks / name / "network.bin").write_bytes(b"x" * 10)
         os.utime(networks / name, (used, used))
-    (tmp_path / "old.blob").write_bytes(b"x" * 10)  # of an earlier version
+    (networks / ".DS_Store").write_bytes(b"x")
+    (networks / ("f" * 32)).write_bytes(b"x" * 10)
+    for name in (oldest + ".blob", "of the user.blob"):  # the first is of an earlier version
+        (tmp_path / name).write_bytes(b"x" * 10)
     (tmp_path / "cost.json").write_bytes(b"x" * 10)
-    (tmp_path / "unsaved").mkdir()  # of the plugin
-    os.utime(tmp_path / "unsaved", (0, 0))
     monkeypatch.setattr(network_cache, "MAX_CACHE_BYTES", 25)
     network_cache._evict_oldest(networks)
-    assert sorted(path.name for path in networks.iterdir()) == ["a", "c"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cost.json", "networks", "unsaved"]
+    assert {path.name for path in networks.iterdir()} == {newer, newest, "of the user", ".DS_Store", "f" * 32}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cost.json", "networks", "of the user.blob"]
     network_cache._evict_oldest(tmp_path / "missing")
 
 
@@ -83,7 +86,10 @@ def test_the_time_of_a_run_is_written_if_it_differs(tmp_path: Path, monkeypatch:
     assert not file.exists()
 
 
-@pytest.mark.parametrize("damage", [{"memory": float("inf")}, {"seconds": 0}, {"memory": -1.0}, {"seconds": "1"}])
+@pytest.mark.parametrize(
+    "damage",
+    [{"memory": float("inf")}, {"memory": 1e300}, {"seconds": 0}, {"memory": -1.0}, {"seconds": "1"}],
+)
 def test_damaged_figures_are_not_used(damage: dict, tmp_path: Path) -> None:
     (tmp_path / "figures.json").write_text(json.dumps({"seconds": 1.0, "memory": 2.0, "checksum": 0} | damage))
     with pytest.raises((ValueError, TypeError)):

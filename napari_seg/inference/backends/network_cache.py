@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import platform
+import re
 import shutil
 import sys
 import zlib
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -48,6 +49,12 @@ _NETWORK, _WEIGHTS, _FIGURES = "network.xml", "network.bin", "figures.json"
 
 _FORMAT = 2
 """Version of these files."""
+
+_OWN_NAME = re.compile(r"[0-9a-f]{32}(\.blob)?|\.[0-9a-f]{32}\.part")
+"""Names that this module and its earlier versions give; anything else in the cache belongs to somebody else."""
+
+_TOO_LARGE = 2**24
+"""Limit of the seconds and bytes of a voxel, which no network reaches."""
 
 _NEW_SECONDS = 0.1
 """Relative change from which the time of a run is written."""
@@ -81,7 +88,7 @@ class Figures:
             Exception: the file is missing or damaged.
         """
         figures = cls(**json.loads((folder / _FIGURES).read_text()))
-        if not (isfinite(figures.seconds + figures.memory) and min(figures.seconds, figures.memory) > 0):
+        if not (0 < figures.seconds < _TOO_LARGE and 0 < figures.memory < _TOO_LARGE):
             raise ValueError("damaged")
         return figures
 
@@ -301,17 +308,25 @@ def _voxels(shape: Sequence[int]) -> int:
 
 def _evict_oldest(networks: Path) -> None:
     """Remove the least recently used networks, and leftovers of killed processes, down to the size limit."""
+    found = []
     try:
-        for blob in networks.parent.glob("*.blob"):  # compiled networks of earlier versions
+        for blob in filter(_is_own, networks.parent.glob("*.blob")):  # compiled networks of earlier versions
             blob.unlink()
-        found = sorted((path.stat().st_mtime, _size(path), path) for path in networks.iterdir())
-    except OSError as error:  # another process may have removed a file
+        for path in filter(_is_own, networks.iterdir()):
+            with suppress(OSError):  # another process may have removed it
+                found.append((path.stat().st_mtime, _size(path), path))
+    except OSError as error:
         log.info("the cache of networks could not be listed (%s)", error.strerror)
         return
+    found.sort()
     excess = sum(size for _, size, _ in found) - MAX_CACHE_BYTES
     for _, size, path in found[:-1]:
         if excess > 0 and _remove(path):
             excess -= size
+
+
+def _is_own(path: Path) -> bool:
+    return _OWN_NAME.fullmatch(path.name) is not None
 
 
 def _size(folder: Path) -> int:
