@@ -46,6 +46,27 @@ def test_concatenated_maps_are_convolved_one_by_one(more: bool) -> None:
     torch.testing.assert_close(found, network(windows), rtol=1e-4, atol=1e-4)
 
 
+class Nested(nn.Module):
+    """Concatenates the convolution of concatenated maps, as U-Net++ does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(1, 4, 3, padding=1)
+        self.middle, self.last = nn.Conv3d(5, 3, 3, padding=1, bias=False), nn.Conv3d(7, 2, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        skip = self.first(image)
+        return self.last(torch.cat([skip, self.middle(torch.cat([image, skip], dim=1))], dim=1))
+
+
+@torch.inference_mode()
+def test_nested_skips_are_split() -> None:
+    torch.manual_seed(0)
+    network, windows = Nested().eval(), torch.randn(SHAPE)
+    found = OpenVINOBackend(compile_network(network, SHAPE), SHAPE)(windows)
+    torch.testing.assert_close(found, network(windows), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 @pytest.mark.parametrize("place", [(0, 0, 0), (8, 12, 8)])
 @torch.inference_mode()

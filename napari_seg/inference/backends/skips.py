@@ -37,7 +37,7 @@ def split_skips(model: Any) -> int:
             parts.append((source, ops.convolution(source, part_weights, *geometry)))
             first += channels
         # the decoder's own map comes last; the results of the others are added to its result
-        parts.sort(key=lambda part: order[part[0].get_node().get_friendly_name()])
+        parts.sort(key=lambda part: order.get(part[0].get_node().get_friendly_name(), len(order)))  # new ones are late
         total = parts[-1][1]
         for source, part in parts[:-1]:
             _run_early(source, part, concatenation)
