@@ -11,7 +11,7 @@ import pytest
 import torch
 from bundles import write_threshold_bundle
 from monai.inferers import SimpleInferer
-from monai.networks.nets import UNet
+from monai.networks.nets import DynUNet, UNet
 from monai.transforms import Compose
 from torch import nn
 
@@ -278,6 +278,19 @@ def test_a_network_of_slices_is_verified_once(own_cache: Path) -> None:
         windows = torch.randn(shape)
         found = OpenVINOBackend(compile_network(network, shape, own_cache), shape)(windows)
         torch.testing.assert_close(found, network(windows).detach(), rtol=1e-3, atol=2e-3)
+    assert len(networks_in(own_cache)) == 1
+
+
+@needs_openvino
+def test_a_network_that_keeps_its_last_output_is_verified_once(own_cache: Path) -> None:
+    torch.manual_seed(0)
+    network = DynUNet(3, 1, 2, [3] * 3, [1, 2, 2], [2, 2], filters=[2, 4, 4], deep_supervision=True).eval()
+    for shape in ((1, 1, 48, 40, 24), (1, 1, 64, 32, 32)):
+        windows = torch.randn(shape)
+        found = OpenVINOBackend(compile_network(network, shape, own_cache), shape)(windows)
+        with torch.no_grad():
+            expected = network(windows)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
     assert len(networks_in(own_cache)) == 1
 
 

@@ -229,7 +229,8 @@ def _trace(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    decoder = TorchScriptPythonDecoder(network, example_input=(example,), trace_kwargs={"check_trace": False})
+    with torch.no_grad():  # a network that keeps its last output could not be copied for a dry run
+        decoder = TorchScriptPythonDecoder(network, example_input=(example,), trace_kwargs={"check_trace": False})
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
     model.reshape({model.inputs[0]: PartialShape(shape)})
