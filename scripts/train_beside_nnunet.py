@@ -207,6 +207,10 @@ def page(known: dict[str, Any]) -> str:
         "chance of the training itself. Samples: steps times the batch. All numbers are in",
         "[training_pairs.json](training_pairs.json).",
     )
+    lines += paragraph(
+        "**What it does not show**: what either reaches in days, or on a GPU, for which nnU-Net is made. Its networks",
+        "and patches take many times as long for a step here, so it sees far fewer samples in these minutes.",
+    )
     lines += [describe_machine(known["machine"]), ""]
     rows = []
     for name, row in known["rows"].items():
