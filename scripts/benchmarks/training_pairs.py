@@ -1,4 +1,4 @@
-"""Data sets for `scripts/train_beside_nnunet.py`: a training part in nnU-Net's layout, and a test part beside it.
+"""Data sets for `scripts/training_pairs.py`: a training part in nnU-Net's layout, and a test part beside it.
 
 DATA/imagesTr DATA/labelsTr DATA/dataset.json     as nnU-Net reads them
 DATA/cases.csv                                    the same files for `napari-seg train`, with their split

@@ -1,7 +1,7 @@
 """Train on the same cases with nnU-Net and `napari-seg train` for equal minutes, and compare the Dice of test cases.
 
-    python scripts/train_beside_nnunet.py --data DATA --work FOLDER --peer PYTHON
-    python scripts/train_beside_nnunet.py --data DATA --work FOLDER --peer PYTHON --only tiny --minutes 30
+    python scripts/training_pairs.py --data DATA --work FOLDER --peer PYTHON
+    python scripts/training_pairs.py --data DATA --work FOLDER --peer PYTHON --only tiny --minutes 30
 
 Writes docs/reference/training_pairs.json and training_pairs.md; a data set that is run again replaces its own row, and
 trainings that have ended are not repeated unless their files in FOLDER are removed. DATA holds the real scans that
@@ -199,7 +199,7 @@ def write(folder: Path, name: str, row: dict[str, Any], about: dict[str, Any]) -
 
 def page(known: dict[str, Any]) -> str:
     """Return the report as a page."""
-    lines = ["# Trainings of equal minutes beside nnU-Net", ""]
+    lines = ["# Trainings of equal minutes next to nnU-Net", ""]
     lines += paragraph(" ".join(str(__doc__).split("\n\n")[3].split()))
     lines += paragraph(
         "Dice: mean of the classes over the test cases, which neither program saw. Difference: the mean over the test",
