@@ -15,7 +15,6 @@ from napari.layers import Labels
 
 from napari_seg.formats.kinds import MENU_FORMATS, FormatName
 from napari_seg.formats.label_maps import read_label_map
-from napari_seg.formats.record import read_record, record_path, write_record
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.placement import place
@@ -78,18 +77,6 @@ def test_dicom_records_the_origin(
     export(Snapshot.of(layer), tmp_path / "contours.dcm", "rtstruct")
     (region, *_) = pydicom.dcmread(tmp_path / "contours.dcm").StructureSetROISequence
     assert region.ROIGenerationAlgorithm == origin
-
-
-@pytest.mark.parametrize("name", ["head_seg.nii.gz", "mine.nii.gz"])
-def test_saved_labels_of_a_result_still_state_its_scan(head: Volume, tmp_path: Path, name: str) -> None:
-    result, of_scan = tmp_path / "head_seg.nii.gz", {"source": "head.nii.gz", "input_sha256": "12ab"}
-    write_record(record_path(result), {**of_scan, "sha256": "34cd", "bundle": {"name": "balls", "version": "1"}})
-    tuple_of_layer = labels_layer(found_in(head), place(head.grid), "mine", algorithm=("balls", "1"), source=result)
-    export(Snapshot.of(layer_of(tuple_of_layer)), tmp_path / name, "nifti")
-    saved = read_record(record_path(tmp_path / name))
-    assert saved is not None
-    assert of_scan.items() <= saved.items()
-    assert "sha256" not in saved, "it is not as the model made it"
 
 
 def test_dicom_is_offered_for_dicom_scans_only(viewer: ViewerModel) -> None:

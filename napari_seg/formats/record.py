@@ -21,9 +21,6 @@ PROGRAM = "napari-seg"
 MAX_RECORD_BYTES = 1 << 24
 """Maximum size of a record; records have some kilobytes, so a larger file is from another program."""
 
-_OF_SCAN = ("source", "input_sha256", "channels")
-"""Keys of a record that state which scan the labels belong to."""
-
 MadeBy = tuple[str, str]
 """Name and version of a program or a model."""
 
@@ -80,17 +77,13 @@ def made_by_in(labels: Path) -> MadeBy | None:
     return None if record.get("by_hand") else UNKNOWN
 
 
-def write_labels_record(
-    segmentation: Segmentation, labels: Path, made_by: MadeBy | None, original: Path | None = None
-) -> None:
+def write_labels_record(segmentation: Segmentation, labels: Path, made_by: MadeBy | None) -> None:
     """Write the record of labels that were saved by a person; an existing file of another program is kept.
 
     Args:
         segmentation: labels with the names and colours of their segments.
         labels: NIfTI file of the labels.
         made_by: program or model that made the labels; None if a person did.
-        original: file that the labels were read from, whose record states which scan they belong to; None if they are
-            new.
 
     Raises:
         OutputError: `output.not_written`; `output.disk_full`.
@@ -98,12 +91,10 @@ def write_labels_record(
     path = record_path(labels)
     if path.exists() and read_record(path) is None:
         return
-    before = (original and read_record(record_path(original))) or {}
-    of_scan = {key: before[key] for key in _OF_SCAN if key in before}
     segments = [{"label": s.label, "name": s.name, "color": list(s.color)} for s in segmentation.segments]
     maker = {"by_hand": True} if made_by is None else {"bundle": dict(zip(("name", "version"), made_by, strict=True))}
     try:
-        write_record(path, {**of_scan, **maker, "segments": segments})
+        write_record(path, {**maker, "segments": segments})
     except OSError as error:
         raise not_written(str(path), error) from error
 

@@ -70,7 +70,7 @@ def export(snapshot: Snapshot, path: Path, format_name: FormatName) -> str:
         origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if may_be_edited else "AUTOMATIC",
     )
     if format_name == "nifti":
-        write_labels_record(segmentation, path, made_by, info.source)
+        write_labels_record(segmentation, path, made_by)
     count = sum(voxels > 0 for voxels in segmentation.voxel_counts().values())
     structures = f"{count} structure{'s' * (count != 1)}"
     doubt = "" if info.is_oriented else " Left and right are unknown."
