@@ -167,6 +167,7 @@ def test_the_command_prints_a_table_and_says_what_failed(cohort: Path, capsys: p
     [
         (KeyboardInterrupt(), ExitCode.CANCELLED, "run.cancelled"),
         (OutputError("output.disk_full", "the disk is full"), ExitCode.ENVIRONMENT, "output.disk_full"),
+        (OSError(5, "Input/output error", "index.json"), ExitCode.ENVIRONMENT, "environment.system"),
         (RuntimeError("unexpected"), None, "internal.error"),
     ],
 )
@@ -195,7 +196,7 @@ def test_what_was_accepted_before_an_early_end_is_printed(
         else:
             assert "case0001" in printed
             assert "1 accepted, 0 unchanged, 0 failed" in printed
-            assert "2 label maps were not reached" in printed
+            assert "2 label maps were not finished" in printed
 
 
 def test_one_file_finds_its_scan_in_a_folder(cohort: Path, capsys: pytest.CaptureFixture) -> None:

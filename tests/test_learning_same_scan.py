@@ -115,6 +115,15 @@ def test_a_series_that_changed_stays_in_its_part_whatever_was_removed(tmp_path: 
     assert other.patient != case.patient
 
 
+def test_a_case_of_an_earlier_version_gets_its_series_if_accepted_again(tmp_path: Path) -> None:
+    folder, series = tmp_path / "set", written(tmp_path / "study", 0)
+    case = put_series(folder, series)
+    content = read_training_set(folder)
+    write_training_set(folder, replace(content, cases=(replace(case, series=""),)))
+    assert put_series(folder, series) == case
+    assert read_training_set(folder).cases == (case,)
+
+
 def test_a_second_volume_beside_a_readable_series_is_a_case_of_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     series = written(tmp_path / "study", 0)

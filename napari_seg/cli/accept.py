@@ -217,14 +217,16 @@ def _print_ended(
         arguments: arguments of the command.
         ended: why it ended; its code is the last entry of JSON output.
     """
-    from napari_seg.errors import Cancelled, NapariSegError
+    from napari_seg.errors import Cancelled, EnvironmentFault, NapariSegError
     from napari_seg.learning.accept_files import AcceptedFile
     from napari_seg.learning.training_set import read_training_set
 
-    text = f"{'1 label map was' if left == 1 else f'{left} label maps were'} not reached"
+    text = f"{'1 label map was' if left == 1 else f'{left} label maps were'} not finished"
     if arguments.json:
         if isinstance(ended, KeyboardInterrupt):
             ended = Cancelled(message=f"stopped; {text}")
+        elif isinstance(ended, OSError) and ended.filename is not None:
+            ended = EnvironmentFault("environment.system", f"{ended.filename}: {ended.strerror}; {text}")
         elif not isinstance(ended, NapariSegError):
             ended = NapariSegError("internal.error", f"{type(ended).__name__}; {text}; please report it")
         _print_json([*results, AcceptedFile("", "failed", code=ended.code, message=ended.message)])

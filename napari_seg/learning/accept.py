@@ -398,15 +398,17 @@ def _patient(
 
 
 def _with_patient(folder: Path, content: TrainingSet, known: AcceptedCase, identity: ScanIdentity) -> AcceptedCase:
-    """Return a case that is accepted as it is; if its patient was not known before, write who it is.
+    """Return a case that is accepted as it is; if its patient or series was not known before, write them.
 
     Raises:
         OutputError: `output.*`.
     """
-    if not identity.who or known.who:
+    case = replace(known, who=known.who or identity.who, series=known.series or identity.series)
+    if case == known:
         return known
-    content, number, part = _patient(content, known, identity)
-    case = replace(known, patient=number, part=part or known.part, who=identity.who)
+    if case.who != known.who:
+        content, number, part = _patient(content, known, identity)
+        case = replace(case, patient=number, part=part or known.part)
     cases = tuple(case if one.name == case.name else one for one in content.cases)
     write_training_set(folder, replace(content, cases=cases))
     return case
