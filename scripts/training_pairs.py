@@ -203,13 +203,15 @@ def page(known: dict[str, Any]) -> str:
     lines += paragraph(" ".join(str(__doc__).split("\n\n")[3].split()))
     lines += paragraph(
         "Dice: mean of the classes over the test cases, which neither program saw. Difference: the mean over the test",
-        "cases of the differences of their Dice, with its 95 % interval, by resampling the cases; it does not hold the",
-        "chance of the training itself. Samples: steps times the batch. All numbers are in",
-        "[training_pairs.json](training_pairs.json).",
+        "cases of the differences of their Dice, with its 95 % interval, by resampling the cases; it leaves out",
+        "the variation between trainings, of which there was one each. Samples: steps times the batch. All numbers are",
+        "in [training_pairs.json](training_pairs.json).",
     )
     lines += paragraph(
         "**What it does not show**: what either reaches in days, or on a GPU, for which nnU-Net is made. Its networks",
-        "and patches take many times as long for a step here, so it sees far fewer samples in these minutes.",
+        "and patches take many times as long for a step here, so it sees far fewer samples in these minutes. A",
+        "Dice of 0 means that no voxel of its results has a label: its standard plan trains for 250,000 steps, and the",
+        "number of its steps in these minutes is in the last column.",
     )
     lines += [describe_machine(known["machine"]), ""]
     rows = []
@@ -226,9 +228,20 @@ def page(known: dict[str, Any]) -> str:
                 f"{row['difference'][0]:+.4f} ({low:+.4f} to {high:+.4f})",
                 f"{_samples(ours)} / {theirs['steps'] * theirs['batch']}",
                 f"{_size(ours['patch_size'])} / {_size(theirs['patch'])}",
+                f"{ours['steps'][0] if ours['steps'] else 'all'} / {theirs['steps']}",
             ]
         )
-    head = ["data set", "cases: training / test", "minutes", "napari-seg", "nnU-Net", "difference", "samples", "patch"]
+    head = [
+        "data set",
+        "cases: training / test",
+        "minutes",
+        "napari-seg",
+        "nnU-Net",
+        "difference",
+        "samples",
+        "patch",
+        "steps",
+    ]
     return "\n".join([*lines, *table(head, rows), ""])
 
 

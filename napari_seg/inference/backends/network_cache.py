@@ -272,7 +272,8 @@ def write_network(folder: Path, model: Any, figures: Figures) -> None:
         part.rename(folder)  # fails if another process was quicker
         _evict_oldest(folder.parent)
     except (OSError, RuntimeError) as error:
-        log.info("the verified network could not be cached (%s)", type(error).__name__)
+        if not folder.is_dir():
+            log.info("the verified network could not be kept in %s (%s)", folder.parent, error)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
