@@ -10,7 +10,7 @@ import phantoms
 import pytest
 
 from napari_seg.cohort.discover import find_cases
-from napari_seg.cohort.naming import UniqueNames, is_certainty_map, is_result, named_scans
+from napari_seg.cohort.naming import UniqueNames, input_name, is_certainty_map, is_result, named_scans
 from napari_seg.formats.record import read_record, write_record
 from napari_seg.formats.scan import Scan
 
@@ -109,3 +109,13 @@ def test_a_name_of_a_list_stays_and_others_avoid_it(tmp_path: Path) -> None:
     scans = [Scan(file.name.removesuffix(".nii.gz"), "nifti", (file,)) for file in files]
     named = named_scans(scans, [tmp_path], ["", "", "A"])
     assert [one.name for one in named] == ["a_2", "b", "A"]
+
+
+def test_inputs_without_a_common_folder_show_no_path_above_them() -> None:
+    root = Path(os.path.abspath(os.sep))
+    inputs = [root / "home" / "anna" / "a.nii.gz", root / "data" / "b.nii.gz"]
+    scans = [Scan(path.name[0], "nifti", (path,)) for path in inputs]
+    assert [one.source for one in named_scans(scans, inputs)] == ["a.nii.gz", "b.nii.gz"]
+    assert [input_name(path, inputs, scans) for path in inputs] == ["a.nii.gz", "b.nii.gz"]
+    together = [root / "home" / "anna", root / "home" / "bob"]
+    assert [input_name(path, together, scans) for path in together] == ["anna", "bob"]

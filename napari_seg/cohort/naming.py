@@ -159,9 +159,8 @@ def named_scans(
     searched = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
     named = _Roots(sorted(searched, key=lambda path: len(path.parts)))
     roots = list(dict.fromkeys(path if path.is_dir() else path.parent for path in inputs))
-    with suppress(ValueError):  # the inputs lie on several drives
-        roots = [Path(os.path.commonpath(roots))]
-    common = _Roots(roots)
+    above = _common_folder(roots)
+    common = _Roots(roots if above is None else [above])
     files = [Path(os.path.abspath(shown(scan.files[0]))) for scan in scans]
     folders = _Folders(files, scans)
     given = given or [""] * len(scans)
@@ -270,18 +269,29 @@ def input_name(path: Path, inputs: Sequence[Path], scans: Sequence[Scan | Channe
         inputs: all inputs of the run.
         scans: scans of the run, whose private words are left out.
     """
-    folders = [os.path.abspath(one if one.is_dir() else one.parent) for one in inputs]
+    folders = [Path(os.path.abspath(one if one.is_dir() else one.parent)) for one in inputs]
     place = os.path.abspath(path)
     name = os.path.basename(place)
-    with suppress(ValueError):  # the inputs lie on several drives
-        relative = os.path.relpath(place, os.path.commonpath(folders))
-        name = name if relative == "." else Path(relative).as_posix()
+    above = _common_folder(folders)
+    if above is not None and Path(place) != above:
+        name = Path(os.path.relpath(place, above)).as_posix()
     private = _private_words(scans)
     if private:
         from napari_seg.formats.dicom.private_words import without_private_words
 
         name = "/".join(filter(None, (without_private_words(Path(level), private) for level in name.split("/"))))
     return printable(name) or "input"
+
+
+def _common_folder(folders: Sequence[Path]) -> Path | None:
+    """Return the folder above absolute paths of folders; None if it is the root of a drive, or they lie on several.
+
+    What lies below the root is the whole path, which results must not state.
+    """
+    with suppress(ValueError):  # several drives
+        above = Path(os.path.commonpath(folders))
+        return above if len(set(folders)) == 1 or above != Path(above.anchor) else None
+    return None
 
 
 def _private_words(scans: Sequence[Scan | ChannelSet]) -> frozenset[str]:
