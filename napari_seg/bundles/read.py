@@ -23,9 +23,6 @@ from napari_seg.bundles.totalsegmentator.task import PREFIX
 from napari_seg.bundles.totalsegmentator.weights import own_folder
 from napari_seg.errors import BundleError, one_line
 
-SHIPPED_NAME = "hippocampus"
-"""Name of the shipped bundle, for results and new models."""
-
 
 def shipped_root() -> Path:
     """Return the root of the bundle that comes with the package, in a checkout or in the installed package."""
@@ -80,9 +77,10 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
 
     Args:
         bundle: a bundle's folder, the name of an installed model or of a folder in one that NAPARI_SEG_BUNDLES lists,
-            the title of one of these as `models list` prints it, a bundle that was read before; None or "hippocampus",
-            the shipped one. "totalsegmentator:total" is the task "total" of TotalSegmentator. For a folder of nnU-Net a
-            choice may follow, such as `FOLDER:3d_fullres`, see `bundles/nnunet/read.py`.
+            the title of one of these as `models list` prints it, a bundle that was read before, or None for the shipped
+            one. "totalsegmentator:total" is the task "total" of
+            TotalSegmentator. For a folder of nnU-Net a choice may follow, such
+            as `FOLDER:3d_fullres`, see `bundles/nnunet/read.py`.
         trust: allow its code to run later. The shipped bundle is always trusted.
 
     Raises:
@@ -186,7 +184,7 @@ def _candidates(bundle: str | Path) -> list[Path]:
     found = [Path(bundle)]
     if Path(bundle).name == str(bundle):
         found += [folder / bundle for folder in bundle_folders()]
-        found += [shipped_root()] * (bundle in (SHIPPED_NAME, shipped_root().name))
+        found += [root for root in (shipped_root(),) if root.name == bundle]
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.read import SHIPPED_NAME, read_bundle, shipped_root
+from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.trust import remember
 from napari_seg.errors import BundleError, Cancelled
@@ -138,7 +138,7 @@ def _outputs(bundle: Bundle) -> Iterator[Path]:
     """Yield the folders of the next models, taken or free, in their order."""
     is_shipped = bundle.root.resolve() == shipped_root().resolve()
     place = store_root() if is_shipped else bundle.root.resolve().parent
-    name = _ROUND.sub("", SHIPPED_NAME if is_shipped else bundle.root.name) or "model"
+    name = _ROUND.sub("", bundle.root.name if not is_shipped else "hippocampus") or "model"
     for number in count(int(lineage(bundle).get("round", 0)) + 1):
         yield place / f"{name}_round{number}"
 
