@@ -33,6 +33,8 @@ from benchmarks.nnunet_models import environment
 from benchmarks.report import describe_machine, paragraph, table
 from benchmarks.training_pairs import SETS, write_pair
 
+from napari_seg.evaluation.statistics import summarise
+
 VERSIONS = ("napari-seg", "torch", "monai")
 TIMED = Path(__file__).parent / "benchmarks" / "nnunet_timed_training.py"
 PREDICT = "import sys; from nnunetv2.inference.predict_from_raw_data import predict_entry_point as run; run()"
@@ -81,14 +83,14 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     predict(name, args)
     for program, row in (("nnunet", theirs), ("ours", ours)):
         row |= evaluate(work, program, data, made.classes)
-    pairs = zip(ours["cases"], theirs["cases"], strict=True)
+    difference = summarise([our - their for our, their in zip(ours["cases"], theirs["cases"], strict=True)])
     return {
         "about": made.about,
         "minutes": minutes["minutes"],
         "cases": [len(list((data / f"labels{side}").iterdir())) for side in ("Tr", "Ts")],
         "ours": ours,
         "nnunet": theirs,
-        "difference": interval(np.array([our - their for our, their in pairs])),
+        "difference": [difference.mean, difference.low, difference.high],
     }
 
 
@@ -177,13 +179,6 @@ def evaluate(work: Path, program: str, data: Path, classes: tuple[str, ...]) -> 
     by_class = {one: float(np.mean([case[one] for case in scores.values() if one in case])) for one in classes}
     cases = [float(np.mean(list(scores[case].values()))) for case in sorted(scores)]
     return {"dice": float(np.mean(list(by_class.values()))), "by_class": by_class, "cases": cases}
-
-
-def interval(values: np.ndarray) -> list[float]:
-    """Return the mean and its 95 % interval, by resampling the cases."""
-    random = np.random.default_rng(0)
-    means = random.choice(values, (10_000, len(values))).mean(axis=1)
-    return [float(values.mean()), *map(float, np.percentile(means, (2.5, 97.5)))]
 
 
 def write(folder: Path, name: str, row: dict[str, Any], about: dict[str, Any]) -> None:
