@@ -159,7 +159,7 @@ def named_scans(
     searched = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
     named = _Roots(sorted(searched, key=lambda path: len(path.parts)))
     roots = list(dict.fromkeys(path if path.is_dir() else path.parent for path in inputs))
-    above = _common_folder(roots)
+    above = _folder_above(roots)
     common = _Roots(roots if above is None else [above])
     files = [Path(os.path.abspath(shown(scan.files[0]))) for scan in scans]
     folders = _Folders(files, scans)
@@ -272,7 +272,7 @@ def input_name(path: Path, inputs: Sequence[Path], scans: Sequence[Scan | Channe
     folders = [Path(os.path.abspath(one if one.is_dir() else one.parent)) for one in inputs]
     place = os.path.abspath(path)
     name = os.path.basename(place)
-    above = _common_folder(folders)
+    above = _folder_above(folders)
     if above is not None and Path(place) != above:
         name = Path(os.path.relpath(place, above)).as_posix()
     private = _private_words(scans)
@@ -283,7 +283,7 @@ def input_name(path: Path, inputs: Sequence[Path], scans: Sequence[Scan | Channe
     return printable(name) or "input"
 
 
-def _common_folder(folders: Sequence[Path]) -> Path | None:
+def _folder_above(folders: Sequence[Path]) -> Path | None:
     """Return the folder above absolute paths of folders; None if it is the root of a drive, or they lie on several.
 
     What lies below the root is the whole path, which results must not state.
