@@ -86,6 +86,34 @@ def test_results_that_nobody_corrected_are_left_out_unless_they_were_checked(coh
     assert [*states.values()] == ["unchanged", "unchanged", "accepted"]
 
 
+def test_labels_that_equal_those_before_are_left_out(cohort: Path, head: Volume) -> None:
+    """As another program, or a pass of corrections that changed nothing, writes them: the files differ."""
+    path = cohort / "corrected" / "a_seg.nii.gz"
+    write_labels(head, path, cohort / "scans" / "a.nii.gz", 3)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 1))
+    assert accepted(cohort, "corrected") == {
+        "a_seg.nii.gz": "left out",
+        "b_seg.nii.gz": "accepted",
+        "c_seg.nii.gz": "accepted",
+    }
+    assert accepted(cohort, "corrected", with_uncorrected=True)["a_seg.nii.gz"] == "accepted"
+
+
+def test_labels_with_another_name_are_a_correction(cohort: Path, head: Volume) -> None:
+    path = record_path(cohort / "corrected" / "a_seg.nii.gz")
+    write_labels(head, cohort / "corrected" / "a_seg.nii.gz", cohort / "scans" / "a.nii.gz", 3)
+    path.write_text(path.read_text().replace("Left", "Right").replace('"sha256"', '"other"'))
+    assert accepted(cohort, "corrected")["a_seg.nii.gz"] == "accepted"
+
+
+def test_copies_that_edit_did_not_change_are_left_out(cohort: Path) -> None:
+    folders = [str(cohort / name) for name in ("results", "filled", "larger")]
+    assert main(["edit", folders[0], "-o", folders[1], "--fill-holes"]) == 0
+    assert set(accepted(cohort, "filled").values()) == {"left out"}
+    assert main(["edit", folders[1], "-o", folders[2], "--dilate", "3"]) == 0
+    assert set(accepted(cohort, "larger").values()) == {"accepted"}
+
+
 def test_accepted_labels_are_unchanged_the_second_time(cohort: Path, head: Volume) -> None:
     accepted(cohort, "corrected")
     write_labels(head, cohort / "corrected" / "b_seg.nii.gz", cohort / "scans" / "b.nii.gz", 5)

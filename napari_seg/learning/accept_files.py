@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.naming import BIDS_SUFFIX, SUFFIX
@@ -24,7 +26,7 @@ from napari_seg.formats.record import UNKNOWN, made_by_in, read_record, record_p
 from napari_seg.formats.scan import ReadOptions, Scan
 from napari_seg.learning.accept import accept
 from napari_seg.learning.training_set import AcceptedCase, Part, Provenance, read_training_set
-from napari_seg.volume import Segmentation
+from napari_seg.volume import Segmentation, labels_in
 
 State = Literal["accepted", "unchanged", "left out", "failed"]
 
@@ -45,7 +47,7 @@ class AcceptOptions:
         may_replace: whether the labels of scans that were accepted before are replaced.
         names: value -> name of structures that the files do not name.
         is_same_scan: take a scan with the name of the labels although its files have changed since.
-        with_uncorrected: accept the results in a folder that are as the model made them, too.
+        with_uncorrected: accept the label maps in a folder that are as the model made them, too.
         reading: how scans are read.
     """
 
@@ -110,8 +112,8 @@ class AcceptedFile:
 
     Attributes:
         name: see `CorrectedLabels`.
-        state: "unchanged": the set has these labels of the scan already; "left out": it is as the model made it, or is
-            a scan without labels, which the message says.
+        state: "unchanged": the set has these labels of the scan already; "left out": it is as the model made it, or as
+            the labels before, or is a scan without labels, which the message says.
         case: the case; None unless it is accepted or unchanged.
         code: code of the error of one that failed.
         message: the same in words.
@@ -205,11 +207,14 @@ def accept_file(one: CorrectedLabels, folder: Path, options: AcceptOptions) -> A
         return AcceptedFile(one.name, "left out")
     known = read_training_set(folder).cases
     case = _accept(one, folder, options)
+    if case is None:
+        return AcceptedFile(one.name, "left out")
     is_known = any(case.labels == earlier.labels for earlier in known)
     return AcceptedFile(one.name, "unchanged" if is_known else "accepted", case)
 
 
-def _accept(corrected: CorrectedLabels, folder: Path, options: AcceptOptions) -> AcceptedCase:
+def _accept(corrected: CorrectedLabels, folder: Path, options: AcceptOptions) -> AcceptedCase | None:
+    """Put a label map and its scan into a training set, or return None: it is in a folder and as the labels before."""
     assert corrected.scan is not None
     try:
         scan = corrected.scan.read(**options.reading)
@@ -222,19 +227,33 @@ def _accept(corrected: CorrectedLabels, folder: Path, options: AcceptOptions) ->
         found = with_all_segments_named(read_label_map(path, scan.grid, images=images))
         return on_grid(_named(found, options.names, is_only=corrected.is_alone), scan.grid, path)
 
+    labels = read(corrected.labels)
+    before = None if corrected.before is None else read(corrected.before)
+    is_compared = corrected.is_listed and corrected.before != corrected.labels and not options.with_uncorrected
+    if before is not None and is_compared and _is_same(labels, before):
+        return None
     made_by = made_by_in(corrected.before or corrected.labels)
     return accept(
-        read(corrected.labels),
+        labels,
         scan,
         folder,
         Provenance(options.reader, model=None if made_by == UNKNOWN else made_by),
-        before=None if corrected.before is None else read(corrected.before),
+        before=before,
         annotated=options.checked,
         part=options.part,
         patient=options.patient,
         copy_series=options.copy_series,
         may_replace=options.may_replace,
     )
+
+
+def _is_same(labels: Segmentation, before: Segmentation) -> bool:
+    """Return whether two segmentations on one grid have the same voxels, of structures with the same names."""
+    if not np.array_equal(labels.array, before.array):
+        return False
+    present = set(labels_in(labels.array))
+    names, earlier = ({one.label: one.name for one in each.segments} for each in (labels, before))
+    return all(names.get(label) == earlier.get(label) for label in present)
 
 
 def _below(path: Path) -> list[CorrectedLabels]:
