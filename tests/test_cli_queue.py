@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_the_model_looks_at_the_scans(real: Path, capsys: pytest.CaptureFixture)
     (real / "scans" / "s1.nii.gz").unlink()
     assert main([*words, "--count", "0"]) == 3
     assert "failed   s1: queue.no_scan: " in capsys.readouterr().out
+
+
+def test_accepted_cases_drop_out(real: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["queue", str(real / "real"), "--accepted", str(real / "accepted")]
+    (real / "accepted").mkdir()
+    shutil.copy(real / "scans" / "s1.nii.gz", real / "accepted" / "x.nii.gz")
+    assert main([*words, "--count", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "s1" not in text
+    assert "left out as accepted: 1 of the cases of the run" in text
+    assert main([*words, "--json"]) == 0
+    assert {case["name"] for case in json.loads(capsys.readouterr().out)} == {"s0", "s2"}
 
 
 def test_a_seed_decides_the_random_order(out: Path, capsys: pytest.CaptureFixture) -> None:

@@ -43,7 +43,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         parser, "let the code in that bundle run, now and until it changes; only for bundles whose source you trust"
     )
     parser.add_argument(
-        "--accepted", type=Path, metavar="SET", help="training set of the accepted cases, whose like need no correction"
+        "--accepted",
+        type=Path,
+        metavar="SET",
+        help="training set of the accepted cases, which are left out, and whose like need no correction",
     )
     parser.add_argument(
         "--strategy",
@@ -83,10 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
             progress=report,
         )
     failed = [case for case in cases if case.rank is None]
+    ranked = [case for case in cases if case.rank is not None and not case.is_accepted]
     if arguments.json:
-        print(json.dumps([case.as_dict() for case in cases], indent=2))
+        print(json.dumps([case.as_dict() for case in (*ranked, *failed)], indent=2))
     else:
-        print_queue([case for case in cases if case.rank is not None], failed)
+        print_queue(ranked, failed)
+        if arguments.accepted is not None:
+            count = len(cases) - len(ranked) - len(failed)
+            print(f"left out as accepted: {count} of the cases of the run")
     if not cases:
         return ExitCode.DONE
     return exit_code(len(failed), len(cases))

@@ -110,6 +110,8 @@ def accept(
         known = case_of_scan(content, folder, identity)
         if known is None:
             refuse_mirrored(content, folder, identity)
+        elif (folder / known.image).resolve() in identity.files:  # the copy in the set, which no run has
+            identity = replace(identity, input_sha256="")
         channels = _channels(content, scan)
         structures = _structures(content.structures, names)
         checked = _checked(annotated, names, structures)
@@ -131,7 +133,9 @@ def accept(
         name = known.name if known else f"case{content.next_number:04d}"
         revision = known.revision + 1 if known else 1
         if known is not None and kept is not None:
-            image, identity = known.image, replace(identity, voxels=known.scan, values=known.values or identity.values)
+            image = known.image
+            kept_values, files = known.values or identity.values, known.input_sha256 or identity.input_sha256
+            identity = replace(identity, voxels=known.scan, values=kept_values, input_sha256=files)
         else:
             image, kept = _write_image(scan, folder, name, revision, identity.voxels, copy_series), scan.grid
         label_file = f"./{LABELS}/{name}_r{revision}.nii.gz"
@@ -149,6 +153,7 @@ def accept(
             identity.who or (known.who if known else ""),
             identity.values,
             identity.series or (known.series if known else ""),
+            identity.input_sha256,
         )
         cases = tuple(case if one.name == name else one for one in content.cases)
         cases, next_number = (cases, content.next_number) if known else ((*cases, case), content.next_number + 1)
@@ -398,12 +403,17 @@ def _patient(
 
 
 def _with_patient(folder: Path, content: TrainingSet, known: AcceptedCase, identity: ScanIdentity) -> AcceptedCase:
-    """Return a case that is accepted as it is; if its patient or series was not known before, write them.
+    """Return a case that is accepted as it is; if its patient, series or files were not known before, write them.
 
     Raises:
         OutputError: `output.*`.
     """
-    case = replace(known, who=known.who or identity.who, series=known.series or identity.series)
+    case = replace(
+        known,
+        who=known.who or identity.who,
+        series=known.series or identity.series,
+        input_sha256=known.input_sha256 or identity.input_sha256,
+    )
     if case == known:
         return known
     if case.who != known.who:

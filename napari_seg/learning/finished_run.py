@@ -46,12 +46,14 @@ class AcceptedScan:
         digest: of its voxels, or of its files if the set is of another program.
         scan: the scan; None if this machine does not find it, so that only its digest is known.
         is_trained: whether models learn from it; the validation part only tells which scans are accepted.
+        input_sha256: of its files, as the run knows them; "" if it is unknown.
     """
 
     name: str
     digest: str
     scan: AnyScan | None
     is_trained: bool = True
+    input_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ def accepted_scans(folder: Path, bundle: Bundle | None) -> tuple[list[AcceptedSc
             scan = referenced_scan(path) if path.name.endswith(ENDING) else find_scans(path)[0]
         except NapariSegError as error:
             faults[case.name] = error
-        scans.append(AcceptedScan(case.name, case.scan, scan, case.part == "training"))
+        scans.append(AcceptedScan(case.name, case.scan, scan, case.part == "training", case.input_sha256))
     return scans, faults
 
 

@@ -99,8 +99,8 @@ def rank(
     With the scans, the model looks at each of them again: the uncertainty is the disagreement of its members, and
     distances are those of the features of its network. What it finds is kept in the folder of the run, so that only new
     scans are looked at next time. Without the scans and without such finds, the uncertainty comes from the confidence
-    in the manifest, and distances from the volumes; an accepted case is then known by the bytes of its file only, which
-    a training set of corrections does not keep.
+    in the manifest, and distances from the volumes; an accepted case is then known by the digest of its files only,
+    which training sets of earlier versions do not keep.
 
     Args:
         results: output folder of the run.
@@ -108,7 +108,7 @@ def rank(
         model: the model to improve, its folder or its name; None: the one that made the results.
         accepted: folder or list of the accepted cases, whose like need no correction.
         strategy: "uncertain-diverse", "uncertain", or "random", the control; see `ranking`.
-        count: number of cases to rank; None: all.
+        count: number of cases to rank, without the accepted ones behind them; None: all.
         seed: of the strategy "random".
         options: where the network runs and how much memory it may use; the rest is as in the run.
         progress: called with "looking", the number of scans that were looked at, and the number of all.
@@ -200,7 +200,9 @@ class _Queue:
 
     def ranked(self, strategy: Strategy, count: int | None, seed: int) -> list[RankedCase]:
         """Return the cases in their order, the accepted ones behind the others."""
-        names_of_accepted = {one.digest: one.name for one in self.corrected}
+        names_of_accepted = {
+            digest: one.name for one in self.corrected for digest in (one.digest, one.input_sha256) if digest
+        }
         accepted = {row.name: name for row in self.rows if (name := self._accepted_as(row, names_of_accepted))}
         rows = [row for row in self.rows if row.name not in accepted]
         names, others = [row.name for row in rows], [one for one in self.corrected if one.digest in self.known.accepted]
@@ -213,7 +215,7 @@ class _Queue:
             case = found[names[choice.number]]
             why = _why(case, choice, strategy, [*names, *(f"accepted {one.name}" for one in others)], medians)
             result.append(replace(case, rank=len(result) + 1, distance=choice.distance, why=why))
-        for name in sorted(accepted)[: None if count is None else count - len(result)]:
+        for name in sorted(accepted):
             why = f"already accepted as {accepted[name]}"
             result.append(replace(found[name], rank=len(result) + 1, is_accepted=True, distance=0.0, why=why))
         return result

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seg.cohort.outputs import sha256_of
 from napari_seg.errors import InputError, NapariSegError
 from napari_seg.formats.endings import NIFTI_ENDINGS, ending_of
 from napari_seg.learning.scans import scan_of
@@ -35,6 +36,7 @@ class ScanIdentity:
         values: digest of their values in any order, see `value_digest`.
         who: digest of its patient in a training set, see `AcceptedCase.who`; "" if the patient is unknown.
         series: digest of its DICOM series in a training set, see `AcceptedCase.series`; "" if there is none.
+        input_sha256: digest of its files, see `AcceptedCase.input_sha256`; "" if they can't be read.
     """
 
     scan: Volume
@@ -42,11 +44,16 @@ class ScanIdentity:
     values: str
     who: str = ""
     series: str = ""
+    input_sha256: str = ""
 
     @classmethod
     def of(cls, scan: Volume) -> ScanIdentity:
         """Return the identity of a scan."""
-        return cls(scan, voxel_digest(scan), value_digest(scan))
+        files, input_sha256 = scan.source.files, ""
+        with suppress(OSError):  # they were moved since they were read
+            if files:  # a run has those of a series in the order of their paths
+                input_sha256 = sha256_of(sorted(files) if scan.source.format == "dicom" else files)
+        return cls(scan, voxel_digest(scan), value_digest(scan), input_sha256=input_sha256)
 
     def in_set(self, content: TrainingSet, patient: str = "") -> ScanIdentity:
         """Return the identity with the digests of patient and series in a training set.

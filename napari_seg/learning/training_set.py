@@ -129,6 +129,8 @@ class AcceptedCase:
             of earlier versions.
         series: digest of the identifier of its DICOM series, as `who`; "" if there is none, and in sets of earlier
             versions.
+        input_sha256: digest of the files of the scan, as a run keeps it; "" if they could not be read, and in sets of
+            earlier versions.
     """
 
     name: str
@@ -142,6 +144,7 @@ class AcceptedCase:
     who: str = ""
     values: str = ""
     series: str = ""
+    input_sha256: str = ""
 
     @property
     def revision(self) -> int:
@@ -296,7 +299,8 @@ def as_index(content: TrainingSet) -> dict[str, Any]:
 def _own(case: AcceptedCase) -> dict[str, Any]:
     provenance = asdict(case.provenance)
     own = {"annotated": list(case.annotated), "scan": case.scan, "values": case.values}
-    return {"accepted": own | {"provenance": provenance, "who": case.who, "series": case.series}}
+    own |= {"input_sha256": case.input_sha256, "who": case.who, "series": case.series}
+    return {"accepted": own | {"provenance": provenance}}
 
 
 def _is_ours(path: Path) -> bool:
@@ -330,8 +334,8 @@ def _case(entry: Mapping[str, Any]) -> AcceptedCase:
     if not _PATIENT.fullmatch(patient) or int(labels.rpartition("_r")[2].partition(".")[0]) > _MAX_NUMBER:
         raise ValueError(name)
     of_part: Part = "training" if part == "training" else "validation"
-    who, values, series = (str(own.get(key, "")) for key in ("who", "values", "series"))
-    return AcceptedCase(name, image, labels, patient, of_part, annotated, scan, provenance, who, values, series)
+    others = (str(own.get(key, "")) for key in ("who", "values", "series", "input_sha256"))
+    return AcceptedCase(name, image, labels, patient, of_part, annotated, scan, provenance, *others)
 
 
 def write_training_set(folder: Path, content: TrainingSet) -> None:
