@@ -14,7 +14,7 @@ from napari_seg.bundles.read import shipped_root
 from napari_seg.cli.main import main
 from napari_seg.errors import BundleError, OutputError
 from napari_seg.training import choices
-from napari_seg.training.choices import check_names, check_same_labels, check_values, relative_path
+from napari_seg.training.choices import Choices, check_names, check_same, check_same_labels, check_values, relative_path
 
 sys.path.insert(0, str(shipped_root()))
 
@@ -81,6 +81,16 @@ def test_label_values_with_other_names_are_another_training(tmp_path: Path) -> N
     with pytest.raises(OutputError, match=r"output\.exists: .* other values of front, back"):
         check_same_labels(plan, swapped, "out")
     check_same_labels(plan | {"choices": {"labels": {"front": [1]}}}, swapped, "out")
+
+
+def test_what_the_plan_chose_may_be_repeated_and_not_changed() -> None:
+    network = {"class": "UNet", "size": "S"}
+    plan: dict[str, Any] = {"dataset": {"cases": 3}, "choices": {}, "settings": {}, "options": {}, "network": network}
+    check_same(plan, {"cases": 3}, Choices(network="UNet", dims=3, size="S"), "out")
+    with pytest.raises(OutputError, match="was planned with size S, now M; no folds, now 5; leave"):
+        check_same(plan, {"cases": 3}, Choices(size="M", folds=5), "out")
+    with pytest.raises(OutputError, match="was planned with dims 2, now 3;"):
+        check_same(plan | {"options": {"slices_2d": ""}}, {"cases": 3}, Choices(dims=3), "out")
 
 
 def test_a_path_on_another_drive_stays_absolute(monkeypatch: pytest.MonkeyPatch) -> None:

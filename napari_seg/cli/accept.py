@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seg.cli.exit_codes import ExitCode, exit_code
+from napari_seg.cli.exit_codes import ExitCode, exit_code, with_code
 from napari_seg.cli.read_options import add_read_options, read_options
 from napari_seg.cli.train import named_value
 
@@ -217,19 +217,15 @@ def _print_ended(
         arguments: arguments of the command.
         ended: why it ended; its code is the last entry of JSON output.
     """
-    from napari_seg.errors import Cancelled, EnvironmentFault, NapariSegError
+    from napari_seg.errors import NapariSegError
     from napari_seg.learning.accept_files import AcceptedFile
     from napari_seg.learning.training_set import read_training_set
 
     text = f"{'1 label map was' if left == 1 else f'{left} label maps were'} not finished"
     if arguments.json:
-        if isinstance(ended, KeyboardInterrupt):
-            ended = Cancelled(message=f"stopped; {text}")
-        elif isinstance(ended, OSError) and ended.filename is not None:
-            ended = EnvironmentFault("environment.system", f"{ended.filename}: {ended.strerror}; {text}")
-        elif not isinstance(ended, NapariSegError):
-            ended = NapariSegError("internal.error", f"{type(ended).__name__}; {text}; please report it")
-        _print_json([*results, AcceptedFile("", "failed", code=ended.code, message=ended.message)])
+        fault = f"{type(ended).__name__}; please report it"
+        error = with_code(ended) or NapariSegError("internal.error", fault)
+        _print_json([*results, AcceptedFile("", "failed", code=error.code, message=f"{error.message}; {text}")])
         arguments.json = False  # `main` prints the error for a person and nothing else
         return
     _print_table(results)

@@ -30,8 +30,9 @@ from napari_seg.cli import (
     status,
     train,
 )
-from napari_seg.cli.exit_codes import ExitCode
+from napari_seg.cli.exit_codes import STOPPED, ExitCode, exit_code_of, with_code
 from napari_seg.cli.stop_signals import signals_handled
+from napari_seg.errors import Cancelled, NapariSegError
 from napari_seg.version import __version__
 
 
@@ -64,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(
         prog="napari-seg",
         description="Medical-image segmentation: scans in, named structures with volumes out.",
-        epilog="Exit status: 0 all done, 1 wrong usage, 2 nothing found, 3 some scans failed, 4 all scans failed, 5 "
-        "a package, device or disk space is missing, 130 stopped, 141 the reader of the output closed it. "
+        epilog="Exit status: 0 all done, 1 wrong usage, 2 nothing found, 3 some scans failed, 4 all scans or the "
+        "training failed, 5 a package, device or disk space is missing or another run uses the folder, 130 stopped, "
+        "141 the reader of the output closed it. "
         "'napari-seg COMMAND --help' describes a command.",
     )
     parser.add_argument("--version", action="version", version=f"napari-seg {__version__}")
@@ -95,44 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from napari_seg.errors import (
-        BundleError,
-        Cancelled,
-        CohortError,
-        DownloadError,
-        EnvironmentFault,
-        NapariSegError,
-        OutputError,
-        StoreError,
-    )
-
     try:
         return int(arguments.run(arguments))
-    except KeyboardInterrupt:
-        error: NapariSegError = Cancelled()
-    except NapariSegError as raised:
-        error = raised
-    except OSError as raised:
-        if raised.filename is None:  # the error comes from standard output, not from a file
+    except (KeyboardInterrupt, NapariSegError, OSError) as raised:
+        error = with_code(raised)
+        if error is None:
             raise
-        error = EnvironmentFault("environment.system", f"{raised.filename}: {raised.strerror}")
     if getattr(arguments, "json", False):
         print(json.dumps({"code": error.code, "message": error.message}, indent=2))
-    if isinstance(error, Cancelled):
-        print("napari-seg: stopped; finished results are kept, and the same command goes on", file=sys.stderr)
-        return ExitCode.CANCELLED
-    print(f"napari-seg: {error}", file=sys.stderr)
-    if error.code in ("input.missing", "input.none", "dataset.missing", "cohort.no_manifest", "queue.empty"):
-        return ExitCode.NOTHING_FOUND
-    if error.code in ("bundle.weights", "bundle.unreadable"):
-        return ExitCode.ENVIRONMENT
-    if error.code in ("cohort.changed", "cohort.network", "cohort.rules", "cohort.rules_unreachable", "queue.model"):
-        return ExitCode.USAGE
-    if isinstance(error, (CohortError, EnvironmentFault, OutputError, DownloadError)):
-        return ExitCode.ENVIRONMENT
-    if isinstance(error, (BundleError, StoreError)) or error.code.startswith("channels."):
-        return ExitCode.USAGE
-    return ExitCode.ALL_FAILED
+    print(f"napari-seg: {STOPPED if isinstance(error, Cancelled) else error}", file=sys.stderr)
+    return exit_code_of(error)
 
 
 @contextmanager

@@ -253,6 +253,14 @@ def changed_settings(written: dict[str, Any], choices: Choices) -> dict[str, Any
     return {name: value for name, value in choices.settings.items() if name not in before or before[name] != value}
 
 
+def _in_effect(written: dict[str, Any]) -> dict[str, Any]:
+    """Return the choices of a plan, with what the plan chose where the user did not."""
+    network = written.get("network", {})
+    is_2d = not {"images_2d", "slices_2d"}.isdisjoint(written.get("options", ()))
+    planned = {"network": network.get("class"), "size": network.get("size"), "dims": 2 if is_2d else 3}
+    return {name: value for name, value in planned.items() if value is not None} | written["choices"]
+
+
 def check_same(written: dict[str, Any], dataset: dict[str, Any], choices: Choices, out: str) -> None:
     """Check that an existing plan agrees with the data set and the choices, except for settings that may change.
 
@@ -265,10 +273,11 @@ def check_same(written: dict[str, Any], dataset: dict[str, Any], choices: Choice
     Raises:
         OutputError: `output.exists`, the plan was made for other data or with other choices.
     """
+    planned = _in_effect(written)
     differing = [
-        f"{name} {was!r}, now {value!r}"
+        f"{name} {planned[name]}, now {value}" if name in planned else f"no {name}, now {value}"
         for name, value in choices.as_dict().items()
-        if name not in ("settings", "fine_tune") and (was := written["choices"].get(name)) != value
+        if name not in ("settings", "fine_tune") and planned.get(name) != value
     ]
     differing += [
         f"another {name}, now {value!r}"
