@@ -31,7 +31,7 @@ def test_a_path_without_a_file_is_a_case_without_an_image(tmp_path: Path, image:
 
 def test_a_list_without_any_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text("image,label\ns3://x/a.nii,s3://x/b.nii\n")
-    with pytest.raises(TrainingError, match=r"none of the 1 listed cases .* that exist; correct the paths"):
+    with pytest.raises(TrainingError, match="of which 1 label maps and 1 images do not exist; restore them"):
         find_dataset(tmp_path / "cases.csv")
 
 

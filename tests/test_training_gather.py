@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
+import datasets
 import nibabel
 import numpy as np
 import pytest
@@ -181,8 +183,20 @@ def test_what_holds_no_pair_is_said(tmp_path: Path) -> None:
     root = write(tmp_path / "a", "p1/ct.nrrd", "p2/ct.nrrd")
     (root / "p1" / "table.xlsx").touch()
     message = refused(root, "dataset.unknown")
-    assert "2 .nrrd: partner.no_label" in message
-    assert "1 .xlsx: skip.not_an_image" in message
+    assert "2 .nrrd (partner.no_label: " in message
+    assert "1 .xlsx (skip.not_an_image: " in message
+
+
+def test_a_listed_folder_that_is_gone_is_named_with_its_list(tmp_path: Path) -> None:
+    root = datasets.write_decathlon(tmp_path / "a", cases=2)
+    shutil.rmtree(root / "labelsTr")
+    message = refused(root, "dataset.no_cases")
+    assert (
+        "found were 2 .nii.gz (partner.no_label: An image has no label map); expected the files that dataset.json lists"
+        in message
+    )
+    assert "of which 2 label maps and 0 images do not exist; restore them" in message
+    assert "not_an_image" not in message
 
 
 def test_slices_with_pixels_of_different_sizes_are_told(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_segmentation_of_another_series_has_no_image(tmp_path: Path, dicom: Di
     root = dicom(tmp_path / "a", "Quimby")
     shutil.rmtree(root / "Quimby^Ann" / "MR")
     message = refused(root, "dataset.unknown")
-    assert "1 .dcm: partner.no_image" in message
+    assert "1 .dcm (partner.no_image: " in message
     dicom(root, "Zappa")
     found, description = gathered(root)
     assert found is not None

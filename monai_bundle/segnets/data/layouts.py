@@ -40,6 +40,7 @@ _EXPECTED = """expected one of these layouts:
   folders    images/ and labels/ of .nii, .nii.gz, .png, .jpg, .bmp or .tif; or give images_dir and labels_dir"""
 _IMAGE_FOLDERS = ("images", "imagesTr", "image", "img")
 _LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations")
+_FILES_OF_A_CASE = (("label", "label maps"), ("image", "images"))
 _MAX_LIST_BYTES = 1 << 26
 _SHOWN = 200
 """Number of characters of a value in a message."""
@@ -162,8 +163,13 @@ def find_dataset(
         found = f"no image has a label map ({len(dataset.unpaired)} files are unpaired)"
         advice = "give an image and its label map the same name"
         if layout in ("list", "decathlon"):
+            gone = [f"{sum(key not in case for case in dataset.unpaired)} {what}" for key, what in _FILES_OF_A_CASE]
             found = f"none of the {len(dataset.unpaired)} listed cases has an image and a label map that exist"
-            advice = "correct the paths, which are absolute or relative to the list"
+            advice = (
+                f"expected the files that {'dataset.json' if layout == 'decathlon' else 'the list'} lists, of which "
+                f"{' and '.join(gone)} do not exist; restore them, or correct their paths, which are absolute or "
+                "relative to the list"
+            )
         if dataset.unread:
             found += f"; not read were {list_endings(dataset.unread)}"
             advice = f"training reads {', '.join(VOLUMES + IMAGES_2D)}; convert the others"

@@ -329,11 +329,11 @@ def _search(
                 pairs[number] = replace(pair, patient=who)
     pairs = [*pairs, *by_name]
     used = {file for pair in pairs for file in pair.files}
-    skipped = [replace(one, files=tuple(f for f in one.files if f not in used)) for one in found.skipped]
     in_unpaired = {what for what, _ in others if isinstance(what, Path)} | {
         w for w, _ in unpaired if isinstance(w, Path)
     }
-    skipped = [replace(one, files=tuple(f for f in one.files if f not in in_unpaired)) for one in skipped]
+    used |= in_unpaired | {dataset_dir / name for name in ("dataset.json", "labels.json")}  # of which layouts are read
+    skipped = [replace(one, files=tuple(f for f in one.files if f not in used)) for one in found.skipped]
     left = passed_over([one for one in skipped if one.files], [*unpaired, *others])
     if not pairs:
         listed = "; ".join(map(str, left[:8])) or "nothing"

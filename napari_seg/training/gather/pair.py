@@ -105,7 +105,7 @@ class PassedOver:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.count} {self.ending}: {self.code}: {self.reason}"
+        return f"{self.count} {self.ending} ({self.code}: {self.reason.rstrip('.')})"
 
 
 def passed_over(skipped: Iterable[Skipped], unpaired: Sequence[tuple[Scan | Path, str]] = ()) -> tuple[PassedOver, ...]:
