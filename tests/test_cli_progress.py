@@ -8,6 +8,7 @@ import pytest
 
 from napari_seg.cli.progress import print_results
 from napari_seg.cohort.outcome import CaseResult
+from napari_seg.errors import Notice
 
 
 def test_names_that_differ_at_their_end_are_told_apart(
@@ -21,3 +22,11 @@ def test_names_that_differ_at_their_end_are_told_apart(
     assert max(map(len, table.splitlines())) <= 80
     shown = "".join(row.split("│")[1].strip() for row in table.splitlines() if row.startswith("│"))
     assert shown == "".join(names)
+
+
+def test_a_structure_that_was_not_found_has_a_remark(capsys: pytest.CaptureFixture[str]) -> None:
+    unsure = (Notice("result.implausible", "too small", "anterior"), Notice("result.implausible", "none", "posterior"))
+    volumes = {"anterior": 0.2, "middle": 0.5, "posterior": 0.0}
+    print_results([CaseResult("a", "done", volumes_ml=volumes, notices=unsure)], Path("out"))
+    rows = [row.split("│") for row in capsys.readouterr().out.splitlines() if row.startswith("│")]
+    assert [row[5].strip() for row in rows] == ["doubtful", "", "not found"]

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,7 +152,7 @@ def _print_tables(
     from rich.markup import escape
     from rich.table import Table
 
-    from napari_seg.cli.progress import Output
+    from napari_seg.cli.progress import Output, figure
     from napari_seg.evaluation.pairs import MEAN
     from napari_seg.evaluation.report import summaries, unit, values
     from napari_seg.evaluation.statistics import worst
@@ -166,18 +167,20 @@ def _print_tables(
         table.add_row(
             escape(name),
             str(dice.count),
-            f"{dice.mean:.4f}",
-            f"{dice.low:.3f}-{dice.high:.3f}",
-            f"{dice.median:.4f}",
-            f"{row['hd95_mm'].mean:.2f}",
-            f"{row['nsd'].mean:.4f}",
+            figure(dice.mean, ".4f"),
+            "–" if isnan(dice.low) else f"{dice.low:.3f} to {dice.high:.3f}",
+            figure(dice.median, ".4f"),
+            figure(row["hd95_mm"].mean, ".2f"),
+            figure(row["nsd"].mean, ".4f"),
         )
     console.print(table)
     means = values(results, MEAN, "dice")
     console.print("worst    " + ", ".join(f"{name} {means[name]:.4f}" for name in worst(means)), markup=False)
     for name, metrics in (versus or {}).items():
         text = "; ".join(
-            f"{metric} {d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f}, p {d.p:.2g})" for metric, d in metrics.items()
+            f"{metric} {figure(d.mean, '+.4f')}"
+            + ("" if isnan(d.low) else f" ({d.low:+.4f} to {d.high:+.4f}, p {d.p:.2g})")
+            for metric, d in metrics.items()
         )
         console.print(f"versus   {name}, {metrics['dice'].count} cases: {text}", markup=False)
     for result in results:

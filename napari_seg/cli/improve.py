@@ -80,12 +80,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print(found: Improvement, model: str) -> None:
     """Print the table of both models, and what it says."""
+    from napari_seg.cli.progress import figure
     from napari_seg.learning.compare import MIN_PATIENTS
 
     rows = [("structure", "cases", "before", "after", "difference", "95 %")]
     for row in found.rows:
         interval = "–" if math.isnan(row.low) else f"{row.low:+.3f} to {row.high:+.3f}"
-        was, is_now, more = _dice(row.before), _dice(row.after), _dice(row.difference, "+.4f")
+        was, is_now, more = figure(row.before, ".4f"), figure(row.after, ".4f"), figure(row.difference, "+.4f")
         rows.append((row.structure, str(row.cases), was, is_now, more, interval))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(f"Dice on the validation part, which is never trained on; {found.minutes:g} minutes of training")
@@ -101,7 +102,3 @@ def _print(found: Improvement, model: str) -> None:
     else:
         text = f"no gain {found.output}; keep {model}, accept more cases or give it more minutes"
         print(text + few * found.has_few_patients)
-
-
-def _dice(value: float, form: str = ".4f") -> str:
-    return "–" if math.isnan(value) else f"{value:{form}}"

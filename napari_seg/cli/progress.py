@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 
 from rich.console import Console
@@ -27,6 +28,11 @@ class Output(Console):
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
+
+
+def figure(value: float, form: str) -> str:
+    """Return a formatted number; "–" for NaN."""
+    return "–" if isnan(value) else f"{value:{form}}"
 
 
 _FEW_STRUCTURES = 20
@@ -66,12 +72,13 @@ def print_results(results: Sequence[CaseResult], output: Path, report: Path | No
             absent = len(result.volumes_ml) - len(listed)
             for row, (name, volume_ml) in enumerate(listed.items()):
                 confidence = result.confidence.get(name)
+                remark = "doubtful" if name in with_notice else ""
                 table.add_row(
                     "" if row else escape(result.name),
                     escape(name),
                     f"{volume_ml:.2f}",
                     "" if confidence is None else f"{confidence:.2f}",
-                    "doubtful" if name in with_notice else "",
+                    remark if volume_ml else "not found",
                     end_section=row == len(listed) - 1 and not absent,
                 )
             if absent:
