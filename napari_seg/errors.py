@@ -29,6 +29,11 @@ def one_line(text: object, max_length: int) -> str:
     return plain if len(plain) <= max_length else f"{plain[: max_length - 1]}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one: "1 case", "2,000 cases"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 class NapariSegError(Exception):
     """An error that a user can cause and correct.
 

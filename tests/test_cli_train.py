@@ -126,13 +126,13 @@ def test_where_the_files_lie_and_what_can_be_tried(
 
 def test_steps_that_were_not_reached_are_told(capsys: pytest.CaptureFixture) -> None:
     for steps in (None, (4000, 4000)):
-        print_steps(steps)
+        assert print_steps(steps)
     assert capsys.readouterr().out == ""
-    print_steps((3000, 4000))
+    assert print_steps((3000, 4000))
     assert capsys.readouterr().out == "steps   3000 of 4000 planned (75.0%)\n"
-    print_steps((16, 4000))
+    assert not print_steps((16, 4000))  # and no command that segments is proposed
     assert "16 of 4000 planned (0.4%)\n        too few for a useful network" in capsys.readouterr().out
-    print_steps((16, 4000), is_tuned=True)
+    assert print_steps((16, 4000), is_tuned=True)
     assert capsys.readouterr().out == "steps   16 of 4000 planned (0.4%)\n"
 
 

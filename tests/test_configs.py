@@ -19,6 +19,8 @@ import pytest
 import torch
 import yaml
 from datasets import write_decathlon, write_pictures
+from ignite.engine import Engine
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from napari_seg.bundles.read import shipped_root
@@ -395,3 +397,13 @@ def _counted(function: Callable, calls: Counter[str]) -> Callable:
         return function(*arguments, **options)
 
     return count
+
+
+@pytest.mark.parametrize("config", ["evaluate", "inference"])
+def test_no_bar_is_drawn_into_a_file(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    handlers = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))["handlers"]
+    (bar,) = (one for one in handlers if isinstance(one, dict) and one["_target_"].endswith("ProgressBar"))
+    engine = Engine(lambda engine, batch: batch)
+    ConfigParser({"bar": bar}).get_parsed_content("bar").attach(engine)
+    engine.run(range(3))
+    assert capsys.readouterr().err == ""

@@ -58,10 +58,10 @@ def test_time_left_covers_the_whole_run_within_the_time_limit(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("pace", "minutes", "level", "text"),
     [
-        (11.0, 3.0, "WARNING", "a step takes 11 s, all 4000 about 12:13:20; the 3 minutes (max_minutes) reach about"),
-        (11.0, 3.0, "WARNING", "reach about step 17, 0.4% of them: too few for a useful network"),
-        (0.01, 3.0, "INFO", "the 3 minutes (max_minutes) reach about step 4000"),
-        (0.02, 1.0, "INFO", "reach about step 300"),
+        (11.0, 3.0, "WARNING", "a step takes 11 s, all 4000 about 12:13:20; max_minutes 3 reaches about"),
+        (11.0, 3.0, "WARNING", "reaches about step 17, 0.4% of them: too few for a useful network"),
+        (0.01, 3.0, "INFO", "max_minutes 3 reaches about step 4000"),
+        (0.02, 1.0, "INFO", "reaches about step 300"),
         (0.95, None, "INFO", "a step takes 0.95 s, all 4000 about 1:03:"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from napari_seg.training.describe import plan_rows, size_costs, time_rows
+from napari_seg.training.describe import network_rows, plan_rows, size_costs, time_rows
 
 
 def test_each_setting_has_its_reason() -> None:
@@ -24,8 +24,9 @@ def test_each_setting_has_its_reason() -> None:
         ("plan", "option crops_balanced: images are larger than a patch"),
         ("plan", "patch_size [32, 40, 32]: contains 95 % of the images"),
         ("plan", "normalisation NormalizeIntensityd: no common scale"),
-        ("chosen", "folds 2"),
+        ("options", "folds 2"),
     ]
+    assert plan_rows(plan | {"choices": {}})[-1] == ("options", "none")
 
 
 def printed(plan: dict[str, Any], limits: dict[str, Any]) -> str:
@@ -48,7 +49,7 @@ def test_what_the_minutes_reach_is_said_before_training() -> None:
     )
     assert "18 of 40 steps (45.0%): 21 min reach all" in printed(plan, {"max_minutes": 10, "max_epochs": 1})
     output = printed(plan, {"max_epochs": 1})
-    assert "40 steps 20 min, 1 validations 1 s, preparing the cases 45 s, evaluation 0 s: about 21 min in all" in output
+    assert "40 steps 20 min, 1 validation 1 s, preparing the cases 45 s, evaluation 0 s: about 21 min in all" in output
     assert "limit" not in output
     assert printed({"settings": {}, "choices": {}}, {}) == ""  # a folder of an older version
 
@@ -60,3 +61,12 @@ def test_each_size_has_its_cost() -> None:
     plan["time"] = {"step": 0.5}
     assert size_costs(plan)["M"] == "2 s a step, 5.25 M parameters, 1.5 GiB"
     assert size_costs({}) == {}
+
+
+def test_equal_sizes_share_a_row_with_the_reason() -> None:
+    cost = {"parameters": 5_250_000, "operations per step": 10**12, "bytes": 3 * 2**29}
+    large = cost | {"parameters": 62_800_000}
+    network = {"class": "UNet", "arguments": {}, "why": "", "size": "XL", "sizes": {"S": cost, "L": large, "XL": large}}
+    rows = [text for heading, text in network_rows({"network": network | cost}) if heading == "size"]
+    assert [row.split(" million")[0].split() for row in rows] == [["S", "5.2"], ["L,", "XL", "62.8"]]
+    assert rows[1].endswith("a step  <- planned  (equal: they differ in the largest patch on a GPU only)")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_seg.cli.exit_codes import ExitCode, exit_code
 from napari_seg.cli.read_options import add_read_options, read_options
-from napari_seg.errors import printable
+from napari_seg.errors import counted, printable
 
 if TYPE_CHECKING:
     from napari_seg.formats.verdict import Verdict
@@ -62,5 +62,5 @@ def _line(verdict: Verdict) -> str:
         parts.append(f"{shape}, {spacing} mm, {verdict.orientation}, {verdict.dtype}")
     if verdict.code:
         parts.append(f"{verdict.code}: {verdict.message}")
-    parts.append(f"({verdict.files} file{'s' * (verdict.files != 1)}, {verdict.path})")
+    parts.append(f"({counted(verdict.files, 'file')}, {verdict.path})")
     return printable("  ".join(parts)).replace("\n", "_")  # a line break in a file name must not start a new line

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_seg.cli.exit_codes import ExitCode
 from napari_seg.cli.task_card import show_task
-from napari_seg.errors import one_line, printable
+from napari_seg.errors import counted, one_line, printable
 
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
@@ -216,7 +216,7 @@ def _search(arguments: argparse.Namespace) -> int:
             if entry.data and not entry.refused:
                 print(f"  training data: {entry.data} ({entry.data_licence or 'terms not stated here'})")
         if found:
-            print(f"{len(found)} model{'s' * (len(found) != 1)}; 'napari-seg models add NAME' installs one")
+            print(f"{counted(len(found), 'model')}; 'napari-seg models add NAME' installs one")
         else:
             each = ", ".join(
                 f"{count} {'has' if count == 1 else 'have'} {word!r}" for word, count in counts(words).items()
@@ -378,7 +378,7 @@ def _check(arguments: argparse.Namespace) -> int:
         counts = [(sum(one.level == level for one in findings), level) for level in ("error", "warning", "note")]
         usable = "; it can't be used until its weights are there" * any(one.file == WEIGHTS for one in findings)
         usable = "; the bundle can't be used" if faults else usable
-        print(", ".join(f"{count} {level}{'s' * (count != 1)}" for count, level in counts) + usable)
+        print(", ".join(counted(count, level) for count, level in counts) + usable)
     return ExitCode.ALL_FAILED if faults else ExitCode.DONE
 
 

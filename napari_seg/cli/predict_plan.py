@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seg.errors import printable
+from napari_seg.errors import counted, printable
 from napari_seg.progress import describe_seconds
 
 if TYPE_CHECKING:
@@ -66,14 +66,12 @@ def summary(plan: RunPlan, output: Path) -> Iterator[str]:
         kinds = ", ".join(f"{count:,} {code}" for code, count in plan.other_files.items())
         yield f"{sum(plan.other_files.values()):,} files are no scans ({kinds}); 'napari-seg inspect' says why"
     if left:
-        yield f"{files:,} file{'s' * (files != 1)} in {printable(str(output))}, for {plan.voxels:,} voxels"
+        yield f"{counted(files, 'file')} in {printable(str(output))}, for {plan.voxels:,} voxels"
     yield from plan.doubts
-    if left and plan.seconds is not None:
-        scans = "1 scan" if plan.examples == 1 else f"{plan.examples} scans"
-        windows = "1 window" if plan.windows == 1 else f"{plan.windows:,} windows"
+    if left and plan.seconds is not None and plan.windows is not None:
         yield (
-            f"about {describe_seconds(plan.seconds)} on this machine, in {windows}: an estimate from "
-            f"{scans}, one case after the other, without reading and writing"
+            f"about {describe_seconds(plan.seconds)} on this machine, in {counted(plan.windows, 'window')}: an "
+            f"estimate from {counted(plan.examples, 'scan')}, one case after the other, without reading and writing"
         )
 
 

@@ -230,6 +230,7 @@ def run(arguments: argparse.Namespace) -> int:
             commands = [words for n in picked for words in fold_commands(out, dataset, n, folds, **values)]
         print("would run", *map(shlex.join, commands), sep="\n  ")
         return ExitCode.DONE
+    is_useful = True
     try:
         with writing(out):
             if folds:
@@ -238,14 +239,14 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 summary = train(out, dataset, **values)
                 print_best(summary.best)
-                print_steps(summary.steps, bool(plan["choices"].get("fine_tune")))
+                is_useful = print_steps(summary.steps, bool(plan["choices"].get("fine_tune")))
             print_scores(out)
             print_report(out)
     except Cancelled as error:
         print_report(out)
         print(f"napari-seg: {error}", file=sys.stderr)
         return ExitCode.CANCELLED
-    print_bundle(out, plan)
+    print_bundle(out, plan, is_useful=is_useful)
     return ExitCode.DONE
 
 

@@ -19,8 +19,8 @@ def print_comparison(rows: list[list[str]]) -> None:
     print(COMPARED_RULE)
 
 
-def print_bundle(out: Path, plan: dict[str, Any]) -> None:
-    """Remember the consent to a trained bundle, and print where it is and how it is used."""
+def print_bundle(out: Path, plan: dict[str, Any], *, is_useful: bool = True) -> None:
+    """Remember the consent to a trained bundle, and print where it is and, if it is useful, how it is used."""
     from napari_seg.bundles.read import read_bundle
     from napari_seg.bundles.spec import WEIGHTS
     from napari_seg.bundles.trust import remember
@@ -29,7 +29,9 @@ def print_bundle(out: Path, plan: dict[str, Any]) -> None:
     if (out / WEIGHTS).is_file():
         with suppress(OSError, BundleError):  # then predict asks for consent
             remember(read_bundle(out))  # what this person trained here needs no further consent
-        print(f"bundle  {out}\ntry     {shlex.join(predicting(plan, out))}")
+        print(f"bundle  {out}")
+        if is_useful:
+            print(f"try     {shlex.join(predicting(plan, out))}")
 
 
 def predicting(plan: dict[str, Any], out: Path) -> list[str]:
@@ -59,23 +61,30 @@ def print_best(best: dict[str, Any] | None) -> None:
     print(f"best    Dice {best['mean_dice']:.4f} in epoch {best['epoch']} ({each})")
 
 
-def print_steps(steps: tuple[int, int] | None, is_tuned: bool = False) -> None:
-    """Print how many of the planned steps were reached, with advice if they were few; nothing if all were."""
+def print_steps(steps: tuple[int, int] | None, is_tuned: bool = False) -> bool:
+    """Print how many of the planned steps were reached, with advice if they were few; nothing if all were.
+
+    Returns:
+        Whether they were enough for a useful network.
+    """
     from napari_seg.training.time_plan import FEW
 
     if steps is None or steps[0] >= steps[1]:
-        return
+        return True
     reached, planned = steps
     print(f"steps   {reached} of {planned} planned ({reached / planned:.1%})")
-    if reached < FEW * planned and not is_tuned:  # trained weights may need few steps
+    is_useful = reached >= FEW * planned or is_tuned  # trained weights may need few steps
+    if not is_useful:
         print(
             "        too few for a useful network: run the same command with a larger --max-minutes, or without it, to "
             "continue; for a shorter plan use --max-epochs and a new folder"
         )
+    return is_useful
 
 
 def print_scores(out: Path) -> None:
     """Print the scores in the metadata of the bundle, and what they were measured on."""
+    from napari_seg.errors import counted
     from napari_seg.training.scores import explain, read_evaluation, score_rows
 
     if (entry := read_evaluation(out)) is None:
@@ -84,7 +93,7 @@ def print_scores(out: Path) -> None:
     width = max(len(row[0]) for row in rows)
     print(f"{entry['part']}: Dice on the grids of the images, with 95 % intervals")
     for name, cases, mean, interval, _ in rows:
-        print(f"        {name:{width}}  {mean} ({interval}), {cases} case{'s' * (cases != '1')}")
+        print(f"        {name:{width}}  {mean} ({interval}), {counted(int(cases), 'case')}")
     print(f"        {explain(entry)}")
 
 

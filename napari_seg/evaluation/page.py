@@ -10,7 +10,7 @@ from html import escape
 from math import isnan
 from typing import Any
 
-from napari_seg.errors import NapariSegError
+from napari_seg.errors import NapariSegError, counted
 from napari_seg.evaluation.html import document, strips, table
 from napari_seg.evaluation.labels import BACKGROUND
 from napari_seg.evaluation.overlay import draw_comparison, draw_comparison_2d
@@ -61,8 +61,8 @@ def page(results: Sequence[CaseScores], facts: Mapping[str, Any], *, figures: bo
         "Definitions": _definitions(facts),
     }
     return document(
-        f"Evaluation of {len(done)} case{'s' * (len(done) != 1)}",
-        f"{len(names)} segment{'s' * (len(names) != 1)}, tolerance {facts['tolerance_mm']:g} {unit}, "
+        f"Evaluation of {counted(len(done), 'case')}",
+        f"{counted(len(names), 'segment')}, tolerance {facts['tolerance_mm']:g} {unit}, "
         f"{escape(facts['program'])}. For research; not a medical device.",
         sections,
     )

@@ -20,7 +20,7 @@ from math import prod
 
 import torch
 
-from napari_seg.errors import EnvironmentFault
+from napari_seg.errors import EnvironmentFault, counted
 from napari_seg.inference.backends.cost import NetworkCost
 from napari_seg.inference.decide.decider import decider_bytes
 from napari_seg.inference.windows.blend import accumulator_bytes, group_shape, weights_voxels, with_least_memory
@@ -103,7 +103,7 @@ class Plan:
     def __str__(self) -> str:
         strips = f" in {len(self.strips)} strips" if len(self.strips) > 1 else ""
         half = ", accumulators in float16" if self.dtype == torch.float16 else ""
-        windows = f"{self.window_count} window{'s' * (self.window_count != 1)} of {_times(self.windows.size)}"
+        windows = f"{counted(self.window_count, 'window')} of {_times(self.windows.size)}"
         released = ", the network's memory released after each" if self.releases_memory else ""
         return f"{windows}{strips}{half}{released}, about {describe_bytes(self.peak_bytes)} of memory"
 

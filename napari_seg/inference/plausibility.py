@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import Notice
+from napari_seg.errors import Notice, counted
 from napari_seg.volume import Segment, Segmentation
 
 MIN_MAIN_PIECE = 0.9
@@ -87,7 +87,7 @@ def remove_islands(
             if not removed:
                 continue
             number = int((count[is_island] > 0).sum())
-            pieces_ml = f"{number} piece{'s' * (number != 1)} of {removed * voxel_ml:.2g} ml separate from the main one"
+            pieces_ml = f"{counted(number, 'piece')} of {removed * voxel_ml:.2g} ml separate from the main one"
             found.append(Notice("result.islands", f"{segment.name}: removed {pieces_ml}", segment.name))
             if removed > (1 - MIN_MAIN_PIECE) * total:
                 main = f"the main one with {1 - removed / total:.0%} of the voxels"

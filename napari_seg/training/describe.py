@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from napari_seg.errors import counted
 from napari_seg.memory import describe_bytes
 from napari_seg.training.pace import Pace
 from napari_seg.training.time_plan import FEW, effective_settings, plan_time
@@ -25,12 +26,12 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """
     found = plan["fingerprint"]
     rows = [
-        ("data", f"{found['cases']} cases, {', '.join(found['channels'])} ({found['modality']})"),
+        ("data", f"{counted(found['cases'], 'case')}, {', '.join(found['channels'])} ({found['modality']})"),
         *(
             (
                 "",
-                f"data set {number}{' (replayed)' if one.get('replayed') else ''}: {one['cases']} cases with "
-                f"{', '.join(one['classes'])}",
+                f"data set {number}{' (replayed)' if one.get('replayed') else ''}: {counted(one['cases'], 'case')} "
+                f"with {', '.join(one['classes'])}",
             )
             for number, one in enumerate(_data_sets(plan), 1)
         ),
@@ -45,7 +46,7 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("begin", plan["fine-tuning"])] if "fine-tuning" in plan else []
     rows += [("advice", proposal) for proposal in plan.get("advice", ())]
     chosen = [f"{name} {value}" for name, value in plan["choices"].items() if name != "labels"]
-    return [*rows, ("chosen", ", ".join(chosen) or "nothing")]
+    return [*rows, ("options", ", ".join(chosen) or "none")]
 
 
 def _parts(plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -59,16 +60,16 @@ def _parts(plan: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _label_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the label values, those with remarks always, and what became no case."""
-    counted, cases = plan.get("label table", []), plan["fingerprint"]["cases"]
-    total = sum(row["voxels"] for row in counted) or 1
-    shown = [row for n, row in enumerate(counted) if n < MAX_VALUES or row["remarks"]]
+    table, cases = plan.get("label table", []), plan["fingerprint"]["cases"]
+    total = sum(row["voxels"] for row in table) or 1
+    shown = [row for n, row in enumerate(table) if n < MAX_VALUES or row["remarks"]]
     rows = []
     for row in shown:
-        counts = f"in {row['cases']} of {cases} cases, {row['voxels']} voxels ({row['voxels'] / total:.2%})"
+        counts = f"in {row['cases']} of {counted(cases, 'case')}, {row['voxels']} voxels ({row['voxels'] / total:.2%})"
         origin = _origin(plan, row["value"])
         rows.append(("value", f"{row['value']} {row['name']}: {'; '.join([*origin, counts, *row['remarks']])}"))
-    if len(shown) < len(counted):
-        rows.append(("value", f"... and {len(counted) - len(shown)} more without remarks"))
+    if len(shown) < len(table):
+        rows.append(("value", f"... and {len(table) - len(shown)} more without remarks"))
     left = plan.get("passed over", ())
     rows += [("left", f"{one['count']} {one['ending']}: {one['code']}: {one['reason']}") for one in left]
     return rows + [("note", notice) for notice in plan.get("converted", {}).get("notices", ())]
@@ -101,11 +102,14 @@ def network_rows(plan: dict[str, Any], device: Device | None = None) -> list[tup
         return []
     arguments = ", ".join(f"{name} {value}" for name, value in network["arguments"].items())
     rows = [("network", f"{network['class']}: {arguments}: {network['why']}")]
-    seconds = size_seconds(plan)
-    for size, cost in network.get("sizes", {}).items():
+    seconds, sizes = size_seconds(plan), network.get("sizes", {})
+    equal = {size: [other for other in sizes if sizes[other] == cost] for size, cost in sizes.items()}
+    width = max((len(", ".join(group)) for group in equal.values()), default=0)
+    for size, *others in dict.fromkeys(map(tuple, equal.values())):
         about = f", about {_seconds(seconds[size])}" if size in seconds else ""
-        chosen = "  <- planned" if size == network["size"] else ""
-        rows.append(("size", f"{size:2} {_cost(cost)}{about} a step{chosen}"))
+        chosen = "  <- planned" * (network["size"] in (size, *others))
+        same = "  (equal: they differ in the largest patch on a GPU only)" * bool(others)
+        rows.append(("size", f"{', '.join([size, *others]):{width}} {_cost(sizes[size])}{about} a step{chosen}{same}"))
     if "sizes" not in network:
         rows.append(("", f"{_cost(network)} a step"))
     if device is not None:
@@ -165,9 +169,10 @@ def time_rows(plan: dict[str, Any], limits: Mapping[str, Any]) -> list[tuple[str
         ("time", f"a step takes {_seconds(pace.step)}, a validation {each} ({pace.device})"),
         (
             "",
-            f"{reached} {_minutes(time.training)}, {time.validations} validations {_minutes(time.validating)}, "
-            f"preparing the cases {_minutes(time.preparing)}, evaluation {_minutes(time.evaluating)}: "
-            f"about {_minutes(60 * time.minutes)} in all" + (f" for each of {folds} folds" if folds else ""),
+            f"{reached} {_minutes(time.training)}, {counted(time.validations, 'validation')} "
+            f"{_minutes(time.validating)}, preparing the cases {_minutes(time.preparing)}, "
+            f"evaluation {_minutes(time.evaluating)}: about {_minutes(60 * time.minutes)} in all"
+            + (f" for each of {folds} folds" if folds else ""),
         ),
     ]
     if time.validating > 0.12 * time.training:

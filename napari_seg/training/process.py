@@ -99,6 +99,10 @@ def run_module(parent: int, module: str, *arguments: str) -> None:
         arguments: arguments of the module's command line.
     """
     call_after_death(parent, _interrupt)
+    if module == "monai.bundle":
+        from monai.bundle import scripts
+
+        scripts.logger.setLevel("WARNING")  # it lists the words of the command again
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

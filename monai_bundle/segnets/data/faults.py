@@ -110,7 +110,8 @@ def check(
         raise TrainingError("data.faults", "\n".join([f"{count}; nothing was computed", *lines]))
     patients = {dataset.patients[case["name"]] for case in cases}
     logger.info(
-        f"{len(cases)} cases of {len(patients)} patients checked in {time.monotonic() - start:.0f} s "
+        f"{len(cases)} case{'s' * (len(cases) != 1)} of {len(patients)} patient{'s' * (len(patients) != 1)} checked in "
+        f"{time.monotonic() - start:.0f} s "
         f"({dataset.layout}): no fault"
     )
     if dataset.layout != "voc" and may_share_patients(patients):

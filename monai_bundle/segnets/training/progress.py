@@ -202,7 +202,7 @@ class Progress:
             return
         left = max(60 * self.max_minutes - self.history.seconds, 0.0)
         reached = planned if needed <= left else step + int(left / pace) if pace else planned
-        text += f"; the {self.max_minutes:g} minutes (max_minutes) reach about step {reached}"
+        text += f"; max_minutes {self.max_minutes:g} reaches about step {reached}"
         if reached < MIN_FRACTION * planned:
             logger.warning(f"{text}, {reached / planned:.1%} of them: too few for a useful network; raise max_minutes")
         else:

@@ -84,7 +84,7 @@ class StopAfterMinutes(Stop):
         if self.minutes is None:
             return None
         self.fraction = min(1.0, float(idist.broadcast(self._seconds)) / (60 * self.minutes))
-        return f"the time limit of {self.minutes:g} minutes (max_minutes) is reached" if self.fraction == 1.0 else None
+        return f"the time limit is reached (max_minutes {self.minutes:g})" if self.fraction == 1.0 else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seconds used so far."""

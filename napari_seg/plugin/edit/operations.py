@@ -15,7 +15,7 @@ from napari_seg.editing.interpolate import interpolate, interpolate_sides
 from napari_seg.editing.operations import OPERATIONS, Operation
 from napari_seg.editing.plane import center_plane, plane_between
 from napari_seg.editing.split import split
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, counted
 from napari_seg.geometry import Grid
 from napari_seg.progress import Progress
 from napari_seg.volume import labels_in
@@ -126,7 +126,7 @@ def _remove_islands(s: Situation, min_ml: float) -> Change:
 def _parts_text(removed: Sequence[islands.Island], count: int) -> str:
     """Return in words which parts of a structure are removed."""
     largest = f", the largest of {removed[0].ml:.2g} ml" if removed else ""
-    return f"removes {len(removed)} of {count} part{'s' * (count != 1)}{largest}"
+    return f"removes {len(removed)} of {counted(count, 'part')}{largest}"
 
 
 def _union(s: Situation, other: int) -> Change:

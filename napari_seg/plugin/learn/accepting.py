@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from napari.layers import Image, Labels
 from psygnal import Signal
 
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, counted
 from napari_seg.learning.accept import accept
 from napari_seg.learning.same_scan import ScanIdentity, case_of_scan, has_changed
 from napari_seg.learning.training_set import AcceptedCase, Provenance, TrainingSet, moved_to_training, read_training_set
@@ -113,7 +113,7 @@ class Accepted:
         again = f", for the {_ordinal(case.revision)} time" if case.revision > 1 else ""
         text = f"Accepted as {case.name} for {case.part}{again}. The set has {counts_of(self.content)}."
         others = sum(one.patient == case.patient for one in self.content.cases) - 1
-        text += f" The scan states the same patient as {others} other case{'s' * (others > 1)}." * bool(others)
+        text += f" The scan states the same patient as {counted(others, 'other case')}." * bool(others)
         if self.moved:
             is_now, its = ("is", "its patient") if len(self.moved) == 1 else ("are", "their patients")
             text += f" {', '.join(self.moved)} {is_now} now for training: scans of {its} are trained on."
@@ -391,7 +391,7 @@ def _before(segmentation: Segmentation, info: LayerInfo) -> Segmentation | None:
 def counts_of(content: TrainingSet) -> str:
     """Return the number of cases of a training set in words."""
     count, kept = len(content.cases), len(content.part_of("validation"))
-    return f"{count} case{'s' * (count != 1)}" + f", {kept} of them for validation" * bool(kept)
+    return counted(count, "case") + f", {kept} of them for validation" * bool(kept)
 
 
 def _actions_of(labels: Labels) -> tuple[str, ...]:

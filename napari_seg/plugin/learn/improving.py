@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from psygnal import Signal
 
 from napari_seg.bundles.read import read_bundle
-from napari_seg.errors import BundleError, Cancelled, printable
+from napari_seg.errors import BundleError, Cancelled, counted, printable
 from napari_seg.learning.compare import MEAN, MIN_PATIENTS, ComparedStructure
 from napari_seg.learning.improve import Improvement, begun_output, improve, is_begun, next_output, read_improvement
 from napari_seg.plugin.job import Job, JobProgress
@@ -328,7 +328,7 @@ def verdict(result: Improvement) -> str:
     mean = next((row for row in result.rows if row.structure == MEAN), None)
     if mean is None or math.isnan(mean.difference):
         return "No structure could be compared on the validation cases."
-    cases = f"{mean.cases} validation case{'s' * (mean.cases != 1)}"
+    cases = counted(mean.cases, "validation case")
     text = f"Mean Dice on {cases}: {mean.before:.3f} before, {mean.after:.3f} after ({mean.difference:+.3f})"
     if result.has_few_patients:
         text = f"{text}. Too few validation cases to tell: it takes those of {MIN_PATIENTS} patients."

@@ -13,6 +13,7 @@ from psygnal import Signal
 
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.manifest import Manifest
+from napari_seg.errors import counted
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.batch.results import find_scan, read_row
 from napari_seg.plugin.batch.watch import row_of
@@ -153,7 +154,7 @@ class WhichNextModel:
         self.cases = cases
         open_cases = [case for case in cases if case.rank is not None and not case.is_accepted]
         failed = sum(case.rank is None for case in cases)
-        text = f"{len(open_cases)} case{'s' * (len(open_cases) != 1)} to correct, {self.accepted_count} accepted."
+        text = f"{counted(len(open_cases), 'case')} to correct, {self.accepted_count} accepted."
         messages = [Message("info", f"{text} Double-click one to open it with its result.")]
         if failed:
             messages.append(Message("warning", f"{failed} could not be ranked; the last rows say why."))

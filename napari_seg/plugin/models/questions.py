@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 from napari_seg.bundles.content import MAX_LINES
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.store.licence import Licence
-from napari_seg.errors import printable
+from napari_seg.errors import counted, printable
 from napari_seg.plugin.controls import number_item, table
 from napari_seg.plugin.models.permission import Permission
 from napari_seg.plugin.models.rows import LICENCE_KINDS
@@ -119,9 +119,7 @@ def _count_of(permission: Permission) -> str:
     rest = len(permission.lines) - used
     unread = f", and {rest} in files that a segmentation does not read" if rest else ""
     limit = f" (the first {MAX_LINES} are shown)" if len(permission.lines) >= MAX_LINES else ""
-    return (
-        f"Code in {used} place{'s' * (used != 1)}{unread}{limit}. A module runs whole: the lines shown of it are hints."
-    )
+    return f"Code in {counted(used, 'place')}{unread}{limit}. A module runs whole: the lines shown of it are hints."
 
 
 def _lines_table(permission: Permission) -> QWidget:

@@ -13,7 +13,7 @@ from weakref import ref
 import numpy as np
 from psygnal import Signal
 
-from napari_seg.errors import BundleError, Cancelled, NapariSegError
+from napari_seg.errors import BundleError, Cancelled, NapariSegError, counted
 from napari_seg.formats.image2d import in_colours
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.options import MatchMode, SegmentOptions
@@ -434,7 +434,7 @@ def _estimate(volumes: dict[str, Volume], bundle: Bundle, options: SegmentOption
         return ""
     if cost is None:
         return ""
-    windows = f"{cost.windows} window{'s' * (cost.windows != 1)}"
+    windows = counted(cost.windows, "window")
     locating = ", including locating the region" if cost.locates else ""
     doubts = "".join(f"\n{gui_text_of(notice)}." for notice in cost.doubts)
     return f"Estimate: {cost.time} in total for {windows}{locating}; {cost.memory} of memory.{doubts}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
+from napari_seg.errors import counted
 from napari_seg.formats.archive import origin
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.layer_info import frame_of, infos_of
@@ -214,7 +215,7 @@ class SessionFileModel:
         """Show what was not found or has changed, the most serious last, where it is read first."""
         faults = [*opened.faults, *([missing_error(opened)] if opened.missing else [])]
         count = len(opened.layers)
-        done = Message("info", f"Opened {opened.path.name}: {count} layer{'s' * (count != 1)}.")
+        done = Message("info", f"Opened {opened.path.name}: {counted(count, 'layer')}.")
         notices = [Message("warning", gui_text_of(notice)) for notice in opened.notices]
         self.session.show_messages(done, *messages, *notices, *map(message_of, faults), lasting=True)
 

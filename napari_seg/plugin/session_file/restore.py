@@ -15,7 +15,7 @@ from napari.layers import Labels, Layer
 from napari.utils.colormaps import AVAILABLE_COLORMAPS, Colormap
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, NapariSegError, Notice
+from napari_seg.errors import InputError, NapariSegError, Notice, counted
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.scan import Scan
 from napari_seg.formats.temporary import TemporaryFolder
@@ -167,7 +167,7 @@ def missing_error(opened: OpenedSession) -> InputError:
     texts = []
     for number in opened.missing[:3]:
         scan = opened.content.scans[number]
-        count = f"{len(scan.files)} file{'s' * (len(scan.files) > 1)}"
+        count = counted(len(scan.files), "file")
         size = " x ".join(map(str, scan.grid.shape))
         texts.append(f"{scan.modality or scan.format} scan of {size} voxels in {count}")
     more = f" and {len(opened.missing) - 3} more" if len(opened.missing) > 3 else ""

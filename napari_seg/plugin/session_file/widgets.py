@@ -8,6 +8,7 @@ from pathlib import Path
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFileDialog, QFrame, QLabel, QMessageBox, QVBoxLayout, QWidget
 
+from napari_seg.errors import counted
 from napari_seg.plugin.controls import ask_folder, button
 from napari_seg.plugin.session_file.endings import ENDING
 from napari_seg.plugin.session_file.model import SessionFileModel
@@ -36,7 +37,7 @@ class MissingScans(QFrame):
 
     def _refresh(self) -> None:
         count = self._model.missing
-        self._label.setText(f"{count} scan{'s' * (count != 1)} of the session not found.")
+        self._label.setText(f"{counted(count, 'scan')} of the session not found.")
         self._button.setEnabled(not self._model.is_busy)
         self.setVisible(count > 0)
 

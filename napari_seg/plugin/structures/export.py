@@ -6,6 +6,7 @@ from pathlib import Path
 
 from napari.layers import Labels
 
+from napari_seg.errors import counted
 from napari_seg.formats.kinds import LABEL_FORMATS, FormatName, write_as
 from napari_seg.formats.record import PROGRAM, write_labels_record
 from napari_seg.plugin.job import SAVING_WORKER
@@ -72,6 +73,6 @@ def export(snapshot: Snapshot, path: Path, format_name: FormatName) -> str:
     if format_name == "nifti":
         write_labels_record(segmentation, path, made_by)
     count = sum(voxels > 0 for voxels in segmentation.voxel_counts().values())
-    structures = f"{count} structure{'s' * (count != 1)}"
+    structures = counted(count, "structure")
     doubt = "" if info.is_oriented else " Left and right are unknown."
     return f"Saved {written[0].name} ({structures}). Read back: {LABEL_FORMATS[format_name].verified}.{doubt}"

@@ -13,7 +13,7 @@ from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_seg.errors import ChoiceNeeded, InputError
+from napari_seg.errors import ChoiceNeeded, InputError, counted
 from napari_seg.formats.scan import ReadOptions
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.labels_on_scan import can_move, has_grid_of, on_scan
@@ -88,9 +88,9 @@ class StudyModel:
                 Message("warning", "There is no scan: expected NIfTI, NRRD, MetaImage, DICOM or 2D images.")
             )
         else:
-            found = f"{len(scans)} scan{'s' * (len(scans) != 1)}, {ready} can be opened"
-            labels = f"; {count} segmentation{'s' * (count != 1)}" if count else ""
-            saved = f"; {sessions} session{'s' * (sessions != 1)}" if sessions else ""
+            found = f"{counted(len(scans), 'scan')}, {ready} can be opened"
+            labels = f"; {counted(count, 'segmentation')}" if count else ""
+            saved = f"; {counted(sessions, 'session')}" if sessions else ""
             text = f"{found}{labels}{saved}. Double-click one."
             self.session.show_messages(Message("info", text))
 

@@ -12,7 +12,7 @@ from napari_seg.training.choices import IGNORE
 from napari_seg.training.describe import network_rows, plan_rows, size_costs, time_rows
 
 _ODD = ("left", "note")
-_ELSEWHERE = ("value", "labels", "chosen", *_ODD)
+_ELSEWHERE = ("value", "labels", "options", *_ODD)
 """Headings of `plan_rows` that are shown elsewhere than in the text of the plan."""
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.errors import InputError, Notice, TrainingError
+from napari_seg.errors import InputError, Notice, TrainingError, counted
 from napari_seg.formats.archive import shown, unpacked
 from napari_seg.formats.endings import (
     ARCHIVE_ENDINGS,
@@ -404,5 +404,5 @@ def list_faults(faults: Sequence[Fault], cases: int) -> str:
     """Return one line per fault, as `segnets.data.check` lists them."""
     width, second = (max(len(fault[n]) for fault in faults) for n in (0, 1))
     lines = [f"  {code:{width}}  {case:{second}}  {text}" for code, case, text in faults]
-    count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in the data set ({cases} cases)"
+    count = f"{counted(len(faults), 'fault')} in the data set ({cases} cases)"
     return "\n".join([f"{count}; nothing was trained", *lines])
