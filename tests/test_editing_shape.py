@@ -10,6 +10,7 @@ from phantoms import oblique_grid
 from napari_seg.editing import structure
 from napari_seg.editing.shape import dilate, erode, fill_holes, smooth
 from napari_seg.errors import InputError
+from napari_seg.geometry import Grid
 
 NEIGHBOUR = 9
 LABEL = 4
@@ -108,6 +109,41 @@ def test_smoothing_is_the_gaussian_in_mm_that_keeps_the_volume() -> None:
     assert (after != (blurred >= highest)).sum() <= 2  # voxels at the threshold: the Gaussian ends at 3 sigma
     assert 0 <= after.sum() - mask.sum() <= 4  # voxels of equal value stay together
     assert (after != mask).sum() > 5  # the notch is filled
+
+
+@pytest.mark.parametrize(("slices", "size_mm"), [(1, 1.0), (1, 2.0), (2, 2.0), (3, 2.0), (5, 2.0)])
+def test_smoothing_keeps_the_volume_of_a_flat_structure(slices: int, size_mm: float) -> None:
+    """The slices next to a disc have one value each; at the threshold they would add up to 150 % of its volume."""
+    grid = Grid((64, 64, 30), np.eye(4))
+    labels = np.zeros(grid.shape, np.uint8)
+    i, j = np.ogrid[:64, :64]
+    labels[..., 12 : 12 + slices][(i - 32) ** 2 + (j - 32) ** 2 <= 28**2] = LABEL
+    before = np.count_nonzero(labels)
+    after = np.count_nonzero(edited(labels, smooth(labels, grid, LABEL, size_mm)))
+    assert after == pytest.approx(before, rel=0.01)
+
+
+def test_smoothing_a_thin_shell_keeps_its_volume() -> None:
+    """All but 4 of its 866 voxels leave it for the hollow inside."""
+    grid = Grid((40, 40, 40), np.eye(4))
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[10:23, 10:23, 10:23] = LABEL
+    labels[11:22, 11:22, 11:22] = 0
+    after = edited(labels, smooth(labels, grid, LABEL, 8.0))
+    assert np.count_nonzero(after) == pytest.approx(866, rel=0.02)
+    assert not after[labels == LABEL].all()
+
+
+def test_smoothing_evens_the_outline_of_a_flat_structure() -> None:
+    grid = Grid((60, 60, 20), np.eye(4))
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[10:50, 10:50, 7:12] = LABEL
+    labels[28:31, 10:14, 7:12] = 0  # a notch
+    labels[28:30, 50:54, 7:12] = LABEL  # a spike
+    after = edited(labels, smooth(labels, grid, LABEL, 2.0))
+    assert np.count_nonzero(after) == pytest.approx(np.count_nonzero(labels), rel=0.01)
+    assert (after[28:31, 12:14, 9] == LABEL).all()
+    assert not after[28:30, 52:54].any()
 
 
 def test_smoothing_removes_a_spike_and_fills_a_notch() -> None:

@@ -29,15 +29,22 @@ from napari_seg.geometry import Grid
 GAUSSIAN_END = 3.0
 """Standard deviations after which the Gaussian of `smooth` ends."""
 
+MAX_LOSS = 0.01
+"""Largest fraction of its volume that a structure loses in `smooth` because voxels of equal value stay outside."""
+
 
 def smooth(
     labels: NDArray[np.unsignedinteger], grid: Grid, label: int, size_mm: float, overwrite: Collection[int] = ()
 ) -> Change:
     """Return the change that smooths the surface of a structure and keeps its volume.
 
-    The mask is blurred by a Gaussian and thresholded so that as many voxels remain as there were (voxels of equal
-    value stay together), one step of volume-preserving threshold dynamics (Ruuth and Wetton 2003, Journal of Scientific
-    Computing 19:373). A threshold of one half would shrink convex structures and delete thin ones.
+    The mask is blurred by a Gaussian and thresholded so that as many voxels remain as there were, one step of
+    volume-preserving threshold dynamics (Ruuth and Wetton 2003, Journal of Scientific Computing 19:373). A threshold of
+    one half would shrink convex structures and delete thin ones.
+
+    Next to a flat face whole layers of voxels have one value. If the threshold meets such a layer, it stays outside,
+    and the structure keeps its own voxels of the next lower values instead, until it lacks `MAX_LOSS` of its volume.
+    A structure that is flat and thin compared with the Gaussian therefore changes little.
 
     Args:
         labels: (I, J, K) label map.
@@ -61,12 +68,15 @@ def smooth(
         values = mask[around].astype(np.float32)
         values = gaussian_filter(values, sigmas, mode="nearest", truncate=GAUSSIAN_END)
         blurred.append(values[inside(box, around)])
-    values = np.concatenate([one[one > 0] for one in blurred])  # more than there are voxels: a blur only adds some
-    rest = values.size - int(mask.sum())
-    threshold = np.partition(values, rest)[rest]
+    own = np.concatenate([one[mask[box]] for (box, _), one in zip(boxes, blurred, strict=True)])
+    around_it = np.concatenate([one[~mask[box] & (one > 0)] for (box, _), one in zip(boxes, blurred, strict=True)])
+    threshold = np.partition(np.concatenate([around_it, own]), around_it.size)[around_it.size]
+    joining = int(np.count_nonzero(around_it > threshold))
+    leaving = min(joining + int(MAX_LOSS * own.size), own.size - 1)
+    lowest_kept = min(threshold, np.partition(own, leaving)[leaving])
     smoothed = np.zeros_like(mask)
     for (box, _), one in zip(boxes, blurred, strict=True):
-        smoothed[box] = one >= threshold
+        smoothed[box] = np.where(mask[box], one >= lowest_kept, one > threshold)
     return change_structure(labels, place, label, smoothed, overwrite)
 
 
