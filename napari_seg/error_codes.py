@@ -998,6 +998,11 @@ CODES = {
         "The model expects a CT in Hounsfield units, and the values are none: no air, or grey values from 0 to 255.",
         "Export the scan again without windowing, or choose another model.",
     ),
+    "fitness.label_map": Code(
+        "notice",
+        "The values of the scan are those of a label map: whole numbers from 0 up, equal in neighbouring voxels.",
+        "If it is a label map, leave it out (--exclude). A thresholded or synthetic image can be segmented as it is.",
+    ),
     "fitness.modality": Code(
         "notice",
         "The model was trained on MR, and the scan has the values of air in a CT.",

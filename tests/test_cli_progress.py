@@ -30,3 +30,11 @@ def test_a_structure_that_was_not_found_has_a_remark(capsys: pytest.CaptureFixtu
     print_results([CaseResult("a", "done", volumes_ml=volumes, notices=unsure)], Path("out"))
     rows = [row.split("│") for row in capsys.readouterr().out.splitlines() if row.startswith("│")]
     assert [row[5].strip() for row in rows] == ["doubtful", "", "not found"]
+
+
+def test_the_result_of_a_label_map_is_doubtful(capsys: pytest.CaptureFixture[str]) -> None:
+    notices = (Notice("fitness.label_map", "as in a label map"),)
+    print_results([CaseResult("case", "done", volumes_ml={"left": 1.0}, notices=notices)], Path("out"))
+    printed = capsys.readouterr().out
+    assert "doubtful" in printed
+    assert "warning  case: " in printed

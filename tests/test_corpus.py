@@ -40,7 +40,7 @@ VERDICTS = {
         "refuse geometry.single_slice": 1,
         "skip skip.not_intensities": 3,
     },
-    "dcm_missing_uids": {"process": 2},
+    "dcm_missing_uids": {"process": 1, "warn fitness.label_map": 1},
     # two planes of two slices each; projections of which each has a direction of its own
     "dcm_mixed_orientation": {"refuse geometry.mixed_orientation": 1, "warn geometry.few_slices": 2},
     "dcm_monochrome1": {"skip skip.no_geometry": 1},
@@ -50,9 +50,9 @@ VERDICTS = {
     "dcm_same_position": {"refuse geometry.duplicate_position": 1},
     "dcm_secondary_capture": {"refuse series.colour": 3, "skip skip.no_geometry": 1},
     "dcm_seg_io": {
-        "process": 6,
         "refuse geometry.single_slice": 1,
         "skip skip.not_intensities": 9,
+        "warn fitness.label_map": 6,
         "warn geometry.few_slices": 3,
     },
     "dcm_too_few_slices": {"refuse geometry.single_slice": 1, "warn geometry.few_slices": 1},
@@ -60,7 +60,7 @@ VERDICTS = {
     "dcm_transfer_syntax": {"process": 2, "refuse geometry.single_slice": 2, "skip skip.no_geometry": 1},
     # of what was cut, one holds frames without places and one a picture without: that is found before its end is missed
     "dcm_truncated": {"refuse file.truncated": 1, "refuse series.multiframe": 1, "skip skip.no_geometry": 1},
-    "nii_4d": {"process": 1, "refuse data.4d": 2},
+    "nii_4d": {"refuse data.4d": 2, "warn fitness.label_map": 1},
     "nii_5d": {"refuse data.5d": 2},
     "nii_big_endian": {"process": 3},
     "nii_corrupt": {"refuse file.bad_header": 5, "refuse file.empty": 1, "refuse file.not_nifti": 1},

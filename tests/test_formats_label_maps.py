@@ -14,6 +14,7 @@ import phantoms
 import pydicom
 import pytest
 import SimpleITK
+from edited import ball
 from test_formats_fuzz import damaged
 from test_formats_label_maps_written import labelled
 
@@ -23,7 +24,7 @@ from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats.dicom.seg import read_dicom_seg
 from napari_seg.formats.dicom.seg_write import write_dicom_seg
 from napari_seg.formats.kinds import write_label_map
-from napari_seg.formats.label_maps import _read_files, read_label_map
+from napari_seg.formats.label_maps import _read_files, label_map_doubts, read_label_map
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid, resample
@@ -278,3 +279,28 @@ def test_the_label_map_of_a_2d_image_has_one_slice(tmp_path: Path) -> None:
     segments = tuple(Segment(n, f"segment {n}", (1, 2, 3)) for n in range(1, 12))
     write_nifti(Segmentation(labels, Grid((3, 4, 1), np.eye(4)), segments), tmp_path / "a_seg.nii.gz")
     np.testing.assert_array_equal(read_label_map(tmp_path / "a_seg.nii.gz").array, labels)
+
+
+def test_a_label_map_among_scans_is_doubted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A scan with as few values, or with as much background, is not."""
+    mask = ball((8, 11, 6), 8.0)
+    blocks = np.kron(np.arange(118).reshape(2, 59, 1), np.ones((8, 8, 8)))
+    noise = np.random.default_rng(0)
+    quantised = noise.integers(0, 8, mask.shape)
+    for array, is_label_map in (
+        (mask.astype(np.uint8), True),
+        (mask * np.float32(1), True),
+        (blocks.astype(np.uint8), True),
+        (blocks * np.float32(0.5), False),
+        (blocks.astype(np.int16) - 1000, False),
+        (quantised.astype(np.uint8), False),
+        ((mask * (quantised + 1)).astype(np.uint8), False),
+        (np.zeros_like(mask, np.uint8), False),
+    ):
+        volume = Volume(array[None], Grid(array.shape, np.eye(4)))
+        assert [notice.code for notice in label_map_doubts(volume)] == ["fitness.label_map"] * is_label_map
+        path = phantoms.write_nifti(volume, tmp_path / "neutral.nii.gz")
+        assert main(["inspect", str(path)]) == 0
+        assert capsys.readouterr().out.startswith("warn" if is_label_map else "process")
+    two = Volume(np.stack([quantised, mask]).astype(np.uint8), Grid(mask.shape, np.eye(4)))
+    assert not label_map_doubts(two), "a mask may be the channel of a model"

@@ -42,6 +42,13 @@ def test_labels_lie_where_the_intensities_are(head: Volume, threshold: Bundle) -
     assert 2 not in result.confidence
 
 
+def test_a_label_map_that_is_segmented_is_doubted(head: Volume, threshold: Bundle) -> None:
+    labels = replace(head, array=(head.array > 100) * np.uint8(3))
+    for scan, is_label_map in ((head, False), (labels, True)):
+        codes = {notice.code for notice in segment(scan, threshold).notices}
+        assert ("fitness.label_map" in codes) is is_label_map
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::5])
 def test_storage_order_does_not_matter(head: Volume, threshold: Bundle, orientation: str) -> None:
     grid = head.grid.reoriented(orientation)

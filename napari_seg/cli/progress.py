@@ -66,13 +66,14 @@ def print_results(results: Sequence[CaseResult], output: Path, report: Path | No
             table.columns[column].justify = "right"
         for result in listed_done:
             with_notice = {notice.segment for notice in result.notices if notice.code != "result.islands"}
+            is_doubtful = any(notice.code == "fitness.label_map" for notice in result.notices)
             listed = result.volumes_ml
             if len(listed) > _FEW_STRUCTURES:
                 listed = {name: volume_ml for name, volume_ml in listed.items() if volume_ml}
             absent = len(result.volumes_ml) - len(listed)
             for row, (name, volume_ml) in enumerate(listed.items()):
                 confidence = result.confidence.get(name)
-                remark = "doubtful" if name in with_notice else ""
+                remark = "doubtful" if is_doubtful or name in with_notice else ""
                 table.add_row(
                     "" if row else escape(result.name),
                     escape(name),

@@ -20,6 +20,7 @@ from napari_seg.formats.read import read
 from napari_seg.formats.record import recorded_segments
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
 from napari_seg.volume import (
+    MAX_LABEL,
     Segment,
     Segmentation,
     Volume,
@@ -283,6 +284,41 @@ _FEW_LABELS = 20
 
 _MAX_PLANES, _MIN_PAIRS, _MIN_EQUAL = 64, 1000, 0.5
 """Planes and pairs of voxels that are looked at, and the fraction of equal pairs that a label map has."""
+
+
+def label_map_doubts(volume: Volume) -> tuple[Notice, ...]:
+    """Return a notice on a scan whose values are those of a label map.
+
+    They are whole numbers from 0 up, and where two neighbours are no background they are equal. Of the label maps that
+    were measured over 99 % of these pairs are, of scans under 10 %. A thresholded or synthetic image is not told from a
+    label map, so this is a doubt and no reason to pass a scan over. A sample of some planes is looked at.
+
+    Args:
+        volume: the scan; one of several channels, which may be masks, or a 2D image gets no notice.
+    """
+    if len(volume.array) != 1 or volume.source.format == "image2d":
+        return ()
+    array = volume.array[0]
+    few = array[tuple(slice(None, None, max(1, length // _SAMPLE_LENGTH)) for length in array.shape)]
+    if few.min() != 0 or few.max() > MAX_LABEL or not np.array_equal(few, np.floor(few)):
+        return ()
+    array = array[:: max(1, len(array) // _SAMPLE_LENGTH)]
+    pairs = equal = 0
+    for one, other in ((array[:, 1:], array[:, :-1]), (array[..., 1:], array[..., :-1])):
+        both = (one != 0) & (other != 0)
+        pairs += int(both.sum())
+        equal += int((both & (one == other)).sum())
+    if pairs < _MIN_SAMPLE_PAIRS or equal < _MIN_SURELY_EQUAL * pairs:
+        return ()
+    found = f"the values reach from 0 to {array.max():.0f}, and {equal / pairs:.0%} of neighbours above 0 are equal"
+    way = "if it is one, leave it out (--exclude PATTERN)"
+    text = f"{found}, as in a label map; expected the intensities of a scan; {way}"
+    return (Notice("fitness.label_map", text),)
+
+
+_SAMPLE_LENGTH, _MIN_SAMPLE_PAIRS, _MIN_SURELY_EQUAL = 32, 100, 0.9
+"""Planes of the sample and voxels along each side of a first look, pairs of neighbours, and the fraction of equal ones
+from which a scan is taken for a label map."""
 
 
 def dicom_modality(path: Path) -> str | None:

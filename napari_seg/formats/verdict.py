@@ -11,6 +11,7 @@ from napari_seg.errors import ChoiceNeeded, NapariSegError, printable
 from napari_seg.formats.archive import shown
 from napari_seg.formats.data_sets import without_label_maps
 from napari_seg.formats.find import Skipped, find
+from napari_seg.formats.label_maps import label_map_doubts
 from napari_seg.formats.scan import ReadOptions, Scan
 from napari_seg.volume import Volume
 
@@ -114,7 +115,7 @@ def _refused(scan: Scan, code: str, message: str, option: str = "", choices: int
 
 
 def _of_volume(scan: Scan, volume: Volume) -> Verdict:
-    notices = volume.notices
+    notices = (*volume.notices, *label_map_doubts(volume))
     return Verdict(
         scan.source,
         scan.name,

@@ -17,6 +17,7 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.ways import way_of
 from napari_seg.errors import BundleError, one_line
+from napari_seg.formats.label_maps import label_map_doubts
 from napari_seg.inference.as_written import segment_as_written
 from napari_seg.inference.ensemble import segment_ensemble
 from napari_seg.inference.fitness import fitted
@@ -62,6 +63,7 @@ def segment(
     """
     bundle = read_bundle(bundle)
     volume = fitted(volume, bundle)
+    volume = replace(volume, notices=(*volume.notices, *label_map_doubts(volume)))
     options = replace(options or SegmentOptions(), **changes)
     report = progress or ignore_progress
     check_structures(bundle, options.structures)
