@@ -8,6 +8,7 @@ from pathlib import Path
 
 import phantoms
 import pytest
+from pydicom import Dataset
 
 from napari_seg.cli.main import main
 from napari_seg.cli.predict_plan import MAX_ROWS, print_plan, summary
@@ -39,6 +40,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     content = json.loads(capsys.readouterr().out)
     assert content["cases"] == []
     assert [one["code"] for one in content["refused"]] == ["file.not_nifti"]
+
+
+def test_a_scan_of_another_modality_is_refused_as_by_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def edit(k: int, dataset: Dataset) -> None:
+        dataset.Modality = "CT"
+
+    phantoms.write_series(phantoms.head(), tmp_path / "series", edit=edit)
+    words = ["predict", str(tmp_path / "series"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*words, "--dry-run"]) == 4
+    printed = capsys.readouterr().out
+    assert "bundle.modality: the scan is CT; bundle 'Hippocampus, anterior and posterior' was trained on MR" in printed
+    assert "0 to run (none), 0 done before, 0 skipped, 1 refused" in printed
 
 
 def test_long_plans_are_cut_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -279,9 +279,12 @@ def _dry_run(arguments: argparse.Namespace) -> int:
     """Print what the run would do."""
     from napari_seg.cli.predict_plan import print_plan
 
-    plan = _cohort(arguments).plan(report=lambda text: print(text, file=sys.stderr))
+    cohort = _cohort(arguments)
+    plan = cohort.plan(report=lambda text: print(text, file=sys.stderr))
     print_plan(plan, arguments.output, as_json=arguments.json or arguments.json_lines)
-    return ExitCode.DONE if plan.cases else ExitCode.NOTHING_FOUND
+    if not cohort.cases:
+        return ExitCode.NOTHING_FOUND
+    return ExitCode.DONE if plan.cases else ExitCode.ALL_FAILED
 
 
 def _cohort(arguments: argparse.Namespace) -> Cohort:

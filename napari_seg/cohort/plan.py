@@ -19,10 +19,12 @@ from napari_seg.cohort.naming import CONFIDENCE_MAPS
 from napari_seg.cohort.outputs import STATISTICS, result_paths
 from napari_seg.cohort.select import SelectedCases, UnusedScan
 from napari_seg.cohort.settings import RunSettings
-from napari_seg.errors import InputError, NapariSegError
+from napari_seg.errors import BundleError, InputError, NapariSegError
 from napari_seg.formats.channels import ChannelSet
-from napari_seg.formats.facts import facts_of
+from napari_seg.formats.facts import ScanFacts, facts_of
 from napari_seg.formats.kinds import DICOM_FORMATS
+from napari_seg.formats.scan import Scan
+from napari_seg.inference.fitness import check_modality
 from napari_seg.worker import WorkerError, WorkerProcess
 
 MAX_EXAMPLES = 3
@@ -144,19 +146,21 @@ def plan_run(selected: SelectedCases, settings: RunSettings, done: Collection[st
     names = {id(bundle): name for name, bundle in selected.models.items()}
     cases: list[PlannedCase] = []
     refused = [*selected.faults, *selected.refused]
-    voxels: dict[Path, int] = {}
+    facts: dict[Path, ScanFacts] = {}
     for case in selected.cases:
         file = case.scan.files[0]
         try:
             if isinstance(case.scan, ChannelSet) and case.scan.problem is not None:
                 raise case.scan.problem
-            if file not in voxels:
-                voxels[file] = facts_of(case.scan).voxels
-        except InputError as error:
+            if file not in facts:
+                facts[file] = facts_of(case.scan)
+            if case.bundle is not None and case.key not in done and _states_modality(case.scan):
+                check_modality(facts[file].modality, case.bundle)
+        except (InputError, BundleError) as error:
             refused.append(UnusedScan(case.key, case.source, case.scan.format, error.code, error.message))
             continue
         outputs = _outputs(case, settings)
-        cases.append(PlannedCase(case, names[id(case.bundle)], outputs, voxels[file], case.key in done))
+        cases.append(PlannedCase(case, names[id(case.bundle)], outputs, facts[file].voxels, case.key in done))
     others = dict(sorted(selected.other_files.items()))
     return RunPlan(tuple(cases), selected.skipped, tuple(refused), others, selected.repeated)
 
@@ -248,6 +252,12 @@ def _estimated(one: PlannedCase, costs: Sequence[_Cost]) -> PlannedCase:
     at = float(np.clip(one.voxels, voxels[0], voxels[-1]))
     of_windows = round(float(np.interp(at, voxels, windows)) * factor)
     return replace(one, seconds=float(np.interp(at, voxels, seconds)) * factor, windows=max(1, of_windows))
+
+
+def _states_modality(scan: Scan | ChannelSet) -> bool:
+    """Return whether the modality of a scan is known when it is read; other files only suggest one by their names."""
+    first = scan.channels[0][1] if isinstance(scan, ChannelSet) else scan
+    return first.format == "dicom"
 
 
 def _outputs(case: Case, settings: RunSettings) -> tuple[str, ...]:

@@ -74,11 +74,24 @@ def check_fit(volume: Volume, bundle: Bundle) -> None:
             f"the scan has one slice; bundle {bundle.name!r} segments volumes; choose the whole volume, or a bundle "
             "for 2D images",
         )
-    found, expected = (modality_code(name) for name in (volume.modality, bundle.modality))
+    check_modality(volume.modality, bundle)
+
+
+def check_modality(modality: str, bundle: Bundle) -> None:
+    """Raise if a bundle was made for scans of another modality.
+
+    Args:
+        modality: modality that the scan states, in DICOM's words; "" if it states none.
+        bundle: the bundle.
+
+    Raises:
+        BundleError: `bundle.modality`.
+    """
+    found, expected = (modality_code(name) for name in (modality, bundle.modality))
     if found and expected and found != expected:
         raise BundleError(
             "bundle.modality",
-            f"the scan is {volume.modality}; bundle {bundle.name!r} was trained on {bundle.modality}; choose another "
+            f"the scan is {modality}; bundle {bundle.name!r} was trained on {bundle.modality}; choose another "
             "scan or another bundle ('napari-seg models list' lists them)",
         )
 
