@@ -371,6 +371,21 @@ def test_scans_that_are_not_run_are_in_the_manifest(scans: Path, tmp_path: Path,
         ]
 
 
+def test_a_scan_that_was_left_out_is_run_when_it_is_wanted(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    first = Cohort(scans, out)
+    a, b, c = first.cases
+    first.use([a], [Excluded("c", "cohort.no_rule", "no rule", c.source, is_failure=False)])
+    assert statuses(list(first)) == {"a": "done", "c": "skipped"}
+    second = Cohort(scans, out)
+    second.use([b, c])  # b is new, and comes before c
+    assert statuses(list(second)) == {"b": "done", "c": "done"}
+    assert no_network == ["a", "b", "c"]
+    with Manifest.open(out, read_only=True) as manifest:
+        found = {row.name: (row.source, row.outputs["labels"].path) for row in manifest.rows(("done",))}
+    assert found == {one.key: (one.source, f"{one.key}_seg.nii.gz") for one in (a, b, c)}
+
+
 def test_real_workers_give_the_same_files_whatever_their_number(scans: Path, tmp_path: Path) -> None:
     found = {}
     for workers in (1, 2):

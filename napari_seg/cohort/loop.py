@@ -252,8 +252,15 @@ class _Loop:
         return earlier
 
     def _add(self, case: Case, row: CaseRow | None) -> tuple[int, int]:
-        """Return the number of a case, which is added if it is new, and how often it was started before."""
-        if row is None and (row := self._manifest.row(case.key)) is None:  # another runner may have added it
+        """Return the number of a case, which is added if it is new, and how often it was started before.
+
+        Args:
+            case: the case.
+            row: the case as it was before the transaction; the row of a scan that was left out has been removed since.
+        """
+        if row is None or row.model is None:
+            row = self._manifest.row(case.key)  # another runner may have added it
+        if row is None:
             values = {"source": case.source, "format": case.scan.format, "model": self._model_of(case).number}
             return self._manifest.add_case(case.key, values | {"state": "waiting"}), 0
         return row.id, row.attempts
