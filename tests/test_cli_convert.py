@@ -13,9 +13,12 @@ from bundles import write_threshold_bundle
 
 from napari_seg.cli.main import main
 from napari_seg.formats.find import find_scans
+from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.read import read
-from napari_seg.volume import Volume
+from napari_seg.formats.record import UNKNOWN, made_by_in, read_record, record_path, write_labels_record
+from napari_seg.geometry import Grid
+from napari_seg.volume import Segment, Segmentation, Volume
 
 
 def run(*arguments: object) -> int:
@@ -116,3 +119,44 @@ def test_a_segmentation_of_another_scan_is_refused(
     assert not (tmp_path / "x.dcm").exists()
     assert run("convert", tmp_path / "gone.nii.gz", tmp_path / "x.dcm") == 2
     assert run("convert", tmp_path / "other.nii.gz", tmp_path / "x.xyz") == 5
+
+
+def two_boxes(*names: str) -> Segmentation:
+    """Two structures with some names on a small grid."""
+    array = np.zeros((4, 5, 3), np.uint8)
+    array[0], array[2] = 1, 2
+    segments = tuple(Segment(n, name, (255, n, 0)) for n, name in enumerate(names, 1))
+    return Segmentation(array, Grid(array.shape, np.diag([1.0, 1.5, 2.0, 1.0])), segments)
+
+
+def test_labels_that_replace_others_bring_their_names(tmp_path: Path) -> None:
+    result, corrected = tmp_path / "a_seg.nii.gz", tmp_path / "corrected.seg.nrrd"
+    write_label_map(two_boxes("liver", "spleen"), result)
+    write_labels_record(two_boxes("liver", "spleen"), result, ("a model", "1"))
+    write_label_map(two_boxes("spleen", "liver"), corrected)
+    assert run("convert", corrected, result) == 5
+    assert run("convert", corrected, result, "--overwrite") == 0
+    assert [one.name for one in read_label_map(result).segments] == ["spleen", "liver"]
+    assert made_by_in(result) == UNKNOWN
+
+    result.unlink()
+    before = record_path(result).read_text()
+    assert run("convert", corrected, result, "--overwrite") == 5
+    assert record_path(result).read_text() == before
+
+
+def test_a_copy_keeps_the_names_and_the_origin(tmp_path: Path) -> None:
+    result, copy, packed = tmp_path / "a_seg.nii", tmp_path / "copy.nii.gz", tmp_path / "a_seg.nii.gz"
+    write_label_map(two_boxes("liver", "spleen"), result)
+    write_labels_record(two_boxes("liver", "spleen"), result, ("a model", "1"))
+    assert run("convert", result, copy) == 0
+    assert [one.name for one in read_label_map(copy).segments] == ["liver", "spleen"]
+    assert made_by_in(copy) == ("a model", "1")
+    before = read_record(record_path(result))
+    assert run("convert", result, packed) == 0  # has the same record
+    assert read_record(record_path(packed)) == before
+    packed.unlink()
+    other = tmp_path / "other.seg.nrrd"
+    write_label_map(two_boxes("liver", "spleen"), other)
+    assert run("convert", other, packed) == 5  # would change the names, or the origin, of the first
+    assert not packed.exists()

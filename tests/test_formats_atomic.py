@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from napari_seg.errors import InputError, OutputError
-from napari_seg.formats.atomic import atomic_file, atomic_write, make_output_folder, verified_write
+from napari_seg.formats.atomic import atomic_file, atomic_write, make_output_folder, set_aside, verified_write
 
 
 def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
@@ -52,3 +52,24 @@ def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"output\.folder"):
         make_output_folder(tmp_path / "file" / "below")
+
+
+def test_a_file_that_is_set_aside_comes_back_after_a_failure_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with set_aside(path):
+            assert not path.exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    with set_aside(path):
+        path.write_text("new")
+    assert path.read_text() == "new"
+    path.unlink()
+    with set_aside(path):
+        pass
+    assert list(tmp_path.iterdir()) == []

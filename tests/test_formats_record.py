@@ -12,7 +12,9 @@ from napari_seg.errors import OutputError
 from napari_seg.formats.record import (
     MAX_RECORD_BYTES,
     UNKNOWN,
+    labels_record,
     made_by_in,
+    new_record,
     read_record,
     record_path,
     recorded_segments,
@@ -85,3 +87,50 @@ def test_a_file_too_large_for_a_record_is_not_read(tmp_path: Path) -> None:
 def test_a_record_that_can_not_be_written_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"output\.not_written"):
         write_labels_record(found(), tmp_path / "missing" / "a.nii", None)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.seg.nrrd"])
+def test_an_old_record_stays_only_if_its_labels_do(tmp_path: Path, name: str) -> None:
+    labels = tmp_path / name
+    labels.touch()
+    write_record(record_path(labels), labels_record(found(), ("balls", "1.2")))
+
+    def fails() -> None:
+        with new_record(labels, labels_record(found(), None)):
+            raise OutputError("output.disk_full", "no room")
+
+    with pytest.raises(OutputError, match=r"output\.disk_full"):
+        fails()
+    assert made_by_in(labels) == ("balls", "1.2")
+    with new_record(labels, labels_record(found(), None)):
+        assert not record_path(labels).exists()
+    assert record_path(labels).exists() == (name == "a.nii.gz")
+    assert made_by_in(labels) == (None if name == "a.nii.gz" else UNKNOWN)
+    assert len(list(tmp_path.iterdir())) == (2 if name == "a.nii.gz" else 1)
+
+
+def test_a_record_without_its_labels_is_not_replaced(tmp_path: Path) -> None:
+    write_labels_record(found(), tmp_path / "a.nii", ("balls", "1.2"))
+    with pytest.raises(
+        OutputError, match=r"output\.exists: .*a\.json belongs to other labels than a\.nii\.gz would hold"
+    ):
+        write_labels_record(found(), tmp_path / "a.nii.gz", None)
+    assert made_by_in(tmp_path / "a.nii") == ("balls", "1.2")
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a.stl", "a.csv"])
+def test_other_formats_leave_the_record_of_that_name(tmp_path: Path, name: str) -> None:
+    write_labels_record(found(), tmp_path / "a.nii.gz", ("balls", "1.2"))
+    with new_record(tmp_path / name, labels_record(found(), None)):
+        pass
+    assert made_by_in(tmp_path / "a.nii.gz") == ("balls", "1.2")
+
+
+def test_a_table_of_another_program_with_other_names_is_not_left_next_to_labels(tmp_path: Path) -> None:
+    text = json.dumps({"segments": [{"label": 1, "name": "left kidney", "color": [255, 0, 0]}]})
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(OutputError, match=r"output\.exists: .*a\.json belongs to other labels than a\.nii would hold"):
+        write_labels_record(found(), tmp_path / "a.nii", None)
+    same = Segmentation(found().array, GRID, SEGMENTS[:1])
+    write_labels_record(same, tmp_path / "a.nii", None)
+    assert (tmp_path / "a.json").read_text() == text

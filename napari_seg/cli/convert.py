@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.formats.find import find_scans
     from napari_seg.formats.kinds import write_label_map
     from napari_seg.formats.label_maps import on_grid, read_label_map, with_all_segments_named
+    from napari_seg.formats.record import converted_record, new_record
     from napari_seg.volume import NO_SOURCE
 
     if not arguments.input.exists():
@@ -93,6 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
         segmentation = on_grid(segmentation, scan.grid, arguments.input)
     for notice in segmentation.notices:
         print(f"napari-seg: {notice}", file=sys.stderr)
-    for path in write_label_map(with_all_segments_named(segmentation), output, scan=source, dicom=arguments.dicom):
+    named = with_all_segments_named(segmentation)
+    with new_record(output, converted_record(named, arguments.input), original=arguments.input):
+        written = write_label_map(named, output, scan=source, dicom=arguments.dicom)
+    for path in written:
         print(path)
     return 0

@@ -73,6 +73,28 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         hidden.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def set_aside(path: Path) -> Iterator[None]:
+    """Give a file a hidden name during a block; afterwards it is removed, or gets its name back if the block raised.
+
+    Args:
+        path: the file; it may be missing.
+
+    Raises:
+        OSError: the file could not be renamed or removed.
+    """
+    hidden = path.with_name(f".{uuid4().hex}{path.suffix}")
+    with suppress(FileNotFoundError):
+        os.replace(path, hidden)
+    try:
+        yield
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.replace(hidden, path)
+        raise
+    hidden.unlink(missing_ok=True)
+
+
 def make_output_folder(folder: Path) -> None:
     """Create a folder if it is missing, and check that files can be written into it.
 

@@ -7,12 +7,14 @@ made the labels, and the names and colours of the segments; a run over scans add
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from napari_seg.formats.atomic import atomic_write, not_written
-from napari_seg.formats.endings import nifti_ending
+from napari_seg.errors import OutputError
+from napari_seg.formats.atomic import atomic_write, not_written, set_aside
+from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending, may_be_dicom, nifti_ending
 from napari_seg.version import __version__
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -77,26 +79,82 @@ def made_by_in(labels: Path) -> MadeBy | None:
     return None if record.get("by_hand") else UNKNOWN
 
 
-def write_labels_record(segmentation: Segmentation, labels: Path, made_by: MadeBy | None) -> None:
-    """Write the record of labels that were saved by a person; an existing file of another program is kept.
+def labels_record(segmentation: Segmentation, made_by: MadeBy | None) -> dict[str, Any]:
+    """Return the content of the record of labels that were saved by a person.
 
     Args:
         segmentation: labels with the names and colours of their segments.
-        labels: NIfTI file of the labels.
         made_by: program or model that made the labels; None if a person did.
+    """
+    maker = {"by_hand": True} if made_by is None else {"bundle": dict(zip(("name", "version"), made_by, strict=True))}
+    return {**maker, "segments": _names(segmentation)}
+
+
+def converted_record(segmentation: Segmentation, original: Path) -> dict[str, Any]:
+    """Return the content of the record of labels that were read from a file and are written to another one.
+
+    Args:
+        segmentation: labels with the names and colours of their segments.
+        original: file that they were read from; what its record states about the scan and the model stays.
+    """
+    before = None if may_be_dicom(original) else read_record(record_path(original))  # DICOM has none
+    return {**_lasting(before or {}), "segments": _names(segmentation)}
+
+
+def _names(segmentation: Segmentation) -> list[dict[str, Any]]:
+    return [{"label": s.label, "name": s.name, "color": list(s.color)} for s in segmentation.segments]
+
+
+@contextmanager
+def new_record(labels: Path, content: Mapping[str, Any], *, original: Path | None = None) -> Iterator[None]:
+    """Replace the record of labels together with the labels, which the block writes.
+
+    The old record is removed before the new one is written, so that no record lies next to labels that it does not
+    describe; it stays if the block raises. Only NIfTI gets a record: .seg.nrrd, which holds names and colours, loses
+    an old one, and other formats have none. A file of another program stays if it has no other names.
+
+    Args:
+        labels: file that the block writes.
+        content: see `write_record`.
+        original: file that the labels were read from; if both have one record, it stays if it has no other names.
 
     Raises:
-        OutputError: `output.not_written`; `output.disk_full`.
+        OutputError: `output.exists`, the record belongs to other labels; `output.not_written`; `output.disk_full`; or
+            any `OutputError` of the block.
     """
-    path = record_path(labels)
-    if path.exists() and read_record(path) is None:
+    if not has_ending(labels, (*NIFTI_ENDINGS, *SEG_NRRD_ENDINGS)):
+        yield
         return
-    segments = [{"label": s.label, "name": s.name, "color": list(s.color)} for s in segmentation.segments]
-    maker = {"by_hand": True} if made_by is None else {"bundle": dict(zip(("name", "version"), made_by, strict=True))}
+    is_nifti = bool(nifti_ending(labels))
+    record = record_path(labels)
+    other = None if original is None or original.resolve() == labels.resolve() else record_path(original.absolute())
+    is_shared = other is not None and other.resolve() == record.resolve()
+    is_foreign = read_record(record) is None
+    if record.exists() and (is_shared or is_foreign or not labels.exists()):
+        stated = {segment.label: segment.name for segment in recorded_segments(labels)}
+        names = {one["label"]: one["name"] for one in content["segments"]}
+        if not (is_shared or is_foreign) or (is_nifti and stated and not names.items() <= stated.items()):
+            text = f"{record} belongs to other labels than {labels.name} would hold"
+            raise OutputError("output.exists", f"{text}; choose another folder or file name")
+        yield
+        return
     try:
-        write_record(path, {**maker, "segments": segments})
+        with set_aside(record):
+            yield
+        if is_nifti:
+            write_record(record, content)
     except OSError as error:
-        raise not_written(str(path), error) from error
+        raise not_written(str(record), error) from error
+
+
+def write_labels_record(segmentation: Segmentation, labels: Path, made_by: MadeBy | None) -> None:
+    """Write the record of labels that are in place; see `new_record` and `labels_record`.
+
+    Raises:
+        OutputError: as `new_record`.
+    """
+    with new_record(labels, labels_record(segmentation, made_by)):
+        pass
 
 
 def edited_record(segmentation: Segmentation, original: Path, edit: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,12 +169,10 @@ def edited_record(segmentation: Segmentation, original: Path, edit: Mapping[str,
         edit: what was done, appended to earlier entries of "edits".
     """
     before = read_record(record_path(original)) or {}
-    no_longer = ("program", "sha256", "overlay_sha256", "beside", "segments")
-    kept = {key: value for key, value in before.items() if key not in no_longer}
     volumes, voxels = segmentation.volumes_ml(), segmentation.voxel_counts()
     edits = before.get("edits")
     return {
-        **kept,
+        **_lasting(before),
         "edits": [*(edits if isinstance(edits, list) else []), dict(edit)],
         "segments": [
             {
@@ -129,6 +185,12 @@ def edited_record(segmentation: Segmentation, original: Path, edit: Mapping[str,
             for s in segmentation.segments
         ],
     }
+
+
+def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record states about the scan and the model, which also holds for changed labels."""
+    no_longer = ("program", "sha256", "overlay_sha256", "beside", "segments")
+    return {key: value for key, value in record.items() if key not in no_longer}
 
 
 def result_record(volume: Volume, segmentation: Segmentation, *, source: str, made_by: MadeBy) -> dict[str, Any]:
