@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import datasets
 import nibabel
@@ -18,6 +19,8 @@ from napari_seg.errors import TrainingError
 from napari_seg.formats import archive as archive_module
 from napari_seg.formats.itk import to_itk
 from napari_seg.geometry import Grid
+from napari_seg.training.choices import identity
+from napari_seg.training.gather.gather import Continued, gather
 from napari_seg.training.segnets_modules import with_segnets
 
 
@@ -92,8 +95,12 @@ def test_a_converted_list_keeps_its_split(tmp_path: Path) -> None:
         from segnets.data import find_dataset
 
         dataset = find_dataset(found.folder)
-    assert dataset.parts == {"x": "training", "y": "test"}
-    assert dataset.folds == {"x": 0}
+        assert dataset.parts == {"x": "training", "y": "test"}
+        assert dataset.folds == {"x": 0}
+        stated: list[Any] = []
+        continued = Continued(lambda cases, _: stated.append(identity(cases)), is_dry=True)
+        gather(root, found.folder, {}, continued=continued)
+        assert stated == [identity(dataset)]  # so the plan of a converted list can be continued
 
 
 def test_what_dataset_json_declares_is_handed_on(tmp_path: Path) -> None:

@@ -330,7 +330,13 @@ def test_a_data_set_that_is_converted_first(tmp_path: Path) -> None:
 
 
 def test_replayed_data_sets(tmp_path: Path) -> None:
-    first, old = write(tmp_path / "a", {"liver": 1}), write(tmp_path / "b", {"spleen": 1}, cases=list("pqrstuvwxyz"))
+    parts = {"p1": "training", "p2": "validation"}  # stated, as in a training set of corrections
+    entries = [
+        {"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz", "split": part}
+        for name, part in parts.items()
+    ]
+    first = write(tmp_path / "a", {"liver": 1}, training=entries)
+    old = write(tmp_path / "b", {"spleen": 1}, cases=list("pqrstuvwxyz"))
     plan = plan_bundle(first, tmp_path / "out", Choices(), replay=[old])
     assert "data set 2 (replayed): 11 cases with spleen" in [text for _, text in plan_rows(plan)]
     assert "at 1 per epoch" in plan["settings"]["max_epochs"]["why"]  # one new case that trains, and as many old ones

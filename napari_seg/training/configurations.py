@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.time_plan import effective_settings, plan_time
 from napari_seg.training.trust import check_stored_choices
 from napari_seg.training.write import PLAN
+
+if TYPE_CHECKING:
+    from segnets.data import Dataset
 
 CONFIGURATIONS = ("2d", "3d", "3d_lowres")
 MIN_FACTOR = 2.0
@@ -180,15 +183,14 @@ def _convert(
         dry_run: write nothing if it was converted before.
     """
     with with_segnets():
-        from segnets.data import Dataset, find_dataset
+        from segnets.data import find_dataset
 
         from napari_seg.training.gather.combine import combine
 
         planned = record.get("converted", {}).get("data sets", [])
 
-        def check(names: Sequence[str], data_sets: Sequence[dict[str, Any]]) -> None:
-            found = identity(Dataset("decathlon", tuple({"name": name} for name in names)))
-            if found != record["dataset"] or list(data_sets) != planned:
+        def check(dataset: Dataset, data_sets: Sequence[dict[str, Any]]) -> None:
+            if identity(dataset) != record["dataset"] or list(data_sets) != planned:
                 raise OutputError(
                     "output.exists",
                     f"{root} compares configurations for other data; give the same data sets in the same order, or "

@@ -171,8 +171,6 @@ def _planned(
 
     Converted cases stay as they are; those that are missing are converted again.
     """
-    from segnets.data import Dataset
-
     from napari_seg.training.trust import check_code
 
     written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
@@ -181,9 +179,8 @@ def _planned(
     _check_number(written, len(sources))
     planned = written.get("converted", {}).get("data sets", [])
 
-    def check(names: Sequence[str], data_sets: Sequence[dict[str, Any]]) -> None:
-        found = Dataset("decathlon", tuple({"name": name} for name in names))
-        check_same(written, identity(found), choices, str(out))
+    def check(dataset: Dataset, data_sets: Sequence[dict[str, Any]]) -> None:
+        check_same(written, identity(dataset), choices, str(out))
         if list(data_sets) != planned:
             raise OutputError(
                 "output.exists",

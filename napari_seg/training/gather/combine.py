@@ -85,7 +85,7 @@ def combine(
             values; and those of `gather`.
         OutputError: the combined data set could not be written.
     """
-    from segnets.data import find_dataset
+    from segnets.data import Dataset, find_dataset
     from segnets.data.patients import MAY_SHARE, may_share_patients
 
     if len({path.resolve() for path in dataset_dirs}) < len(dataset_dirs):
@@ -115,9 +115,11 @@ def combine(
     names = {name.casefold(): name for dataset in reversed(datasets) for name in dataset.labels}
     sources, table, ignored = number_classes(datasets, labels)
     cases = _named_cases(sources)
+    parts = _parts(sources, cases)
     described = tuple(_describe(source, source.number > len(sources) - replayed) for source in sources)
     if continued:
-        continued.check(list(cases.values()), described)
+        named_cases = tuple({"name": name} for name in cases.values())
+        continued.check(Dataset("decathlon", named_cases, parts=parts), described)
         if continued.is_dry:
             return Gathered(into, tuple(left), (), described)
     if marker is not None:
@@ -132,10 +134,10 @@ def combine(
         for name in dict.fromkeys(name for of_value in table for name in sorted(of_value))
     }
     patients = _patients(origins, report)
-    for name, parts in labels.items():
-        if len(parts) > 1 and name != IGNORE:
-            complete = [str(source.number) for source in sources if is_complete(name, parts, source.known)]
-            report(f"{name} ({', '.join(map(str, parts))}) is annotated in data set {', '.join(complete) or 'none'}")
+    for name, words in labels.items():
+        if len(words) > 1 and name != IGNORE:
+            complete = [str(source.number) for source in sources if is_complete(name, words, source.known)]
+            report(f"{name} ({', '.join(map(str, words))}) is annotated in data set {', '.join(complete) or 'none'}")
     training = []
     for (number, own), name in cases.items():
         source, case = sources[number - 1], sources[number - 1].dataset.cases[own]
@@ -144,8 +146,7 @@ def combine(
         labelled = annotated_values(source, table, labels)
         if (stated := source.dataset.labelled.get(case["name"])) is not None:
             labelled &= {source.values[value] for value in stated if value in source.values}
-        if any(dataset.parts for dataset in datasets):
-            entry["split"] = source.dataset.parts.get(case["name"], "training")
+        entry |= {"split": parts[name]} if parts else {}
         entry |= {"replay": True} if number > len(sources) - replayed else {}
         training.append(entry | ({"labelled": sorted(labelled)} if labelled < set(table.values()) else {}))
     description: dict[str, Any] = {
@@ -158,13 +159,24 @@ def combine(
     return Gathered(into, tuple(left), tuple(dict.fromkeys(notices)), described)
 
 
-def _check_set(folder: Path, number: int, names: Sequence[str], _: Sequence[dict[str, Any]]) -> None:
+def _parts(sources: Sequence[Source], cases: Mapping[tuple[int, int], str]) -> dict[str, str]:
+    """Return name of a case -> its part; those of a data set that states none train. Empty if no data set does."""
+    if not any(source.dataset.parts for source in sources):
+        return {}
+    found = {}
+    for (number, index), name in cases.items():
+        dataset = sources[number - 1].dataset
+        found[name] = dataset.parts.get(dataset.cases[index]["name"], "training")
+    return found
+
+
+def _check_set(folder: Path, number: int, dataset: Dataset, _: Sequence[dict[str, Any]]) -> None:
     """Check that a data set has the cases that were converted for a plan.
 
     Raises:
         OutputError: `output.exists`.
     """
-    if recorded_names(folder) not in (None, set(names)):
+    if recorded_names(folder) not in (None, {case["name"] for case in dataset.cases}):
         text = f"data set {number} has other cases than when {folder.parents[1]} was planned; give the same ones"
         raise OutputError("output.exists", f"{text} in the same order, or choose a new folder with -o")
 

@@ -30,7 +30,7 @@ from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unrea
 from napari_seg.training.gather.patients import CaseSource, folder_of
 from napari_seg.training.gather.polygons import polygon_pairs
 from napari_seg.training.gather.referenced import ENDING, referenced_scan
-from napari_seg.training.gather.write import RECORD, describe_notices, recorded_names, write_cases, written_names
+from napari_seg.training.gather.write import RECORD, describe_notices, recorded_names, stated_cases, write_cases
 from napari_seg.training.write import PLAN
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ class Continued:
     """How the data set of a planned training is read again: its converted cases stay as they are.
 
     Attributes:
-        check: called with the names of all cases and, for `combine`, with `Gathered.data_sets` before anything is
-            written; raises an error if they are not those of the plan.
+        check: called with the names, parts and folds of all cases and, for `combine`, with `Gathered.data_sets` before
+            anything is written; raises an error if they are not those of the plan.
         is_dry: whether nothing may be written; else converted cases that are missing are written again.
     """
 
-    check: Callable[[Sequence[str], Sequence[dict[str, Any]]], None]
+    check: Callable[[Dataset, Sequence[dict[str, Any]]], None]
     is_dry: bool
 
 
@@ -151,7 +151,7 @@ def gather(
     pairs = with_distinct_names(pairs)
     if continued:
         if recorded_names(into) is not None or all(pair.frame is None for pair in pairs):
-            continued.check(written_names(pairs, into), ())
+            continued.check(stated_cases(pairs, into), ())
         if continued.is_dry:
             return Gathered(into, left, (), sources=_sources(pairs, dataset_dir))
     if marker is not None:

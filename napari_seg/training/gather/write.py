@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from napari_seg.training.gather.frames import Fault
 from napari_seg.training.gather.labels import LabelTable, as_declared, described, read_labels
 from napari_seg.training.gather.pair import Pair
 from napari_seg.volume import Volume, smallest_label_type
+
+if TYPE_CHECKING:
+    from segnets.data import Dataset
 
 RECORD = "gathered.json"
 _VERSION = 1
@@ -196,10 +199,24 @@ def recorded_names(folder: Path) -> set[str] | None:
     return {name for name, case in cases.items() if not case["empty"]} if cases else None
 
 
-def written_names(pairs: Sequence[Pair], folder: Path) -> list[str]:
-    """Return the names of the pairs, without those that a folder's record says were left out."""
+def stated_cases(pairs: Sequence[Pair], folder: Path) -> Dataset:
+    """Return the names, parts and folds that the converted pairs have; call it within `with_segnets`.
+
+    Args:
+        pairs: pairs with distinct names.
+        folder: folder of the converted pairs; those that its record says were left out are none of the cases.
+    """
+    from segnets.data import Dataset
+
     cases = _Record.read(folder).cases
-    return [pair.name for pair in pairs if not cases.get(pair.name, {}).get("empty")]
+    pairs = [pair for pair in pairs if not cases.get(pair.name, {}).get("empty")]
+    order = sorted({pair.fold for pair in pairs if pair.fold is not None})
+    return Dataset(
+        "decathlon",
+        tuple({"name": pair.name} for pair in pairs),
+        parts={pair.name: pair.part for pair in pairs if pair.part},
+        folds={pair.name: order.index(pair.fold) for pair in pairs if pair.fold is not None},
+    )
 
 
 def make_folders(folder: Path, *names: str) -> None:
