@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import phantoms
 import pytest
+from PIL import Image
 from test_learning_training_set import case
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import Cancelled, InputError, LocaliseError, TrainingError
+from napari_seg.formats.channels import joined
 from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
+from napari_seg.geometry import Grid
 from napari_seg.learning import improve
 from napari_seg.learning import rounds as module
 from napari_seg.learning.accept import accept
@@ -29,6 +32,8 @@ from napari_seg.learning.training_set import (
 )
 from napari_seg.training.gather.referenced import VARIABLE
 from napari_seg.volume import Segment, Segmentation, Volume
+
+GRID = Grid((6, 5, 4), np.diag([-1.0, 1.0, 2.0, 1.0]))
 
 
 @pytest.fixture
@@ -127,6 +132,26 @@ def test_a_validation_case_is_not_replayed(tmp_path: Path, head: Volume, monkeyp
         check_replayed(folder, read_training_set(folder), data)
     entries[1]["replay"] = True
     (data / "dataset.json").write_text(json.dumps({"training": entries}))
+    with pytest.raises(InputError, match=r"improve\.seen"):
+        check_replayed(folder, read_training_set(folder), data)
+
+
+@pytest.mark.parametrize("kind", ["files", "2d"])
+def test_a_validation_case_of_several_files_or_a_2d_image_is_not_replayed(tmp_path: Path, kind: str) -> None:
+    folder, data = tmp_path / "set", tmp_path / "data"
+    data.mkdir()
+    rng = np.random.default_rng(0)
+    if kind == "files":
+        volumes = {str(n): Volume(rng.integers(0, 99, (1, 6, 5, 4)).astype(np.int16), GRID) for n in range(2)}
+        for name, volume in volumes.items():
+            write_volume(volume, data / f"a_000{name}.nii.gz")
+        scan, image = joined(volumes), ["a_0001.nii.gz", "a_0000.nii.gz"]  # sorted as another data set has them
+    else:
+        Image.fromarray(rng.integers(0, 255, (6, 5, 3)).astype(np.uint8)).save(data / "a.png")
+        scan, image = read(data / "a.png"), "a.png"
+    found = Segmentation(np.ones(scan.grid.shape, np.uint8), scan.grid, (Segment(1, "ball", (1, 1, 1)),))
+    accept(found, scan, folder, Provenance(), part="validation")
+    (data / "dataset.json").write_text(json.dumps({"training": [{"image": image, "replay": True}]}))
     with pytest.raises(InputError, match=r"improve\.seen"):
         check_replayed(folder, read_training_set(folder), data)
 

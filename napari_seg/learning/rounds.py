@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,10 @@ from filelock import FileLock, Timeout
 
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import InputError, TrainingError
+from napari_seg.formats import image2d
 from napari_seg.formats.atomic import atomic_write, not_written
-from napari_seg.formats.nifti import count_volumes, is_nifti, stated_size
+from napari_seg.formats.channels import joined
+from napari_seg.formats.nifti import count_volumes, stated_size
 from napari_seg.formats.scan import Scan
 from napari_seg.learning.crops import write_crops
 from napari_seg.learning.same_scan import ScanIdentity
@@ -33,6 +35,7 @@ from napari_seg.learning.training_set import (
 )
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.training.write import PLAN
+from napari_seg.volume import Volume
 
 _LEFT_OUT = "left out"
 """Key of a list: name of a case that can't be used -> reason."""
@@ -190,11 +193,9 @@ def check_replayed(folder: Path, content: TrainingSet, data: Path) -> None:
     listed = json.loads((data / "dataset.json").read_bytes())["training"]
     seen = 0
     for image in (entry["image"] for entry in listed if entry.get("replay")):
-        path = data / image if isinstance(image, str) else None
-        if path is None or not is_nifti(path):  # channels in several files, and 2D images, are not copies of a scan
-            continue
-        if same := [*scans.get(tuple(sorted(stated_size(path)[0][:3])), ()), *of_any_size]:
-            identity = ScanIdentity.of(Scan("", "nifti", (path,)).read(channels=count_volumes(path)))
+        paths = [data / path for path in ([image] if isinstance(image, str) else image)]
+        if same := [*scans.get(_sorted_size(paths[0]), ()), *of_any_size]:
+            identity = ScanIdentity.of(_replayed(paths))
             seen += any(map(identity.is_of, same))
     if seen:
         raise InputError(
@@ -202,6 +203,21 @@ def check_replayed(folder: Path, content: TrainingSet, data: Path) -> None:
             f"{seen} of the replayed scans are validation cases of the training set, which must never be trained on; "
             "leave them out of the data set that is replayed, and choose another folder for the new model",
         )
+
+
+def _sorted_size(path: Path) -> tuple[int, ...]:
+    """Return the numbers of voxels along the three axes of an image that training reads, in ascending order."""
+    shape = (*image2d.stated_size(path), 1) if image2d.is_image2d(path) else stated_size(path)[0][:3]
+    return tuple(sorted(shape))
+
+
+def _replayed(paths: Sequence[Path]) -> Volume:
+    """Read an image of a replayed data set as scans are read that are accepted: several files are its channels."""
+    scans = [Scan(path.name, "image2d" if image2d.is_image2d(path) else "nifti", (path,)) for path in paths]
+    if len(scans) > 1:
+        return joined({str(n): scan.read(channels=1, one_slice=True) for n, scan in enumerate(scans)})
+    channels = count_volumes(paths[0]) if scans[0].format == "nifti" else None
+    return scans[0].read(channels=channels, one_slice=True)
 
 
 def accepted_since(folder: Path, path: Path) -> int:
