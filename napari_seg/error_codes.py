@@ -919,6 +919,12 @@ CODES = {
         "error", "The work took longer than its time limit.", "Run it again on a machine with less load."
     ),
     # evaluation
+    "evaluation.changed": Code(
+        "error",
+        "The data set has other cases, patients or parts than when the training was planned, so the requested part "
+        "could hold cases that the model was trained on.",
+        "Restore the data set as it was planned; or evaluate new cases in a folder of their own, without `--part`.",
+    ),
     "evaluation.seen": Code(
         "error",
         "The part of the data set holds cases that the model was trained on, so its scores there say nothing about "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import SimpleITK
 from napari_seg.errors import InputError
 from napari_seg.formats.itk import to_itk
 from napari_seg.geometry import Grid
-from napari_seg.training.choices import Choices
+from napari_seg.training.choices import Choices, identity, patients_digest
 from napari_seg.training.part import part_of
 from napari_seg.training.prepare import data_folder, plan_bundle
 from napari_seg.training.segnets_modules import with_segnets
@@ -92,3 +93,34 @@ def test_the_cases_of_folds_have_trained_the_ensemble(balls: Path, tmp_path: Pat
     rows = [f"{image},{label},{'test' if n == 3 else 'train'}" for n, image, label in cases]
     (tmp_path / "cases.csv").write_text("\n".join(["image,label,split", *rows]))
     assert part_of(tmp_path / "cases.csv", "test", tmp_path) == (balls / "labelsTr", {"case_03"})
+
+
+@pytest.mark.parametrize(
+    ("patients", "is_same"), [("aabbcdefgh", True), ("xxbbcdefgh", True), ("abbccdefgh", False), ("aabbcdefg", False)]
+)
+def test_the_parts_of_another_data_set_are_not_those_of_the_training(
+    balls: Path, tmp_path: Path, patients: str, is_same: bool
+) -> None:
+    def write_list(patients: str) -> None:
+        rows = [f"imagesTr/case_{n:02d}.nii.gz,labelsTr/case_{n:02d}.nii.gz,{who}" for n, who in enumerate(patients)]
+        (root / "cases.csv").write_text("\n".join(["image,label,patient", *rows]))
+
+    root, out = tmp_path / "data", tmp_path / "out"
+    for folder in ("imagesTr", "labelsTr"):
+        shutil.copytree(balls / folder, root / folder)
+    write_list("aabbcdefgh")
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        dataset = find_dataset(root / "cases.csv")
+    (out / "configs").mkdir(parents=True)
+    (out / "configs" / "train.yaml").write_text("{cases: {}}")
+    plan = {"choices": {}, "dataset": identity(dataset), "patients": patients_digest(dataset)}
+    (out / "plan.json").write_text(json.dumps(plan))
+    _, trained = part_of(root / "cases.csv", "training", out)
+    write_list(patients)
+    if is_same:
+        assert part_of(root / "cases.csv", "training", out)[1] == trained
+    else:
+        with pytest.raises(InputError, match=r"evaluation\.changed"):
+            part_of(root / "cases.csv", "test", out)

@@ -246,6 +246,23 @@ def identity(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def patients_digest(dataset: Dataset) -> str:
+    """Return a digest of which cases are of one patient, whatever the patients are called."""
+    first: dict[str, int] = {}
+    groups = [first.setdefault(dataset.patients[case["name"]], n) for n, case in enumerate(dataset.cases)]
+    return hashlib.sha256(repr(groups).encode()).hexdigest()[:16]
+
+
+def has_same_patients(written: dict[str, Any], dataset: Dataset) -> bool:
+    """Return whether the cases of a data set are of the same patients as planned, so that they are split alike.
+
+    Args:
+        written: content of plan.json; one of an earlier version does not say which patients were planned.
+        dataset: the same cases.
+    """
+    return written.get("patients") in (None, patients_digest(dataset))
+
+
 def changed_settings(written: dict[str, Any], choices: Choices) -> dict[str, Any]:
     """Return the chosen settings that differ from an existing plan."""
     planned = {name: entry["value"] for name, entry in written["settings"].items()}

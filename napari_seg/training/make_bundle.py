@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import BundleError, TrainingError
-from napari_seg.training.choices import IGNORE, READING, Choices, check_names, check_packages, identity, named_labels
+from napari_seg.training.choices import (
+    IGNORE,
+    READING,
+    Choices,
+    check_names,
+    check_packages,
+    identity,
+    named_labels,
+    patients_digest,
+)
 from napari_seg.training.gather.gather import Gathered
 from napari_seg.training.gather.pair import unread_files
 from napari_seg.training.history import RUN
@@ -124,6 +133,7 @@ def make_bundle(
     table = label_table(dataset, facts, named, converted.listed if converted else None)
     written = {
         "dataset": identity(dataset),
+        "patients": patients_digest(dataset),
         "choices": choices.as_dict(),
         "fingerprint": found.as_dict(),
         "parts": dict(counts),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.errors import InputError
-from napari_seg.training.choices import READING
+from napari_seg.training.choices import READING, has_same_patients, identity
 from napari_seg.training.prepare import data_folder
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.write import PLAN
@@ -32,19 +32,20 @@ def part_of(
         TrainingError: the data set can't be read (`dataset.*`) or has no such part (`split.*`).
         InputError: `input.missing`, `trained` has no plan; `input.folders`, the label maps lie in several folders;
             `evaluation.seen`, the bundle is an ensemble of folds, so its members were trained on all cases but those of
-            a test part that the data set states.
+            a test part that the data set states; `evaluation.changed`, the data set has other cases, patients or parts
+            than `trained` was planned for.
     """
     reading: dict[str, Any] = {}
     split: dict[str, Any] = {}
-    folds: int | None = None
+    plan: dict[str, Any] = {}
     if trained is not None:
         if not (trained / PLAN).is_file():
             raise InputError("input.missing", f"there is no {trained / PLAN}; expected a folder that train wrote")
         plan = json.loads((trained / PLAN).read_text(encoding="utf-8"))
         dataset_dir = data_folder(dataset_dir, trained, plan)
         reading, split = _of_config(trained / "configs" / "train.yaml")
-        if folds := plan["choices"].get("folds"):
-            split |= {"fold": 0, "folds": folds}
+    planned, folds = plan.get("dataset"), plan.get("choices", {}).get("folds")
+    split |= {"fold": 0, "folds": folds} if folds else {}
     with with_segnets():
         from segnets.data import Split, find_dataset
         from segnets.data.pairing import stem
@@ -62,6 +63,13 @@ def part_of(
                 f"{trained} is the ensemble of {folds} folds, and all but one of them were trained on each case of the "
                 "data set; expected a data set of other patients, without --part. The scores of the cross-validation "
                 "are in configs/metadata.json",
+            )
+        if planned is not None and not (planned == identity(dataset) and has_same_patients(plan, dataset)):
+            raise InputError(
+                "evaluation.changed",
+                f"found {len(dataset.cases)} cases, {trained} was planned for {planned['cases']}, and not for the same "
+                "ones with the same patients and parts, so that cases which trained could be in this part; restore the "
+                "data set as it was planned, or evaluate cases that are new in a folder of their own, without --part",
             )
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]

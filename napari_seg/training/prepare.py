@@ -20,6 +20,7 @@ from napari_seg.training.choices import (
     check_same,
     check_same_labels,
     check_values,
+    has_same_patients,
     identity,
 )
 from napari_seg.training.comparison import COMPARISON
@@ -196,6 +197,12 @@ def _planned(
         dataset = _dataset(sources, converted, reading)
         check_same(written, identity(dataset), choices, str(out))
         check_same_labels(written, dataset, str(out))
+        if not has_same_patients(written, dataset):
+            raise OutputError(
+                "output.exists",
+                f"{out} was planned with the cases of other patients, which would be split otherwise now; restore the "
+                "patients in the data set to continue, or choose a new folder with -o",
+            )
     check_folds(written["choices"].get("folds"), fold)
     check_packages(written["choices"].get("options", ()))
     return written
