@@ -44,4 +44,4 @@ def measure(model: StructuresModel) -> None:
     """Measure the selected labels in this thread."""
     snapshot = model.snapshot()
     assert snapshot is not None
-    model.take(model.measure(snapshot))
+    model.take(model.measure(snapshot, model.session.scan_on(snapshot.layer)))

@@ -171,7 +171,7 @@ def test_labels_drawn_on_a_foreign_image_are_measured_and_saved(
     layer.data[1, 2, 3] = 2
     layer.data[1, 2, 4] = 2
     model = StructuresModel(session)
-    model.take(model.measure(Snapshot.of(layer)))
+    model.take(model.measure(Snapshot.of(layer), model.session.scan_on(layer)))
     (row,) = model.structures
     assert (row.label, row.voxels, row.ml) == (2, 2, pytest.approx(0.012))
     assert row.mean_intensity == VOXELS[1, 2, 3:5].mean()

@@ -15,7 +15,7 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 
 from labelled import found_in, labels_of, measure, viewer_with_labels
 from napari.components import ViewerModel
-from napari.layers import Labels
+from napari.layers import Image, Labels
 
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.plugin.labels_state import Snapshot, state_of
@@ -87,9 +87,9 @@ def test_measuring_copies_no_labels_and_drops_outdated_results(model: Structures
     seen: list[Snapshot] = []
     original = model.measure
 
-    def watched(snapshot: Snapshot) -> Any:
+    def watched(snapshot: Snapshot, scan: Image | None) -> Any:
         seen.append(snapshot)
-        return original(snapshot)
+        return original(snapshot, scan)
 
     model.measure = watched  # type: ignore[method-assign]
     before = [row.voxels for row in model.structures]
@@ -105,6 +105,34 @@ def test_measuring_copies_no_labels_and_drops_outdated_results(model: Structures
     model.start_measuring()
     model.session.jobs.wait()
     assert model.structures[1].voxels == before[1] + 1
+
+
+def test_intensities_are_those_of_the_selected_scan(model: StructuresModel, viewer: ViewerModel, head: Volume) -> None:
+    """Two scans on one grid, such as two channels or two phases."""
+    due: list[int] = []
+    model.measurement_due.connect(lambda: due.append(1))
+    before, session = model.structures[0].mean_intensity, model.session
+    first = session.scan
+    ((data, settings, _),) = image_layers(replace(head, array=2 * head.array))
+    second = viewer.add_layer(Image(data, **settings))
+    viewer.layers.selection.active = labels_of(viewer)
+    for scan, mean in ((first, before), (second, 2 * before)):
+        session.choose_scan(scan)
+        due.clear()
+        session.show_messages()
+        assert not due  # only the choice itself asks for a measurement
+        model.start_measuring()
+        session.jobs.wait()
+        assert model.structures[0].mean_intensity == pytest.approx(mean)
+        assert labels_of(viewer).features["mean"][1] == pytest.approx(mean, abs=0.01)
+    due.clear()
+    session.choose_scan(first)
+    assert due
+    viewer.layers.remove(second)
+    viewer.layers.remove(first)
+    model.start_measuring()
+    session.jobs.wait()
+    assert isnan(model.structures[0].mean_intensity)
 
 
 def test_hidden_renamed_and_recoloured(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:
@@ -140,9 +168,9 @@ def test_new_names_do_not_outdate_measurements(model: StructuresModel, viewer: V
     assert late is not None
     model.rename(1, "ball")
     due.clear()
-    model.take(model.measure(early))
+    model.take(model.measure(early, model.session.scan_on(early.layer)))
     assert due  # the labels were edited in the meantime
-    model.take(model.measure(late))
+    model.take(model.measure(late, model.session.scan_on(late.layer)))
     assert model.structures[2].voxels == 2
 
 
@@ -164,7 +192,7 @@ def test_measurements_of_older_labels_are_not_shown(model: StructuresModel, view
     assert snapshot is not None
     before = [row.voxels for row in model.structures]
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
-    answer = model.measure(snapshot)
+    answer = model.measure(snapshot, model.session.scan_on(snapshot.layer))
     assert answer.counts.get(4) is None
     state_of(layer).counts = {1: 1}
     model.take(answer)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from napari.layers import Labels, Layer
+from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 from psygnal import Signal
 
@@ -71,6 +71,7 @@ class LabelsState:
         paints: number of changes of labels among `edits`.
         painted: whether a person changed the labels.
         measured_at: value of `paints` for which `measured` is valid; None before the first measurement.
+        measured_on: scan whose intensities `measured` holds; None without one.
         saved: value of `edits` at the last save.
         history: lengths of the undo and redo histories after the last change.
         earlier_actions: actions of the Edit tab before the layer was restored from a file.
@@ -87,6 +88,7 @@ class LabelsState:
     paints: int = 0
     painted: bool = False
     measured_at: int | None = None
+    measured_on: weakref.ref[Image] | None = None
     saved: int = 0
     history: tuple[int, int] = (0, 0)
     earlier_actions: tuple[EditAction, ...] = ()
@@ -117,6 +119,11 @@ class LabelsState:
         undone = {named for one in self._logged if one.is_undone for named in one.names.items()}
         self._logged = [one for one in self._logged if not one.is_undone or one.after() is not None]
         return undone - set(self.new_names.items())
+
+    def is_measured(self, scan: Image | None) -> bool:
+        """Return whether `measured` is valid for the labels as they are, with the intensities of a scan."""
+        measured_on = None if self.measured_on is None else self.measured_on()
+        return self.measured_at == self.paints and measured_on is scan
 
     @property
     def is_unsaved(self) -> bool:

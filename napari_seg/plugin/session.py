@@ -37,6 +37,11 @@ def unwrapped(viewer: ViewerModel) -> ViewerModel:
     return plain
 
 
+def voxels_of(scan: Image) -> NDArray:
+    """Return the array of an image layer at full resolution; it is loaded if it is not in memory."""
+    return np.asarray(scan.data[0] if scan.multiscale else scan.data)
+
+
 class Session:
     """Selected scan and labels of a viewer, and the messages about them; the selection follows the active layer.
 
@@ -117,7 +122,7 @@ class Session:
     def image_on(self, layer: Labels) -> NDArray | None:
         """Return the array of `scan_on`; None without one."""
         scan = self.scan_on(layer)
-        return None if scan is None else np.asarray(scan.data[0] if scan.multiscale else scan.data)
+        return None if scan is None else voxels_of(scan)
 
     def choose_scan(self, layer: Image | None) -> None:
         """Select a scan."""

@@ -8,6 +8,7 @@ from functools import partial
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import ref
 
 import numpy as np
 from napari.layers import Image, Labels
@@ -21,7 +22,7 @@ from napari_seg.plugin.labels_state import LabelsState, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import color_in, colormap_of
 from napari_seg.plugin.messages import Message
-from napari_seg.plugin.session import Session
+from napari_seg.plugin.session import Session, voxels_of
 from napari_seg.plugin.structures.comparison import ReferenceComparison, compare
 from napari_seg.plugin.structures.export import export
 from napari_seg.volume import Segment, distinct_color
@@ -67,11 +68,13 @@ class Measurements:
 
     Attributes:
         snapshot: labels that were measured.
+        scan: scan whose intensities were measured; None without one.
         measured: label -> measurement on the grid of the layer.
         counts: label -> number of voxels on the grid of the file.
     """
 
     snapshot: Snapshot
+    scan: Image | None
     measured: dict[int, Measurement]
     counts: dict[int, int]
 
@@ -91,6 +94,7 @@ class StructuresModel:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._watched: Labels | None = None
+        self._scan: Image | None = None
         self._running: set[Work] = set()
         session.changed.connect(self._follow)
         self._follow()
@@ -207,21 +211,26 @@ class StructuresModel:
         if self.is_running("measure"):
             self.measurement_due.emit()
         elif self._watched is not None:
-            snapshot = Snapshot.of(self._watched, is_copied=False)
-            self._start("measure", lambda _: self.measure(snapshot), self.take)
+            snapshot, scan = Snapshot.of(self._watched, is_copied=False), self._scan
+            self._start("measure", lambda _: self.measure(snapshot, scan), self.take)
 
     def snapshot(self) -> Snapshot | None:
         """Return a snapshot of the selected labels layer; None if there is none."""
         return None if self._watched is None else Snapshot.of(self._watched)
 
-    def measure(self, snapshot: Snapshot) -> Measurements:
-        """Measure the structures of a snapshot; slow, call outside the main thread."""
-        measured = measure(snapshot.labels, self.session.image_on(snapshot.layer))
+    def measure(self, snapshot: Snapshot, scan: Image | None) -> Measurements:
+        """Measure the structures of a snapshot; slow, call outside the main thread.
+
+        Args:
+            snapshot: labels.
+            scan: scan on the same voxels; None without one.
+        """
+        measured = measure(snapshot.labels, None if scan is None else voxels_of(scan))
         if snapshot.info.placement.is_view:
             counts = {label: one.voxels for label, one in measured.items()}
         else:  # the layer is resampled; volumes come from the grid of the file
             counts = snapshot.segmentation().voxel_counts()
-        return Measurements(snapshot, measured, counts)
+        return Measurements(snapshot, scan, measured, counts)
 
     def take(self, measurements: Measurements) -> None:
         """Show measurements; if the labels were edited in the meantime, ask for new ones instead."""
@@ -232,6 +241,7 @@ class StructuresModel:
                 self.measurement_due.emit()
             return
         state.measured_at = snapshot.paints
+        state.measured_on = None if measurements.scan is None else ref(measurements.scan)
         is_new = state.counts is None and LayerInfo.require(layer).algorithm is not None
         state.measured, state.counts = measured, measurements.counts
         _name_new_structures(layer, state)
@@ -315,16 +325,18 @@ class StructuresModel:
     def _follow(self) -> None:
         for layer in self.session.segmentations:
             state_of(layer).unsaved_changed.connect(self._on_unsaved_changed, unique=True)
-        if self.session.labels is not self._watched:
-            self._watch(self.session.labels)
-            if self._watched is not None and self.state.measured_at != self.state.paints:
+        layer = self.session.labels
+        scan = None if layer is None else self.session.scan_on(layer)
+        if layer is not self._watched or scan is not self._scan:
+            self._watch(layer, scan)
+            if layer is not None and not self.state.is_measured(scan):
                 self.measurement_due.emit()
         self.changed.emit()
 
-    def _watch(self, layer: Labels | None) -> None:
+    def _watch(self, layer: Labels | None, scan: Image | None = None) -> None:
         if self._watched is not None:
             self.state.edited.disconnect(self._on_edited)
-        self._watched = layer
+        self._watched, self._scan = layer, scan
         if layer is not None:
             self.state.edited.connect(self._on_edited)
 
