@@ -268,12 +268,25 @@ def write_label_map(
         OutputError: `output.format`, no format has this ending; `output.no_dicom`, the scan is not DICOM;
             `output.not_written`; `output.not_equal`; `output.no_segments`.
     """
+    name = format_of(path, dicom)
+    return write_as(name, segmentation, path, scan=scan, algorithm=algorithm, origin=origin)
+
+
+def format_of(path: Path, dicom: DicomFormat = "seg") -> FormatName:
+    """Return the name of the format that the ending of a path gives.
+
+    Args:
+        path: file to write.
+        dicom: format of a .dcm file.
+
+    Raises:
+        OutputError: `output.format`, no format has this ending.
+    """
     matching = [name for name, one in LABEL_FORMATS.items() if has_ending(path, one.endings)]
     if not matching:
         endings = ", ".join(dict.fromkeys(ending for one in LABEL_FORMATS.values() for ending in one.endings))
         raise OutputError("output.format", f"{path.name} ends in none of {endings}; add one of these endings")
-    name = dicom if dicom in matching else matching[0]
-    return write_as(name, segmentation, path, scan=scan, algorithm=algorithm, origin=origin)
+    return dicom if dicom in matching else matching[0]
 
 
 def write_as(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from napari.layers import Labels
+from napari.layers import Image, Labels, Layer
 
-from napari_seg.errors import counted
+from napari_seg.errors import OutputError, counted
 from napari_seg.formats.kinds import LABEL_FORMATS, FormatName, write_as
 from napari_seg.formats.record import PROGRAM, write_labels_record
 from napari_seg.plugin.job import SAVING_WORKER
 from napari_seg.plugin.labels_state import Snapshot, state_of
-from napari_seg.plugin.layer_info import LayerInfo
+from napari_seg.plugin.layer_info import LayerInfo, infos_of
 from napari_seg.version import __version__
+from napari_seg.volume import Origin, Segmentation, Source
 
 
 def obstacle(layer: Labels | None, format_name: FormatName) -> str:
@@ -40,15 +42,57 @@ def free_path(folder: Path, layer: Labels, format_name: FormatName) -> Path:
     return path
 
 
-def is_of_scan(layer: Labels, path: Path) -> bool:
-    """Return whether a path is a file of the scan, which must not be replaced."""
-    return path.resolve() in {file.resolve() for file in LayerInfo.require(layer).scan.files}
+def check_is_no_scan(path: Path, layers: Iterable[Layer]) -> None:
+    """Raise if a path is a file of an open scan, which labels must not replace.
+
+    Args:
+        path: file to write.
+        layers: layers of the viewer, and those that are saved.
+
+    Raises:
+        OutputError: `output.exists`.
+    """
+    layers = list(layers)
+    files = [file for info in infos_of(layers) for file in info.scan.files]
+    files += [Path(layer.source.path) for layer in layers if isinstance(layer, Image) and layer.source.path]
+    if path.resolve() in {file.resolve() for file in files}:
+        raise OutputError("output.exists", f"{path.name} is a file of an open scan; choose another name")
+
+
+def write_file(
+    format_name: FormatName,
+    segmentation: Segmentation,
+    path: Path,
+    *,
+    scan: Source,
+    made_by: tuple[str, str] | None,
+    origin: Origin = "MANUAL",
+) -> list[Path]:
+    """Write labels, and for NIfTI, which holds no names and colours, a record next to the file.
+
+    Args:
+        format_name: format of the file.
+        segmentation: labels.
+        path: file to write, with an ending of the format.
+        scan: source of the scan; DICOM formats refer to its images.
+        made_by: name and version of the program that made the labels; None if a person did.
+        origin: part of a person in the labels; used by DICOM formats.
+
+    Returns:
+        The paths of the written files, without that of the record.
+
+    Raises:
+        OutputError: the file cannot be written, or differs from the labels when it is read back.
+    """
+    algorithm = made_by or (PROGRAM, __version__)
+    written = write_as(format_name, segmentation, path, scan=scan, algorithm=algorithm, origin=origin)
+    if format_name == "nifti":
+        write_labels_record(segmentation, path, made_by)
+    return written
 
 
 def export(snapshot: Snapshot, path: Path, format_name: FormatName) -> str:
-    """Write labels and return a text that says what was verified; slow, call outside the main thread.
-
-    NIfTI holds no names and colours. They are written to a record next to the file.
+    """Write labels as `write_file` and return a text that says what was verified; slow, call outside the main thread.
 
     Args:
         snapshot: labels of a layer that has an info.
@@ -59,19 +103,16 @@ def export(snapshot: Snapshot, path: Path, format_name: FormatName) -> str:
         NapariSegError: the file cannot be written, or differs from the labels when it is read back.
     """
     info, segmentation = snapshot.info, snapshot.segmentation()
-    made_by = info.algorithm
     may_be_edited = state_of(snapshot.layer).painted or info.source is not None
     written = SAVING_WORKER.run(
-        write_as,
+        write_file,
         format_name,
         segmentation,
         path.absolute(),
         scan=info.scan.absolute(),
-        algorithm=made_by or (PROGRAM, __version__),
-        origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if may_be_edited else "AUTOMATIC",
+        made_by=info.algorithm,
+        origin="MANUAL" if info.algorithm is None else "SEMIAUTOMATIC" if may_be_edited else "AUTOMATIC",
     )
-    if format_name == "nifti":
-        write_labels_record(segmentation, path, made_by)
     count = sum(voxels > 0 for voxels in segmentation.voxel_counts().values())
     structures = counted(count, "structure")
     doubt = "" if info.is_oriented else " Left and right are unknown."

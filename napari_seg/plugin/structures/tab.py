@@ -20,16 +20,13 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import signals_blocked
 
+from napari_seg.errors import OutputError
 from napari_seg.formats.kinds import LABEL_FORMATS, MENU_FORMATS, FormatName
 from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
 from napari_seg.plugin.labels_on_scan import has_grid_of
 from napari_seg.plugin.labels_state import state_of
-from napari_seg.plugin.messages import Message
-from napari_seg.plugin.structures.export import (
-    is_of_scan,
-    obstacle,
-    suggested_name,
-)
+from napari_seg.plugin.messages import Message, message_of
+from napari_seg.plugin.structures.export import check_is_no_scan, obstacle, suggested_name
 from napari_seg.plugin.structures.model import Structure, StructuresModel
 
 _HEADS = ("", "", "Structure", "ml", "voxels", "mean", "conf.", "Dice", "HD95", "NSD")
@@ -83,11 +80,12 @@ class StructuresTab(QWidget):
         if not chosen:
             return
         path = label_format.with_ending(Path(chosen))
-        if is_of_scan(layer, path):
-            session.show_messages(
-                Message("error", f"{path.name} is the scan itself; choose another name (output.exists)")
-            )
-        elif path == Path(chosen) or not path.exists() or self._may_replace(path):  # otherwise the dialog has asked
+        try:
+            check_is_no_scan(path, session.viewer.layers)
+        except OutputError as error:
+            session.show_messages(message_of(error))
+            return
+        if path == Path(chosen) or not path.exists() or self._may_replace(path):  # otherwise the dialog has asked
             self.model.save(path, format_name)
 
     def _may_replace(self, path: Path) -> bool:
