@@ -188,6 +188,23 @@ def test_another_scan_of_the_same_name_replaces_nothing(scans: Path, tmp_path: P
     assert statuses(list(Cohort(other, out, redo="changed"))) == {"a": "done"}
 
 
+def test_equal_headers_with_other_pixel_files_are_other_scans(tmp_path: Path, no_network: list[str]) -> None:
+    out, scans = tmp_path / "out", tmp_path / "scans"
+    for patient, value in (("a", 200), ("b", 300)):  # as registered scans are often stored
+        folder = scans / patient
+        folder.mkdir(parents=True)
+        header = "ObjectType = Image\nNDims = 3\nDimSize = 8 6 4\nElementType = MET_SHORT\n"
+        (folder / "scan.mhd").write_text(f"{header}ElementDataFile = scan.raw\n")
+        (folder / "scan.raw").write_bytes(np.full((4, 6, 8), value, np.int16).tobytes())
+        os.utime(folder / "scan.mhd", (315532800, 315532800))
+    assert statuses(list(Cohort(scans / "a", out))) == {"scan": "done"}
+    (other,) = Cohort(scans / "b", out)
+    assert (other.status, other.code) == ("failed", "output.exists")
+    (scans / "a" / "scan.mhd").touch()  # its files have new times, such as those of a copy
+    assert statuses(list(Cohort(scans, out))) == {"scan": "done before", "b_scan": "done"}
+    assert len(no_network) == 2
+
+
 def test_a_kept_scan_with_another_fingerprint_is_read_whole_only_once(
     scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,8 +217,7 @@ def test_a_kept_scan_with_another_fingerprint_is_read_whole_only_once(
     def fail(files: object) -> str:
         raise AssertionError("a scan was read whole")
 
-    for module in ("scan_files", "known_names"):
-        monkeypatch.setattr(f"napari_seg.cohort.{module}.sha256_of", fail)
+    monkeypatch.setattr("napari_seg.cohort.scan_files.sha256_of", fail)
     assert statuses(list(Cohort(scans / "a.nii.gz", out))) == {"a": "done before"}
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import phantoms
 import pytest
 
-from napari_seg.cohort.outputs import sha256_of
-from napari_seg.cohort.scan_files import fingerprint, is_same
+from napari_seg.cohort.scan_files import fingerprint, input_bytes, is_same, scan_sha256
 from napari_seg.formats.find import find_scans
 from napari_seg.formats.scan import Scan
 
@@ -45,15 +44,37 @@ def dicom(folder: Path, patient: str) -> Scan:
     return scan
 
 
-@pytest.mark.parametrize(("write", "contents"), [(nifti, (0, 1)), (dicom, ("A", "B"))])
+def metaimage(folder: Path, value: int, count: int = 1) -> Scan:
+    """Write equal headers for all values; of many slices, the outer ones are air."""
+    folder.mkdir()
+    names = [f"{number:02}.raw" for number in range(count)]
+    listed = "\n".join(["LIST", *names]) if count > 1 else names[0]
+    size = f"DimSize = 8 6 {count}\nElementType = MET_SHORT\n"
+    (folder / "T1.mhd").write_text(f"ObjectType = Image\nNDims = 3\n{size}ElementDataFile = {listed}\n")
+    for number, name in enumerate(names):
+        is_air = count > 1 and number in (0, count - 1)
+        (folder / name).write_bytes(np.full((6, 8), 0 if is_air else value, np.int16).tobytes())
+    set_time(folder)
+    return Scan("T1", "itk", (folder / "T1.mhd",))
+
+
+def metaimage_of_slices(folder: Path, value: int) -> Scan:
+    return metaimage(folder, value, 30)
+
+
+WRITERS: list[Any] = [(nifti, (0, 1)), (dicom, ("A", "B")), (metaimage, (0, 1)), (metaimage_of_slices, (0, 1))]
+
+
+@pytest.mark.parametrize(("write", "contents"), WRITERS)
 def test_scans_of_one_size_and_one_time_are_told_apart(
     write: Callable[[Path, Any], Scan], contents: tuple[Any, Any], tmp_path: Path
 ) -> None:
     one, other = write(tmp_path / "a", contents[0]), write(tmp_path / "b", contents[1])
-    assert [file.stat().st_size for file in one.files] == [file.stat().st_size for file in other.files]
+    assert input_bytes(one) == input_bytes(other) == sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
     before = fingerprint(one)
     assert before != fingerprint(other)
-    assert not is_same(other, before, sha256_of(one.files))
+    assert scan_sha256(one.files) != scan_sha256(other.files)
+    assert not is_same(other, before, scan_sha256(one.files))
     os.rename(tmp_path / "a", tmp_path / "moved")
     (moved,) = find_scans(tmp_path / "moved")
     assert fingerprint(one) == ""
@@ -71,6 +92,16 @@ def test_scans_with_air_around_their_slices_are_told_apart(slices: int, tmp_path
         set_time(tmp_path)
         prints.append(fingerprint(Scan("a", "nifti", (file,))))
     assert prints[0] != prints[1]
+
+
+def test_a_scan_without_its_pixel_file_is_unknown_and_not_another_one(tmp_path: Path) -> None:
+    scan = metaimage(tmp_path / "a", 1)
+    known = fingerprint(scan), scan_sha256(scan.files)
+    (tmp_path / "a" / "00.raw").unlink()
+    assert fingerprint(scan) == ""
+    assert is_same(scan, *known)
+    with pytest.raises(FileNotFoundError):
+        scan_sha256(scan.files)
 
 
 def test_a_scan_whose_digest_is_unknown_is_not_called_another_one(tmp_path: Path) -> None:

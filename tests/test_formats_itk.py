@@ -18,7 +18,7 @@ import SimpleITK
 
 from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats.find import find, find_scans
-from napari_seg.formats.itk import read_image, read_itk, to_itk
+from napari_seg.formats.itk import read_image, read_itk, to_itk, with_pixel_files
 from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.read import read
@@ -204,6 +204,19 @@ def test_a_header_names_its_pixel_files_in_any_legal_way(
     (tmp_path / files[-1]).unlink()
     with pytest.raises(InputError, match=r"file\.bad_header: .*(missing)"):
         read(path)
+
+
+def test_pixel_files_follow_their_header_also_if_they_are_missing(tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    (scans / "sub").mkdir(parents=True)
+    (scans / "sub" / "b.raw").write_bytes(b"")
+    path, plain = scans / "a.mhd", scans / "b.nii"
+    for named in ("LIST\nsub/b.raw\nsub/c.raw", "LIST\nsub\\b.raw\nsub/c.raw"):
+        path.write_text(META.format(**PLAIN | {"file": named}))
+        assert with_pixel_files([plain, path]) == (plain, path, scans / "sub" / "b.raw", scans / "sub" / "c.raw")
+    for named in ("LOCAL", "../out.raw", "a\0b.raw"):
+        path.write_text(META.format(**PLAIN | {"file": named}))
+        assert with_pixel_files([path]) == (path,)
 
 
 @pytest.mark.parametrize("named", ["{0}/out.raw", "../out.raw", "sub/../../out.raw", "C:\\out.raw", "link/out.raw"])

@@ -73,6 +73,19 @@ def test_a_copy_in_one_folder_is_preferred_to_parts_in_several(head: Volume, tmp
     assert one.may_have_changed
 
 
+def test_scans_with_equal_headers_are_told_apart(tmp_path: Path) -> None:
+    for name, value in (("a", 1), ("b", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        size = "DimSize = 8 6 4\nElementType = MET_SHORT\n"
+        (folder / "ct.mhd").write_text(f"ObjectType = Image\nNDims = 3\n{size}ElementDataFile = ct.raw\n")
+        (folder / "ct.raw").write_bytes(np.full((4, 6, 8), value, np.int16).tobytes())
+    saved = saved_scan(read(tmp_path / "b" / "ct.mhd"), SALT)
+    assert found(saved, tmp_path) == (tmp_path / "b" / "ct.mhd", tmp_path / "b" / "ct.raw")
+    volume, notices = read_scan(saved, found(saved, tmp_path), SALT)
+    assert (volume.array.max(), notices) == (2, ())
+
+
 def test_files_that_were_distributed_are_found(head: Volume, tmp_path: Path) -> None:
     files = phantoms.write_series(head, tmp_path / "all")
     before = read(tmp_path / "all")

@@ -43,3 +43,13 @@ def test_images_of_one_size_differ_by_any_block(tmp_path: Path) -> None:
     assert count_equal_names(patients) == 1
     second.write_bytes(content)
     assert count_equal_names(number_patients(cases)) == 0
+
+
+def test_equal_headers_of_other_pixels_are_other_patients(tmp_path: Path) -> None:
+    sources = []
+    for folder, seed in (("a", 1), ("b", 2), ("c", 1)):
+        write(tmp_path / folder / "ct.raw", seed, 100)
+        (tmp_path / folder / "ct.mhd").write_text("NDims = 3\nElementDataFile = ct.raw\n")
+        sources.append(CaseSource(tmp_path / folder, "p", (tmp_path / folder / "ct.mhd",)))
+    numbers = number_patients({(number, "p"): source for number, source in enumerate(sources)})
+    assert list(numbers.values()) == [1, 2, 1]

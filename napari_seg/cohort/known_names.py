@@ -8,9 +8,8 @@ from pathlib import PurePosixPath
 
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.naming import UniqueNames, compared
-from napari_seg.cohort.outputs import sha256_of
 from napari_seg.cohort.rows import CaseRow
-from napari_seg.cohort.scan_files import fingerprint, input_bytes
+from napari_seg.cohort.scan_files import fingerprint, input_bytes, scan_sha256
 
 
 def with_known_names(
@@ -64,7 +63,7 @@ def _is_of(case: Case, row: CaseRow) -> bool:
     if PurePosixPath(row.source).name != PurePosixPath(case.source).name:
         return False
     try:
-        return bool(row.input_sha256) and sha256_of(case.scan.files) == row.input_sha256
+        return bool(row.input_sha256) and scan_sha256(case.scan.files) == row.input_sha256
     except OSError:
         return False
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from napari_seg.cohort.outputs import sha256_of
 from napari_seg.formats.channels import ChannelSet
+from napari_seg.formats.itk import with_pixel_files
 from napari_seg.formats.scan import Scan
 
 _BLOCK_BYTES = 4096
@@ -19,7 +21,7 @@ The middle of an even number of slices is the border between two, where air is. 
 lies in the inner 40 % of a slice.
 """
 _MAX_READ = 8
-"""Files of a scan up to which all are looked into; of more, the first and the last one are."""
+"""Files of a scan of which blocks are read; of a larger DICOM series, the first and the last one are."""
 
 
 def fingerprint(scan: Scan | ChannelSet) -> str:
@@ -30,8 +32,10 @@ def fingerprint(scan: Scan | ChannelSet) -> str:
     copied with their times, keep their fingerprint.
     """
     digest = hashlib.sha256()
-    files = scan.files
-    looked_into = files if len(files) <= _MAX_READ else (files[0], files[-1])
+    files = with_pixel_files(scan.files)
+    looked_into = files[:: -(-len(files) // _MAX_READ)]  # the outer ones of many may be air
+    if scan.format == "dicom" and len(files) > _MAX_READ:
+        looked_into = (files[0], files[-1])
     try:
         for file in files:
             status = file.stat()
@@ -83,15 +87,27 @@ def fingerprint_if_same(scan: Scan | ChannelSet, known_fingerprint: str, known_s
     if now == known_fingerprint or not known_sha256:
         return now
     try:
-        return now if sha256_of(scan.files) == known_sha256 else None
+        return now if scan_sha256(scan.files) == known_sha256 else None
     except OSError:
         return known_fingerprint
+
+
+def scan_sha256(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of a scan: the contents of all its files, pixel files of headers included.
+
+    Args:
+        files: files of the scan, as it was found or read.
+
+    Raises:
+        OSError: one of them is missing or can't be read.
+    """
+    return sha256_of(with_pixel_files(files))
 
 
 def input_bytes(scan: Scan | ChannelSet) -> int:
     """Return the size of the files of a scan; files that can't be found count nothing."""
     total = 0
-    for file in scan.files:
+    for file in with_pixel_files(scan.files):
         try:
             total += file.stat().st_size
         except OSError:

@@ -16,7 +16,8 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.naming import CONFIDENCE_MAPS
 from napari_seg.cohort.outcome import Outcome, OutputFile
-from napari_seg.cohort.outputs import STATISTICS, result_paths, sha256_of, staged_file, sync
+from napari_seg.cohort.outputs import STATISTICS, result_paths, staged_file, sync
+from napari_seg.cohort.scan_files import scan_sha256
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.errors import InputError, Notice, OutputError
 from napari_seg.formats.atomic import atomic_write, not_written
@@ -76,7 +77,7 @@ def segment_case(
         also = [kind for kind in settings.also if is_dicom or kind not in DICOM_FORMATS]
         with limited_to(None if limit is None else limit - resident_bytes()):
             check_memory_for(volume.grid.shape, also)
-        input_sha256 = sha256_of(case.scan.files)
+        input_sha256 = scan_sha256(case.scan.files)
     except OSError as error:
         text = f"the operating system says: {error.strerror or type(error).__name__}"
         raise InputError("file.unreadable", text) from None

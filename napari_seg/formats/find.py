@@ -183,7 +183,7 @@ def _pairs(pairs: dict[Path, list[Path]], scans: Sequence[Scan]) -> tuple[list[S
     from napari_seg.formats.itk import pixel_files
 
     headers = [scan.files[0] for scan in scans if scan.format == "itk"]
-    header_of = {file: header for header in headers for file in pixel_files(header)}
+    header_of = {file.resolve(): header for header in headers for file in pixel_files(header)}
     found: list[Scan] = []
     skipped: list[Skipped] = []
     for stem, parts in pairs.items():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import EnvironmentFault, InputError, Notice
+from napari_seg.formats.endings import ITK_ENDINGS, has_ending
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.formats.voxels import (
     DEFLATE_LIMIT,
@@ -97,11 +99,25 @@ def read_itk(files: Sequence[Path], one_slice: bool = False) -> Volume:
 
 
 def pixel_files(path: Path) -> tuple[Path, ...]:
-    """Return the pixel files that an NRRD or MetaImage header refers to; none for a damaged header."""
+    """Return the pixel files that an NRRD or MetaImage header refers to; none for a damaged header.
+
+    They have the path of the header, with links as they are. One that is missing has the path at which it is expected.
+    """
     try:
-        return tuple(_pixel_file(path, named) for named in _read_header(path).parts)
+        folder, parts = path.parent.resolve(), _read_header(path).parts
+        found = [_file_named(path, named) or folder / named for named in parts]
+        return tuple(path.parent / file.relative_to(folder) for file in found)
     except (InputError, OSError):  # reading the file raises the reason
         return ()
+
+
+def with_pixel_files(files: Iterable[Path]) -> tuple[Path, ...]:
+    """Return files, and behind each header of NRRD or MetaImage the files of its pixels.
+
+    Headers of different scans are often equal, so only all of these files together tell scans apart.
+    """
+    found = [one for file in files for one in (file, *(pixel_files(file) if has_ending(file, ITK_ENDINGS) else ()))]
+    return tuple(dict.fromkeys(found))
 
 
 def stated_size(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -193,16 +209,28 @@ class _Header:
 
 def _read_header(path: Path) -> _Header:
     with stream_faults(path), path.open("rb") as file:
-        head = file.read(_MAX_HEADER_BYTES)
-    if not head:
+        lines = _lines(file)
+        return _parsed(next(lines, b""), lines, path)
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a header, and end at its maximum size; a scan is large, and its header is at its beginning."""
+    left = _MAX_HEADER_BYTES
+    while line := file.readline(left):
+        left -= len(line)
+        yield line
+
+
+def _parsed(first: bytes, lines: Iterator[bytes], path: Path) -> _Header:
+    if not first:
         raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
     is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
-    if is_nrrd and not re.match(rb"NRRD\d{4}\r?\n", head):
+    if is_nrrd and not re.match(rb"NRRD\d{4}\r?\n", first):
         raise InputError("file.bad_header", f"{path.name} is no NRRD file, in spite of its name")
     fields, words, geometry = dict[str, str](), dict[str, str](), list[bytes]()
-    lines, size, has_end = iter(head.split(b"\n")), 0, False
-    for line in lines:
-        size += len(line) + 1
+    size, has_end = 0, False
+    for line in chain([first], lines):
+        size += len(line)
         text = line.strip().decode("utf-8", "surrogateescape")
         name, mark, value = text.partition(":" if is_nrrd else "=")
         name = name.replace(" ", "").replace("\t", "").lower()
@@ -220,11 +248,10 @@ def _read_header(path: Path) -> _Header:
             if name == "elementdatafile" or (name == "datafile" and _is_list(value)):
                 has_end = True
                 break
-    if not has_end and (len(head) == _MAX_HEADER_BYTES or not is_nrrd):
+    if not has_end and (size == _MAX_HEADER_BYTES or not is_nrrd):
         raise InputError("file.bad_header", f"{path.name} has a header that does not end; it is damaged")
     named = fields.get("datafile" if is_nrrd else "elementdatafile", "")
-    listed = [text for line in lines if (text := line.strip().decode("utf-8", "surrogateescape"))]
-    parts = () if not named or named.upper() == "LOCAL" else _parts(named, listed, path)
+    parts = () if not named or named.upper() == "LOCAL" else _parts(named, lines, path)
     geometry += [b"encoding: raw", b"", b""] if is_nrrd else [b"ElementDataFile = LOCAL", b""]
     return _Header(is_nrrd, fields, words, parts, size, b"\n".join(geometry))
 
@@ -241,10 +268,10 @@ def _is_list(value: str) -> bool:
     return value.split()[:1] in (["LIST"], ["list"], ["List"])
 
 
-def _parts(named: str, listed: Sequence[str], path: Path) -> tuple[str, ...]:
-    """Return the names of the pixel files: a single name, a list, or a numbered pattern."""
+def _parts(named: str, further: Iterable[bytes], path: Path) -> tuple[str, ...]:
+    """Return the names of the pixel files: a single name, a list in the further lines, or a numbered pattern."""
     if _is_list(named):
-        return tuple(listed)
+        return tuple(text for line in further if (text := line.strip().decode("utf-8", "surrogateescape")))
     pattern = re.fullmatch(r"(\S.*?%0?\d*d\S*)\s+(-?\d+)\s+(-?\d+)(?:\s+(-?\d+))?(?:\s+\d+)?", named)
     if pattern is None or "%" in pattern[1].replace("%", "", 1) or _file_named(path, named) is not None:
         return (named,)
@@ -448,12 +475,12 @@ def _file_named(path: Path, named: str) -> Path | None:
     """Return the file with some name in a header, also with backslashes or in another case; None if it is missing.
 
     Raises:
-        InputError: `file.outside`, the file lies neither in the folder of the header nor below it.
+        InputError: `file.outside`, the file lies neither in the folder of the header nor below it; `file.bad_header`.
     """
+    if "\0" in named:
+        raise InputError("file.bad_header", f"{path.name} has zero bytes in the name of its pixel file; it is damaged")
     folder = path.parent.resolve()
     for text in dict.fromkeys((named, named.replace("\\", "/"))):
-        if "\0" in text:
-            continue
         target = (folder / text).parent.resolve() / PurePosixPath(text).name
         if not target.is_relative_to(folder) or re.match("[A-Za-z]:", text):
             raise InputError(

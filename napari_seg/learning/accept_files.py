@@ -15,8 +15,8 @@ import numpy as np
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.naming import BIDS_SUFFIX, SUFFIX
-from napari_seg.cohort.outputs import sha256_of
 from napari_seg.cohort.results_below import label_maps_below
+from napari_seg.cohort.scan_files import scan_sha256
 from napari_seg.errors import Cancelled, InputError, NapariSegError
 from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.endings import ITK_ENDINGS, NIFTI_ENDINGS, SEG_NRRD_ENDINGS, ending_of, has_ending
@@ -288,7 +288,7 @@ class _Digests(dict[tuple[Path, ...], str]):
     def __missing__(self, files: tuple[Path, ...]) -> str:
         self[files] = ""
         with suppress(OSError):
-            self[files] = sha256_of(files)
+            self[files] = scan_sha256(files)
         return self[files]
 
 

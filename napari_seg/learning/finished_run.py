@@ -15,9 +15,8 @@ from napari_seg.bundles.trust import check_runnable
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.manifest import Manifest
-from napari_seg.cohort.outputs import sha256_of
 from napari_seg.cohort.rows import CaseRow, ModelRow
-from napari_seg.cohort.scan_files import fingerprint, is_same
+from napari_seg.cohort.scan_files import fingerprint, is_same, scan_sha256
 from napari_seg.errors import BundleError, Cancelled, InputError, NapariSegError, OutputError
 from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.find import find_scans
@@ -272,7 +271,7 @@ def accepted_scans(folder: Path, bundle: Bundle | None) -> tuple[list[AcceptedSc
         for _, fault in unsearched:
             if fault.code != "input.none":  # nothing is accepted yet
                 raise fault
-        return [AcceptedScan(case.key, sha256_of(case.scan.files), case.scan) for case in found], {}
+        return [AcceptedScan(case.key, scan_sha256(case.scan.files), case.scan) for case in found], {}
     scans: list[AcceptedScan] = []
     faults: dict[str, NapariSegError] = {}
     for case in read_training_set(folder).cases:

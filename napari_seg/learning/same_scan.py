@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.cohort.outputs import sha256_of
+from napari_seg.cohort.scan_files import scan_sha256
 from napari_seg.errors import InputError, NapariSegError
 from napari_seg.formats.endings import NIFTI_ENDINGS, ending_of
 from napari_seg.learning.scans import scan_of
@@ -52,7 +52,7 @@ class ScanIdentity:
         files, input_sha256 = scan.source.files, ""
         with suppress(OSError):  # they were moved since they were read
             if files:  # a run has those of a series in the order of their paths
-                input_sha256 = sha256_of(sorted(files) if scan.source.format == "dicom" else files)
+                input_sha256 = scan_sha256(sorted(files) if scan.source.format == "dicom" else files)
         return cls(scan, voxel_digest(scan), value_digest(scan), input_sha256=input_sha256)
 
     def in_set(self, content: TrainingSet, patient: str = "") -> ScanIdentity:

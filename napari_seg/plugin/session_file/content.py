@@ -83,7 +83,7 @@ class SavedScan(Part):
     """A scan that is kept by reference.
 
     Attributes:
-        files: marks of its files, in their order.
+        files: marks of its files, in their order; those of its pixels follow a header.
         archive: mark of the archive that the files lie in; None if they lie in none.
         volume: number of the volume, as in `Scan.read`; None if the files hold one.
         is_tilted: whether the slices were shifted onto a straight grid.

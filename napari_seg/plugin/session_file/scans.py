@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from napari_seg.errors import ChoiceNeeded, InputError, Notice
 from napari_seg.formats.archive import origin, unpacked
 from napari_seg.formats.endings import ARCHIVE_ENDINGS, has_ending
+from napari_seg.formats.itk import with_pixel_files
 from napari_seg.formats.scan import Scan
 from napari_seg.formats.walk import files_below
 from napari_seg.plugin.layers import VOLUME_MARK
@@ -62,7 +63,7 @@ def saved_scan(volume: Volume, salt: str) -> SavedScan:
     Raises:
         OSError: one of its files can't be read any more.
     """
-    files = volume.source.files
+    files = with_pixel_files(volume.source.files)
     archive = origin(files[0])
     _, mark, number = volume.name.rpartition(VOLUME_MARK)
     solved = None if volume.source.stack is None else volume.source.stack.solved
@@ -188,7 +189,7 @@ def _scan(saved: SavedScan, files: tuple[Path, ...]) -> Scan:
         series, _ = find_series(files)
         name = series[0].name if series else "scan"  # never that of a file
         return Scan(name, "dicom", files)
-    return Scan(files[0].name, saved.format, files)
+    return Scan(files[0].name, saved.format, files[:1] if saved.format == "itk" else files)
 
 
 def _keyed(salt: str, start: bytes) -> hashlib.blake2b:

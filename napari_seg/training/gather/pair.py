@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from napari_seg.formats.endings import (
     ending_of,
 )
 from napari_seg.formats.find import Skipped
+from napari_seg.formats.itk import with_pixel_files
 from napari_seg.formats.scan import Scan
 from napari_seg.training.gather.colours import Colours
 
@@ -82,9 +84,10 @@ class Pair:
         names = [name for name, _ in self.images]
         parts = [repr((self.structures, self.frame, self.colours, names, self.drawn_on, self.is_stack))]
         parts += ["slices"] if self.is_stack else []
-        for file in self.files:
-            status = origin(file).stat()  # an unpacked file is as old as its archive
-            parts.append(f"{shown(file)} {status.st_size} {status.st_mtime_ns}")
+        for file in with_pixel_files(self.files):
+            with suppress(FileNotFoundError):  # reading the pair raises the reason
+                status = origin(file).stat()  # an unpacked file is as old as its archive
+                parts.append(f"{shown(file)} {status.st_size} {status.st_mtime_ns}")
         return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
 
 

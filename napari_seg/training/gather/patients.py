@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from napari_seg.formats.itk import with_pixel_files
+
 _BLOCKS = 16
 _BLOCK_BYTES = 1 << 16
 
@@ -48,7 +50,7 @@ def number_patients(cases: Mapping[tuple[int, str], CaseSource]) -> dict[tuple[i
         for image in source.images:
             path = image.resolve()
             joined[first(key)] = first(of_file.setdefault(path, key))
-            of_size[path.stat().st_size][path] = number
+            of_size[sum(file.stat().st_size for file in with_pixel_files([path]))][path] = number
     of_content: dict[str, tuple[Path, str]] = {}
     for files in of_size.values():
         if len(set(files.values())) > 1:
@@ -71,13 +73,15 @@ def count_equal_names(patients: Mapping[tuple[int, str], int]) -> int:
 
 
 def _digest(path: Path) -> str:
-    """Return a digest of the size of a file and of blocks that are spread over it."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as stream:
-        for number in range(_BLOCKS):
-            stream.seek(number * max(0, size - _BLOCK_BYTES) // (_BLOCKS - 1))
-            digest.update(stream.read(_BLOCK_BYTES))
+    """Return a digest of the size of a file, and of its pixel files, and of blocks that are spread over them."""
+    digest = hashlib.sha256()
+    for file in with_pixel_files([path]):
+        size = file.stat().st_size
+        digest.update(str(size).encode())
+        with file.open("rb") as stream:
+            for number in range(_BLOCKS):
+                stream.seek(number * max(0, size - _BLOCK_BYTES) // (_BLOCKS - 1))
+                digest.update(stream.read(_BLOCK_BYTES))
     return digest.hexdigest()
 
 
