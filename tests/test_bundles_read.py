@@ -39,6 +39,24 @@ def test_a_model_is_found_by_its_title() -> None:
         read_bundle(f"{title} of nobody")
 
 
+def test_an_unknown_name_is_answered_with_the_nearest(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BUNDLES_VARIABLE, str(foreign.parent))
+    title = read_bundle().name
+    with pytest.raises(BundleError, match="lists the available ones") as caught:
+        read_bundle("hippocampus")  # two have this title, which stands for none of them
+    assert "did you mean" not in caught.value.message
+    path = foreign / "configs" / "metadata.json"
+    path.write_text(path.read_text().replace(title, "Another title"))
+    for text, near in (("hippocampus", title), ("foriegn", "foreign"), ("FOREIGN", "foreign")):
+        with pytest.raises(BundleError, match=f'did you mean "{near}"') as caught:
+            read_bundle(text)
+        assert caught.value.code == "bundle.unknown"
+    for text in ("kidney", "a/hippocampus", "hip"):
+        with pytest.raises(BundleError, match="found no model at") as caught:
+            read_bundle(text)
+        assert "did you mean" not in caught.value.message
+
+
 def test_the_shipped_bundle_declares_itself() -> None:
     bundle = read_bundle()
     assert bundle.trusted
@@ -254,7 +272,7 @@ def test_a_name_can_fake_no_line(
     monkeypatch.setenv(BUNDLES_VARIABLE, str(tmp_path))
     main(["bundles"])
     printed = capsys.readouterr().out
-    assert printed.count("\n") == 8
+    assert printed.count("\n") == 9
     assert printed.replace("\n", "").isprintable()
 
 

@@ -34,6 +34,7 @@ def test_a_model_is_added_listed_shown_verified_and_removed(bundle: Path, capsys
     for command in ([], ["list"]):
         listed = printed(capsys, *command)
         assert "threshold  1.0   MR   needs your consent" in listed
+        assert '  name: "Hippocampus, anterior and posterior"\n' in listed
         assert "installed as: threshold (2.8 kB)" in listed
         assert "installed models take 2.8 kB\n" in listed
     shown = printed(capsys, "show", "threshold")

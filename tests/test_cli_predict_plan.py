@@ -32,9 +32,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     printed = capsys.readouterr()
     assert "[red]head_seg.nii.gz" in printed.out
     assert "refuse   bad_ct  file.not_nifti" in printed.out
-    assert "1 to run (1 with hippocampus), 0 done before, 0 skipped, 1 refused" in printed.out
+    assert "1 to run (1 with Hippocampus, anterior and posterior), 0 done before, 0 skipped, 1 refused" in printed.out
     assert "an estimate from 1 scan, one case after the other" in printed.out
-    assert printed.err.splitlines() == ["estimating the time of [red]head with hippocampus"]
+    assert printed.err.splitlines() == ["estimating the time of [red]head with Hippocampus, anterior and posterior"]
     assert not out.exists()
     assert main(["predict", str(scans), "-o", str(out), "--dry-run", "--json", "--modality", "CT"]) == 2
     content = json.loads(capsys.readouterr().out)
@@ -82,9 +82,10 @@ def test_a_plan_with_finished_cases_fits_a_terminal(
     print_plan(RunPlan((done, replace(done, is_done=False, seconds=65.0, windows=3)), examples=1), Path("out"))
     _, *rows = capsys.readouterr().out.splitlines()[:3]
     assert [row.split() for row in rows] == [
-        ["hippocampus_001", "hippocampus", "12,345,678", *time.split(), "hippocampus_001_seg.nii.gz"]
-        for time in ("done", "1 min 5 s")
+        ["hippocampus_001", "12,345,678", *time.split(), "hippocampus_001_seg.nii.gz"] for time in ("done", "1 min 5 s")
     ]
+    print_plan(RunPlan((done, replace(done, model="liver"))), Path("out"))
+    assert "liver" in capsys.readouterr().out.partition("to run")[0], "of two models each is named"
 
 
 def test_rows_in_a_file_are_not_wrapped(

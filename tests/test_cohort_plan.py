@@ -59,10 +59,11 @@ def scans(tmp_path: Path) -> Path:
 def test_a_plan_says_what_runs_with_which_files_and_what_does_not(scans: Path) -> None:
     settings = RunSettings(SegmentOptions(confidence_maps=True), also=("nrrd", "seg"), statistics="all")
     plan = planned(scans, {"s10"}, series=("s*",), settings=settings)
+    title = "Hippocampus, anterior and posterior"  # which --model takes
     assert [(one.case.key, one.model, one.voxels, one.is_done) for one in plan.cases] == [
-        ("s05", "hippocampus", 20 * 26 * 5, False),
-        ("s10", "hippocampus", 20 * 26 * 10, True),
-        ("s14", "hippocampus", 20 * 26 * 14, False),
+        ("s05", title, 20 * 26 * 5, False),
+        ("s10", title, 20 * 26 * 10, True),
+        ("s14", title, 20 * 26 * 14, False),
     ]
     assert sorted(plan.cases[0].outputs) == [  # no DICOM format, since the scan is not DICOM
         "s05.seg.nrrd",
@@ -110,7 +111,7 @@ def test_a_time_that_is_unknown_is_said_to_be(scans: Path, cost: Any, reason: st
     process = InProcess(dict.fromkeys(["s05", "s10", "s14"], cost))
     plan = with_estimates(planned(scans), RunSettings(), process)  # type: ignore[arg-type]
     assert (plan.seconds, plan.windows, plan.examples) == (None, None, 0)
-    assert plan.doubts[0].startswith("the time of hippocampus is unknown")
+    assert plan.doubts[0].startswith("the time of Hippocampus, anterior and posterior is unknown")
     assert plan.doubts[0].endswith(reason)
 
 

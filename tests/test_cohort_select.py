@@ -55,8 +55,8 @@ def test_without_filters_everything_is_segmented_and_no_header_is_read(scans: Pa
     found = select(scans)
     assert sorted(keys(found)) == ALL
     assert found.skipped == found.refused == ()
-    assert list(found.models) == ["hippocampus"]
-    assert all(case.bundle is found.models["hippocampus"] for case in found.cases)
+    assert list(found.models) == [read_bundle().name]
+    assert all(case.bundle is found.models[read_bundle().name] for case in found.cases)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_each_case_is_segmented_once_by_each_model(scans: Path) -> None:
     found = select(scans / "a", scans / "a" / "T1.nii.gz", models=("", "liver:fast", "models/liver", ""))
     assert keys(found) == ["a_T1_hippocampus", "a_T1_fast", "a_T1_liver"]
     assert found.repeated == 1
-    assert list(found.models) == ["hippocampus", "fast", "liver"]
+    assert list(found.models) == [read_bundle().name, "liver:fast", "models/liver"]
 
 
 def test_models_of_several_channels_get_their_own_cases(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_list_names_cases_and_models_and_a_missing_file_is_one_failed_case(sca
     assert keys(found) == ["first", "second"]
     assert [one.code for one in found.refused] == ["input.missing"]
     assert found.refused[0].key == "missing"
-    assert list(found.models) == ["hippocampus", "other"]
+    assert list(found.models) == [read_bundle().name, "other"]
 
 
 def test_inputs_that_can_not_be_searched_are_told_apart(scans: Path) -> None:

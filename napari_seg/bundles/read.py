@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from napari_seg.bundles.config.read import TooLargeError, read_config
@@ -176,7 +177,24 @@ def _advice(bundle: str | Path) -> str:
     known = {"totalsegmentator": "total"} | {name.lower(): name for name in tasks()}
     if task := known.get(text.lower()):
         return f"did you mean {PREFIX}{task}"
-    return "'napari-seg models list' lists the available ones"
+    listed = "'napari-seg models list' lists the available ones"
+    near = _near(text) if isinstance(bundle, str) and path.name == text else ""
+    return f'did you mean "{near}"? {listed}' if near else listed
+
+
+def _near(text: str) -> str:
+    """Return the title or the name of a known bundle that holds a text, or is like it; "" if there is none."""
+    found, folders = find_bundles()[0], [folder.resolve() for folder in bundle_folders()]
+    titles = [one.name for one in found if " " in one.name]
+    names = [title for title in titles if titles.count(title) == 1]
+    for root in (one.root for one in found):
+        names += [root.relative_to(folder).parts[0] for folder in folders if folder in root.parents]
+    holding = [name for name in names if len(text) >= _MIN_LETTERS and text.casefold() in name.casefold()]
+    return next(iter(holding or get_close_matches(text, names, n=1)), "")
+
+
+_MIN_LETTERS = 4
+"""Letters of a part of a name that is taken for the name."""
 
 
 def _candidates(bundle: str | Path) -> list[Path]:

@@ -26,10 +26,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "and compares the old and the new model on its validation part, which is never trained on. The old model stays "
         "as it is. Cases that can't be read are left out and named. Run the same command again to resume. Ctrl-C, or a "
         "file OUT/stop, saves a checkpoint and stops.",
-        epilog="Example: napari-seg improve corrected --model liver -o liver_round1 --max-minutes 20",
+        epilog="Examples: napari-seg improve corrected --model liver -o liver_round1 --max-minutes 20; of the shipped "
+        'model: napari-seg improve corrected --model "Hippocampus, anterior and posterior" -o hippocampus_round1',
     )
     parser.add_argument("training_set", type=Path, metavar="SET", help="folder of accepted cases")
-    parser.add_argument("--model", required=True, metavar="BUNDLE", help="model to begin from: a folder or a name")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="BUNDLE",
+        help="model to begin from: its folder, or its name or title ('napari-seg models list')",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the new model")
     parser.add_argument(
         "--max-minutes",

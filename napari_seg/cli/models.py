@@ -106,7 +106,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.places import kept_folder
-    from napari_seg.bundles.read import find_bundles
+    from napari_seg.bundles.read import find_bundles, shipped_root
     from napari_seg.bundles.store.installed import disk_use, installed_as
 
     bundles, faults = find_bundles()
@@ -120,6 +120,8 @@ def _list(arguments: argparse.Namespace) -> int:
         _print_bundle(bundle)
         if bundle.reference != str(bundle.root):
             print(f"  name: {bundle.reference}")
+        elif bundle.root == shipped_root():
+            print(f'  name: "{bundle.name}"')
         elif name := installed_as(bundle):
             print(f"  installed as: {name} ({_in_words(use.get(name.partition(':')[0], 0))})")
     if use:

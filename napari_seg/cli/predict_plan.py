@@ -38,11 +38,12 @@ def print_plan(plan: RunPlan, output: Path, *, as_json: bool = False) -> None:
     console = Output()
     if plan.cases:
         table = Table(box=None, pad_edge=False)
-        for title in ("case", "model", "voxels", "time", "result"):
+        are_several = len({one.model for one in plan.cases}) > 1  # the summary names the only one
+        for title in ("case", *["model"] * are_several, "voxels", "time", "result"):
             table.add_column(title, justify="right" if title in ("voxels", "time") else "left", overflow="fold")
         for one in plan.cases[:MAX_ROWS]:
             seconds = "done" if one.is_done else "" if one.seconds is None else describe_seconds(one.seconds)
-            row = (one.case.key, one.model, f"{one.voxels:,}", seconds, one.outputs[0])
+            row = (one.case.key, *[one.model] * are_several, f"{one.voxels:,}", seconds, one.outputs[0])
             table.add_row(*(escape(_plain(cell)) for cell in row))
         console.print(table)
         if len(plan.cases) > MAX_ROWS:

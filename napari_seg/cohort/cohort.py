@@ -14,7 +14,6 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.known_names import with_known_names
-from napari_seg.cohort.layout import short_model_names
 from napari_seg.cohort.loop import run_cases
 from napari_seg.cohort.manifest import Manifest, has_manifest
 from napari_seg.cohort.outcome import CaseResult
@@ -158,9 +157,8 @@ class Cohort:
         bundle = self._model(self.selection.models[0], True)
         self._cases = [case if case.bundle is not None else replace(case, bundle=bundle) for case in cases]
         self._excluded = list(excluded)
-        models = {id(case.bundle): case.bundle for case in self._cases if case.bundle is not None}.values()
-        names = short_model_names([("", one) for one in models])
-        self.selected = SelectedCases(tuple(self._cases), models=dict(zip(names, models, strict=True)))
+        models = {self.selection.models[0] or bundle.name: bundle}
+        self.selected = SelectedCases(tuple(self._cases), models=models)
 
     def __iter__(self) -> Iterator[CaseResult]:
         """Run the cases, and yield the result of each; see `run_cases`."""

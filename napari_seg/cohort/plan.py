@@ -40,7 +40,7 @@ class PlannedCase:
 
     Attributes:
         case: the case.
-        model: short name of its model.
+        model: its model, as `--model` takes it.
         outputs: its files, relative to the output folder.
         voxels: number of voxels that its header states.
         is_done: whether an earlier run finished it, so that it is run again only with other settings.
@@ -148,19 +148,20 @@ def plan_run(selected: SelectedCases, settings: RunSettings, done: Collection[st
     refused = [*selected.faults, *selected.refused]
     facts: dict[Path, ScanFacts] = {}
     for case in selected.cases:
-        file = case.scan.files[0]
+        file, bundle = case.scan.files[0], case.bundle
+        assert bundle is not None
         try:
             if isinstance(case.scan, ChannelSet) and case.scan.problem is not None:
                 raise case.scan.problem
             if file not in facts:
                 facts[file] = facts_of(case.scan)
-            if case.bundle is not None and case.key not in done and _states_modality(case.scan):
-                check_modality(facts[file].modality, case.bundle)
+            if case.key not in done and _states_modality(case.scan):
+                check_modality(facts[file].modality, bundle)
         except (InputError, BundleError) as error:
             refused.append(UnusedScan(case.key, case.source, case.scan.format, error.code, error.message))
             continue
-        outputs = _outputs(case, settings)
-        cases.append(PlannedCase(case, names[id(case.bundle)], outputs, facts[file].voxels, case.key in done))
+        model, outputs = names.get(id(bundle), bundle.name), _outputs(case, settings)
+        cases.append(PlannedCase(case, model, outputs, facts[file].voxels, case.key in done))
     others = dict(sorted(selected.other_files.items()))
     return RunPlan(tuple(cases), selected.skipped, tuple(refused), others, selected.repeated)
 

@@ -81,7 +81,8 @@ class SelectedCases:
         skipped: scans that filters or rules leave out.
         refused: scans that can't be segmented; they count as failed.
         faults: inputs that could not be searched.
-        models: short name -> model, of the models that have cases.
+        models: what `--model` takes -> model, of the models that have cases: the reference that the user gave, or the
+            title of the shipped one.
         other_files: code of a skip -> number of files that are no scan.
         repeated: scans that were found again, below another input or in another line of a list.
         extra_files: files that the layout requires, relative to the output folder -> text; written once.
@@ -205,7 +206,7 @@ def _placed(
         tuple(skipped),
         tuple(refused),
         tuple(_unsearched(path, fault, selection.inputs, scans) for path, fault in found.faults),
-        of_names,
+        {reference or bundle.name: bundle for reference, bundle in models.items()},
         found.other_files,
         found.repeated,
         files_of_layout(selection.layout, of_names),
