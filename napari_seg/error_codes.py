@@ -1337,8 +1337,8 @@ CODES = {
     ),
     "labels.overlap": Code(
         "error",
-        "Two segments share voxels, or one label value stands for two classes; a label map holds one label per voxel.",
-        "Read one segment at a time with `--segments`, or give each value one class. To train overlapping classes, add "
+        "Two structures share voxels, or one label value stands for two classes; a label map holds one label per voxel.",
+        "Read one structure at a time with `--segments`, or give each value one class. To train overlapping classes, add "
         "`--option regions`.",
     ),
     "labels.overlap_resolved": Code(
@@ -1385,7 +1385,7 @@ CODES = {
     ),
     "labels.unknown": Code(
         "error",
-        "A label value or a segment's name is not known.",
+        "A label value or a structure's name is not known.",
         "Say what the value means with `--labels`, or use a name that the message lists.",
     ),
     "labels.unmatched": Code(
@@ -1579,13 +1579,13 @@ CODES = {
     ),
     "result.implausible": Code(
         "notice",
-        "A structure can't be right: its volume, its confidence or its number of pieces is outside the range that "
+        "A structure can't be right: its volume, its confidence or its number of islands is outside the range that "
         "the bundle gives.",
         "Look at the result before you use it.",
     ),
     "result.islands": Code(
         "notice",
-        "Pieces apart from the main piece of a structure were removed.",
+        "Islands of a structure that should be in one piece were removed; the largest is kept.",
         "Check the result; `--keep-islands` keeps them.",
     ),
     "result.nowhere": Code(

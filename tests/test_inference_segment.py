@@ -230,7 +230,7 @@ def test_doubtful_results_say_so(head: Volume, tmp_path: Path) -> None:
     assert {notice.code for notice in notices} == {"result.implausible", "result.islands"}
     text = " | ".join(notice.message for notice in notices)
     assert "bright" in text
-    assert "pieces" in text
+    assert "islands" in text
     assert "confidence" in text
     assert "upper: volume 0.00 ml is outside the plausible range of 1 to 2 ml" in text
 
@@ -255,7 +255,7 @@ def test_islands_are_removed_and_reported() -> None:
         ("result.islands", "part 1"),
         ("result.islands", "part 2"),
     ]
-    assert "1 piece of 0.008 ml" in notices[0].message
+    assert "1 island of 0.008 ml" in notices[0].message
     assert remove_islands(labels, 0.001, SINGLE) == ()
     assert remove_islands(np.zeros((3, 3, 3), np.uint8), 1.0, SINGLE) == ()
 

@@ -271,7 +271,7 @@ def test_the_preview_says_how_many_parts_go(model: EditModel, viewer: ViewerMode
     model.run("keep_largest")
     done(model)
     assert model.preview is not None
-    assert "removes 1 of 2 parts, the largest of 0.0047 ml" in model.preview.text
+    assert "removes 1 of 2 islands, the largest of 0.0047 ml" in model.preview.text
     model.discard()
     model.min_ml = 0.001
     model.run("remove_islands")

@@ -15,7 +15,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "convert",
         help="convert a segmentation: NIfTI, DICOM SEG or RTSTRUCT, .seg.nrrd, STL, OBJ, CSV",
         description="Reads a segmentation (NIfTI, NRRD, DICOM SEG, RTSTRUCT) and writes it in the format given by the "
-        "ending of OUTPUT: .nii.gz, .seg.nrrd (3D Slicer), .dcm, .stl or .obj (one file per segment), .csv or .json "
+        "ending of OUTPUT: .nii.gz, .seg.nrrd (3D Slicer), .dcm, .stl or .obj (one file per structure), .csv or .json "
         "(volumes). Label maps and contours are written to a temporary file, read back and compared, then renamed.",
         epilog="Example: napari-seg convert head_seg.nii.gz head_seg.dcm --scan study/head",
     )
@@ -35,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "standard since 2024); or contours; default seg",
     )
     parser.add_argument(
-        "--segments", nargs="+", default=[], metavar="NAME", help="names of the segments to convert; default: all"
+        "--segments", nargs="+", default=[], metavar="NAME", help="names of the structures to convert; default: all"
     )
     parser.add_argument(
         "--ignore-frame-of-reference",

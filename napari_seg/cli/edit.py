@@ -44,7 +44,7 @@ class _AppendOperation(argparse.Action):
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "edit",
-        help="correct label maps: fill holes, keep the largest part, remove islands, smooth, erode, dilate",
+        help="correct label maps: fill holes, keep the largest island, remove islands, smooth, erode, dilate",
         description="Applies operations to the structures of label maps, in the order in which they are given, and "
         "writes new label maps with the same names, structures and positions, and a record that lists the operations. "
         "An input is never replaced. A file that fails does not stop the others.",
@@ -85,7 +85,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     operations.add_argument(
         "--list-islands",
         action="store_true",
-        help="edit nothing; print the volumes of the separate parts of each structure, for --remove-islands",
+        help="edit nothing; print the volumes of the islands of each structure, for --remove-islands",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing label maps in the output folder")
     parser.add_argument("--json", action="store_true", help="print objects instead of lines")

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="compare label maps with references: Dice, HD95, NSD and more for each segment",
+        help="compare label maps with references: Dice, HD95, NSD and more for each structure",
         description="Compares label maps with references on the same grid. Two folders are paired by file name "
         "(case_01_seg.nii.gz, case_01_0000_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz). 2D images (PNG, "
-        "TIFF) are compared likewise, with distances in pixels. A segment that neither label map contains is left out "
-        "of the mean; a segment that only one contains counts as 0, and as the diagonal of the field of view for HD95. "
+        "TIFF) are compared likewise, with distances in pixels. A structure that neither label map contains is left "
+        "out of the mean; one that only one contains counts as 0, and as the diagonal of the field of view for HD95. "
         "A file without a partner counts as failed.",
     )
     parser.add_argument("predictions", type=Path, help="a label map (NIfTI or 2D image), or a folder of label maps")
@@ -159,7 +159,7 @@ def _print_tables(
 
     console = Output()
     mm = unit(results)
-    table = Table("segment", "cases", "Dice", "95 %", "median", f"HD95 {mm}", f"NSD {tolerance_mm:g} {mm}")
+    table = Table("structure", "cases", "Dice", "95 %", "median", f"HD95 {mm}", f"NSD {tolerance_mm:g} {mm}")
     for name, row in summaries(results).items():
         dice = row["dice"]
         if name == MEAN:

@@ -62,7 +62,7 @@ def page(results: Sequence[CaseScores], facts: Mapping[str, Any], *, figures: bo
     }
     return document(
         f"Evaluation of {counted(len(done), 'case')}",
-        f"{counted(len(names), 'segment')}, tolerance {facts['tolerance_mm']:g} {unit}, "
+        f"{counted(len(names), 'structure')}, tolerance {facts['tolerance_mm']:g} {unit}, "
         f"{escape(facts['program'])}. For research; not a medical device.",
         sections,
     )
@@ -88,7 +88,7 @@ def _failed(failed: Sequence[Mapping[str, str]]) -> str:
 
 
 def _overview(segments: Mapping[str, Mapping[str, Any]], unit: str) -> str:
-    heads = ["segment", "cases", "Dice mean", "95 % interval", "median", *(_heading(n, unit) for n in _OVERVIEW)]
+    heads = ["structure", "cases", "Dice mean", "95 % interval", "median", *(_heading(n, unit) for n in _OVERVIEW)]
     rows = []
     for name, row in segments.items():
         dice = row["dice"]
@@ -100,7 +100,7 @@ def _overview(segments: Mapping[str, Mapping[str, Any]], unit: str) -> str:
         )
     return table(heads, rows, text=(0,)) + (
         "<p>Means over the cases in which the result or the reference contains the segment. For the last row, each "
-        "case is averaged over its segments first. The interval holds for the mean (95 %, bootstrap over cases).</p>"
+        "case is averaged over its structures first. The interval holds for the mean (95 %, bootstrap over cases).</p>"
     )
 
 
@@ -116,7 +116,7 @@ def _versus(versus: Mapping[str, Mapping[str, Any]], unit: str) -> str:
             cells += [_number(d["mean"], metric) + interval, p]
         rows.append(cells)
     heads = [head for metric in next(iter(versus.values())) for head in (f"Δ {_heading(metric, unit)}", "p")]
-    return table(["segment", "cases", *heads], rows, text=(0,)) + (
+    return table(["structure", "cases", *heads], rows, text=(0,)) + (
         "<p>These results minus the others, over the cases that both contain, with the 95 % interval of the mean "
         "difference (paired bootstrap) and the p-value of Wilcoxon's signed-rank test.</p>"
     )
@@ -180,7 +180,7 @@ def _confusion(confusion_ml: Mapping[str, Mapping[str, float]], names: Sequence[
     top = f"<thead><tr><th>reference ↓ result →</th>{heads}<th>{volume}</th></tr></thead>"
     return (
         f'<div class="wide"><table class="matrix">{top}<tbody>{"".join(rows)}</tbody></table></div>'
-        "<p>Each row gives the labels that the results assign to one segment of the references, over all cases; a row "
+        "<p>Each row gives the labels that the results assign to one structure of the references, over all cases; a row "
         "adds up to 100 %.</p>"
     )
 
@@ -191,7 +191,7 @@ def _cases(done: Sequence[CaseScores], unit: str) -> str:
         for r in done
         for name, scores in r.scores.items()
     ]
-    heads = ["case", "segment", *(_heading(metric, unit) for metric in _COLUMNS)]
+    heads = ["case", "structure", *(_heading(metric, unit) for metric in _COLUMNS)]
     return table(heads, rows, text=(0, 1), sortable=True)
 
 
@@ -202,7 +202,7 @@ def _definitions(facts: Mapping[str, Any]) -> str:
     )
     if facts["unit"] != "mm":
         entries += "<dt>2D images</dt><dd>a pixel counts as 1 mm, and 1000 pixels as 1 ml</dd>"
-    return f"<dl>{entries}<dt>Empty segments</dt><dd>{escape(facts['empty_segments'])}</dd></dl>"
+    return f"<dl>{entries}<dt>Empty structures</dt><dd>{escape(facts['empty_segments'])}</dd></dl>"
 
 
 def _number(value: float | None, metric: str) -> str:

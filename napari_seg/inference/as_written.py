@@ -18,7 +18,7 @@ from napari_seg.volume import Segmentation, Volume
 
 
 def segment_as_written(volume: Volume, bundle: Bundle, options: SegmentOptions, progress: Progress) -> Segmentation:
-    """Return the structures that a bundle's own workflow finds in a scan; no pieces are removed from them.
+    """Return the structures that a bundle's own workflow finds in a scan; no islands are removed from them.
 
     Args:
         volume: the scan.

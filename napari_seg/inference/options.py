@@ -72,13 +72,13 @@ _TTA = _about(
     TTA,
 )
 _KEEP_ISLANDS = _about(
-    "keep every piece of a structure that the bundle declares to be in one piece; by default all pieces but the main "
-    "one are removed, and reported",
+    "keep every island of a structure that the bundle declares to be in one piece; by default all but the largest "
+    "are removed, and reported",
 )
 _STRUCTURES = _about("only these structures, by their names; for TotalSegmentator only the models that find them run")
 _POSTPROCESS = _about(
     "also apply the steps on label maps that nnU-Net chose for a model by cross-validation (postprocessing.json): they "
-    "keep only the largest piece of some structures",
+    "keep only the largest island of some structures",
 )
 _CONFIDENCE_MAPS = _about("also compute the winner's probability and the entropy of every voxel", changes_labels=False)
 
@@ -95,7 +95,7 @@ class SegmentOptions:
         windows: way to lay windows over the scan; None: as `match` says.
         crop: skip the air around the body, and whatever a bundle's coarse pass excludes.
         tta: test-time averaging; None: as the bundle declares, and for a model of nnU-Net as `match` says.
-        keep_islands: keep every piece of a structure that the bundle declares to be in one piece.
+        keep_islands: keep every island of a structure that the bundle declares to be in one piece.
         confidence_maps: also compute the winner's probability and the entropy of every voxel.
         match: whether a model gives the labels of its own program.
         structures: names of the structures in the result; empty: all.

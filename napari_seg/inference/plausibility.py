@@ -1,4 +1,4 @@
-"""Plausibility of a result: notices on segments that may be wrong, and removal of all pieces but the main one."""
+"""Plausibility of a result: notices on segments that may be wrong, and removal of all islands but the largest."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from napari_seg.errors import Notice, counted
 from napari_seg.volume import Segment, Segmentation
 
-MIN_MAIN_PIECE = 0.9
-"""Smallest fraction of its voxels that the largest piece of a segment in one piece must contain."""
+MIN_LARGEST = 0.9
+"""Smallest fraction of its voxels that the largest island of a segment in one piece must contain."""
 
 CODE = "result.implausible"
 
@@ -46,8 +46,8 @@ def find_implausible(segmentation: Segmentation, min_confidence: float) -> tuple
             pieces, count = ndimage.label(segmentation.array[box] == segment.label, structure=np.ones((3, 3, 3)))
             sizes = np.sum([np.bincount(plane.ravel(), minlength=count + 1) for plane in pieces], axis=0)[1:]
             main = sizes.max() / sizes.sum()
-            if main < MIN_MAIN_PIECE:
-                text = f"it lies in {count} pieces, the largest with {main:.0%} of the voxels"
+            if main < MIN_LARGEST:
+                text = f"it consists of {count} islands, the largest with {main:.0%} of the voxels"
                 found.append(_implausible(segment, text))
         confidence = segmentation.confidence.get(segment.label)
         if confidence is not None and confidence < min_confidence:
@@ -59,9 +59,9 @@ def find_implausible(segmentation: Segmentation, min_confidence: float) -> tuple
 def remove_islands(
     label_map: NDArray[np.unsignedinteger], voxel_ml: float, segments: tuple[Segment, ...]
 ) -> tuple[Notice, ...]:
-    """Remove, in place, all pieces but the main one of each segment in one piece, and return a notice for each.
+    """Remove, in place, all islands but the largest of each segment in one piece, and return a notice for each.
 
-    Segments that touch count as one piece, so that a voxel on the border between two of them leaves no hole.
+    Segments that touch count as one island, so that a voxel on the border between two of them leaves no hole.
 
     Args:
         label_map: (I, J, K).
@@ -87,11 +87,11 @@ def remove_islands(
             if not removed:
                 continue
             number = int((count[is_island] > 0).sum())
-            pieces_ml = f"{counted(number, 'piece')} of {removed * voxel_ml:.2g} ml separate from the main one"
-            found.append(Notice("result.islands", f"{segment.name}: removed {pieces_ml}", segment.name))
-            if removed > (1 - MIN_MAIN_PIECE) * total:
-                main = f"the main one with {1 - removed / total:.0%} of the voxels"
-                found.append(_implausible(segment, f"it lay in {number + 1} pieces, {main}"))
+            text = f"removed {counted(number, 'island')} of {removed * voxel_ml:.2g} ml; the largest is kept"
+            found.append(Notice("result.islands", f"{segment.name}: {text}", segment.name))
+            if removed > (1 - MIN_LARGEST) * total:
+                text = f"it consisted of {number + 1} islands, the largest with {1 - removed / total:.0%} of the voxels"
+                found.append(_implausible(segment, text))
         labels[is_island[pieces]] = 0
     return tuple(found)
 

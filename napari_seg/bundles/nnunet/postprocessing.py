@@ -23,7 +23,7 @@ _MAX_STEPS = 1000
 
 
 def read_postprocessing(bundle: Bundle) -> tuple[tuple[int, ...], ...]:
-    """Return the labels of each step, in order: all but the largest piece of these labels together is removed.
+    """Return the labels of each step, in order: all but the largest island of these labels together is removed.
 
     The file is that of the folds which the bundle averages, or the only one.
 

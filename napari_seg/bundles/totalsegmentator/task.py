@@ -65,7 +65,7 @@ class Task:
         overlap: fraction of a window that the next one repeats.
         crop: where it looks; None: at the whole scan.
         auxiliary: labels that are removed from the result.
-        body: whether the body's own steps follow: the largest piece of the trunk, no small pieces of the extremities.
+        body: whether the body's own steps follow: the largest island of the trunk, no small islands of the extremities.
         steps: names of further steps on the label map: "vertebrae_pp" on the grid of the models, "vertebrae_pp_refined"
             on that of the scan.
         subset_task: name of the task that finds the structures if only some are required; "": the whole scan is

@@ -1,4 +1,4 @@
-"""nnU-Net's own step on label maps: all but the largest piece of some labels is removed."""
+"""nnU-Net's own step on label maps: all but the largest island of some labels is removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def keep_largest(found: Segmentation, steps: Sequence[Sequence[int]]) -> Segment
 
     Args:
         found: the result.
-        steps: labels of each step; pieces that touch at a corner are one, and of equal ones all stay, as in nnU-Net.
+        steps: labels of each step; islands that touch at a corner are one, and of equal ones all stay, as in nnU-Net.
     """
     array = found.array.copy()
     names = {segment.label: segment.name for segment in found.segments}
@@ -25,7 +25,7 @@ def keep_largest(found: Segmentation, steps: Sequence[Sequence[int]]) -> Segment
     for labels in steps:
         if removed := _keep_largest(array, labels):
             named = ", ".join(names.get(label, str(label)) for label in labels)
-            text = f"{named}: removed pieces of {removed * found.grid.voxel_ml:.2g} ml apart from the largest one"
+            text = f"{named}: removed islands of {removed * found.grid.voxel_ml:.2g} ml; the largest is kept"
             notices.append(Notice("result.islands", text))
     result = replace(found, array=array, notices=(*found.notices, *notices))
     counts = result.voxel_counts()
@@ -33,7 +33,7 @@ def keep_largest(found: Segmentation, steps: Sequence[Sequence[int]]) -> Segment
 
 
 def _keep_largest(array: NDArray[np.unsignedinteger], labels: Sequence[int]) -> int:
-    """Remove, in place, all but the largest piece of some labels together, and return the number of voxels removed."""
+    """Remove, in place, all but the largest island of some labels together, and return the number of voxels removed."""
     from scipy import ndimage
 
     is_chosen = np.zeros(max(int(array.max(initial=0)), *labels) + 1, bool)

@@ -1,6 +1,6 @@
 """Steps that correct the label map of a task, on the grid of its models or on that of the scan.
 
-The rules are those of TotalSegmentator; pieces are connected by faces of voxels.
+The rules are those of TotalSegmentator; the voxels of an island are connected by faces.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from scipy import ndimage
 Labels = NDArray[np.unsignedinteger]
 
 EXTREMITY_MM3 = 50_000.0
-"""Volume up to which a piece of the extremities is removed."""
+"""Volume up to which an island of the extremities is removed."""
 
 VERTEBRA_MM3 = 100.0
-"""Volume below which a piece of touching vertebrae is removed."""
+"""Volume below which an island of touching vertebrae is removed."""
 
 VERTEBRA_MM = 3.0
 """Distance by which vertebral bodies grow: the model was trained on bodies that were eroded by it."""
@@ -38,7 +38,7 @@ def remove_labels(labels: Labels, removed: Sequence[int]) -> None:
 
 
 def clean_body(labels: Labels, by_name: Mapping[str, int], spacing_mm: Sequence[float]) -> None:
-    """Keep the largest piece of the trunk, and remove small pieces of the extremities, in place.
+    """Keep the largest island of the trunk, and remove small islands of the extremities, in place.
 
     Args:
         labels: label map.
@@ -58,9 +58,9 @@ def clean_body(labels: Labels, by_name: Mapping[str, int], spacing_mm: Sequence[
 
 
 def separate_vertebrae(labels: Labels, by_name: Mapping[str, int], spacing_mm: Sequence[float]) -> Labels:
-    """Return vertebral bodies in which each piece has one label, grown to their true size.
+    """Return vertebral bodies in which each island has one label, grown to their true size.
 
-    If two labels touch, the pieces are numbered again along the third axis: from the lowest piece upwards beginning
+    If two labels touch, the islands are numbered again along the third axis: from the lowest one upwards beginning
     with the last vertebra that was found, or downwards from C1 if it was found and L5 was not.
 
     Args:
@@ -147,5 +147,5 @@ def _touch(labels: Labels) -> bool:
 
 
 def _centres(pieces: NDArray, numbers: NDArray) -> list[tuple[float, ...]]:
-    """Return the centre in voxels of each of some pieces."""
+    """Return the centre in voxels of each of some islands."""
     return ndimage.center_of_mass(pieces > 0, pieces, list(numbers)) if len(numbers) else []

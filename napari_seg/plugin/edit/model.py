@@ -73,7 +73,7 @@ class EditModel:
         preview: change that was computed and not applied; None if there is none.
         job: job of the current request; None if none runs.
         size_mm: size for operations that need one.
-        min_ml: smallest volume of a part that is not removed as an island.
+        min_ml: volume of the smallest island that stays.
         network: network that refines by prompts; None for the built-in method.
     """
 

@@ -111,22 +111,22 @@ def _shared(name: str, title: str) -> WindowOperation:
 
 
 def _keep_largest(s: Situation) -> Change:
-    parts = islands.list_islands(s.labels, s.grid, s.label)
-    s.notes.append(_parts_text(parts[1:], len(parts)))
+    found = islands.list_islands(s.labels, s.grid, s.label)
+    s.notes.append(_islands_text(found[1:], len(found)))
     return islands.keep_largest(s.labels, s.grid, s.label)
 
 
 def _remove_islands(s: Situation, min_ml: float) -> Change:
     change = islands.remove_small_islands(s.labels, s.grid, s.label, min_ml)
-    parts = islands.list_islands(s.labels, s.grid, s.label)
-    s.notes.append(_parts_text([part for part in parts if part.ml < min_ml * (1 - 1e-9)], len(parts)))
+    found = islands.list_islands(s.labels, s.grid, s.label)
+    s.notes.append(_islands_text([one for one in found if one.ml < min_ml * (1 - 1e-9)], len(found)))
     return change
 
 
-def _parts_text(removed: Sequence[islands.Island], count: int) -> str:
-    """Return in words which parts of a structure are removed."""
+def _islands_text(removed: Sequence[islands.Island], count: int) -> str:
+    """Return in words which islands of a structure are removed."""
     largest = f", the largest of {removed[0].ml:.2g} ml" if removed else ""
-    return f"removes {len(removed)} of {counted(count, 'part')}{largest}"
+    return f"removes {len(removed)} of {counted(count, 'island')}{largest}"
 
 
 def _union(s: Situation, other: int) -> Change:
