@@ -578,7 +578,7 @@ CODES = {
     ),
     "data.frames": Code(
         "notice",
-        "The frames of films, pages of 2D images or volumes of 4D files are cases of their own for a training.",
+        "The frames of time series, pages of 2D images or volumes of 4D files are cases of their own for a training.",
         "Nothing; those of one file stay together in training, validation or test.",
     ),
     "data.nonfinite": Code(
@@ -1337,9 +1337,10 @@ CODES = {
     ),
     "labels.overlap": Code(
         "error",
-        "Two structures share voxels, or one label value stands for two classes; a label map holds one label per voxel.",
-        "Read one structure at a time with `--segments`, or give each value one class. To train overlapping classes, add "
-        "`--option regions`.",
+        "Two structures share voxels, or one label value stands for two classes; a label map holds one label for each "
+        "voxel.",
+        "Read one structure at a time with `--segments`, or give each value one class. To train overlapping classes, "
+        "add `--option regions`.",
     ),
     "labels.overlap_resolved": Code(
         "notice",
@@ -1400,9 +1401,10 @@ CODES = {
     ),
     "labels.volumes": Code(
         "error",
-        "A 4D label map holds 0 and 1 in as many volumes as its image has: a mask of a structure in each, or a film.",
-        "Save masks of structures as one label map with the values 1, 2, ... In a film, state the time between volumes "
-        "in the header (fourth `pixdim`, or a unit), or write `4d` or `cine` into the names of the files.",
+        "A 4D label map holds 0 and 1 in as many volumes as its image has: a mask of a structure in each, or a time "
+        "series.",
+        "Save masks of structures as one label map with the values 1, 2, ... In a time series, state the time between "
+        "volumes in the header (fourth `pixdim`, or a unit), or write `4d` or `cine` into the names of the files.",
     ),
     "labels.unnamed_beside_named": Code(
         "error",
@@ -1536,7 +1538,8 @@ CODES = {
     # partner
     "partner.frames": Code(
         "error",
-        "A label map of a film, a 4D file or an image of several pages has another number of frames than its image.",
+        "A label map of a time series, a 4D file or an image of several pages has another number of frames than its "
+        "image.",
         "Export image and label map with the same frames.",
     ),
     "partner.no_image": Code("error", "A label map has no image.", "Add the image, or leave the label map out."),
@@ -1602,7 +1605,7 @@ CODES = {
     "result.no_confidence": Code(
         "notice",
         "Confidence was requested, but the bundle's own workflow gives labels alone.",
-        "Leave `--certainty` out for this bundle.",
+        "Leave `--confidence-maps` out for this bundle.",
     ),
     "result.rounded": Code(
         "notice",

@@ -207,7 +207,7 @@ def labels_in(folder: Path, case: Case) -> dict[str, NDArray]:
 
 
 def labels_of(path: Path) -> NDArray:
-    """Return a label map in the order of the file's axes; a picture as (x, y)."""
+    """Return a label map in the order of the file's axes; a 2D image as (x, y)."""
     if path.suffix == ".png":
         from PIL import Image
 
@@ -278,7 +278,7 @@ def describe(known: dict[str, Any]) -> str:
         "between two structures: nnU-Net adds logits in 16 bits, napari-seg in 32. In 32 bits: the share of equal",
         "voxels if nnU-Net adds in 32 bits too, with nothing else changed. nnU-Net averages mirror images where the",
         "training did, as does `exact`; `fast` does not, and takes fewer windows. Most of what `fast` changes is due",
-        "to the mirror images: on the first picture of axons, `--match exact --tta none` has 88.6 % of nnU-Net's",
+        "to the mirror images: on the first image of axons, `--match exact --tta none` has 88.6 % of nnU-Net's",
         "labels and `--match fast` 87.3 %. How much that is with fully trained networks was not measured.",
     )
     lines += paragraph(
@@ -296,7 +296,7 @@ def describe(known: dict[str, Any]) -> str:
     about = dict.fromkeys(f"{key.partition(':')[0]}: {row['about']}" for key, row in known["rows"].items())
     lines += ["", *(f"- {one}" for one in about), ""]
     lines += paragraph(
-        "Scans: hippocampus crops of the Medical Segmentation Decathlon (Task04, CC BY-SA 4.0), axon pictures",
+        "Scans: hippocampus crops of the Medical Segmentation Decathlon (Task04, CC BY-SA 4.0), axon images",
         "(doi 10.5281/zenodo.5498378, MIT), and the test CT of TotalSegmentator (Apache-2.0), cut and varied.",
     )
     return "\n".join(lines)

@@ -26,7 +26,7 @@ from benchmarks.report import paragraph, table
 
 DATASETS = {
     "hippocampus": "all 208 crops of the Medical Segmentation Decathlon's Task04",
-    "axons": "quarters of pictures of axons in colours",
+    "axons": "quarters of images of axons in colours",
     "anisotropic": "a CT in variations, 0.8 x 0.8 x 5 mm",
     "ct": "a CT in variations, 3 mm",
     "two_channels": "T1 crops and their edges as a second channel",

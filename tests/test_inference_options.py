@@ -48,7 +48,7 @@ def test_the_command_line_has_a_flag_for_every_option() -> None:
     words = ["predict", "scan.nii", "-o", "out"]
     assert options_of(parser.parse_args(words)) == SegmentOptions()
     words += ["--device", "cpu", "--backend", "torch", "--precision", "bfloat16", "--memory", "1GiB"]
-    words += ["--windows", "even", "--no-crop", "--tta", "shifts", "--keep-islands", "--certainty"]
+    words += ["--windows", "even", "--no-crop", "--tta", "shifts", "--keep-islands", "--confidence-maps"]
     chosen = SegmentOptions("cpu", "torch", "bfloat16", 2**30, "even", False, "shifts", True, True)
     assert options_of(parser.parse_args(words)) == chosen
     words += ["--match", "exact", "--structures", "liver", "left kidney"]

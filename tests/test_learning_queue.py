@@ -98,7 +98,7 @@ def test_all_cases_have_a_rank(run: Path) -> None:
     assert by_uncertainty == sorted((case.uncertainty for case in found), reverse=True)
     assert found[0].distance is None
     assert f"nearest of the accepted and earlier cases: {found[0].name}, distance" in found[1].why
-    assert found[0].why.startswith("least sure of ")
+    assert found[0].why.startswith("most uncertain: ")
     assert "its predictions overlap with Dice" in found[0].why
     assert queue(run) == found
 
@@ -326,7 +326,8 @@ def test_confidence_ranks_without_scans_and_looks(tmp_path: Path) -> None:
     assert found[-1].name in ("same", "unsure")  # one of two equal cases is enough
     unsure = next(case for case in found if case.name == "unsure")
     assert unsure.uncertainty == pytest.approx(0.4)
-    assert "least sure of front: mean probability 0.60, median of all cases 0.70" in unsure.why
+    assert "most uncertain: front, mean probability 0.60, median of all cases 0.70" in unsure.why
+    assert not any("unrelated" in case.why for case in found)  # the distances are those of volumes
 
 
 def test_a_model_that_is_unknown_or_changed_must_be_named(run: Path, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_cases_are_ranked_by_what_the_run_knows_if_there_are_no_scans(model: Whi
     assert (first.name, first.rank, second.name, second.rank) == ("b", 1, "a", 2)
     assert first.uncertainty == pytest.approx(0.6)
     assert first.basis == "confidence"
-    assert first.why.startswith("least sure of nose: mean probability 0.40, median of all cases")
+    assert first.why.startswith("most uncertain: nose, mean probability 0.40, median of all cases")
     assert "2 cases to correct, 0 accepted" in text_of(model)
     assert "Choose the folder of the scans" in text_of(model)
     assert model.job is None

@@ -211,7 +211,7 @@ def _print_ended(
     """Print what was accepted before an error, or before the person stopped the command.
 
     Args:
-        results: what came of the label maps until then.
+        results: results of the label maps until then.
         left: number of the others.
         earlier: content of the training set before.
         arguments: arguments of the command.

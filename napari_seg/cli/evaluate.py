@@ -77,7 +77,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="compare DICOM segmentations and contours even if their frame of reference is that of another scan",
     )
-    parser.add_argument("--no-pictures", action="store_true", help="make the report without figures")
+    parser.add_argument("--no-figures", "--no-pictures", action="store_true", help="write the report without figures")
     parser.add_argument("--json", action="store_true", help="print objects instead of the table")
     parser.set_defaults(run=run)
 
@@ -125,9 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
         for text in _notice_lines(results):
             print(f"napari-seg: {text}", file=sys.stderr)
     if arguments.output:
-        write_report(
-            results, arguments.output, arguments.tolerance_mm, figures=not arguments.no_pictures, versus=versus
-        )
+        write_report(results, arguments.output, arguments.tolerance_mm, figures=not arguments.no_figures, versus=versus)
         if not arguments.json:
             print(f"report   {arguments.output / 'report.html'}")
     if arguments.json:  # last, so that a report that can't be written is the only JSON output

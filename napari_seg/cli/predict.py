@@ -91,7 +91,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--no-preview",
         dest="preview",
         action="store_false",
-        help="write no pictures of the results, which for small scans take nearly as long as the network",
+        help="write no previews of the results, which for small scans take nearly as long as the network",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
@@ -142,8 +142,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_FLAGS = {"memory_bytes": "--memory", "crop": "--no-crop", "confidence_maps": "--certainty"}
+_FLAGS = {"memory_bytes": "--memory", "crop": "--no-crop"}
 """Flags whose names differ from those of `SegmentOptions`."""
+
+_OLD_FLAGS = {"confidence_maps": ("--certainty",)}
+"""Earlier names of flags, which still work."""
 
 _HELP = {
     "crop": "segment the air around the body too, and whatever a bundle's coarse pass excludes",
@@ -160,7 +163,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         text = _HELP.get(option.name, option.metadata["help"]).replace("%", "%%")  # argparse fills in what follows %
         if isinstance(option.default, bool):
             action = "store_false" if option.default else "store_true"
-            parser.add_argument(flag, dest=option.name, action=action, help=text)
+            parser.add_argument(flag, *_OLD_FLAGS.get(option.name, ()), dest=option.name, action=action, help=text)
         elif option.default == ():
             parser.add_argument(flag, dest=option.name, nargs="+", default=(), metavar="NAME", help=text)
         elif option.name == "memory_bytes":

@@ -28,7 +28,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "scan again: a case is uncertain if the networks of an ensemble disagree on it, or one network on shifted "
         "windows (1 - mean pairwise Dice), and it is new if the network's features differ from those of the accepted "
         "cases and of the cases before it in the queue. Cases that stand for many uncertain and new ones come first. "
-        "What is found is kept in looks.sqlite in the output folder, so that a stopped queue goes on and the next one "
+        "What is found is kept in the output folder, so that a stopped queue goes on and the next one "
         "is quick. Without --scans, and if nothing was kept, the cases are ranked by the confidence and the volumes of "
         "the run, which takes no time but does not see how scans look.",
         epilog="Exit status: 0 if all cases were ranked, 3 if some could not be, 4 if none could, 2 if the folder has "
@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--accepted",
         type=Path,
         metavar="SET",
-        help="training set of the accepted cases, which are left out, and whose like need no correction",
+        help="training set of the accepted cases, which are left out; cases that are similar to them are ranked lower",
     )
     parser.add_argument(
         "--strategy",

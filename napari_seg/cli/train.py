@@ -130,7 +130,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--layout",
         metavar="NAME",
         help="layout of the data set, if it is not recognised: decathlon, nnunet, bids, voc, list or folders; or "
-        "stacks: multi-page TIFF files are volumes with the voxel size that ImageJ wrote, not films",
+        "stacks: multi-page TIFF files are volumes with the voxel size that ImageJ wrote, not time series",
     )
     parser.add_argument(
         "--images", metavar="DIR", help="folder of the images, absolute or relative to DATASET; use with --labels-dir"

@@ -23,7 +23,7 @@ class RunSettings:
         reading: keyword arguments of `Scan.read`.
         also: formats that are written in addition to NIfTI; DICOM formats apply to DICOM scans only.
         statistics: structures whose volume and mean intensity are written to `<name>_seg_statistics.json`.
-        preview: also write a picture of each result, `<name>_seg.png`.
+        preview: also write a preview of each result, `<name>_seg.png`.
         timeout_seconds: time limit of one case; None: none.
         overwrite: replace files that this run did not write.
     """

@@ -180,8 +180,8 @@ def _confusion(confusion_ml: Mapping[str, Mapping[str, float]], names: Sequence[
     top = f"<thead><tr><th>reference ↓ result →</th>{heads}<th>{volume}</th></tr></thead>"
     return (
         f'<div class="wide"><table class="matrix">{top}<tbody>{"".join(rows)}</tbody></table></div>'
-        "<p>Each row gives the labels that the results assign to one structure of the references, over all cases; a row "
-        "adds up to 100 %.</p>"
+        "<p>Each row gives the labels that the results assign to one structure of the references, over all cases; a "
+        "row adds up to 100 %.</p>"
     )
 
 

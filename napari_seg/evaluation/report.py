@@ -23,7 +23,7 @@ from napari_seg.version import __version__
 AVERAGED = ("dice", "iou", "precision", "recall", "hd95_mm", "nsd")
 COMPARED = ("dice", "hd95_mm", "nsd")
 EMPTY_RULE = (
-    "If neither label map contains a segment, its metrics are nan and the case is left out of its mean. If only one "
+    "If neither label map contains a structure, its metrics are nan and the case is left out of its mean. If only one "
     "contains it, the overlap metrics and the NSD are 0, and HD95 is the diagonal of the field of view."
 )
 

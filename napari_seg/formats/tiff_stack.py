@@ -1,7 +1,8 @@
 """Read a multi-page TIFF as a volume, with the size of its voxels as ImageJ writes it.
 
-The pages are slices only if a user says so: the same file may be a film, whose pages are images of their own. The size
-of a voxel lies in the resolution of the pages and in ImageJ's description ("spacing", "unit"); it is never guessed.
+The pages are slices only if a user says so: the same file may be a time series, whose pages are images of their own.
+The size of a voxel lies in the resolution of the pages and in ImageJ's description ("spacing", "unit"); it is never
+guessed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Members of a model: the networks of an ensemble, or one network that sees the windows shifted or reversed.
 
-Their label maps for a scan tell where the model is not sure; see `disagreement`.
+Their label maps for a scan show where the model is uncertain; see `disagreement`.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def rank(
         results: output folder of the run.
         scans: folder of the scans of the run; None: rank by what is known of them.
         model: the model to improve, its folder or its name; None: the one that made the results.
-        accepted: folder or list of the accepted cases, whose like need no correction.
+        accepted: folder or list of the accepted cases; cases that are similar to them are ranked lower.
         strategy: "uncertain-diverse", "uncertain", or "random", the control; see `ranking`.
         count: number of cases to rank, without the accepted ones behind them; None: all.
         seed: of the strategy "random".
@@ -293,12 +293,13 @@ def _why(
         worst = max(case.structures, key=lambda name: case.structures[name])
         here, usual = (f"{1 - one:.2f}" for one in (case.structures[worst], medians[case.basis, worst]))
         what = "its predictions overlap with Dice" if case.basis == "disagreement" else "mean probability"
-        reasons = [f"least sure of {worst}: {what} {here}, median of all cases {usual}"]
+        reasons = [f"most uncertain: {worst}, {what} {here}, median of all cases {usual}"]
     if choice.nearest is not None:
         nearest = f"nearest of the accepted and earlier cases: {names[choice.nearest]}"
-        reasons.append(f"{nearest}, distance {choice.distance:.2f} (unrelated: {UNRELATED})")
+        unrelated = f" (unrelated cases: about {UNRELATED})" if case.basis == "disagreement" else ""  # not of volumes
+        reasons.append(f"{nearest}, distance {choice.distance:.2f}{unrelated}")
     elif strategy == "uncertain-diverse":
-        reasons.append("typical of the cases that the model is unsure about")
+        reasons.append("typical of the cases that the model is uncertain about")
     return "; ".join(reasons)
 
 

@@ -254,7 +254,8 @@ def _plan_network(
         if name != "UNet" or choices.size is not None:
             unsuitable = f"--size {choices.size}" if choices.size is not None else f"--network {name}"
             raise BundleError(
-                "bundle.plan", f"found {unsuitable} beside --plan nnunet, which plans its own U-Net; leave one out"
+                "bundle.plan",
+                f"found {unsuitable} together with --plan nnunet, which plans its own U-Net; leave one out",
             )
         plan, configuration = make_nnunet_plan(found, outputs, parts=parts, dims=choices.dims, chosen=choices.settings)
         cost = cost_of(plan)

@@ -269,7 +269,7 @@ def _train(
     configuration["deep_supervision_weights"] = weights
     _adopt(plan, "loss_function#weights", weights, "nnU-Net: halved from level to level, none for the lowest output")
     if configuration["batch_dice"]:
-        _adopt(plan, "loss#batch", True, "nnU-Net: Dice over the whole batch, in 2D and beside a low resolution")
+        _adopt(plan, "loss#batch", True, "nnU-Net: Dice over the whole batch, in 2D, and if there is a low resolution")
     plan.set("max_gradient_norm", 12.0, "nnU-Net")
     _adopt(plan, "ema#momentum", 0.9999, "nnU-Net: the last weights, not their moving average")
     patches = ceil(EPOCH_STEPS * batch / found.training_cases)

@@ -1,8 +1,8 @@
 """Choose the postprocessing of an ensemble on its folds: the largest connected component of a structure.
 
 As in nnU-Net (Isensee et al. 2021, Nature Methods 18:203), a structure keeps only its largest component if that helps
-in the cross-validation; here it must also make no fold worse. A structure of two islands, such as both kidneys, loses by
-it and stays as it is.
+in the cross-validation; here it must also make no fold worse. A structure of two islands, such as both kidneys, loses
+by it and stays as it is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Data sets of many kinds in nnU-Net's layout, made from real scans, for `scripts/nnunet_parity.py`.
 
-The folder of data holds `hippocampus` (Medical Segmentation Decathlon, Task04), `axon_sem` (pictures of axons) and
+The folder of data holds `hippocampus` (Medical Segmentation Decathlon, Task04), `axon_sem` (images of axons) and
 `ct_body` (the test scans of TotalSegmentator).
 """
 
@@ -170,7 +170,7 @@ def write_anisotropic(data: Path, out: Path) -> None:
 
 
 def write_axons(data: Path, out: Path) -> None:
-    """Write quarters of pictures of axons in colours."""
+    """Write quarters of images of axons in colours."""
     number = 0
     pictures = sorted((data / "axon_sem" / "images").iterdir())
     labels = sorted((data / "axon_sem" / "labels").iterdir())
@@ -218,7 +218,7 @@ CASES: dict[str, Case] = {
     ),
     "axons": Case(
         902,
-        "pictures in colours, 2D",
+        "images in colours, 2D",
         write_axons,
         _dataset(["R", "G", "B"], {"myelin": 1, "axon": 2}, ".png", overwrite_image_reader_writer="NaturalImage2DIO"),
         (128, 128),

@@ -117,7 +117,7 @@ class Split:
             raise TrainingError(
                 "split.too_few",
                 f"found {len(self.dataset.cases)} case(s) of {len(patients)} patient(s) in {self.dataset.root}"
-                f"{f', beside {len(replayed)} replayed ones, which only train' if replayed else ''}; "
+                f"{f' and {len(replayed)} replayed ones, which only train' if replayed else ''}; "
                 f"expected at least {needed} patients. If the names are grouped wrongly (all scans of sub-01 count as "
                 "one patient), set patient to a pattern that matches each patient's name",
             )

@@ -25,7 +25,7 @@ BOX_ALONE = (
 
 
 class ModelResult:
-    """What a model found, and how sure it was, on the voxels of a layer.
+    """What a model found, and its confidence, on the voxels of a layer.
 
     The arrays are unpacked at the first use, which is slow for a large scan, and then kept.
 

@@ -118,7 +118,9 @@ class EditTab(QWidget):
 
     def _build_whole(self) -> QWidget:
         self._size_box = amount(" mm", 2.0, 0.1, 100.0, 0.5, "Size of Smooth, Erode and Dilate; distance of Combine.")
-        self._volume_box = amount(" ml", 0.5, 0.001, 1000.0, 0.5, "Volume of the smallest island that “Remove islands” keeps.")
+        self._volume_box = amount(
+            " ml", 0.5, 0.001, 1000.0, 0.5, "Volume of the smallest island that “Remove islands” keeps."
+        )
         self._size_box.valueChanged.connect(partial(setattr, self.model, "size_mm"))
         self._volume_box.valueChanged.connect(partial(setattr, self.model, "min_ml"))
         self._operation_buttons: dict[str, QPushButton] = {}

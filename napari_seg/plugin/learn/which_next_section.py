@@ -97,7 +97,7 @@ class WhichNextSection(QWidget):
         obstacle = model.obstacle
         self._rank_button.setEnabled(not obstacle)
         does = (
-            "Rank the cases: those that the model is unsure about, and that differ from the accepted ones, come first."
+            "Rank the cases: those that the model is uncertain about and that differ from the accepted ones come first."
         )
         self._rank_button.setToolTip(plain_tip(obstacle or does))
         for widget in (self._results_button, self._scans_button):

@@ -55,7 +55,8 @@ class TrainTab(QWidget):
         self._plan.setAlignment(Qt.AlignmentFlag.AlignTop)
         self._plan.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         hint = QLabel(
-            "Trains a model on scans with label maps. It runs beside napari, can be stopped, and resumes where it was.",
+            "Trains a model on scans with label maps. It runs in a process of its own, can be stopped, and resumes "
+            "where it was.",
             wordWrap=True,
         )
         form = QFormLayout()

@@ -1,4 +1,4 @@
-"""Make a case of every frame of films, pages of 2D images and volumes of 4D files."""
+"""Make a case of every frame of time series, pages of 2D images and volumes of 4D files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def in_frames(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Fault]]:
                 have = (
                     f"it has {len(of_image)} images with {frames} frames, and {len(counts)} label maps with {of_labels}"
                 )
-                text = f"{have}; expected one of both in a film; combine them, or leave the others out"
+                text = f"{have}; expected one of both in a time series; combine them, or leave the others out"
             faults.append(("partner.frames", pair.name, text))
     return found, faults
 

@@ -201,7 +201,7 @@ def _is_archive(path: Path) -> bool:
 
 
 def _is_readable(dataset: Dataset) -> bool:
-    """Return whether training reads all cases of a data set as they are: no other format, no film, no single slices."""
+    """Return whether training reads all cases as they are: no other format, no time series, no single slices."""
     if dataset.cases and not dataset.is_2d and all(_is_slice(case["label"]) for case in dataset.cases):
         return False
     for case in dataset.cases:
