@@ -14,10 +14,12 @@ from test_learning_accept import labels, put, scan
 from napari_seg.errors import InputError
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
+from napari_seg.learning import same_scan
 from napari_seg.learning.accept import accept, discard
 from napari_seg.learning.scans import scan_of
 from napari_seg.learning.training_set import Provenance, read_training_set, write_training_set
 from napari_seg.training.gather.referenced import VARIABLE, value_digest, voxel_digest
+from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.volume import Volume
 
 
@@ -166,3 +168,10 @@ def test_a_set_of_an_earlier_version_without_patients_knows_its_labels(tmp_path:
     again = put_series(folder, series, may_replace=False)
     assert again == first, "of the study, which is written"
     assert read_training_set(folder).cases == (first,)
+
+
+def test_patients_in_names_are_those_that_a_training_finds() -> None:
+    with with_segnets():
+        from segnets.data.patients import PATIENT
+
+    assert f"^{same_scan._PATIENT.pattern}" == PATIENT

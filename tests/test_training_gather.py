@@ -86,6 +86,30 @@ def test_lists_of_paths(tmp_path: Path) -> None:
     assert gathered(root)[1] == description  # the only list in the folder
 
 
+def test_all_scans_of_a_patient_stay_together(tmp_path: Path) -> None:
+    cases = ("sub-1", "sub-1_fu", "sub-2", "case3")
+    root = write(tmp_path / "a", *(f"{folder}/{case}.nrrd" for folder in ("images", "labels") for case in cases))
+    found, _ = gathered(root)
+    assert found is not None
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        def patients() -> dict[str, str]:
+            return {name: who for name, who in find_dataset(found.folder).patients.items()}
+
+        converted = patients()
+        assert converted["sub-1"] == converted["sub-1_fu"]
+        assert len(set(converted.values())) == 3
+        description = json.loads((found.folder / "dataset.json").read_text())
+        description["training"][0]["patient"] = "patient 9"  # as an earlier version, whose training goes on
+        (found.folder / "dataset.json").write_text(json.dumps(description))
+        planned = patients()
+        (found.folder / "labelsTr" / "sub-2.nii.gz").unlink()
+        gather(root, found.folder, {}, continued=Continued(lambda *_: None, is_dry=False))
+        assert (found.folder / "labelsTr" / "sub-2.nii.gz").is_file()
+        assert patients() == planned
+
+
 def test_a_converted_list_keeps_its_split(tmp_path: Path) -> None:
     root = write(tmp_path / "a", "x.nrrd", "y.nrrd", "x_seg.nrrd", "y_seg.nrrd")
     (root / "cases.csv").write_text("image,label,split,fold\nx.nrrd,x_seg.nrrd,train,3\ny.nrrd,y_seg.nrrd,test,\n")

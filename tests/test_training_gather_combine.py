@@ -17,6 +17,7 @@ from napari_seg.errors import OutputError, TrainingError
 from napari_seg.training.choices import Choices
 from napari_seg.training.describe import plan_rows
 from napari_seg.training.gather.combine import combine
+from napari_seg.training.gather.gather import Continued
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.segnets_modules import with_segnets
 
@@ -246,6 +247,28 @@ def test_patients_of_converted_data_sets_are_those_of_their_files(tmp_path: Path
     assert patients["set1_p1"] == patients["set2_p1"] == patients["set3_p1"] != patients["set1_p2"]
     assert patients["set1_p2"] == patients["set3_p2"]
     assert "Anna" not in json.dumps(description)
+
+
+def test_patients_are_found_in_names_of_converted_cases(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", {"liver": 1}, cases=("p1", "p2")), tmp_path / "b"
+    second.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("sub-1_ses-1", "sub-1_ses-2", "sub-2_ses-1"):
+        image = SimpleITK.GetImageFromArray(rng.integers(0, 99, (5, 6, 7)).astype(np.int16))
+        SimpleITK.WriteImage(image, str(second / f"{name}.nrrd"))
+        SimpleITK.WriteImage(
+            SimpleITK.GetImageFromArray(np.eye(6, 7, dtype=np.uint8)[None] * np.ones((5, 1, 1), np.uint8)),
+            str(second / f"{name}_seg.nrrd"),
+        )
+    (second / "labels.json").write_text('{"1": "spleen"}')
+    into = tmp_path / "data"
+    description = combined(into, first, second)
+    assert [entry["patient"] for entry in description["training"]] == [f"patient {n}" for n in (1, 2, 3, 3, 4)]
+    description["training"][0]["patient"] = "patient 4"  # as an earlier version, whose training goes on
+    (into / "dataset.json").write_text(json.dumps(description))
+    with with_segnets():
+        combine([first, second], into, {}, {}, continued=Continued(lambda *_: None, is_dry=False))
+    assert json.loads((into / "dataset.json").read_text()) == description
 
 
 def test_equal_names_of_different_images_are_reported(tmp_path: Path) -> None:

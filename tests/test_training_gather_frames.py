@@ -27,6 +27,16 @@ def test_films_become_frames_of_one_patient(tmp_path: Path) -> None:
     assert "partner.frames  film  the label map has 3 frames, the image 4" in refused(tmp_path / "a", "data.faults")
 
 
+def test_films_of_one_patient_belong_together(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    pages = [Image.fromarray(np.full((6, 8), n, np.uint8)) for n in (1, 2)]
+    for name in ("sub-1_run-1", "sub-1_run-2", "sub-2_run-1"):
+        for ending in ("", "_seg"):
+            pages[0].save(tmp_path / "a" / f"{name}{ending}.tif", save_all=True, append_images=pages[1:])
+    _, description = gathered(tmp_path / "a")
+    assert [one["patient"] for one in description["training"]] == [f"patient {n}" for n in (1, 1, 1, 1, 2, 2)]
+
+
 def test_pages_are_slices_if_it_is_said(tmp_path: Path) -> None:
     description = "ImageJ=1.54f\nimages=3\nslices=3\nunit=micron\nspacing=2.0\nloop=false\n"
     for folder, info in (("images", {270: description, 282: 4.0, 283: 2.0}), ("labels", {})):

@@ -42,6 +42,7 @@ from napari_seg.training.gather.patients import (
     count_equal_names,
     folder_of,
     number_patients,
+    stated_patients,
 )
 from napari_seg.training.gather.write import RECORD, check_no_link, make_folders, recorded_names
 from napari_seg.volume import Volume, as_labels, labels_in, smallest_label_type
@@ -134,6 +135,7 @@ def combine(
         for name in dict.fromkeys(name for of_value in table for name in sorted(of_value))
     }
     patients = _patients(origins, report)
+    planned = stated_patients(into) if continued else {}
     for name, words in labels.items():
         if len(words) > 1 and name != IGNORE:
             complete = [str(source.number) for source in sources if is_complete(name, words, source.known)]
@@ -142,7 +144,8 @@ def combine(
     for (number, own), name in cases.items():
         source, case = sources[number - 1], sources[number - 1].dataset.cases[own]
         entry = {"name": name, "image": _image(case["image"], source.dataset.channels, channels)}
-        entry |= {"label": written[name], "patient": f"patient {patients[number, case['name']]}"}
+        patient = planned.get(name) or f"patient {patients[number, case['name']]}"
+        entry |= {"label": written[name], "patient": patient}
         labelled = annotated_values(source, table, labels)
         if (stated := source.dataset.labelled.get(case["name"])) is not None:
             labelled &= {source.values[value] for value in stated if value in source.values}

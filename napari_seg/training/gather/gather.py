@@ -27,7 +27,7 @@ from napari_seg.training.gather.dicom import dicom_pairs
 from napari_seg.training.gather.frames import Fault, as_stacks, count_frames, in_frames
 from napari_seg.training.gather.named import named_pairs
 from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
-from napari_seg.training.gather.patients import CaseSource, folder_of
+from napari_seg.training.gather.patients import CaseSource, folder_of, with_patients
 from napari_seg.training.gather.polygons import polygon_pairs
 from napari_seg.training.gather.referenced import ENDING, referenced_scan
 from napari_seg.training.gather.write import RECORD, describe_notices, recorded_names, stated_cases, write_cases
@@ -135,7 +135,7 @@ def gather(
         if not may_search and not (error.code == "dataset.missing" and _is_archive(dataset_dir)):
             raise
     if dataset is not None:
-        pairs, left = _pairs_of(dataset, colours, reading.get("patient")), unread_files(dataset.unread)
+        pairs, left = _pairs_of(dataset, colours), unread_files(dataset.unread)
         labels, ignored = dataset.labels, dataset.ignored
         if colours:
             labels, ignored = {}, () if all(name for _, name in colours) else (IGNORED,)
@@ -148,7 +148,7 @@ def gather(
         pairs = [replace(pair, name=f"case_{number:04d}") for number, pair in enumerate(pairs, 1)]
     pairs, faults = in_frames(as_stacks(pairs) if are_slices else pairs)
     faults += _repeated(pairs)
-    pairs = with_distinct_names(pairs)
+    pairs = with_patients(with_distinct_names(pairs))
     if continued:
         if recorded_names(into) is not None or all(pair.frame is None for pair in pairs):
             continued.check(stated_cases(pairs, into), ())
@@ -185,8 +185,7 @@ def gather(
 def _sources(pairs: Sequence[Pair], dataset_dir: Path) -> dict[str, CaseSource]:
     folder = folder_of(dataset_dir)
     return {
-        pair.name: CaseSource(folder, pair.patient or pair.name, tuple(scan.files[0] for _, scan in pair.images))
-        for pair in pairs
+        pair.name: CaseSource(folder, pair.patient, tuple(scan.files[0] for _, scan in pair.images)) for pair in pairs
     }
 
 
@@ -224,13 +223,12 @@ def _as_list(value: Any) -> list[str]:
     return value if isinstance(value, list) else [value]
 
 
-def _pairs_of(dataset: Dataset, colours: Colours, pattern: str | None) -> list[Pair]:
+def _pairs_of(dataset: Dataset, colours: Colours) -> list[Pair]:
     """Return the pairs of a data set whose layout is known.
 
     Args:
         dataset: the data set.
         colours: colours of its classes if its label maps are in colours.
-        pattern: regular expression of the patients; the cases without a match are patients of their own then.
 
     Raises:
         TrainingError: `data.faults`, images or label maps have no partner, or DICOM series that the set refers to are
@@ -257,8 +255,7 @@ def _pairs_of(dataset: Dataset, colours: Colours, pattern: str | None) -> list[P
             continue
         is_by_structure = len(labels) > 1 or (are_by_structure and "_label-" in labels[0].name)
         structures = tuple(_entity(path) for path in labels) if is_by_structure else ()
-        patient = dataset.patients.get(case["name"], "")
-        patient = "" if patient == case["name"] and pattern is None else patient
+        patient = dataset.patients[case["name"]]
         labelled = dataset.labelled.get(case["name"])
         pair = Pair(case["name"], scans, labels, structures, patient, colours=colours, labelled=labelled)
         part, fold = dataset.parts.get(case["name"], ""), dataset.folds.get(case["name"])

@@ -1,17 +1,48 @@
-"""Number the patients of several data sets: those with an image in common are one patient."""
+"""Name the patient of each case, and number the patients of several data sets.
+
+A patient is what the data set states, or the folder above several scans, or the part of a case's name that names one,
+or else the case itself. Those of several data sets with an image in common are one patient.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from napari_seg.formats.itk import with_pixel_files
+from napari_seg.training.gather.pair import Pair
 
 _BLOCKS = 16
 _BLOCK_BYTES = 1 << 16
+
+
+def with_patients(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return pairs with a patient each: where it is unknown, that of the pair's name; call it within `with_segnets`."""
+    from segnets.data.patients import patient_of
+
+    return [replace(pair, patient=pair.patient or patient_of(pair.name)) for pair in pairs]
+
+
+def stated_patients(folder: Path) -> dict[str, str]:
+    """Return name of a case -> its patient as the dataset.json of a converted data set states it, "" if it does not.
+
+    A training that goes on must split the cases as before, so they keep their patients. Empty without a dataset.json.
+    """
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        entries = json.loads((folder / "dataset.json").read_bytes())["training"]
+        return {_name(entry): str(entry.get("patient", "")) for entry in entries}
+    return {}
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    file: str = entry["label"]
+    return str(entry.get("name") or PurePosixPath(file).name.removesuffix(".nii.gz").removesuffix(".png"))
 
 
 class CaseSource(NamedTuple):

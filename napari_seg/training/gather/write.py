@@ -27,6 +27,7 @@ from napari_seg.formats.tiff_stack import read_tiff_stack
 from napari_seg.training.gather.frames import Fault
 from napari_seg.training.gather.labels import LabelTable, as_declared, described, read_labels
 from napari_seg.training.gather.pair import Pair
+from napari_seg.training.gather.patients import stated_patients
 from napari_seg.volume import Volume, smallest_label_type
 
 if TYPE_CHECKING:
@@ -172,7 +173,9 @@ def write_cases(
     if named or ignored:
         named = {"background": 0, **named} | ({"ignore": list(ignored)} if ignored else {})
     if to_do or not keep:
-        _write_description(folder, pairs, cases, named, order, channels)
+        written_pairs = [pair for pair in pairs if pair.name in cases and not cases[pair.name]["empty"]]
+        patients = (stated_patients(folder) if keep else {}) or _numbered_patients(written_pairs)
+        _write_description(folder, written_pairs, cases, patients, named, order, channels)
     empty = sum(case["empty"] for case in cases.values())
     of_name = {name.casefold(): tuple(values) for name, values in (labels or record.table.as_labels()).items()}
     listed = {
@@ -184,6 +187,16 @@ def write_cases(
     pixels = [size for case in cases.values() for size in case.get("pixels_mm", ())]
     pixels_mm = (min(pixels), max(pixels)) if pixels and max(pixels) > 1.01 * min(pixels) else None
     return Written(written, empty, dict(counts), listed, pixels_mm), faults
+
+
+def _numbered_patients(pairs: Sequence[Pair]) -> dict[str, str]:
+    """Return name of a case -> its patient as a number; empty if each is a patient of its own, as its name says."""
+    from segnets.data.patients import patient_of
+
+    if all(pair.patient in ("", pair.name) and patient_of(pair.name) == pair.name for pair in pairs):
+        return {}
+    numbers: dict[str, int] = {}
+    return {pair.name: f"patient {numbers.setdefault(pair.patient, len(numbers) + 1)}" for pair in pairs}
 
 
 def _only_structure(pairs: Sequence[Pair], cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -336,33 +349,33 @@ def _write_description(
     folder: Path,
     pairs: Sequence[Pair],
     cases: Mapping[str, Mapping[str, Any]],
+    patients: Mapping[str, str],
     labels: Mapping[str, Any],
     order: Sequence[int],
     channels: Sequence[str],
 ) -> None:
-    """Write dataset.json, with the patients as numbers.
+    """Write dataset.json.
 
     Args:
         folder: folder of the converted data set.
-        pairs: all pairs.
+        pairs: pairs that were written.
         cases: what was written.
+        patients: name of a case -> its patient as a number; "" or missing for a case that is a patient of its own.
         labels: names and values.
         order: labels of regions in results; empty if classes don't overlap.
         channels: names of the channels; empty for those of the images.
     """
-    patients: dict[str, int] = {}
     training = []
     for pair in pairs:
-        if pair.name in cases and not cases[pair.name]["empty"]:
-            image, label = cases[pair.name]["files"]
-            entry: dict[str, Any] = {"image": f"./{image}", "label": f"./{label}"}
-            if pair.patient:
-                entry["patient"] = f"patient {patients.setdefault(pair.patient, len(patients) + 1)}"
-            if pair.labelled is not None:
-                entry["labelled"] = list(pair.labelled)
-            entry |= {"split": pair.part} if pair.part else {}
-            entry |= {"fold": pair.fold} if pair.fold is not None else {}
-            training.append(entry)
+        image, label = cases[pair.name]["files"]
+        entry: dict[str, Any] = {"image": f"./{image}", "label": f"./{label}"}
+        if patient := patients.get(pair.name):
+            entry["patient"] = patient
+        if pair.labelled is not None:
+            entry["labelled"] = list(pair.labelled)
+        entry |= {"split": pair.part} if pair.part else {}
+        entry |= {"fold": pair.fold} if pair.fold is not None else {}
+        training.append(entry)
     found = Counter(tuple(case["channels"]) for case in cases.values() if case["channels"])
     names = list(channels) or list(next((names for names, _ in found.most_common(1)), ()))
     description = {
