@@ -152,3 +152,16 @@ def test_run_lengths_of_another_size_take_no_memory(tmp_path: Path) -> None:
 def test_an_id_that_is_a_list_ends_in_no_traceback() -> None:
     content = {"images": [{"id": [1], "file_name": "a.png"}], "annotations": [{"image_id": [1]}], "categories": []}
     assert list(_annotated_images(content)) == ["a.png"]
+
+
+def test_folders_above_several_pictures_are_patients(tmp_path: Path) -> None:
+    for patient in (1, 2, 3):
+        for name in ("a", "b"):
+            folder = tmp_path / "set" / f"patient{patient}"
+            picture(folder / f"{name}.png")
+            shape = {"label": "cell", "points": [[1, 1], [4, 1], [4, 3]], "shape_type": "polygon"}
+            (folder / f"{name}.json").write_text(labelme(f"{name}.png", shape))
+    with with_segnets():
+        gather(tmp_path / "set", tmp_path / "out", {})
+    entries = json.loads((tmp_path / "out" / "dataset.json").read_text())["training"]
+    assert [entry["patient"] for entry in entries] == [f"patient {n}" for n in (1, 1, 2, 2, 3, 3)]

@@ -305,7 +305,7 @@ def _search(
     except NapariSegError as error:
         raise TrainingError(error.code, error.message) from error
     pairs, unpaired = dicom_pairs(found, reading.get("channels"))
-    drawn, missing = polygon_pairs(found)
+    drawn, missing = polygon_pairs(found, dataset_dir)
     archives = [scan.files[0] for scan in found.scans if scan.format == "archive"]
     if dataset_dir in archives:
         _unpack(dataset_dir)

@@ -210,9 +210,8 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
     else:
         counts = Counter(tuple(sorted(of_case, key=_channel_order)) for of_case in named)
         wanted = max(counts, key=lambda names: (counts[names], len(names)), default=())
-    folders = [[part for part in case.home.relative_to(shown(root)).parts] for case in cases]
-    folders = [[part for part in parts if not _IMAGE_FOLDER.fullmatch(part)] for parts in folders]
-    patients = _patients(folders)
+    folders = [folders_below(case.home, root) for case in cases]
+    patients = patients_of(folders)
     rests = Counter(case.labels[0][1] for case in cases if len(case.labels) == 1)
     is_one_each = len(cases) > 1 and all(len(case.labels) == 1 for case in cases)
     # names that cases share are of structures, others may be of patients
@@ -243,7 +242,12 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
     return pairs, unpaired
 
 
-def _patients(folders: Sequence[Sequence[str]]) -> list[str]:
+def folders_below(home: PurePath, root: Path) -> list[str]:
+    """Return the names of the folders from that of a data set down to that of an image, without those like images/."""
+    return [part for part in home.relative_to(shown(root)).parts if not _IMAGE_FOLDER.fullmatch(part)]
+
+
+def patients_of(folders: Sequence[Sequence[str]]) -> list[str]:
     """Return the patient of each case by its folders, "" if they do not say.
 
     The patient is the path down to the last folder that is not one of several scans of a patient: those are named so
