@@ -1712,6 +1712,11 @@ CODES = {
         "The file is no session of napari-seg, is truncated, or holds values that a session can't have.",
         "Copy it again, or save the session again. It is a zip of NIfTI files: unpack it to get the label maps.",
     ),
+    "session.incomplete": Code(
+        "error",
+        "The session was opened without some of its labels or images, and saving over it would remove them.",
+        "Save the session under another name. The message when it was opened says why they were not opened.",
+    ),
     "session.newer": Code(
         "error",
         "The session was saved by a later version of napari-seg, in a format that this version does not know.",

@@ -20,7 +20,7 @@ from labelled import found_in
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_seg.errors import InputError
+from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats.read import read
 from napari_seg.plugin import kept_data
 from napari_seg.plugin.labels_state import Snapshot, state_of
@@ -29,6 +29,8 @@ from napari_seg.plugin.layers import confidence_layer, image_layers, labels_laye
 from napari_seg.plugin.placement import PLANES, place
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
+from napari_seg.plugin.session_file import restore
+from napari_seg.plugin.session_file.archive import read_content
 from napari_seg.plugin.session_file.model import SessionFileModel
 from napari_seg.plugin.session_file.restore import open_session
 from napari_seg.plugin.structures.model import StructuresModel
@@ -301,6 +303,82 @@ def test_scans_in_another_folder_are_asked_for(scan: Path, tmp_path: Path) -> No
     assert back.missing == 0
     assert [layer.name for layer in other.layers] == [layer.name for layer in viewer.layers]
     assert LayerInfo.require(labels).scan.files  # DICOM results refer to its images
+
+
+def test_saving_over_a_session_keeps_the_scans_that_were_not_found(head: Volume, tmp_path: Path) -> None:
+    """Two scans were open; the session is corrected on a computer that has one of them, and comes back."""
+    home, laptop = tmp_path / "home", tmp_path / "laptop"
+    home.mkdir()
+    laptop.mkdir()
+    viewer, model = viewer_on(phantoms.write_nifti(head, home / "second.nii.gz"))
+    path = phantoms.write_nifti(replace(head, array=head.array + 1), home / "first.nii.gz")
+    viewer.add_layer(layer_of(image_layers(read(path))[0]))
+    viewer.layers[0].contrast_limits, viewer.layers[0].opacity = (3, 77), 0.5
+    viewer.layers.selection.active = viewer.layers[1]
+    model.save(home / "s.napari-seg")
+    model.session.jobs.wait()
+    shutil.copy(home / "s.napari-seg", laptop)
+    shutil.copy(home / "first.nii.gz", laptop)
+
+    away, back = opened(laptop / "s.napari-seg")
+    assert [layer.name for layer in away.layers] == ["scan - balls", "first"]
+    assert back.missing == 1
+    away.layers[0].data_setitem((np.array([3]), np.array([4]), np.array([5])), 4)
+    assert back.suggested_path == laptop / "s.napari-seg"
+    back.save(back.suggested_path)
+    back.session.jobs.wait()
+    assert "Not in the session file" not in texts(back)
+    shutil.copy(laptop / "s.napari-seg", home)
+
+    again, third = opened(home / "s.napari-seg")
+    assert third.missing == 0
+    assert [layer.name for layer in again.layers] == ["second", "second - balls", "first"]
+    assert again.layers.selection.active is again.layers[1]
+    assert tuple(again.layers[0].contrast_limits) == (3, 77)
+    assert again.layers[0].opacity == 0.5
+    assert [file.name for file in LayerInfo.require(again.layers[1]).scan.files] == ["second.nii.gz"]
+    assert again.layers[1].data[3, 4, 5] == 4
+
+    # the scan is opened by itself, so it is not missing in the file
+    third.save(laptop / "s.napari-seg")
+    third.session.jobs.wait()
+    other, fourth = opened(laptop / "s.napari-seg")
+    other.add_layer(layer_of(image_layers(read(home / "second.nii.gz"), placement_of(other.layers[0]).frame)[0]))
+    fourth.save(laptop / "s.napari-seg")
+    fourth.session.jobs.wait()
+    content = read_content(laptop / "s.napari-seg")
+    assert len(content.scans) == 2
+    assert [layer.kind for layer in content.layers] == ["labels", "scan", "scan"]
+    fourth.session.viewer.layers.clear()
+    for one in image_layers(read(home / "first.nii.gz")):
+        other.add_layer(layer_of(one))
+    fourth.save(laptop / "s.napari-seg")
+    fourth.session.jobs.wait()
+    assert len(read_content(laptop / "s.napari-seg").scans) == 1  # other work under the same name
+
+
+def test_a_session_with_labels_that_could_not_be_opened_is_not_replaced(head: Volume, tmp_path: Path) -> None:
+    _, model = viewer_on(phantoms.write_nifti(head, tmp_path / "head.nii.gz"))
+    path = tmp_path / "s.napari-seg"
+    model.save(path)
+    model.session.jobs.wait()
+    with pytest.MonkeyPatch.context() as patch:
+
+        def too_large(grid: Any, file: Path, path: Path) -> Any:
+            raise EnvironmentFault("environment.memory", "too large")
+
+        patch.setattr(restore, "_labels_on", too_large)
+        other, back = opened(path)
+    assert [layer.name for layer in other.layers] == ["head"]
+    before = path.read_bytes()
+    back.save(path)
+    back.session.jobs.wait()
+    assert "head - balls" in texts(back)
+    assert "(session.incomplete)" in texts(back)
+    assert path.read_bytes() == before
+    back.save(tmp_path / "t.napari-seg")
+    back.session.jobs.wait()
+    assert "Not in the session file: head - balls" in texts(back)
 
 
 def test_a_changed_scan_is_reported(head: Volume, tmp_path: Path) -> None:

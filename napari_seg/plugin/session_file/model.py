@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_seg.errors import counted
+from napari_seg.errors import OutputError, counted
 from napari_seg.formats.archive import origin
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.layer_info import frame_of, infos_of
@@ -107,15 +107,25 @@ class SessionFileModel:
     # saving
 
     def save(self, path: Path) -> None:
-        """Save the work of the viewer in a job; it is taken now, and may be changed while it is written."""
+        """Save the work of the viewer in a job; it is taken now, and may be changed while it is written.
+
+        A session with labels that could not be opened is not replaced: they would be lost.
+        """
         path = path if is_session_file(path) else path.with_name(path.name + ENDING)
-        window = self._window
+        window, opened = self._window, self._opened
+        if opened is not None and opened.unread_names and path.resolve() == opened.path.resolve():
+            names = ", ".join(opened.unread_names[:5])
+            text = f"{path.name} holds layers that could not be opened ({names}) and would be lost; choose another name"
+            self.session.show_messages(message_of(OutputError("session.incomplete", text)))
+            return
+        if opened is not None and not any(layer in self.session.viewer.layers for layer in opened.layers.values()):
+            opened = None  # nothing of it is open any more
         taken = take(self.session.viewer, has_planes=window.has_planes(), window_of=window.window_of)
         bundle = self._segmenting.bundle
         adds_confidence = self._segmenting.adds_confidence
         panel = SavedPanel(tab=window.tab(), tools=window.tools(), adds_confidence=adds_confidence)
         self.session.show_messages(Message("info", "Saving the session …"))
-        self._start(lambda job: save(taken, panel, bundle, path, job.check), partial(self._on_saved, path))
+        self._start(lambda job: save(taken, panel, bundle, path, job.check, opened), partial(self._on_saved, path))
 
     def _on_saved(self, path: Path, result: SaveResult) -> None:
         result.mark_saved()

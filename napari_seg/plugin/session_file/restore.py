@@ -29,6 +29,7 @@ from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.session_file.archive import extract, read_content
 from napari_seg.plugin.session_file.content import (
+    AnyLayer,
     ImageLayer,
     LabelsLayer,
     SavedColormap,
@@ -76,6 +77,20 @@ class OpenedSession:
         """Present name of each scan; "" for one that was not read."""
         volumes = [self.volumes.get(number) for number in range(len(self.content.scans))]
         return ["" if volume is None else title_of(volume) for volume in volumes]
+
+    @property
+    def unread_scans(self) -> list[int]:
+        """Indices of the scans that are not shown, because they were not found or could not be read."""
+        return sorted({saved.scan for saved in self._not_made() if isinstance(saved, ScanLayer)})
+
+    @property
+    def unread_names(self) -> list[str]:
+        """Names of the layers in the file, labels or images, that could not be read."""
+        others = (saved for saved in self._not_made() if not isinstance(saved, ScanLayer))
+        return [opened_name(saved.name, self.scan_names, saved.kind) for saved in others]
+
+    def _not_made(self) -> list[AnyLayer]:
+        return [saved for number, saved in enumerate(self.content.layers) if number not in self.layers]
 
 
 def open_session(path: Path, frame: NDArray | None = None, check: Callable[[], object] = lambda: None) -> OpenedSession:

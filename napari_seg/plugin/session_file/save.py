@@ -23,6 +23,7 @@ from napari_seg.plugin.placement import LayerPlacement
 from napari_seg.plugin.session_file.archive import write_session
 from napari_seg.plugin.session_file.chosen_model import saved_model
 from napari_seg.plugin.session_file.content import (
+    AnyLayer,
     ImageLayer,
     LabelsLayer,
     SavedAction,
@@ -35,7 +36,7 @@ from napari_seg.plugin.session_file.content import (
     SessionContent,
     format_of,
 )
-from napari_seg.plugin.session_file.names import PrivateWords, saved_name
+from napari_seg.plugin.session_file.names import PrivateWords, opened_name, saved_name
 from napari_seg.plugin.session_file.scans import saved_scan
 from napari_seg.plugin.session_file.take import TakenLayer, TakenSession, plain
 from napari_seg.version import __version__
@@ -43,6 +44,7 @@ from napari_seg.volume import Volume
 
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
+    from napari_seg.plugin.session_file.restore import OpenedSession
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,12 @@ def save(
     bundle: Bundle | None,
     path: Path,
     check: Callable[[], object] = lambda: None,
+    opened: OpenedSession | None = None,
 ) -> SaveResult:
     """Write a session file; slow, call outside the main thread.
 
-    A layer that cannot be saved, such as labels without a place in the patient, is left out.
+    A layer that cannot be saved, such as labels without a place in the patient, is left out. References to scans that
+    were not found when the session was opened are kept.
 
     Args:
         taken: what the viewer showed.
@@ -81,6 +85,7 @@ def save(
         bundle: the chosen model; None if there is none.
         path: file to write.
         check: called between steps; may raise an error to stop.
+        opened: session that layers of the viewer were opened from; None without one.
 
     Raises:
         OutputError: as `write_session`.
@@ -88,12 +93,13 @@ def save(
     from napari_seg.formats.nifti import write_map
     from napari_seg.formats.temporary import TemporaryFolder
 
-    writer = _LayerWriter(taken.layers, secrets.token_hex(16))
+    writer = _LayerWriter(taken.layers, opened)
     with TemporaryFolder() as folder:
         files: list[Path] = []
-        layers: list[ScanLayer | ImageLayer | LabelsLayer] = []
+        layers: list[ScanLayer | ImageLayer | LabelsLayer] = writer.kept_layers()
+        kept = len(layers)
         saved: list[TakenLayer] = []
-        left_out = list(taken.left_out)
+        left_out = [*taken.left_out, *(() if opened is None else opened.unread_names)]
         for one in taken.layers:
             check()
             try:
@@ -115,7 +121,7 @@ def save(
             scans=tuple(writer.scans),
             layers=tuple(layers),
             format=format_of(layers),
-            active=next((n for n, one in enumerate(saved) if one is active), None),
+            active=next((n for n, one in enumerate(saved, kept) if one is active), None),
             view=taken.view,
             panel=panel.model_copy(update={"model": saved_model(bundle, writer.salt)}),
         )
@@ -127,24 +133,36 @@ def save(
 class _LayerWriter:
     """Content of the layers of one session.
 
+    Args:
+        layers: layers of the viewer.
+        opened: session that some of them were opened from. Its scans that were not found keep their references, and
+            with them its salt, because references can't be made again without the files.
+
     Attributes:
         salt: salt of the session file.
         scans: scans that are kept by reference.
     """
 
-    def __init__(self, layers: Sequence[TakenLayer], salt: str) -> None:
-        self.salt = salt
-        self.scans: list[SavedScan] = []
-        self._names: list[str] = []
+    def __init__(self, layers: Sequence[TakenLayer], opened: OpenedSession | None) -> None:
+        self._opened, unread = opened, [] if opened is None else opened.unread_scans
+        self.salt = opened.content.salt if opened is not None and unread else secrets.token_hex(16)
+        self.scans: list[SavedScan] = [] if opened is None else [opened.content.scans[number] for number in unread]
+        self._unread = {number: new for new, number in enumerate(unread)}
+        self._names = [""] * len(unread)
         self._scan_numbers: dict[int, int] = {}  # by id of the volume
         volumes = {id(one.info.volume): one.info.volume for one in layers if _is_by_reference(one)}
         for key, volume in volumes.items():
             assert volume is not None
             try:
-                self.scans.append(saved_scan(volume, salt))
+                saved = saved_scan(volume, self.salt)
             except OSError:  # its files are gone: its voxels are saved
                 continue
+            if saved in self.scans[: len(unread)]:  # it was opened by itself since
+                self._scan_numbers[key] = self.scans.index(saved)
+                self._names[self._scan_numbers[key]] = title_of(volume)
+                continue
             self._scan_numbers[key] = len(self._names)
+            self.scans.append(saved)
             self._names.append(title_of(volume))
         self._volumes = volumes
         files = [file for one in layers for file in (*one.info.scan.files, *_files_of(one.info))]
@@ -156,7 +174,7 @@ class _LayerWriter:
         Raises:
             NapariSegError: the layer cannot be saved.
         """
-        name = saved_name(one_line(one.name, 500), self._names, self._private)
+        name = self._name_of(one)
         if one.snapshot is not None:
             return self._labels(one, one.snapshot, name)
         volume = one.info.volume
@@ -175,6 +193,41 @@ class _LayerWriter:
                 )
                 return layer, ()
         return self._image(one, name)
+
+    def kept_layers(self) -> list[ScanLayer | ImageLayer | LabelsLayer]:
+        """Return the layers of scans that were not found and are not open now."""
+        if self._opened is None:
+            return []
+        shown = set(self._scan_numbers.values())
+        return [
+            saved.model_copy(update={"scan": self._unread[saved.scan], "name": self._renumbered(saved.name)})
+            for saved in self._opened.content.layers
+            if isinstance(saved, ScanLayer) and saved.scan in self._unread and self._unread[saved.scan] not in shown
+        ]
+
+    def _saved_before(self, one: TakenLayer) -> AnyLayer | None:
+        """Return the content of a layer in the session that it was opened from; None if it is from none."""
+        if self._opened is None:
+            return None
+        layers = self._opened.layers
+        return next((saved for n, saved in enumerate(self._opened.content.layers) if layers.get(n) is one.layer), None)
+
+    def _name_of(self, one: TakenLayer) -> SavedName:
+        """Return the name to save: the same as before if it is unchanged and names a scan that was not found."""
+        before = self._saved_before(one)
+        if self._opened is not None and before is not None and self._unread.keys() & set(before.name.parts):
+            is_unchanged = one.name == opened_name(before.name, self._opened.scan_names, one.name)
+            if is_unchanged:
+                return self._renumbered(before.name)
+        return saved_name(one_line(one.name, 500), self._names, self._private)
+
+    def _renumbered(self, name: SavedName) -> SavedName:
+        """Return a name of the opened session with the present numbers of the scans."""
+        assert self._opened is not None
+        numbers = {old: self._scan_numbers.get(id(volume)) for old, volume in self._opened.volumes.items()}
+        numbers |= self._unread
+        parts = (part if isinstance(part, str) else numbers.get(part) for part in name.parts)
+        return SavedName(parts=tuple("scan" if part is None else part for part in parts))
 
     def _image(self, one: TakenLayer, name: SavedName) -> tuple[ImageLayer, Sequence[NDArray]]:
         array, info = np.asarray(one.voxels), one.info
@@ -211,7 +264,7 @@ class _LayerWriter:
             name=name,
             settings=one.settings,
             grid=SavedGrid.of(segmentation.grid),
-            scan=self._scan_of(info),
+            scan=self._scan_of(one),
             segments=tuple(segments),
             confidence={int(label): float(value) for label, value in info.confidence.items()},
             algorithm=None if info.algorithm is None else (one_line(maker, 500), one_line(version, 500)),
@@ -238,8 +291,11 @@ class _LayerWriter:
             return [self._public(one) for one in data]
         return {key: self._public(one) for key, one in data.items()} if isinstance(data, dict) else data
 
-    def _scan_of(self, info: LayerInfo) -> int | None:
+    def _scan_of(self, one: TakenLayer) -> int | None:
         """Return the number of the scan that labels belong to."""
+        before, info = self._saved_before(one), one.info
+        if isinstance(before, LabelsLayer) and before.scan in self._unread:
+            return self._unread[before.scan]
         for key, number in self._scan_numbers.items():
             volume = self._volumes[key]
             if volume is not None and info.scan.files and volume.source.files == info.scan.files:
