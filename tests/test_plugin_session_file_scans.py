@@ -19,7 +19,7 @@ from napari_seg.errors import Cancelled, InputError
 from napari_seg.formats.find import find
 from napari_seg.formats.read import read
 from napari_seg.plugin.session_file.content import SavedGrid
-from napari_seg.plugin.session_file.scans import find_scans, mark_of, read_scan, saved_scan, voxels_digest
+from napari_seg.plugin.session_file.scans import find_scans, mark_of, read_found, read_scan, saved_scan, voxels_digest
 from napari_seg.volume import Volume
 
 SALT, OTHER = "ab" * 16, "cd" * 16
@@ -27,7 +27,7 @@ SALT, OTHER = "ab" * 16, "cd" * 16
 
 def found(saved: Any, folder: Path) -> tuple[Path, ...]:
     (one,) = find_scans(folder, [saved], SALT)
-    return one.files
+    return one.candidates[0]
 
 
 def test_marks_depend_on_both_ends_and_on_the_salt(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_copy_in_one_folder_is_preferred_to_parts_in_several(head: Volume, tmp
     assert {file.parent.name for file in found(saved, tmp_path)} == {"c"}
     shutil.rmtree(tmp_path / "c")
     (one,) = find_scans(tmp_path, [saved], SALT)
-    assert one.files == ()
+    assert one.candidates == ()
     assert one.may_have_changed
 
 
@@ -84,6 +84,30 @@ def test_scans_with_equal_headers_are_told_apart(tmp_path: Path) -> None:
     assert found(saved, tmp_path) == (tmp_path / "b" / "ct.mhd", tmp_path / "b" / "ct.raw")
     volume, notices = read_scan(saved, found(saved, tmp_path), SALT)
     assert (volume.array.max(), notices) == (2, ())
+
+
+def test_scans_that_are_alike_at_both_ends_are_told_apart(tmp_path: Path) -> None:
+    """Skull-stripped scans of one study, which have equal headers, and zeros at both ends."""
+    grid = phantoms.oblique_grid((64, 64, 40))
+    volumes = []
+    for number in range(3):
+        array = np.zeros((1, *grid.shape), np.int16)
+        array[..., 20:30] = number + 1
+        (tmp_path / f"sub-{number}").mkdir()
+        volumes.append(read(phantoms.write_nifti(Volume(array, grid), tmp_path / f"sub-{number}" / "T1.nii")))
+    assert len({mark_of(volume.source.files[0], SALT) for volume in volumes}) == 1
+    shutil.copy(tmp_path / "sub-2" / "T1.nii", tmp_path / "sub-2" / "copy.nii")
+    for volume in volumes:
+        saved = saved_scan(volume, SALT)
+        (one,) = find_scans(tmp_path, [saved], SALT)
+        back, notices = read_found(saved, one, SALT)
+        assert back.source.files[0].parent == volume.source.files[0].parent
+        assert notices == ()
+    shutil.rmtree(tmp_path / "sub-1")
+    (one,) = find_scans(tmp_path, [saved_scan(volumes[0], SALT)], SALT)
+    with pytest.raises(InputError, match="3 scans look like") as caught:
+        read_found(saved_scan(volumes[0], SALT).model_copy(update={"voxels": "0" * 32}), one, SALT)
+    assert caught.value.code == "session.scan_changed"
 
 
 def test_files_that_were_distributed_are_found(head: Volume, tmp_path: Path) -> None:

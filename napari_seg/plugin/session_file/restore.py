@@ -38,7 +38,7 @@ from napari_seg.plugin.session_file.content import (
     member_of,
 )
 from napari_seg.plugin.session_file.names import opened_name
-from napari_seg.plugin.session_file.scans import find_scans, read_scan
+from napari_seg.plugin.session_file.scans import find_scans, read_found
 from napari_seg.plugin.session_file.take import IMAGE_SETTINGS, LABELS_SETTINGS
 from napari_seg.volume import NO_SOURCE, Segmentation, Volume
 
@@ -148,13 +148,13 @@ def read_scans(
     faults: list[NapariSegError] = []
     for number, files in zip(numbers, found, strict=True):
         check()
-        if not files.files:
+        if not files.candidates:
             missing.append(number)
             if files.may_have_changed:
                 faults.append(_changed(opened, number))
             continue
         try:
-            volume, notices = read_scan(content.scans[number], files.files, content.salt)
+            volume, notices = read_found(content.scans[number], files, content.salt, check)
         except NapariSegError as error:
             faults.append(error)
             continue

@@ -1,8 +1,9 @@
 """Scans of a session: recognise them by their content, wherever they lie and whatever they are called now.
 
 A mark of a file is its size and a digest of its size, its first and its last 64 KiB, keyed with the salt of the session
-file: marks of two session files can't be compared, and none leads back to a name. Marks are quick to search for. A
-digest of all voxels, taken when the scan is read, detects any other change.
+file: marks of two session files can't be compared, and none leads back to a name. Marks are quick to search for.
+Uncompressed scans of one study can have equal marks: equal headers, and air at both ends. A digest of all voxels, taken
+when a scan is read, tells them apart, and detects any other change.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,9 @@ from napari_seg.volume import Volume
 _END_BYTES = 1 << 16
 
 _DIGEST_BYTES = 16
+
+_MAX_CANDIDATES = 200
+"""Largest number of candidates that are read for one scan."""
 
 
 def mark_of(file: Path, salt: str) -> FileMark:
@@ -85,11 +91,12 @@ class ScanFiles:
     """Result of a search for one scan.
 
     Attributes:
-        files: files of the scan, in their order; () if they were not found.
+        candidates: files with the marks of the scan, in their order; several if there are copies, or scans that are
+            alike; () if they were not found.
         may_have_changed: whether a part of the files, or a file of the same size, was found.
     """
 
-    files: tuple[Path, ...] = ()
+    candidates: tuple[tuple[Path, ...], ...] = ()
     may_have_changed: bool = False
 
 
@@ -142,16 +149,42 @@ class _Known:
                 continue
 
     def find(self, scan: SavedScan) -> ScanFiles:
-        """Return the files of a scan, all in one folder if there are several copies."""
+        """Return the files of a scan; those in one folder are preferred to parts in several."""
         found = [self.paths.get(mark, []) for mark in scan.files]
         if not all(found):
             part = any(found) if len(found) > 1 else scan.files[0].size in self._sizes
             return ScanFiles(may_have_changed=part)
         folders = set.intersection(*({path.parent for path in paths} for paths in found))
-        if not folders:
-            return ScanFiles(tuple(paths[0] for paths in found))
-        folder = min(folders)
-        return ScanFiles(tuple(next(path for path in paths if path.parent == folder) for paths in found))
+        together = (
+            [[path for path in paths if path.parent == folder] for paths in found] for folder in sorted(folders)
+        )
+        choices = together if folders else [found]
+        candidates = chain.from_iterable(product(*choice) for choice in choices)
+        return ScanFiles(tuple(islice(candidates, _MAX_CANDIDATES)))
+
+
+def read_found(
+    saved: SavedScan, found: ScanFiles, salt: str, check: Callable[[], object] = lambda: None
+) -> tuple[Volume, tuple[Notice, ...]]:
+    """Read the scan that was found, as `read_scan`; of several candidates the one with the same voxels.
+
+    Raises:
+        InputError: as `read_scan`; `session.scan_changed`, no candidate has the voxels of the scan.
+    """
+    if len(found.candidates) == 1:
+        return read_scan(saved, found.candidates[0], salt)
+    for files in found.candidates:
+        check()
+        with suppress(InputError):
+            volume, notices = read_scan(saved, files, salt)
+            if not notices:
+                return volume, ()
+    size = " x ".join(map(str, saved.grid.shape))
+    raise InputError(
+        "session.scan_changed",
+        f"{len(found.candidates)} scans look like the scan of {size} voxels, but none has the intensities that it had "
+        "when the session was saved; open the right one by itself and check the labels on it",
+    )
 
 
 def read_scan(saved: SavedScan, files: tuple[Path, ...], salt: str) -> tuple[Volume, tuple[Notice, ...]]:
@@ -178,7 +211,10 @@ def read_scan(saved: SavedScan, files: tuple[Path, ...], salt: str) -> tuple[Vol
         )
     if voxels_digest(volume.array, salt) == saved.voxels:
         return volume, ()
-    text = f"{scan.name} has other intensities than when the session was saved; check the labels on it"
+    text = (
+        f"{scan.name} has other intensities than when the session was saved: it was changed, or is another scan with "
+        "the same size, beginning and end; check that the labels belong to it"
+    )
     return volume, (Notice("session.scan_changed", text),)
 
 
