@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from napari_seg.bundles.spec import WEIGHTS
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.errors import BundleError, Cancelled, OutputError
 from napari_seg.training import configurations, folds
-from napari_seg.training.choices import Choices, changed_settings
+from napari_seg.training.choices import Choices, changed_settings, identity
 from napari_seg.training.comparison import COMPARISON, read_comparison
 from napari_seg.training.configurations import (
+    _convert,
     compare_configurations,
     copy_bundle,
     lowres_spacing,
@@ -188,6 +190,22 @@ def test_all_configurations_read_what_was_converted_once(
     with pytest.raises(OutputError, match=r"output\.exists"):
         plan_configurations(dataset, out, Choices(), ())
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_several_data_sets_are_combined_once_for_all_configurations(dataset: Path, tmp_path: Path) -> None:
+    description = json.loads((dataset / "dataset.json").read_text()) | {"labels": {"front": 1, "back": 2}}
+    for name in ("a", "b"):
+        shutil.copytree(dataset, tmp_path / name)
+        (tmp_path / name / "dataset.json").write_text(json.dumps(description))
+    sources, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "out"
+    read, facts = _convert(sources, out, Choices(folds=3), {}, lambda text: None, dry_run=False)
+    assert _convert(sources, out, Choices(folds=3), facts, lambda text: None, dry_run=False) == (read, facts)
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        found = find_dataset(read.folder, **read.choices(Choices(folds=3)).reading)
+    assert facts["dataset"] == identity(found)
+    assert {Path(case["image"]).parents[1] for case in found.cases} == set(sources)  # they stay where they are
 
 
 @pytest.mark.parametrize("where", ["value", "key"])

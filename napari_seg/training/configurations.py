@@ -160,6 +160,7 @@ class _Read:
         if not self.is_converted:
             return choices
         settings = {name: value for name, value in choices.settings.items() if name not in READING}
+        settings |= {"anywhere": True} if self.is_combined else {}  # its images stay where they are
         labels = {name: of for name, of in choices.labels.items() if not (self.is_combined and name == IGNORE)}
         return replace(choices, settings=settings | {"layout": "decathlon"}, labels=labels)
 
@@ -207,8 +208,9 @@ def _convert(
             converted = gather(sources[0], into, choices.reading, report, marker, continued=continued)
         if converted is None:
             return _Read(sources[0], False, False), {}
-        facts = {"converted": converted.as_dict(), "dataset": identity(find_dataset(converted.folder, "decathlon"))}
-        return _Read(converted.folder, True, len(sources) > 1), facts
+        read = _Read(converted.folder, True, len(sources) > 1)
+        dataset = find_dataset(converted.folder, **read.choices(choices).reading)
+        return read, {"converted": converted.as_dict(), "dataset": identity(dataset)}
 
 
 def _plan(
