@@ -435,7 +435,8 @@ CODES = {
     ),
     "cohort.manifest": Code(
         "error",
-        "The manifest.sqlite in the output folder is damaged, of another program, or of a later version.",
+        "The manifest.sqlite in the output folder is damaged, of another program, or of a later version, or names "
+        "files outside of this folder or behind a link.",
         "Finished results are not affected. Restore the file from a copy, or move it away and choose another output "
         "folder.",
     ),

@@ -12,8 +12,16 @@ import pytest
 
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.outcome import OutputFile
-from napari_seg.cohort.outputs import are_unchanged, check_not_taken, commit, move_back, move_forward, staged_file
-from napari_seg.errors import OutputError
+from napari_seg.cohort.outputs import (
+    are_unchanged,
+    check_not_taken,
+    commit,
+    move_back,
+    move_forward,
+    place_below,
+    staged_file,
+)
+from napari_seg.errors import CohortError, OutputError
 from napari_seg.formats.scan import Scan
 
 NAMES = {"labels": "sub/a_seg.nii.gz", "overlay": "sub/a_seg.png", "record": "sub/a_seg.json"}
@@ -164,3 +172,52 @@ def test_files_of_others_and_edited_ones_are_refused(tmp_path: Path) -> None:
     (tmp_path / "sub" / "a_seg_entropy.nii.gz").touch()  # a file that this result would not have
     with pytest.raises(OutputError, match=r"entropy\.nii\.gz already exists"):
         check_not_taken(tmp_path, case(), new)
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A file of the user, outside of the output folder and behind a link in it."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "home" / "victim").write_text("mine")
+    try:
+        (tmp_path / "out" / "link").symlink_to(tmp_path / "home")
+    except OSError:
+        pytest.skip("this system allows no links")
+    return tmp_path / "home" / "victim"
+
+
+@pytest.mark.parametrize("named", ["../home/victim", "{0}", "sub/../../home/victim", "link/victim"])
+def test_no_manifest_reaches_files_outside_of_its_folder(named: str, victim: Path) -> None:
+    output, path = victim.parents[1] / "out", named.format(victim)
+    staging, new = staged(output, "new")
+    theirs = {"labels": OutputFile(path, "00" * 32, 0, 0)}
+    (staging / "victim").write_text("theirs")
+    with pytest.raises(CohortError, match=r"cohort\.manifest"):
+        move_forward(output, staging, theirs)
+    with pytest.raises(CohortError, match=r"cohort\.manifest"):
+        commit(output, staging, new, theirs, lambda: None)
+    with pytest.raises(CohortError, match=r"cohort\.manifest"):
+        move_back(output, staging, theirs)
+    assert victim.read_text() == "mine"
+
+
+def test_links_in_a_staging_folder_give_no_file_away(victim: Path) -> None:
+    output = victim.parents[1] / "out"
+    staging, _ = staged(output, "new")
+    (staging / "replaced").symlink_to(victim.parent)
+    with pytest.raises(CohortError, match=r"cohort\.manifest"):
+        move_back(output, staging)
+    assert victim.read_text() == "mine"
+
+
+def test_paths_of_windows_lead_elsewhere_there_and_are_names_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("10:30.nii.gz", "..\\a.nii.gz")
+    if os.name != "nt":
+        assert [place_below(tmp_path, named) for named in names] == [tmp_path / named for named in names]
+        monkeypatch.setattr("napari_seg.cohort.outputs.os.name", "nt")
+    for named in names:
+        with pytest.raises(CohortError, match=r"cohort\.manifest"):
+            place_below(tmp_path, named)

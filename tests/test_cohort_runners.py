@@ -14,7 +14,7 @@ from napari_seg.cohort import runners
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outputs import HIDDEN
 from napari_seg.cohort.runners import BEAT, Runner, RunnerWatch, unfinished_folder
-from napari_seg.errors import OutputError
+from napari_seg.errors import CohortError, OutputError
 
 
 @pytest.fixture
@@ -99,3 +99,32 @@ def test_a_leftover_that_can_not_be_removed_yet_keeps_no_other_one(
     with Runner(output, manifest):
         pass
     assert [path.name for path in (output / HIDDEN).iterdir()] == ["stuck"]
+
+
+@pytest.mark.parametrize("linked", [HIDDEN, f"{HIDDEN}/0badcafe", f"{HIDDEN}/0badcafe/1.1"])
+def test_links_in_the_folder_of_somebody_else_are_not_followed(linked: str, output: Path, manifest: Manifest) -> None:
+    home = output.with_name("home")
+    for folder in ("", "0badcafe/1.1", "1.1"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+        (home / folder / "victim").write_text("mine")
+    (output / linked).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        (output / linked).symlink_to(home)
+    except OSError:
+        pytest.skip("this system allows no links")
+    runner = manifest.add_runner("here", 1, "0badcafe", False, runners.machine())
+    manifest.add_case("a", {"state": "running", "runner": runner, "attempts": 1})
+    with pytest.raises(CohortError, match=r"cohort\.manifest"), Runner(output, manifest):
+        pass
+    assert sum(path.name == "victim" for path in home.rglob("*")) == 3
+
+
+@pytest.mark.parametrize("named", ["..", "../../home"])
+def test_the_hidden_folder_of_a_runner_lies_in_the_output_folder(named: str, output: Path, manifest: Manifest) -> None:
+    home = output.with_name("home")
+    (home / "1.1").mkdir(parents=True)
+    runner = manifest.add_runner("here", 1, named, False, runners.machine())
+    manifest.add_case("a", {"state": "running", "runner": runner, "attempts": 1})
+    with pytest.raises(CohortError, match=r"cohort\.manifest"), Runner(output, manifest):
+        pass
+    assert (home / "1.1").is_dir()

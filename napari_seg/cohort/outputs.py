@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.naming import CONFIDENCE_MAPS
 from napari_seg.cohort.outcome import OutputFile
-from napari_seg.errors import OutputError
+from napari_seg.errors import CohortError, OutputError, printable
 from napari_seg.formats.atomic import not_written
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS
 
@@ -49,6 +49,32 @@ def _result_names(case: Case) -> dict[str, str]:
     names |= {STATISTICS: f"{stem}_{STATISTICS}.json"}
     names |= {kind: LABEL_FORMATS[kind].file_name(case.name) for kind in RUN_FORMATS}
     return names
+
+
+def place_below(output: Path, path: str) -> Path:
+    """Return the place of a file that a manifest names; it is below the output folder, and no link leads to it.
+
+    The folder may come from somebody else, whose manifest or links must not reach other files of the user.
+
+    Args:
+        output: the output folder.
+        path: path relative to it, with "/".
+
+    Raises:
+        CohortError: `cohort.manifest`.
+    """
+    relative = PurePosixPath(path)
+    is_plain = not relative.is_absolute() and relative.name and ".." not in relative.parts
+    if os.name == "nt":  # there, a drive or a backslash leads elsewhere; elsewhere, names may contain them
+        is_plain = is_plain and not set(path) & set("\\:")
+    place = output / relative
+    if not is_plain or place.parent.resolve() != output.resolve() / relative.parent:
+        text = (
+            f"the manifest of {output} names the file {printable(path)}, which lies elsewhere or behind a link; "
+            "expected a file in this folder; choose another output folder, or replace the link by a folder"
+        )
+        raise CohortError("cohort.manifest", text)
+    return place
 
 
 def staged_file(path: Path, target: PurePosixPath) -> OutputFile:
@@ -139,6 +165,7 @@ def commit(
     Raises:
         OutputError: `output.not_written`, a file is missing in the staging folder, a folder has the name of a file, or
             a file is locked; what was there is kept.
+        CohortError: `cohort.manifest`, a file lies outside of the output folder.
         Unfinished: a file could not be renamed after the note.
     """
     try:
@@ -172,9 +199,10 @@ def move_forward(output: Path, staging: Path, new: Mapping[str, OutputFile]) -> 
 
     Raises:
         OSError: a file could not be renamed.
+        CohortError: `cohort.manifest`, a file lies outside of the output folder.
     """
     in_order = sorted(new.items(), key=lambda entry: entry[0] != "record")
-    targets = [(staging / PurePosixPath(file.path).name, output / file.path, file) for _, file in in_order]
+    targets = [(staging / PurePosixPath(file.path).name, place_below(output, file.path), file) for _, file in in_order]
     waiting = [(source, target) for source, target, _ in targets if source.is_file()]
     in_place = [entry for entry in targets if entry[:2] not in waiting]
     if not all(target.is_file() and sha256_of([target]) == file.sha256 for _, target, file in in_place):
@@ -200,9 +228,10 @@ def move_back(output: Path, staging: Path, new: Mapping[str, OutputFile] | None 
 
     Raises:
         OSError: a file could not be renamed; the next try goes on.
+        CohortError: `cohort.manifest`, a file lies outside of the output folder.
     """
     for file in (new or {}).values():
-        path = output / file.path
+        path = place_below(output, file.path)
         if path.is_file() and sha256_of([path]) == file.sha256:
             path.unlink()
     replaced = staging / _REPLACED
@@ -210,10 +239,11 @@ def move_back(output: Path, staging: Path, new: Mapping[str, OutputFile] | None 
         return
     paths = sorted(replaced.rglob("*"), key=lambda path: (path.suffix != ".json", path))
     for path in paths:
-        target = output / path.relative_to(replaced)
+        relative = path.relative_to(replaced).as_posix()
+        target = place_below(output, relative)
         if path.is_file() and not os.path.lexists(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _rename(path, target)
+            _rename(place_below(staging, f"{_REPLACED}/{relative}"), target)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -221,7 +251,7 @@ def _move_away(output: Path, staging: Path, new: Mapping[str, OutputFile], befor
     """Move the files that lie in the way of new ones, and other files of an earlier result, into the staging folder."""
     roles = sorted((*before.items(), *new.items()), key=lambda entry: entry[0] == "record")
     for target in dict.fromkeys(PurePosixPath(file.path) for _, file in roles):
-        path, place = output / target, staging / _REPLACED / target
+        path, place = place_below(output, str(target)), staging / _REPLACED / target
         if os.path.lexists(path):
             if path.is_dir():
                 text = f"{target} is a folder; expected a file or nothing; move it away or rename it"

@@ -26,7 +26,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from napari_seg.cohort.manifest import Manifest, taken_over
-from napari_seg.cohort.outputs import HIDDEN, move_back, move_forward
+from napari_seg.cohort.outputs import HIDDEN, move_back, move_forward, place_below
 from napari_seg.cohort.rows import CaseRow, RunnerRow
 from napari_seg.errors import CohortError, OutputError
 from napari_seg.formats.atomic import make_output_folder, not_written
@@ -60,7 +60,8 @@ class Runner:
         is_joined: whether other runners may run beside it.
 
     Raises:
-        CohortError: `cohort.locked`, another runner is alive, and not both may share the work.
+        CohortError: `cohort.locked`, another runner is alive, and not both may share the work; `cohort.manifest`, the
+            manifest or a link leads to files outside of the output folder.
         OutputError: `output.not_written`, `output.disk_full`.
     """
 
@@ -74,6 +75,7 @@ class Runner:
         self._has_ended = threading.Event()
 
     def __enter__(self) -> Self:
+        _hidden_folder(self.output, self.folder.name)
         try:
             while not self._register():
                 time.sleep(_WATCH_SECONDS)
@@ -95,7 +97,7 @@ class Runner:
         self._has_ended.set()
         is_recovered = False
         with suppress(Exception), self._manifest.transaction():  # the drive may be gone; the next run recovers
-            is_recovered = self._recover(self.id, self.folder)
+            is_recovered = self._recover(self.id, self.folder.name)
         if is_recovered:
             self._remove_folder()
         with suppress(Exception), self._manifest.transaction():
@@ -142,7 +144,7 @@ class Runner:
         if dead:
             with suppress(CohortError), self._manifest.transaction():  # it can wait
                 for row in dead:
-                    self._recover(row.id, self.output / HIDDEN / row.folder)
+                    self._recover(row.id, row.folder)
 
     def _switch_journal(self, is_wal: bool) -> bool:
         """Switch WAL on or off, and return whether that succeeded."""
@@ -167,7 +169,7 @@ class Runner:
                         self._refuse_unless_shared(other)
                         continue
                     return False
-                self._recover(other.id, self.output / HIDDEN / other.folder)
+                self._recover(other.id, other.folder)
             try:
                 self._make_folder()
             except OSError as error:
@@ -201,12 +203,12 @@ class Runner:
             text = f"{who}; {first}wait for it, stop it, or start both with --join to share the work"
             raise CohortError("cohort.locked", text)
 
-    def _recover(self, runner: int, folder: Path) -> bool:
+    def _recover(self, runner: int, folder: str) -> bool:
         """Complete or undo what a runner left, and note its end; return false if a file could not be renamed yet."""
         is_complete = True
         for row in [row for row in self._manifest.rows(("running", "moving")) if row.runner == runner]:
             try:
-                self._recover_case(row, folder / f"{row.id}.{row.attempts}")
+                self._recover_case(row, _hidden_folder(self.output, f"{folder}/{row.id}.{row.attempts}"))
             except OSError:  # such as a file that is open in another program on Windows
                 is_complete = False
         if is_complete:
@@ -280,10 +282,13 @@ class RunnerWatch:
 
         Args:
             runner: the runner.
+
+        Raises:
+            CohortError: `cohort.manifest`, its folder lies outside of the output folder.
         """
         if runner.ended is not None:
             return False
-        folder = self._output / HIDDEN / runner.folder
+        folder = _hidden_folder(self._output, runner.folder)
         if is_this_machine(runner.machine) and (locked := _is_locked(folder)) is not None:
             return locked
         try:
@@ -334,6 +339,15 @@ def machine() -> str:
 def is_this_machine(text: str) -> bool:
     """Return whether a text of `machine` is that of this machine, in whichever container."""
     return text.partition(":")[0] == machine().partition(":")[0]
+
+
+def _hidden_folder(output: Path, name: str) -> Path:
+    """Return a folder in the hidden folder of an output folder.
+
+    Raises:
+        CohortError: `cohort.manifest`, it lies elsewhere or behind a link.
+    """
+    return place_below(output, f"{HIDDEN}/{name}/{BEAT}").parent
 
 
 def _locked(folder: Path) -> FileLock:
