@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -135,30 +136,15 @@ def compile_network(
         EnvironmentFault: `environment.precision`, the precision of `dtype` is too low for the network.
         Exception: OpenVINO can't read the network, or its logits differ from torch's.
     """
-    import openvino
-
     operations = _operations(network, shape) if operations is None else operations
-    flat = [n == 1 for n in shape[2:]]
-    of_size, of_all_sizes = f"{shape} {operations}", f"{shape[:2]} {flat} {operations}"
-
-    def folder_of(digest: str, verified_for: str) -> Path | None:
-        key = cache_key(digest, verified_for, dtype, openvino.__version__)
-        return None if cache is None else cache / NETWORKS / key
-
-    def cached(digest: str) -> Compiled | None:
-        for verified_for in (of_all_sizes, of_size):
-            folder = folder_of(digest, verified_for)
-            if folder is not None and (known := read_network(folder, shape, dtype)) is not None:
-                return known
-        return None
-
-    digest = None if cache is None else network_digest(network)
-    if digest is not None and (known := cached(digest)) is not None:
+    cached = None if cache is None else _Cached(cache, shape, dtype, operations)
+    digest = None if cached is None else network_digest(network)
+    if cached is not None and digest is not None and (known := cached.read(digest)) is not None:
         return known
     traced_shape, traced = _trace_small(network, shape) if operations else (shape, _trace(network, shape))
-    if digest is None and cache is not None:  # only the trace shows what the network computes
+    if cached is not None and digest is None:  # only the trace shows what the network computes
         digest = traced_digest(traced)
-        if (known := cached(digest)) is not None:
+        if (known := cached.read(digest)) is not None:
             return known
     log.info("reading the network with OpenVINO and comparing it with torch%s", "" if cache is None else ", once")
     verified_shape = shape
@@ -174,12 +160,47 @@ def compile_network(
         log.debug("the network is traced on full-size windows (%s: %s)", type(error).__name__, error)
         traced, verified_shape = _trace(network, shape), shape
         compiled = _compile_verified(network, traced, shape, shape, dtype)
-    folder = None if digest is None else folder_of(digest, of_size if verified_shape == shape else of_all_sizes)
-    if folder is not None:
-        write_network(folder, traced, compiled.figures)
-        del traced  # it holds a copy of the weights, and a network that was read needs less memory
-        compiled = read_network(folder, shape, dtype) or compiled
-    return compiled
+    if cached is None or digest is None:
+        return compiled
+    cached.write(digest, traced, compiled.figures, serves_all_sizes=verified_shape != shape)
+    del traced  # it holds a copy of the weights, and a network that was read needs less memory
+    return cached.read(digest) or compiled
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """Networks in the cache that serve batches of one shape.
+
+    Attributes:
+        cache: folder of the cache.
+        shape: (N, C, *size) of the batches.
+        dtype: number format of the computation.
+        operations: hash of the operations on batches of this shape.
+    """
+
+    cache: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    operations: str
+
+    def read(self, digest: str) -> Compiled | None:
+        """Return the network with a digest: one that serves windows of all sizes, or of this size; None without one."""
+        for serves_all_sizes in (True, False):
+            if (known := read_network(self._folder(digest, serves_all_sizes), self.shape, self.dtype)) is not None:
+                return known
+        return None
+
+    def write(self, digest: str, traced: Any, figures: Figures, *, serves_all_sizes: bool) -> None:
+        """Write a verified network."""
+        write_network(self._folder(digest, serves_all_sizes), traced, figures)
+
+    def _folder(self, digest: str, serves_all_sizes: bool) -> Path:
+        import openvino
+
+        flat = [n == 1 for n in self.shape[2:]]
+        served = f"{self.shape[:2]} {flat}" if serves_all_sizes else f"{self.shape}"
+        key = cache_key(digest, f"{served} {self.operations}", self.dtype, openvino.__version__)
+        return self.cache / NETWORKS / key
 
 
 def _trace_small(network: torch.nn.Module, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
