@@ -6,18 +6,17 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import InputError, TrainingError
 from napari_seg.formats import image2d
 from napari_seg.formats.atomic import atomic_write, not_written
 from napari_seg.formats.channels import joined
+from napari_seg.formats.exclusive import exclusive
 from napari_seg.formats.nifti import count_volumes, stated_size
 from napari_seg.formats.scan import Scan
 from napari_seg.learning.crops import write_crops
@@ -57,22 +56,14 @@ def reserved(folder: Path, out: Path) -> Iterator[None]:
         yield
         return
     path = _list_of(folder, out).with_suffix(".lock")
-    lock = FileLock(path)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with suppress(NotImplementedError):  # a file system without locks
-            lock.acquire(timeout=0)
-    except Timeout as error:
-        text = f"another process improves a model into {out}; wait for its end, or choose another folder with -o"
-        raise TrainingError("run.in_use", text) from error
-    except OSError as error:
-        raise not_written(str(path), error) from error
-    try:
+    text = f"another process improves a model into {out}; wait for its end, or choose another folder with -o"
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            stack.enter_context(exclusive(path, TrainingError("run.in_use", text)))
+        except OSError as error:
+            raise not_written(str(path), error) from error
         yield
-    finally:
-        with suppress(OSError):  # while it is locked, as in `training.prepare`
-            path.unlink()
-        lock.release()
 
 
 def open_round(

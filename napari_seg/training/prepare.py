@@ -9,9 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from napari_seg.errors import OutputError, TrainingError
+from napari_seg.formats.exclusive import exclusive
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.training.choices import (
     Choices,
@@ -140,19 +139,11 @@ def _alone(out: Path) -> Iterator[None]:
     """
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / _LOCK)
+    text = f"another process plans a training in {out}; wait for its end, or choose another folder with -o"
     try:
-        with suppress(NotImplementedError):  # a file system without locks
-            lock.acquire(timeout=0)
-    except Timeout as error:
-        text = f"another process plans a training in {out}; wait for its end, or choose another folder with -o"
-        raise TrainingError("run.in_use", text) from error
-    try:
-        yield
+        with exclusive(out / _LOCK, TrainingError("run.in_use", text)):
+            yield
     finally:
-        with suppress(OSError):  # while it is locked: FileLock takes no lock on a file without a name for one
-            (out / _LOCK).unlink()
-        lock.release()  # on Windows this removes it
         if is_new:
             with suppress(OSError):
                 out.rmdir()

@@ -6,16 +6,15 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
-
 from napari_seg.bundles.places import kept_folder, store_root
 from napari_seg.errors import StoreError
 from napari_seg.formats.atomic import not_written
+from napari_seg.formats.exclusive import exclusive
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,9 @@ def locked(part: Path, name: str) -> Iterator[None]:
     Raises:
         StoreError: `store.busy`, another program uses it now.
     """
-    lock = FileLock(part.with_name(f"{part.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        text = f"another program is installing {name!r}; wait for it"
-        raise StoreError("store.busy", text) from error
-    try:
+    in_use = StoreError("store.busy", f"another program is installing {name!r}; wait for it")
+    with exclusive(part.with_name(f"{part.name}.lock"), in_use):
         yield
-    finally:
-        lock.release()
-        with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 @contextmanager
