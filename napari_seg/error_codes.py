@@ -959,7 +959,9 @@ CODES = {
         "The file is not DICOM, or its beginning was lost in copying.",
         "Copy or export it again, or leave it out.",
     ),
-    "file.not_nifti": Code("error", "The file is named as NIfTI and is none.", "Rename it, or export it again."),
+    "file.not_nifti": Code(
+        "error", "The file is named as NIfTI and is none.", "Copy or export it again, or rename it if it is no NIfTI."
+    ),
     "file.not_picture": Code(
         "error", "The 2D image is damaged, or not what its name says.", "Copy or export it again."
     ),
@@ -1448,8 +1450,9 @@ CODES = {
     ),
     "localise.low_similarity": Code(
         "error",
-        "The scan does not resemble the template enough to find the region.",
-        "Check that the scan is of the expected kind and its orientation right, or give a crop around the structure.",
+        "The scan does not resemble the template enough to find the region; it may show another part of the body.",
+        "Check that the scan is of the expected kind and its orientation right, give a crop around the structure, or "
+        "choose another model.",
     ),
     "localise.mirrored": Code(
         "error",

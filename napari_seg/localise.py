@@ -28,6 +28,9 @@ from napari_seg.volume import Segment, Volume
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+MNI152 = "mni152_t1"
+"""Name of the template that comes with the package: a T1-weighted MRI of a head, see `read_template`."""
+
 MAX_STRETCH = 1.5
 """Largest stretch or shrinkage of a head relative to the template; beyond it the registration is wrong."""
 
@@ -90,12 +93,13 @@ def localise(
             "check its orientation and that the whole head is in the scan",
         ) from error
     if similarity < spec.min_similarity:
+        shown = "a T1-weighted MRI of a whole head" if spec.template == MNI152 else "a scan of what it shows"
         raise LocaliseError(
             "localise.low_similarity",
             f"the similarity of the scan to the template {spec.template!r} is {similarity:.2f}; expected at least "
-            f"{spec.min_similarity:.2f}; check that it is a {bundle.modality or 'suitable'} scan with the right "
-            f"orientation, or open a scan as the network takes it: {bundle.images or 'a crop around the structure'}, "
-            f"less than {spec.crop_below_mm:g} mm long",
+            f"{spec.min_similarity:.2f}, from {shown}, or a scan shorter than {spec.crop_below_mm:g} mm such as those "
+            f"that the network was trained on ({bundle.images or 'crops around the structure'}); is this another part "
+            "of the body? choose another model (--model); otherwise check the orientation of the scan",
         )
     _check_plausible(to_scan[:3, :3])
     regions = [_region(volume, bundle, spec, region, to_scan) for region in spec.regions]
@@ -177,7 +181,8 @@ def _check_plausible(linear: NDArray[np.float64]) -> None:
         raise LocaliseError(
             "localise.stretched",
             f"the scan matches the template only if stretched {stretches.min():.2f} to {stretches.max():.2f} times; "
-            f"expected at most {MAX_STRETCH:g}; check the voxel size and that the whole head is in the scan",
+            f"expected at most {MAX_STRETCH:g}; check the voxel size and that the whole head is in the scan; for "
+            "another part of the body choose another model (--model)",
         )
 
 
@@ -207,7 +212,7 @@ def template_file(name: str, bundle_root: Path) -> Path:
     Raises:
         EnvironmentFault: `environment.template`, there is no such file.
     """
-    if name == "mni152_t1":
+    if name == MNI152:
         return mni152_path()
     root = bundle_root.resolve()
     path = Path(os.path.normpath(root / name))  # on Windows, resolving a share connects to its host

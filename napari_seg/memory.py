@@ -25,8 +25,10 @@ _limit: ContextVar[int | None] = ContextVar("limit", default=None)
 
 
 def describe_bytes(count: float) -> str:
-    """Return an amount of memory in words, such as "1.5 GiB" or "300 MiB"."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+    """Return an amount of memory in words, such as "1.5 GiB", "300 MiB" or "20 KiB"."""
+    if count >= 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**20:.0f} MiB" if count >= 2**20 or not count else f"{count / 2**10:.0f} KiB"
 
 
 def free_bytes(root: Path = Path("/")) -> int:
@@ -145,5 +147,5 @@ def check_fits(count: int, work: str) -> None:
         raise EnvironmentFault(
             "environment.memory",
             f"{work} takes {describe_bytes(count)} of memory and {describe_bytes(max(limit, 0))} may be used; "
-            "allow more memory, close other programs or use a larger machine",
+            "allow more memory (--memory), close other programs or use a larger machine",
         )

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -132,6 +133,8 @@ def test_what_does_not_fit_the_budget_is_refused_before_it_is_read(
         monkeypatch.setattr(in_worker, "resident_bytes", lambda: 100 << 20)
         with pytest.raises(EnvironmentFault, match=r"environment\.memory: .* takes 381 MiB .* 156 MiB may be used"):
             scan.read(memory_bytes=256 << 20)
+        with pytest.raises(EnvironmentFault, match=r"takes 100 MiB .* 50 MiB may be used .* at least 256 MiB"):
+            scan.read(memory_bytes=50 << 20)
     scan = find_scans(tmp_path)[0]
     assert scan.read(memory_bytes=600 << 20).grid.shape == shape
     assert verdict_of(scan, {"memory_bytes": 256 << 20}).code == "environment.memory"
@@ -144,7 +147,9 @@ def test_the_budget_of_a_run_holds_for_its_reading(tmp_path: Path, head: Volume,
     words = ["predict", tmp_path / "a.nii", "-o", tmp_path / "out", "--bundle", bundle, "--trust-bundle", "--json"]
     assert main([*map(str, words), "--memory", "1MiB"]) == 4
     (result,) = json.loads(capsys.readouterr().out)
-    assert (result["code"], "reading a.nii takes" in result["message"]) == ("environment.memory", True)
+    assert result["code"] == "environment.memory"
+    assert "before it reads a.nii, and 1 MiB may be used in all (--memory" in result["message"]
+    assert re.search(r"; give at least [\d.]+ [MG]iB$", result["message"])
 
 
 @pytest.mark.usefixtures("inline_cohorts")

@@ -283,6 +283,9 @@ def test_files_that_are_no_nifti_are_refused(tmp_path):
     ):
         path.write_bytes(content)
         assert code_of(path) == code
+    path.write_bytes(b"a text that somebody renamed" * 50)
+    with pytest.raises(InputError, match="copy or export it again, or rename it"):
+        read_nifti(path)
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])

@@ -138,6 +138,13 @@ def test_noise_is_not_taken_for_a_head(template: Volume, monkeypatch: pytest.Mon
     with pytest.raises(LocaliseError) as caught:
         localise(Volume(noise, template.grid), bundle_with((LEFT,)))
     assert caught.value.code == "localise.low_similarity"
+    expected = (
+        "a T1-weighted MRI of a whole head",
+        "shorter than 100 mm",
+        "a crop around a left hippocampus",
+        "--model",
+    )
+    assert all(text in caught.value.message for text in expected)
 
 
 def test_a_box_outside_the_scan_is_refused(template: Volume, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_seg.memory import page_out, resident_bytes
+from napari_seg.memory import describe_bytes, page_out, resident_bytes
+
+
+def test_little_memory_is_not_called_none() -> None:
+    assert [describe_bytes(n) for n in (0, 200 << 10, 5 << 20, 3 << 29)] == ["0 MiB", "200 KiB", "5 MiB", "1.5 GiB"]
 
 
 def test_memory_that_is_paged_out_keeps_its_content() -> None:

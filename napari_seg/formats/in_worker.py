@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
-from napari_seg.errors import InputError
+from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats.walk import file_type
 from napari_seg.memory import SAFE_FRACTION, describe_bytes, free_bytes, limited_to, resident_bytes
 from napari_seg.volume import Volume
@@ -68,7 +69,7 @@ def read_in_worker(
     )
     large = f"{name} needs more memory than is allowed: it is damaged, or needs a larger machine{limited}"
     crashes = f"{name} makes its decoder crash: it is damaged{limited}; export it again"
-    available = None if memory_bytes is None else memory_bytes - resident_bytes()
+    available = None if memory_bytes is None else _left(memory_bytes, name)
     try:
         content: Content = _READERS.run(_read_limited, read, list(given), available, seconds=seconds)
     except MemoryError:
@@ -84,6 +85,29 @@ def read_in_worker(
         paths = tuple(given.get(file, file) for file in content.source.files)
         return replace(content, source=replace(content.source, files=paths))
     return content
+
+
+def _left(memory_bytes: int, name: str) -> int:
+    """Return the part of a budget that the program itself does not take.
+
+    Args:
+        memory_bytes: the budget of this process.
+        name: name of the scan in the message.
+
+    Raises:
+        EnvironmentFault: `environment.memory`, the program takes all of it.
+    """
+    taken = resident_bytes()
+    if taken >= memory_bytes:
+        least = ceil(_ROOM * taken / _STEP) * _STEP
+        text = f"the program takes {describe_bytes(taken)} of memory before it reads {name}"
+        limits = f"{describe_bytes(memory_bytes)} may be used in all (--memory, divided among --workers)"
+        raise EnvironmentFault("environment.memory", f"{text}, and {limits}; give at least {describe_bytes(least)}")
+    return memory_bytes - taken
+
+
+_ROOM, _STEP = 1.5, 1 << 28
+"""Memory for a small scan relative to that of the program, and what it is rounded up to."""
 
 
 def _size(file: Path) -> int:

@@ -330,7 +330,8 @@ def _read_header(stream: IO[bytes], path: Path) -> tuple[Nifti1Header, bool]:
     if _has_nifti_magic(block):
         size = int.from_bytes(block[:4], "little")
         raise InputError("file.bad_header", f"{path.name} claims a header of {size} bytes; NIfTI has 348 or 540")
-    raise InputError("file.not_nifti", f"{path.name} is no NIfTI file, in spite of its name")
+    text = f"{path.name} is no NIfTI file, in spite of its name: its first bytes are no header; copy or export it again"
+    raise InputError("file.not_nifti", f"{text}, or rename it if it is of another format")
 
 
 def _has_nifti_magic(block: bytes) -> bool:
