@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from napari_seg.bundles.output import Output
 from napari_seg.errors import EnvironmentFault
+from napari_seg.formats.temporary import remove_leftovers
 from napari_seg.geometry import Grid
 from napari_seg.inference.decide import average
 from napari_seg.inference.segment import segment
@@ -118,6 +120,18 @@ def test_a_full_disk_is_a_fault(scan: Volume, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(EnvironmentFault, match="No space left") as fault:
         average.ProbabilityAverage(scan.grid, (0, 0, 0), scan.grid.shape, 3, Output(), 2**30)
     assert fault.value.code == "environment.temporary"
+
+
+def test_probabilities_of_a_killed_process_are_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    grid = Grid((4, 3, 3), np.eye(4))
+    with average.ProbabilityAverage(grid, (0, 0, 0), grid.shape, 2, Output(), 0) as sums:
+        assert [path.stat().st_size for path in tmp_path.rglob("probabilities")] == [4 * 2 * 36]
+        sums._folder._lock.release()  # type: ignore[union-attr]  # as the system does
+        remove_leftovers.__wrapped__()
+        assert not list(tmp_path.iterdir())
 
 
 def test_progress_covers_all_models(tmp_path: Path, scan: Volume) -> None:

@@ -7,7 +7,6 @@ block by block, so only the sums are as large as the scan: in memory, or in a te
 from __future__ import annotations
 
 import logging
-import tempfile
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from napari_seg.bundles.output import Output
 from napari_seg.errors import BundleError, EnvironmentFault
+from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.geometry import Grid
 from napari_seg.inference.decide.cells import MAX_LOGITS, interpolated_along_axes
 from napari_seg.inference.decide.decider import Decider
@@ -62,7 +62,7 @@ class ProbabilityAverage:
         self.output = output
         self.count = 0
         self._shape = (channels, *self.grid.shape)
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._folder: TemporaryFolder | None = None
         self._array: NDArray[np.float32] | None = None
         if memory_bytes(channels, self.grid, budget_bytes):
             self._array = np.empty(self._shape, np.float32)
@@ -129,19 +129,20 @@ class ProbabilityAverage:
     @property
     def _path(self) -> Path:
         assert self._folder is not None
-        return Path(self._folder.name, "probabilities")
+        return self._folder.path / "probabilities"
 
     def _make_file(self) -> None:
         size = 4 * prod(self._shape)
         log.info("the probabilities of %d classes (%s) go to a temporary file", self._shape[0], describe_bytes(size))
-        self._folder = tempfile.TemporaryDirectory(prefix="napari-seg-", ignore_cleanup_errors=True)
         zeros = bytes(_WRITTEN_BYTES)
         try:  # all of it is written: a full disk is found now, not while a mapped file is changed
+            self._folder = TemporaryFolder()
             with self._path.open("wb") as file:
                 for first in range(0, size, _WRITTEN_BYTES):
                     file.write(zeros[: size - first])
         except OSError as error:
-            self._folder.cleanup()
+            if self._folder is not None:
+                self._folder.cleanup()
             raise EnvironmentFault(
                 "environment.temporary",
                 f"the probabilities of {self._shape[0]} classes need {describe_bytes(size)} in a temporary file, which "
