@@ -1262,7 +1262,7 @@ CODES = {
     "label.ignored": Code(
         "error",
         "All voxels of a label map have a value that the data set declares as ignored.",
-        "Leave the case out; if the value is background, say so with `--labels`, as in `background=255`.",
+        "Leave the case out; if the value is background, name it so with `--labels`: `background=255`.",
     ),
     "label.labelled": Code(
         "error",
@@ -1272,7 +1272,7 @@ CODES = {
     "label.values": Code(
         "error",
         "A label map holds values that no class has.",
-        "Correct them, or say what they mean with `--labels`.",
+        "Correct them, or name them with `--labels`.",
     ),
     # labels
     "labels.annotation": Code(
@@ -1354,13 +1354,13 @@ CODES = {
         "notice",
         "Structures of a data set share voxels. They are trained as regions, each found on its own, and a result shows "
         "the smaller one on top.",
-        "Nothing; for classes that exclude each other, say with `--labels` to which one the shared values belong.",
+        "Nothing; for classes that exclude each other, give the shared values to one of them with `--labels`.",
     ),
     "labels.regions": Code(
         "error",
         "The data set names regions that overlap (nnU-Net's lists of values), and the bundle's classes exclude each "
         "other.",
-        "Say with `--labels` what each value alone means, or train a new bundle with the option `regions`.",
+        "Name each value alone with `--labels`, or train a new bundle with the option `regions`.",
     ),
     "labels.slices": Code(
         "error",
@@ -1395,12 +1395,12 @@ CODES = {
     "labels.unmatched": Code(
         "error",
         "A class of the bundle has no counterpart in the data set.",
-        "Say with `labels` which values mean what.",
+        "Name the values with `labels`.",
     ),
     "labels.unnamed": Code(
         "error",
         "The data set names no labels, and its label maps hold no value, or too many, to name them by number.",
-        "Say with `--labels` what the values mean.",
+        "Name the values with `--labels`.",
     ),
     "labels.volumes": Code(
         "error",
@@ -1417,7 +1417,7 @@ CODES = {
     "labels.void": Code(
         "notice",
         "The references hold 255 together with other labels; it was taken for a border without a class.",
-        "If it is a structure, say so with `--labels NAME=255`.",
+        "If it is a structure, name it with `--labels NAME=255`.",
     ),
     # layer
     "layer.colour": Code(

@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list_islands(arguments: argparse.Namespace) -> int:
     """Print the islands of each structure; a label map that fails does not stop the others."""
-    from napari_seg.errors import NapariSegError, one_line
+    from napari_seg.errors import NapariSegError, counted, one_line
 
     reports: list[dict[str, Any]] = []
     for path, _ in _label_maps(arguments.labels):
@@ -151,7 +151,7 @@ def _list_islands(arguments: argparse.Namespace) -> int:
                 volumes = [island["ml"] for island in one["islands"]]
                 more = f" and {len(volumes) - _MAX_ISLANDS} more" if len(volumes) > _MAX_ISLANDS else ""
                 listed = ", ".join(f"{ml:.3g}" for ml in volumes[:_MAX_ISLANDS])
-                count = f"{len(volumes)} island{'s' * (len(volumes) != 1)}"
+                count = counted(len(volumes), "island")
                 name = one_line(str(path), _MAX_PATH)
                 print(f"{name}  {one['name']}: {count}{f' of {listed} ml{more}' if volumes else ''}")
     if arguments.json:
@@ -373,7 +373,7 @@ def _volumes(before: Segmentation, after: Segmentation, labels: Sequence[int]) -
 
 
 def _print(report: dict[str, Any]) -> None:
-    from napari_seg.errors import one_line
+    from napari_seg.errors import counted, one_line
 
     labels, output = (one_line(report.get(key, ""), _MAX_PATH) for key in ("labels", "output"))
     for notice in report.get("notices", ()):
@@ -389,7 +389,7 @@ def _print(report: dict[str, Any]) -> None:
     for one in report["structures"]:
         change = f"{one['ml_before']:10.2f} ml -> {one['ml_after']:10.2f} ml"
         parts = [
-            f"{sign}{count} voxel{'s' * (count != 1)} ({one[f'ml_{what}']:.3g} ml)"
+            f"{sign}{counted(count, 'voxel')} ({one[f'ml_{what}']:.3g} ml)"
             for sign, what in (("+", "added"), ("-", "removed"))
             if (count := one[f"voxels_{what}"])
         ]

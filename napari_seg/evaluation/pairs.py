@@ -289,7 +289,7 @@ def _void_notice(named_scores: Sequence[tuple[str, Scores]]) -> Notice | None:
     text = (
         f"the references contain {VOID} and other labels, and no result contains {VOID}: it was ignored as void label"
     )
-    return Notice("labels.void", f"{text}; if it is a structure, say so with --labels NAME={VOID}")
+    return Notice("labels.void", f"{text}; if it is a structure, name it with --labels NAME={VOID}")
 
 
 def compare_with(

@@ -20,6 +20,7 @@ from napari_seg.cohort.report.facts import Facts
 from napari_seg.cohort.report.thumbnails import MAX_EMBEDDED_BYTES, is_below, thumbnails
 from napari_seg.cohort.rows import CaseRow, State
 from napari_seg.error_codes import CODES
+from napari_seg.errors import counted
 from napari_seg.evaluation.html import document
 
 TITLE = "Segmentation of"
@@ -181,7 +182,7 @@ def _document(facts: Facts) -> str:
     }
     total = facts.total
     return document(
-        f"{TITLE} {total:,} case{'s' * (total != 1)}",
+        f"{TITLE} {counted(total, 'case')}",
         sections.lead(facts),
         shown,
         style="\n" + style,

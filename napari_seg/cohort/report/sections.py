@@ -12,6 +12,7 @@ from napari_seg.cohort.report.distributions import RULE
 from napari_seg.cohort.report.facts import Ended, Facts
 from napari_seg.cohort.report.thumbnails import MAX_EMBEDDED_BYTES
 from napari_seg.error_codes import CODES
+from napari_seg.errors import counted
 from napari_seg.evaluation.html import table
 from napari_seg.memory import describe_bytes
 from napari_seg.progress import describe_seconds
@@ -32,7 +33,7 @@ def lead(facts: Facts) -> str:
     left = sum(facts.counts[state] for state in ("waiting", "running", "moving"))
     verb = "was" if left == 1 else "were"
     mixed = "<b class=warn>Cases were run with different options; see below.</b> " * (len(facts.with_settings) > 1)
-    text = f"<b class=warn>{_cases_in_words(left)} {verb} not finished when this page was written.</b> " if left else ""
+    text = f"<b class=warn>{counted(left, 'case')} {verb} not finished when this page was written.</b> " if left else ""
     return (
         f'<a class="skip" href="#cases">Skip to the cases</a>{text}{mixed}{_span(facts)}. napari-seg '
         f"{escape(facts.version or __version__)}. For research; not a medical device."
@@ -105,7 +106,7 @@ def _group(code: str, cases: Sequence[Ended], state: str) -> str:
         count = len(cases) - _MAX_LISTED
         folded = f"<details><summary>{count:,} more</summary><ul>{''.join(map(_ended, further))}</ul>{more}</details>"
     find = f' <button type="button" class="link screen" data-find="{escape(code)}">show in the list</button>'
-    heading = f"<h3>{escape(code) or 'without a code'} <small>{_cases_in_words(len(cases))}{find if code else ''}"
+    heading = f"<h3>{escape(code) or 'without a code'} <small>{counted(len(cases), 'case')}{find if code else ''}"
     return (
         f'<div class="group {state}">{heading}</small></h3>{texts}'
         f"<ul>{''.join(map(_ended, cases[:_MAX_LISTED]))}</ul>{folded}</div>"
@@ -215,7 +216,7 @@ def _options(facts: Facts) -> tuple[list[str], list[list[str]], tuple[int, ...]]
     """Return headings, rows and text columns of the options: a column for each of several settings."""
     used = [number for number in facts.settings if facts.with_settings[number]] or list(facts.settings)[-1:]
     names = sorted({name for number in used for name in facts.settings[number]})
-    heads = [f"settings {number}, {_cases_in_words(facts.with_settings[number])}" for number in used]
+    heads = [f"settings {number}, {counted(facts.with_settings[number], 'case')}" for number in used]
     rows = []
     for name in names:
         values = [escape(_in_words(facts.settings[number].get(name))) for number in used]
@@ -241,10 +242,6 @@ def about() -> str:
         "of the results. Tables for R, pandas and spreadsheets lie next to this page: cases.csv, cases.json, "
         "volumes_long.csv (one row for each case and structure) and volumes_wide.csv (one row for each case).</p>"
     )
-
-
-def _cases_in_words(count: int) -> str:
-    return f"{count:,} case{'s' * (count != 1)}"
 
 
 def _ml(value: float) -> str:

@@ -385,7 +385,7 @@ def _report_patients(pairs: Sequence[Pair], report: Callable[[str], None]) -> No
         cases = f"{low} cases" if low == high else f"{low} to {high} cases"
         report(
             f"{sum(counts.values())} cases are taken for those of {len(counts)} patients with {cases} each; if they "
-            "are not, say with --set patient=PATTERN which part of a path names the patient"
+            "are not, give --set patient=PATTERN, which matches the part of a path that names the patient"
         )
 
 

@@ -78,7 +78,7 @@ def read_labels(pair: Pair, volume: Volume) -> CaseLabels:
             found = {label for one in maps for label in labels_in(one.array) if label}
             if len(pair.labels) == 1 and len(found) > 1:
                 text = f"{path.name} holds {len(found)} values, and files of other cases hold one structure each"
-                raise InputError("labels.unnamed_beside_named", f"{text}; say with labels.json what the values mean")
+                raise InputError("labels.unnamed_beside_named", f"{text}; name the values in labels.json")
             segment = Segment(1, pair.structures[number], distinct_color(1))
             maps = [replace(one, array=(one.array > 0).astype(np.uint8), segments=(segment,)) for one in maps]
         layers += [_on_scan(one, volume.grid, path) for one in maps]
