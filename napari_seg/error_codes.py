@@ -1309,7 +1309,8 @@ CODES = {
     ),
     "labels.layers": Code(
         "error",
-        "A `.seg.nrrd` has several layers and does not say which segment lies in which.",
+        "The layer of a segment in a `.seg.nrrd` is missing or holds other values only, or two segments have the same "
+        "layer and value.",
         "Export it again from 3D Slicer.",
     ),
     "labels.names": Code(
@@ -1384,7 +1385,7 @@ CODES = {
     ),
     "labels.undescribed": Code(
         "notice",
-        "The DICOM segmentation holds frames or numbers that its header does not describe; they were left out.",
+        "The segmentation holds frames or values that its header does not describe; they were left out.",
         "Check that no structure is missing; export it again if one is.",
     ),
     "labels.unknown": Code(

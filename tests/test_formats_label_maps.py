@@ -38,9 +38,9 @@ def series(tmp_path: Path, head: Volume) -> Volume:
 
 
 def write_slicer(
-    arrays: Sequence[np.ndarray], grid: Grid, path: Path, described: Sequence[tuple[str, int, int]]
+    arrays: Sequence[np.ndarray], grid: Grid, path: Path, described: Sequence[tuple[str, int | None, int | None]]
 ) -> Path:
-    """A .seg.nrrd as 3D Slicer writes it: layers (I, J, K), and of each segment its name, value and layer."""
+    """A .seg.nrrd as 3D Slicer writes it: layers (I, J, K), and of each segment its name, value and layer if stated."""
     pixels = np.stack([array.transpose(2, 1, 0) for array in arrays], axis=-1)
     image = SimpleITK.GetImageFromArray(pixels[..., 0] if len(arrays) == 1 else pixels, isVector=len(arrays) > 1)
     directions = grid.directions * np.array([[-1], [-1], [1]])
@@ -48,9 +48,10 @@ def write_slicer(
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin((grid.affine[:3, 3] * [-1, -1, 1]).tolist())
     for n, (name, value, layer) in enumerate(described):
-        words = {"ID": f"Segment_{n}", "Name": name, "LabelValue": str(value), "Layer": str(layer), "Color": "1 0 0"}
+        words = {"ID": f"Segment_{n}", "Name": name, "LabelValue": value, "Layer": layer, "Color": "1 0 0"}
         for key, word in words.items():
-            image.SetMetaData(f"Segment{n}_{key}", word)
+            if word is not None:
+                image.SetMetaData(f"Segment{n}_{key}", str(word))
     SimpleITK.WriteImage(image, str(path), useCompression=True)
     return path
 
@@ -81,6 +82,41 @@ def test_layers_that_share_no_voxel_are_one_label_map(head: Volume, tmp_path: Pa
         read_label_map(path)
     write_slicer([one], head.grid, path, [("background", 0, 0), ("one", 1, 0)])
     with pytest.raises(InputError, match=r"labels\.type: segment 0 has the value 0"):
+        read_label_map(path)
+
+
+def test_layers_of_older_versions_of_3d_slicer_belong_to_the_segments_in_their_order(tmp_path: Path) -> None:
+    grid = Grid((6, 4, 3), np.diag([1.0, 1.5, 2.0, 1.0]))
+    one, two, three = (np.zeros(grid.shape, np.uint8) for _ in range(3))
+    one[:1], two[1:3], three[3:6] = 1, 1, 1
+    described = [("liver", None, None), ("spleen", None, None), ("kidney", None, None)]
+    path = write_slicer([one, two, three], grid, tmp_path / "x.seg.nrrd", described)
+    found = read_label_map(path)
+    counts = found.voxel_counts()
+    assert {s.name: counts[s.label] for s in found.segments} == {"liver": 12, "spleen": 24, "kidney": 36}
+    assert np.array_equal(found.array, one + 2 * two + 3 * three)
+    assert found.notices == ()
+    write_slicer([one, two], grid, path, described)
+    with pytest.raises(InputError, match=r"labels\.layers: .* holds 2 layers, and its segments are not assigned"):
+        read_label_map(path)
+    write_slicer([one + 2 * two], grid, path, described[:2])
+    with pytest.raises(InputError, match=r"labels\.layers: .* holds 1 layer, and its segments are not assigned"):
+        read_label_map(path)
+    write_slicer([one], grid, path, described[:1])
+    assert read_label_map(path).voxel_counts() == {1: 12}
+
+
+def test_values_that_no_segment_of_a_layer_has_are_reported(tmp_path: Path) -> None:
+    grid = Grid((6, 4, 3), np.diag([1.0, 1.5, 2.0, 1.0]))
+    one, two = (np.zeros(grid.shape, np.uint8) for _ in range(2))
+    one[:1], two[1:3], two[4:6] = 1, 1, 3
+    path = write_slicer([one, two], grid, tmp_path / "x.seg.nrrd", [("one", 1, 0), ("two", 1, 1)])
+    found = read_label_map(path)
+    assert found.voxel_counts() == {1: 12, 2: 24}
+    (notice,) = found.notices
+    assert str(notice).startswith("labels.undescribed: x.seg.nrrd holds 24 voxels of values that it does not describe")
+    write_slicer([one, two], grid, path, [("one", 1, 0), ("two", 2, 1)])
+    with pytest.raises(InputError, match=r"labels\.layers: two has no voxel in x\.seg\.nrrd, whose layer 1 has voxels"):
         read_label_map(path)
 
 

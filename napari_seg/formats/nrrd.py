@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_seg.errors import InputError, OutputError, without_private_text
+from napari_seg.errors import InputError, Notice, OutputError, without_private_text
 from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.endings import SEG_NRRD_ENDINGS
 from napari_seg.formats.itk import ItkImage, read_image, to_itk
@@ -66,7 +66,10 @@ def read_seg_nrrd(path: Path, only: Sequence[str] = ()) -> Segmentation:
     text = f"{path.name} has a header whose segments can't be read ({{kind}}); export it again"
     with without_private_text(InputError, "file.bad_header", text):
         numbers = sorted({int(found[1]) for key in image.words if (found := re.match(r"Segment(\d+)_ID$", key))})
-        described = [(_segment(image.words, n), int(image.words.get(f"Segment{n}_Layer", "0"))) for n in numbers]
+        # without shared layers, 3D Slicer up to 4.10 writes one for each segment, and does not say so
+        own = (lambda n: n) if len(image.array) > 1 else (lambda n: 0)
+        described = [(_segment(image.words, n), int(image.words.get(f"Segment{n}_Layer", own(n)))) for n in numbers]
+    _check_layers(image, described, path.name)
     if len(image.array) > 1:
         return _merged(image, described, only, path.name)
     segments = sorted((segment for segment, _ in described), key=lambda segment: segment.label)
@@ -84,19 +87,38 @@ def seg_nrrd_names(path: Path) -> list[str]:
     return list(dict.fromkeys(words[key] for key in keys))
 
 
+def _check_layers(image: ItkImage, described: Sequence[tuple[Segment, int]], name: str) -> None:
+    """Refuse segments that are not assigned to voxels.
+
+    Args:
+        image: layers.
+        described: segments with the numbers of their layers.
+        name: name of the file in messages.
+
+    Raises:
+        InputError: `labels.layers`.
+    """
+    count = len(image.array)
+    is_unassigned = any(not 0 <= layer < count for _, layer in described) or (count > 1 and not described)
+    if is_unassigned or len({(segment.label, layer) for segment, layer in described}) < len(described):
+        text = f"{name} holds {count} layer{'s' * (count > 1)}, and its segments are not assigned to them"
+        raise InputError("labels.layers", f"{text}; expected a layer and a value of each; export it again")
+
+
 def _merged(image: ItkImage, described: Sequence[tuple[Segment, int]], only: Sequence[str], name: str) -> Segmentation:
     """Merge several layers into one label map; if layers use the same values, labels are renumbered from 1."""
-    if not described or any(not 0 <= layer < len(image.array) for _, layer in described):
-        text = f"{name} holds {len(image.array)} layers, and its segments are not assigned to them; export it again"
-        raise InputError("labels.layers", text)
     values = [segment.label for segment, _ in described]
     labels = values if len(set(values)) == len(values) else list(range(1, len(values) + 1))
     segments = [replace(segment, label=label) for (segment, _), label in zip(described, labels, strict=True)]
     selected = select_segments(segments, only, name)
     array = np.zeros(image.grid.shape, smallest_label_type(max(labels)))
+    undescribed = _undescribed(image, described)
     for segment, (described_as, layer) in zip(segments, described, strict=True):
         if segment in selected:
             inside = image.array[layer] == described_as.label
+            if undescribed[layer] and not inside.any():
+                text = f"{segment.name} has no voxel in {name}, whose layer {layer} has voxels of other values"
+                raise InputError("labels.layers", f"{text} that no segment has; export it again")
             if overlap := int(np.count_nonzero(array[inside])):
                 raise InputError(
                     "labels.overlap",
@@ -104,9 +126,20 @@ def _merged(image: ItkImage, described: Sequence[tuple[Segment, int]], only: Seq
                     "label a voxel; name the segments to read",
                 )
             array[inside] = segment.label
-    return Segmentation(
-        array, image.grid, tuple(sorted(selected, key=lambda segment: segment.label)), notices=image.notices
-    )
+    notices = image.notices
+    if (left_out := sum(undescribed)) and not only:
+        text = f"{name} holds {left_out} voxels of values that it does not describe; they count as background"
+        notices = (*notices, Notice("labels.undescribed", text))
+    ordered = tuple(sorted(selected, key=lambda segment: segment.label))
+    return Segmentation(array, image.grid, ordered, notices=notices)
+
+
+def _undescribed(image: ItkImage, described: Sequence[tuple[Segment, int]]) -> list[int]:
+    """Return for each layer the number of voxels whose value no segment has."""
+    counts = [int(np.count_nonzero(layer)) for layer in image.array]
+    for segment, layer in described:
+        counts[layer] -= int(np.count_nonzero(image.array[layer] == segment.label))
+    return counts
 
 
 def _header_entries(segmentation: Segmentation) -> dict[str, str]:
@@ -144,15 +177,16 @@ def _segment(words: dict[str, str], number: int) -> Segment:
     def word(key: str, otherwise: str = "") -> str:
         return words.get(f"Segment{number}_{key}", otherwise)
 
-    label = int(word("LabelValue", str(number + 1)))
+    label = int(word("LabelValue", "1"))  # as 3D Slicer reads it
     if label < 1:
         text = f"segment {number} has the value {label}, which stands for background; expected 1 or more"
         raise InputError("labels.type", text)
-    red, green, blue = (round(255 * float(value)) for value in word("Color", "0 0 0").split())
+    stated = word("Color", word("DefaultColor"))  # the second is the key of older versions
+    red, green, blue = (round(255 * float(value)) for value in (stated or "0 0 0").split())
     entry = re.search(r"TerminologyEntry:([^|]*)", word("Tags"))
     terms = [_term(text) for text in (entry[1].split("~")[1:4] if entry else ())]
     category, kind, modifier = (*terms, None, None, None)[:3]
-    color = (red, green, blue) if word("Color") else distinct_color(label)
+    color = (red, green, blue) if stated else distinct_color(label)
     return Segment(label, word("Name", f"label {label}"), color, category=category, kind=kind, modifier=modifier)
 
 
