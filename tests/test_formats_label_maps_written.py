@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -362,3 +364,15 @@ def test_dcmqi_reads_the_same_labels_at_the_same_place(any_series: Volume, tmp_p
     numbers = (1, 2, 3) if kind == "binary" else (1, 5, 7)
     for segment, number in zip(SEGMENTS, numbers, strict=True):
         assert np.array_equal(found.array == number, meant.array == segment.label), segment.name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_folder_whose_name_is_not_utf8_gets_the_labels_too(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    folder.mkdir()
+    meant = labelled(Grid((6, 5, 4), np.diag([1.0, 1.5, 2.0, 1.0])))
+    write_label_map(meant, folder / "x.seg.nrrd")
+    found = read_label_map(folder / "x.seg.nrrd")
+    assert np.array_equal(found.array, meant.array)
+    assert [one.name for one in found.segments] == [one.name for one in SEGMENTS]
+    assert list(folder.iterdir()) == [folder / "x.seg.nrrd"]

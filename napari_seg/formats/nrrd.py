@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from napari_seg.errors import InputError, Notice, OutputError, without_private_t
 from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.endings import SEG_NRRD_ENDINGS
 from napari_seg.formats.itk import ItkImage, read_image, to_itk
+from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.volume import (
     Segment,
     Segmentation,
@@ -23,6 +26,9 @@ from napari_seg.volume import (
     smallest_label_type,
 )
 
+if TYPE_CHECKING:
+    from SimpleITK import Image
+
 
 def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
     """Write a label map as compressed .seg.nrrd, and read it back before the file gets its name.
@@ -32,15 +38,13 @@ def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
     Raises:
         OutputError: `output.not_written`; `output.not_equal`, the file read back differs.
     """
-    import SimpleITK
-
     image = to_itk(segmentation.array, segmentation.grid)
     for key, value in _header_entries(segmentation).items():
         image.SetMetaData(key, value)
     with verified_write(path, SEG_NRRD_ENDINGS[0]) as hidden:
         hidden.touch()  # raises why it can't be written, which SimpleITK does not report
         try:
-            SimpleITK.WriteImage(image, str(hidden), useCompression=True)
+            _write_image(image, hidden)
         except RuntimeError:
             raise OutputError(
                 "output.not_written", f"{path} could not be written; is there room, and a folder?"
@@ -49,6 +53,20 @@ def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
         same = np.array_equal(found.array, segmentation.array) and found.grid.matches(segmentation.grid)
         if not same or [s.name for s in found.segments] != [s.name for s in segmentation.segments]:
             raise OutputError("output.not_equal", f"{path.name} differs when it is read back; try again")
+
+
+def _write_image(image: Image, path: Path) -> None:
+    import SimpleITK
+
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # SimpleITK ends the process if a path is not UTF-8
+        with TemporaryFolder() as folder:
+            copy = folder / f"labels{SEG_NRRD_ENDINGS[0]}"
+            SimpleITK.WriteImage(image, str(copy), useCompression=True)
+            shutil.copyfile(copy, path)
+    else:
+        SimpleITK.WriteImage(image, str(path), useCompression=True)
 
 
 def read_seg_nrrd(path: Path, only: Sequence[str] = ()) -> Segmentation:
