@@ -1540,6 +1540,11 @@ CODES = {
         "The output could not be written.",
         "Check the folder, its permissions and the disk; the message shows the cause.",
     ),
+    "output.unknown_origin": Code(
+        "error",
+        "A DICOM segmentation must state whether a person or a program made its segments; the input does not do so.",
+        "State it: `--origin manual`, `semiautomatic` (a person with a program) or `automatic`.",
+    ),
     # partner
     "partner.frames": Code(
         "error",

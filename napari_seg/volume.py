@@ -283,6 +283,25 @@ class Segmentation:
 Origin = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"]
 """DICOM's terms for the origin of labels: a program, a program and a person, a person."""
 
+
+@dataclass(frozen=True)
+class LabelOrigin:
+    """Origin of labels, as far as it is known.
+
+    Attributes:
+        origin: part of a person in the labels; None if unknown.
+        algorithm: name and version of the program or model; None if there is none or it is unknown.
+        is_model: whether the algorithm is a trained model.
+    """
+
+    origin: Origin | None = None
+    algorithm: tuple[str, str] | None = None
+    is_model: bool = False
+
+
+BY_NAPARI_SEG = LabelOrigin("AUTOMATIC", ("napari-seg", ""), is_model=True)
+"""Origin of the labels that this program makes with a model that is not named."""
+
 MAX_LABEL = 65535
 """Maximum value of a label."""
 

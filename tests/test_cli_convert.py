@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import phantoms
+import pydicom
 import pytest
 from bundles import write_threshold_bundle
 
@@ -15,8 +16,16 @@ from napari_seg.cli.main import main
 from napari_seg.formats.find import find_scans
 from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.origin import sha256_of_file
 from napari_seg.formats.read import read
-from napari_seg.formats.record import UNKNOWN, made_by_in, read_record, record_path, write_labels_record
+from napari_seg.formats.record import (
+    UNKNOWN,
+    made_by_in,
+    read_record,
+    record_path,
+    write_labels_record,
+    write_record,
+)
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -134,14 +143,14 @@ def test_labels_that_replace_others_bring_their_names(tmp_path: Path) -> None:
     write_label_map(two_boxes("liver", "spleen"), result)
     write_labels_record(two_boxes("liver", "spleen"), result, ("a model", "1"))
     write_label_map(two_boxes("spleen", "liver"), corrected)
-    assert run("convert", corrected, result) == 5
+    assert run("convert", corrected, result) == 1
     assert run("convert", corrected, result, "--overwrite") == 0
     assert [one.name for one in read_label_map(result).segments] == ["spleen", "liver"]
     assert made_by_in(result) == UNKNOWN
 
     result.unlink()
     before = record_path(result).read_text()
-    assert run("convert", corrected, result, "--overwrite") == 5
+    assert run("convert", corrected, result, "--overwrite") == 1
     assert record_path(result).read_text() == before
 
 
@@ -158,5 +167,66 @@ def test_a_copy_keeps_the_names_and_the_origin(tmp_path: Path) -> None:
     packed.unlink()
     other = tmp_path / "other.seg.nrrd"
     write_label_map(two_boxes("liver", "spleen"), other)
-    assert run("convert", other, packed) == 5  # would change the names, or the origin, of the first
+    assert run("convert", other, packed) == 1  # would change the names, or the origin, of the first
     assert not packed.exists()
+
+
+def origins(path: Path) -> list[tuple[str, str, bool]]:
+    """Whether a person made the segments of a DICOM object, the name of the algorithm, and whether it is called AI."""
+    dataset = pydicom.dcmread(path)
+    if dataset.Modality == "RTSTRUCT":
+        regions = dataset.StructureSetROISequence
+        return [(one.ROIGenerationAlgorithm or "", one.get("ROIGenerationDescription", ""), False) for one in regions]
+    keyword = "SegmentationAlgorithmIdentificationSequence"
+    items = dataset.SegmentSequence
+    return [(one.SegmentAlgorithmType, one.get("SegmentAlgorithmName", ""), keyword in one) for one in items]
+
+
+@pytest.fixture
+def scanned(tmp_path: Path) -> Segmentation:
+    """Labels of a small DICOM series in tmp_path / "scan"."""
+    grid = Grid((6, 5, 3), np.diag([-1.0, -1.5, 2.0, 1.0]))
+    phantoms.write_series(Volume(np.zeros((1, *grid.shape), np.int16), grid), tmp_path / "scan")
+    array = np.zeros(grid.shape, np.uint8)
+    array[1:4, 1:4, 1] = 1
+    return Segmentation(array, grid, (Segment(1, "liver", (255, 0, 0)),))
+
+
+def test_dicom_states_who_made_the_labels(scanned: Segmentation, tmp_path: Path) -> None:
+    labels, scan = tmp_path / "a_seg.nii.gz", tmp_path / "scan"
+
+    def converted(*more: str, name: str = "a_seg.dcm", source: Path = labels) -> list[tuple[str, str, bool]]:
+        assert run("convert", source, tmp_path / name, "--scan", scan, "--overwrite", *more) == 0
+        return origins(tmp_path / name)
+
+    write_label_map(scanned, labels)
+    write_labels_record(scanned, labels, None)
+    assert converted() == [("MANUAL", "", False)]
+    assert converted("--dicom", "rtstruct") == [("MANUAL", "", False)]
+    assert run("convert", tmp_path / "a_seg.dcm", tmp_path / "back.nii.gz", "--scan", scan) == 0
+    assert made_by_in(tmp_path / "back.nii.gz") is None
+
+    write_labels_record(scanned, labels, ("a model", "1"))
+    assert converted() == [("SEMIAUTOMATIC", "a model", True)]  # may have been edited
+    record = read_record(record_path(labels))
+    write_record(record_path(labels), {**record, "sha256": sha256_of_file(labels)})
+    assert converted() == [("AUTOMATIC", "a model", True)]
+    assert converted("--dicom", "rtstruct", name="contours.dcm") == [("AUTOMATIC", "a model 1", False)]
+    assert run("convert", labels, tmp_path / "copy.nii.gz") == 0
+    assert converted(source=tmp_path / "copy.nii.gz", name="copy.dcm") == [("AUTOMATIC", "a model", True)]
+    assert converted(source=tmp_path / "copy.dcm", name="again.dcm") == [("AUTOMATIC", "a model", True)]
+
+
+def test_labels_of_unknown_origin_are_not_called_automatic(
+    scanned: Segmentation, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_label_map(scanned, tmp_path / "a.nii.gz")
+    words = ["convert", tmp_path / "a.nii.gz", tmp_path / "a.dcm", "--scan", tmp_path / "scan", "--overwrite"]
+    assert run(*words) == 1
+    assert "output.unknown_origin: a.dcm must state whether" in capsys.readouterr().err
+    assert run(*words, "--dicom", "rtstruct") == 0
+    assert origins(tmp_path / "a.dcm") == [("", "", False)]
+    assert run(*words, "--origin", "semiautomatic") == 0
+    assert origins(tmp_path / "a.dcm") == [("SEMIAUTOMATIC", "unknown", False)]
+    assert run(*words, "--origin", "manual") == 0
+    assert origins(tmp_path / "a.dcm") == [("MANUAL", "", False)]

@@ -28,7 +28,7 @@ from napari_seg.formats.label_maps import _read_files, label_map_doubts, read_la
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid, resample
-from napari_seg.volume import Segment, Segmentation, Term, Volume
+from napari_seg.volume import LabelOrigin, Segment, Segmentation, Term, Volume
 
 
 @pytest.fixture
@@ -173,8 +173,8 @@ def test_names_that_dicom_can_not_hold_are_changed_aloud(
     array[4:9, 5:12, 3:6], array[10:12, 5:12, 3:6] = 1, 2
     segments = (Segment(1, name, (1, 2, 3), category=Term(name, name, name)), Segment(2, f"{name}b", (1, 2, 3)))
     meant = Segmentation(array, series.grid, segments)
-    path = tmp_path / "x.dcm"
-    write_label_map(meant, path, scan=series.source, dicom=kind, algorithm=(name, name))  # type: ignore[arg-type]
+    path, made_by = tmp_path / "x.dcm", LabelOrigin("AUTOMATIC", (name, name), is_model=True)
+    write_label_map(meant, path, scan=series.source, dicom=kind, made_by=made_by)  # type: ignore[arg-type]
     assert "output.name_changed" in caplog.text
     dataset = pydicom.dcmread(path)
     assert dataset.ManufacturerModelName == stored

@@ -35,7 +35,7 @@ from napari_seg.formats.nrrd import read_seg_nrrd, write_seg_nrrd
 from napari_seg.formats.read import read
 from napari_seg.formats.surface import surface_of
 from napari_seg.geometry import Grid
-from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Term, Volume
+from napari_seg.volume import NO_SOURCE, LabelOrigin, Segment, Segmentation, Term, Volume
 
 LEFT, HIPPOCAMPUS, STRUCTURE = (
     Term("7771000", "SCT", "Left"),
@@ -78,7 +78,13 @@ def any_series(request: pytest.FixtureRequest, tmp_path: Path, head: Volume) -> 
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
 def test_dicom_segmentations_come_back(any_series: Volume, tmp_path: Path, kind: str) -> None:
     meant = labelled(any_series.grid)
-    write_dicom_seg(meant, any_series.source, tmp_path / "seg.dcm", kind=kind, algorithm=("a model", "1.2"))
+    write_dicom_seg(
+        meant,
+        any_series.source,
+        tmp_path / "seg.dcm",
+        kind=kind,
+        made_by=LabelOrigin("AUTOMATIC", ("a model", "1.2"), is_model=True),
+    )
     found = read_dicom_seg(tmp_path / "seg.dcm")
     numbered = replace(
         meant,
@@ -175,7 +181,7 @@ def test_segments_that_overlap_are_read_one_at_a_time(series: Volume, tmp_path: 
         source_images(*read_source(series.source, "x.dcm"), thickness_mm=1.0),
         volume,
         "BINARY",
-        [seg_write._description(s, ("x", "1"), "AUTOMATIC") for s in names],
+        [seg_write._description(s, LabelOrigin("AUTOMATIC", ("x", "1"), is_model=True)) for s in names],
         highdicom.UID(),
         1,
         highdicom.UID(),

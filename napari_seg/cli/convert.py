@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from napari_seg.cli.read_options import add_read_options, read_options
@@ -43,6 +44,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="accept a segmentation whose frame of reference differs from the scan's, for example after "
         "de-identification; a warning is printed",
     )
+    parser.add_argument(
+        "--origin",
+        choices=("manual", "semiautomatic", "automatic"),
+        help="who made the segments, for a .dcm: a person, a person with a program, or a program; default: as the "
+        "input states it, itself or in its record",
+    )
     add_read_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     parser.set_defaults(run=run)
@@ -51,12 +58,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import InputError, OutputError
     from napari_seg.formats.dicom.reference import OTHER_FRAME
-    from napari_seg.formats.endings import SURFACE_ENDINGS, has_ending
+    from napari_seg.formats.endings import SURFACE_ENDINGS, has_ending, nifti_ending
     from napari_seg.formats.find import find_scans
     from napari_seg.formats.kinds import write_label_map
     from napari_seg.formats.label_maps import on_grid, read_label_map, with_all_segments_named
+    from napari_seg.formats.origin import origin_of, record_entries, sha256_of_file
     from napari_seg.formats.record import converted_record, new_record
-    from napari_seg.volume import NO_SOURCE
+    from napari_seg.volume import NO_SOURCE, LabelOrigin
 
     if not arguments.input.exists():
         raise InputError("input.missing", f"{arguments.input} does not exist; check the path")
@@ -95,8 +103,15 @@ def run(arguments: argparse.Namespace) -> int:
     for notice in segmentation.notices:
         print(f"napari-seg: {notice}", file=sys.stderr)
     named = with_all_segments_named(segmentation)
-    with new_record(output, converted_record(named, arguments.input), original=arguments.input):
-        written = write_label_map(named, output, scan=source, dicom=arguments.dicom)
+    made_by = origin_of(arguments.input, arguments.segments)
+    if arguments.origin:
+        by_hand = arguments.origin == "manual"
+        made_by = LabelOrigin("MANUAL") if by_hand else replace(made_by, origin=arguments.origin.upper())
+    record = converted_record(named, arguments.input, record_entries(made_by))
+    with new_record(output, record, original=arguments.input):
+        written = write_label_map(named, output, scan=source, dicom=arguments.dicom, made_by=made_by)
+        if nifti_ending(output) and made_by.origin == "AUTOMATIC" and not arguments.segments:
+            record["sha256"] = sha256_of_file(written[0])
     for path in written:
         print(path)
     return 0

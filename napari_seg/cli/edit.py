@@ -332,7 +332,7 @@ def _edit(
     is_as_made = (read_record(record_path(original)) or {}).get("sha256") == digest
     try:
         record.unlink(missing_ok=True)  # so that it never lies next to labels that it does not describe
-        write_label_map(after, output, origin="SEMIAUTOMATIC")
+        write_label_map(after, output)
         content["edits"][-1][_RESULT] = written = sha256_of([output])
         if is_as_made and np.array_equal(before.array, after.array):
             content["sha256"] = written

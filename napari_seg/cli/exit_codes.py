@@ -36,7 +36,7 @@ _OF_CODES = {
     **dict.fromkeys(("input.missing", "input.none", "cohort.no_manifest", "queue.empty"), ExitCode.NOTHING_FOUND),
     **dict.fromkeys(("dataset.missing", "dataset.no_cases", "dataset.unknown"), ExitCode.NOTHING_FOUND),
     **dict.fromkeys(("cohort.changed", "cohort.network", "cohort.rules", "cohort.rules_unreachable"), ExitCode.USAGE),
-    **dict.fromkeys(("queue.model", "output.exists", "run.longer"), ExitCode.USAGE),
+    **dict.fromkeys(("queue.model", "output.exists", "output.unknown_origin", "run.longer"), ExitCode.USAGE),
     **dict.fromkeys(("dataset.patient", "weights.classes", "weights.missing"), ExitCode.USAGE),
     **dict.fromkeys(("bundle.unreadable", "bundle.weights", "run.in_use"), ExitCode.ENVIRONMENT),
 }

@@ -26,7 +26,7 @@ from napari_seg.formats.kinds import DICOM_FORMATS, FormatName, check_memory_for
 from napari_seg.formats.record import result_record, write_record
 from napari_seg.memory import limited_to, peak_bytes, resident_bytes
 from napari_seg.progress import Progress, ignore_progress
-from napari_seg.volume import Segmentation, Volume
+from napari_seg.volume import LabelOrigin, Segmentation, Volume
 
 if TYPE_CHECKING:
     from napari_seg.formats.scan import ReadOptions
@@ -184,8 +184,9 @@ def _write_other_format(
     """Write the labels in another format than NIfTI; return a notice if the format can't store them."""
     from napari_seg.formats.kinds import write_as
 
+    made_by = LabelOrigin("AUTOMATIC", (bundle.name, bundle.version), is_model=True)
     try:
-        write_as(kind, found, path, scan=volume.source, algorithm=(bundle.name, bundle.version))
+        write_as(kind, found, path, scan=volume.source, made_by=made_by)
     except OutputError as error:
         if error.code in ("output.disk_full", "output.not_written"):
             raise

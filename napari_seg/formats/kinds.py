@@ -16,7 +16,7 @@ from napari_seg.errors import OutputError
 from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, SURFACE_ENDINGS, has_ending
 
 if TYPE_CHECKING:
-    from napari_seg.volume import Origin, Segmentation, Source
+    from napari_seg.volume import LabelOrigin, Segmentation, Source
 
 FormatName = Literal["nifti", "seg", "labelmap", "rtstruct", "nrrd", "stl", "obj", "csv", "json"]
 DicomFormat = Literal["seg", "labelmap", "rtstruct"]
@@ -25,9 +25,7 @@ DicomFormat = Literal["seg", "labelmap", "rtstruct"]
 class Writer(Protocol):
     """Function that writes labels, reads them back and compares them before the file gets its name."""
 
-    def __call__(
-        self, segmentation: Segmentation, path: Path, scan: Source, algorithm: tuple[str, str], origin: Origin
-    ) -> list[Path]:
+    def __call__(self, segmentation: Segmentation, path: Path, scan: Source, made_by: LabelOrigin) -> list[Path]:
         """Return the paths of the written files; see `write_label_map`."""
         ...
 
@@ -71,62 +69,48 @@ class LabelFormat:
         return path if has_ending(path, self.endings) else path.with_name(path.name + self.endings[0])
 
 
-def _write_nifti(
-    segmentation: Segmentation, path: Path, scan: Source, algorithm: tuple[str, str], origin: Origin
-) -> list[Path]:
+def _write_nifti(segmentation: Segmentation, path: Path, scan: Source, made_by: LabelOrigin) -> list[Path]:
     from napari_seg.formats.nifti import write_nifti
 
     write_nifti(segmentation, path)
     return [path]
 
 
-def _write_nrrd(
-    segmentation: Segmentation, path: Path, scan: Source, algorithm: tuple[str, str], origin: Origin
-) -> list[Path]:
+def _write_nrrd(segmentation: Segmentation, path: Path, scan: Source, made_by: LabelOrigin) -> list[Path]:
     from napari_seg.formats.nrrd import write_seg_nrrd
 
     write_seg_nrrd(segmentation, path)
     return [path]
 
 
-def _write_seg(
-    segmentation: Segmentation, path: Path, scan: Source, algorithm: tuple[str, str], origin: Origin
-) -> list[Path]:
+def _write_seg(segmentation: Segmentation, path: Path, scan: Source, made_by: LabelOrigin) -> list[Path]:
     from napari_seg.formats.dicom.seg_write import write_dicom_seg
 
-    write_dicom_seg(segmentation, scan, path, kind="binary", algorithm=algorithm, origin=origin)
+    write_dicom_seg(segmentation, scan, path, kind="binary", made_by=made_by)
     return [path]
 
 
-def _write_labelmap(
-    segmentation: Segmentation, path: Path, scan: Source, algorithm: tuple[str, str], origin: Origin
-) -> list[Path]:
+def _write_labelmap(segmentation: Segmentation, path: Path, scan: Source, made_by: LabelOrigin) -> list[Path]:
     from napari_seg.formats.dicom.seg_write import write_dicom_seg
 
-    write_dicom_seg(segmentation, scan, path, kind="labelmap", algorithm=algorithm, origin=origin)
+    write_dicom_seg(segmentation, scan, path, kind="labelmap", made_by=made_by)
     return [path]
 
 
-def _write_rtstruct(
-    segmentation: Segmentation, path: Path, scan: Source, algorithm: tuple[str, str], origin: Origin
-) -> list[Path]:
+def _write_rtstruct(segmentation: Segmentation, path: Path, scan: Source, made_by: LabelOrigin) -> list[Path]:
     from napari_seg.formats.dicom.rtstruct_write import write_rtstruct
 
-    write_rtstruct(segmentation, scan, path, algorithm=algorithm, origin=origin)
+    write_rtstruct(segmentation, scan, path, made_by=made_by)
     return [path]
 
 
-def _write_surfaces(
-    segmentation: Segmentation, path: Path, scan: Source, algorithm: tuple[str, str], origin: Origin
-) -> list[Path]:
+def _write_surfaces(segmentation: Segmentation, path: Path, scan: Source, made_by: LabelOrigin) -> list[Path]:
     from napari_seg.formats.surface import write_surfaces
 
     return write_surfaces(segmentation, path)
 
 
-def _write_volumes(
-    segmentation: Segmentation, path: Path, scan: Source, algorithm: tuple[str, str], origin: Origin
-) -> list[Path]:
+def _write_volumes(segmentation: Segmentation, path: Path, scan: Source, made_by: LabelOrigin) -> list[Path]:
     from napari_seg.formats.volume_table import write_volume_table
 
     write_volume_table(segmentation, path)
@@ -249,8 +233,7 @@ def write_label_map(
     *,
     scan: Source | None = None,
     dicom: DicomFormat = "seg",
-    algorithm: tuple[str, str] = ("napari-seg", ""),
-    origin: Origin = "AUTOMATIC",
+    made_by: LabelOrigin | None = None,
 ) -> list[Path]:
     """Write labels in the format given by the ending of a path; return the paths of the written files.
 
@@ -261,15 +244,14 @@ def write_label_map(
         path: file to write; surfaces become one file per segment with this stem.
         scan: source of the scan that was segmented; DICOM formats need one that is DICOM.
         dicom: format of a .dcm file.
-        algorithm: name and version of the program that made the labels; used by DICOM formats.
-        origin: part of a person in the labels; used by DICOM formats.
+        made_by: origin of the labels, which DICOM formats state; None: a model of this program.
 
     Raises:
         OutputError: `output.format`, no format has this ending; `output.no_dicom`, the scan is not DICOM;
-            `output.not_written`; `output.not_equal`; `output.no_segments`.
+            `output.unknown_origin`, it is a DICOM segmentation, and the origin is not known; `output.not_written`;
+            `output.not_equal`; `output.no_segments`.
     """
-    name = format_of(path, dicom)
-    return write_as(name, segmentation, path, scan=scan, algorithm=algorithm, origin=origin)
+    return write_as(format_of(path, dicom), segmentation, path, scan=scan, made_by=made_by)
 
 
 def format_of(path: Path, dicom: DicomFormat = "seg") -> FormatName:
@@ -295,8 +277,7 @@ def write_as(
     path: Path,
     *,
     scan: Source | None = None,
-    algorithm: tuple[str, str] = ("napari-seg", ""),
-    origin: Origin = "AUTOMATIC",
+    made_by: LabelOrigin | None = None,
 ) -> list[Path]:
     """Write labels in a format of the table; return the paths of the written files.
 
@@ -305,15 +286,14 @@ def write_as(
         segmentation: see `write_label_map`.
         path: file to write, with an ending of this format.
         scan: see `write_label_map`.
-        algorithm: see `write_label_map`.
-        origin: see `write_label_map`.
+        made_by: see `write_label_map`.
 
     Raises:
         OutputError: as `write_label_map`.
     """
-    from napari_seg.volume import NO_SOURCE
+    from napari_seg.volume import BY_NAPARI_SEG, NO_SOURCE
 
-    return LABEL_FORMATS[name].write(segmentation, path, NO_SOURCE if scan is None else scan, algorithm, origin)
+    return LABEL_FORMATS[name].write(segmentation, path, scan or NO_SOURCE, made_by or BY_NAPARI_SEG)
 
 
 def check_memory_for(shape: Sequence[int], names: Iterable[FormatName]) -> None:

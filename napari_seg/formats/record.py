@@ -73,9 +73,9 @@ def recorded_segments(labels: Path) -> tuple[Segment, ...]:
 def made_by_in(labels: Path) -> MadeBy | None:
     """Return the program or model that made the labels of a file, by its record; None if a person did."""
     record = read_record(record_path(labels)) or {}
-    bundle = record.get("bundle")
-    if isinstance(bundle, dict):
-        return str(bundle.get("name", PROGRAM)), str(bundle.get("version", ""))
+    maker = record.get("bundle") or record.get("algorithm")
+    if isinstance(maker, dict):
+        return str(maker.get("name", PROGRAM)), str(maker.get("version", ""))
     return None if record.get("by_hand") else UNKNOWN
 
 
@@ -90,15 +90,16 @@ def labels_record(segmentation: Segmentation, made_by: MadeBy | None) -> dict[st
     return {**maker, "segments": _names(segmentation)}
 
 
-def converted_record(segmentation: Segmentation, original: Path) -> dict[str, Any]:
+def converted_record(segmentation: Segmentation, original: Path, made_by: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of the record of labels that were read from a file and are written to another one.
 
     Args:
         segmentation: labels with the names and colours of their segments.
         original: file that they were read from; what its record states about the scan and the model stays.
+        made_by: entries that state the origin of labels without a record; see `origin.record_entries`.
     """
     before = None if may_be_dicom(original) else read_record(record_path(original))  # DICOM has none
-    return {**_lasting(before or {}), "segments": _names(segmentation)}
+    return {**(made_by if before is None else _lasting(before)), "segments": _names(segmentation)}
 
 
 def _names(segmentation: Segmentation) -> list[dict[str, Any]]:

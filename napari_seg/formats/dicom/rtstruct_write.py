@@ -16,10 +16,10 @@ from napari_seg.formats.dicom.contours import outlines
 from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.rtstruct import read_rtstruct
 from napari_seg.formats.dicom.source import read_source
-from napari_seg.formats.dicom.text import UNICODE, dicom_text, with_dicom_names
+from napari_seg.formats.dicom.text import UNICODE, series_description, with_dicom_names
 from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.version import __version__
-from napari_seg.volume import DicomInstance, Origin, Segment, Segmentation, SolvedStack, Source
+from napari_seg.volume import BY_NAPARI_SEG, DicomInstance, LabelOrigin, Segment, Segmentation, SolvedStack, Source
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -56,8 +56,7 @@ def write_rtstruct(
     scan: Source,
     path: Path,
     *,
-    algorithm: tuple[str, str] = ("napari-seg", ""),
-    origin: Origin = "AUTOMATIC",
+    made_by: LabelOrigin = BY_NAPARI_SEG,
 ) -> None:
     """Write a label map as contours on the slices of its scan, or leave no file at all.
 
@@ -67,22 +66,21 @@ def write_rtstruct(
         segmentation: label map on the images' grid.
         scan: source of the scan; if only its files are known, all their frames count.
         path: path of the new file.
-        algorithm: name and version of the program that made the label map.
-        origin: DICOM's word for whether a person took part.
+        made_by: origin of the label map; it is left out if it is not known.
 
     Raises:
         OutputError: `output.no_dicom`, there are no images, or they lack the identifiers that contours refer to;
             `output.not_written`; `output.not_equal`.
     """
     first, stack = read_source(scan, path.name)
-    segmentation, algorithm = with_dicom_names(segmentation, algorithm, path.name)
+    segmentation, made_by = with_dicom_names(segmentation, made_by, path.name)
     text = f"{path.name} can't be made from the headers of its images ({{kind}}); save as NIfTI or NRRD"
     plainly = without_private_text(OutputError, "output.no_dicom", text, passing=(OSError,))
     with verified_write(path, ".dcm") as hidden, quiet_pydicom(), plainly:
-        dataset = _structure_set(first, stack, algorithm)
+        dataset = _structure_set(first, stack, made_by)
         images = _images_of_slices(stack, segmentation.grid)
         for number, segment in enumerate(segmentation.segments, start=1):
-            _add_structure(dataset, number, segment, segmentation, images, algorithm, origin)
+            _add_structure(dataset, number, segment, segmentation, images, made_by)
         dataset.save_as(hidden, enforce_file_format=True)
         found = read_rtstruct(hidden, segmentation.grid)
         labels = [0, *(segment.label for segment in segmentation.segments)]
@@ -90,13 +88,13 @@ def write_rtstruct(
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
 
 
-def _structure_set(first: Dataset, stack: SolvedStack, algorithm: tuple[str, str]) -> Dataset:
+def _structure_set(first: Dataset, stack: SolvedStack, made_by: LabelOrigin) -> Dataset:
     """Return a structure set without structures.
 
     Args:
         first: header of the first image.
         stack: the images.
-        algorithm: name and version of the program that made the label map.
+        made_by: origin of the label map.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
@@ -118,10 +116,10 @@ def _structure_set(first: Dataset, stack: SolvedStack, algorithm: tuple[str, str
     answer.SeriesInstanceUID = generate_uid(prefix=None)
     answer.SeriesNumber = int(first.get("SeriesNumber") or 0) + SERIES_NUMBERS_AFTER
     answer.Modality = "RTSTRUCT"
-    answer.SeriesDescription = dicom_text(f"Contours by {algorithm[0]}")
+    answer.SeriesDescription = series_description("Contours", made_by)
     answer.OperatorsName = None
     answer.Manufacturer = "napari-seg"
-    answer.ManufacturerModelName = algorithm[0]
+    answer.ManufacturerModelName = made_by.algorithm[0] if made_by.algorithm else "napari-seg"
     answer.SoftwareVersions = __version__
     answer.StructureSetLabel = "SEGMENTATION"
     answer.StructureSetDate = answer.InstanceCreationDate = now.strftime("%Y%m%d")
@@ -184,8 +182,7 @@ def _add_structure(
     segment: Segment,
     segmentation: Segmentation,
     images: Mapping[int, Dataset],
-    algorithm: tuple[str, str],
-    origin: Origin,
+    made_by: LabelOrigin,
 ) -> None:
     """Add a segment to a structure set, with contours on every slice that has voxels of it."""
     from pydicom.dataset import Dataset
@@ -194,8 +191,9 @@ def _add_structure(
     region.ROINumber = number
     region.ReferencedFrameOfReferenceUID = dataset.FrameOfReferenceUID
     region.ROIName = segment.name
-    region.ROIGenerationAlgorithm = origin
-    region.ROIGenerationDescription = f"{algorithm[0]} {algorithm[1]}".strip()[:64]
+    region.ROIGenerationAlgorithm = made_by.origin  # may be empty
+    if made_by.algorithm is not None:
+        region.ROIGenerationDescription = " ".join(made_by.algorithm).strip()[:64]
     dataset.StructureSetROISequence.append(region)
     drawn = Dataset()
     drawn.ReferencedROINumber = number

@@ -22,10 +22,19 @@ from napari_seg.formats.dicom.objects import read_object
 from napari_seg.formats.dicom.seg import decoded_frames, read_dicom_seg, same_labels, segment_numbers
 from napari_seg.formats.dicom.seg_geometry import functional_groups, value_of
 from napari_seg.formats.dicom.source import read_source, source_images
-from napari_seg.formats.dicom.text import UNICODE, dicom_text, with_dicom_names
+from napari_seg.formats.dicom.text import UNICODE, series_description, with_dicom_names
 from napari_seg.formats.dicom.tilt import in_file_order, on_images
 from napari_seg.version import __version__
-from napari_seg.volume import Origin, Segment, Segmentation, SolvedStack, Source, Term, smallest_label_type
+from napari_seg.volume import (
+    BY_NAPARI_SEG,
+    LabelOrigin,
+    Segment,
+    Segmentation,
+    SolvedStack,
+    Source,
+    Term,
+    smallest_label_type,
+)
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -44,8 +53,7 @@ def write_dicom_seg(
     path: Path,
     *,
     kind: Literal["binary", "labelmap"] = "binary",
-    algorithm: tuple[str, str] = ("napari-seg", __version__),
-    origin: Origin = "AUTOMATIC",
+    made_by: LabelOrigin = BY_NAPARI_SEG,
 ) -> None:
     """Write a label map as a DICOM segmentation that refers to the images of its scan, or leave no file at all.
 
@@ -60,16 +68,19 @@ def write_dicom_seg(
         scan: source of the scan; if only its files are known, all their frames count.
         path: path of the new file.
         kind: how segments are stored.
-        algorithm: name and version of the program that made the label map.
-        origin: DICOM's word for whether a person took part.
+        made_by: origin of the label map.
 
     Raises:
         OutputError: `output.no_dicom`, there are no images, or they lack the identifiers that a segmentation refers to;
-            `output.no_segments`; `output.not_written`; `output.not_equal`.
+            `output.unknown_origin`, the origin must be stated and is not known; `output.no_segments`;
+            `output.not_written`; `output.not_equal`.
     """
     import highdicom
 
-    segmentation, algorithm = with_dicom_names(segmentation, algorithm, path.name)
+    if made_by.origin is None:
+        text = f"{path.name} must state whether a person or a program made its segments, which is not known"
+        raise OutputError("output.unknown_origin", f"{text}; pass --origin manual, semiautomatic or automatic")
+    segmentation, made_by = with_dicom_names(segmentation, made_by, path.name)
     numbered = _numbered(segmentation) if kind == "binary" else segmentation
     if not numbered.segments:
         raise OutputError("output.no_segments", f"{path.name} would hold no segment; expected at least one")
@@ -94,18 +105,18 @@ def write_dicom_seg(
             source_images(first, stack, segmentation.grid.spacing_mm[2]),
             pixels,
             kind.upper(),
-            [_description(segment, algorithm, origin) for segment in numbered.segments],
+            [_description(segment, made_by) for segment in numbered.segments],
             series_instance_uid=highdicom.UID(),
             series_number=int(first.get("SeriesNumber") or 0) + SERIES_NUMBERS_AFTER,
             sop_instance_uid=highdicom.UID(),
             instance_number=1,
             manufacturer="napari-seg",
-            manufacturer_model_name=algorithm[0],
+            manufacturer_model_name=made_by.algorithm[0] if made_by.algorithm else "napari-seg",
             software_versions=__version__,
             device_serial_number=__version__,
             content_label="SEGMENTATION",
             specific_character_set=UNICODE,
-            series_description=dicom_text(f"Segmentation by {algorithm[0]}"),
+            series_description=series_description("Segmentation", made_by),
         )
         if chosen:
             _refer_to_frames(dataset, chosen)
@@ -176,25 +187,27 @@ def _numbered(segmentation: Segmentation) -> Segmentation:
     return Segmentation(table[segmentation.array], segmentation.grid, tuple(segments))
 
 
-def _description(segment: Segment, algorithm: tuple[str, str], origin: Origin) -> SegmentDescription:
+def _description(segment: Segment, made_by: LabelOrigin) -> SegmentDescription:
     """Return the description of a segment for SegmentSequence."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription
     from pydicom.sr.codedict import codes
 
-    name, version = algorithm
+    name, version = made_by.algorithm or ("unknown", "")
     description = SegmentDescription(
         segment.label,
         segment.name,
         _code(segment.category or TISSUE),
         _code(segment.kind or TISSUE),
-        origin,
+        str(made_by.origin),
         None
-        if origin == "MANUAL"
+        if made_by.origin == "MANUAL"
         else AlgorithmIdentificationSequence(name, codes.DCM.ArtificialIntelligence, version or "unknown"),
         display_color=CIELabColor.from_rgb(*segment.color),
     )
+    if not made_by.is_model and made_by.origin != "MANUAL":  # the name stays; highdicom requires a family with it
+        del description.SegmentationAlgorithmIdentificationSequence
     if segment.modifier is not None:
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
             _code(segment.modifier)

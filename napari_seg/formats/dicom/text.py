@@ -6,7 +6,7 @@ import logging
 import re
 from dataclasses import replace
 
-from napari_seg.volume import Segmentation, Term
+from napari_seg.volume import LabelOrigin, Segmentation, Term
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +24,14 @@ def dicom_text(text: str, limit: int = LONG) -> str:
     return plain.strip()[:limit].strip()
 
 
-def with_dicom_names(
-    segmentation: Segmentation, algorithm: tuple[str, str], file: str
-) -> tuple[Segmentation, tuple[str, str]]:
-    """Return a segmentation, and the name and version of its algorithm, with names that DICOM can store.
+def with_dicom_names(segmentation: Segmentation, made_by: LabelOrigin, file: str) -> tuple[Segmentation, LabelOrigin]:
+    """Return a segmentation and its origin with names that DICOM can store.
 
     Changed names are logged as warnings.
 
     Args:
         segmentation: label map with its segments.
-        algorithm: name and version.
+        made_by: origin of the label map.
         file: name of the new file, for messages.
     """
     names: list[str] = []
@@ -48,9 +46,10 @@ def with_dicom_names(
         names.append(name)
         category, kind, modifier = (_term(term) for term in (segment.category, segment.kind, segment.modifier))
         segments.append(replace(segment, name=name, category=category, kind=kind, modifier=modifier))
-    known = (dicom_text(algorithm[0]) or "unknown", dicom_text(algorithm[1]))
-    before = [algorithm[0], algorithm[1], *(segment.name for segment in segmentation.segments)]
-    for old, new in zip(before, [*known, *names], strict=True):
+    algorithm = made_by.algorithm
+    known = None if algorithm is None else (dicom_text(algorithm[0]) or "unknown", dicom_text(algorithm[1]))
+    before = [*(algorithm or ()), *(segment.name for segment in segmentation.segments)]
+    for old, new in zip(before, [*(known or ()), *names], strict=True):
         if old != new:
             logger.warning(
                 "output.name_changed: %r is %r in %s: DICOM names have up to %d characters and no backslash or control "
@@ -60,7 +59,12 @@ def with_dicom_names(
                 file,
                 LONG,
             )
-    return replace(segmentation, segments=tuple(segments)), known
+    return replace(segmentation, segments=tuple(segments)), replace(made_by, algorithm=known)
+
+
+def series_description(what: str, made_by: LabelOrigin) -> str:
+    """Return the description of a series of labels, such as "Segmentation by napari-seg"."""
+    return what if made_by.algorithm is None else dicom_text(f"{what} by {made_by.algorithm[0]}")
 
 
 def _term(term: Term | None) -> Term | None:

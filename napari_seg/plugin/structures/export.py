@@ -9,12 +9,12 @@ from napari.layers import Image, Labels, Layer
 
 from napari_seg.errors import OutputError, counted
 from napari_seg.formats.kinds import LABEL_FORMATS, FormatName, write_as
-from napari_seg.formats.record import PROGRAM, write_labels_record
+from napari_seg.formats.record import PROGRAM, UNKNOWN, write_labels_record
 from napari_seg.plugin.job import SAVING_WORKER
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, infos_of
 from napari_seg.version import __version__
-from napari_seg.volume import Origin, Segmentation, Source
+from napari_seg.volume import LabelOrigin, Origin, Segmentation, Source
 
 
 def obstacle(layer: Labels | None, format_name: FormatName) -> str:
@@ -84,8 +84,8 @@ def write_file(
     Raises:
         OutputError: the file cannot be written, or differs from the labels when it is read back.
     """
-    algorithm = made_by or (PROGRAM, __version__)
-    written = write_as(format_name, segmentation, path, scan=scan, algorithm=algorithm, origin=origin)
+    stated = LabelOrigin(origin, made_by or (PROGRAM, __version__), is_model=made_by not in (None, UNKNOWN))
+    written = write_as(format_name, segmentation, path, scan=scan, made_by=stated)
     if format_name == "nifti":
         write_labels_record(segmentation, path, made_by)
     return written
