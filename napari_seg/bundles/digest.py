@@ -12,6 +12,7 @@ from napari_seg.bundles.parts import nnunet_models
 from napari_seg.bundles.read import read_coarse
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError
+from napari_seg.formats.endings import IMAGE2D_ENDINGS, has_ending
 
 
 def model_digest(bundle: Bundle) -> str:
@@ -44,7 +45,10 @@ def model_stamp(bundle: Bundle) -> tuple[tuple[str, int, int], ...]:
 
 
 def _files(bundle: Bundle) -> Iterator[tuple[Bundle, Path]]:
-    """Yield the files of weights, and of a model of nnU-Net the plans, too, each with the model that it belongs to."""
+    """Yield the files that decide labels and that `content_hash` knows by name only, each with the model it belongs to.
+
+    They are weights, images such as a template, and the plans of a model of nnU-Net.
+    """
     models = nnunet_models(bundle)
     for model in models:
         for name in ("plans.json", "dataset.json", *(f"{fold}/{model.checkpoint}" for fold in model.folds)):
@@ -54,9 +58,14 @@ def _files(bundle: Bundle) -> Iterator[tuple[Bundle, Path]]:
             yield bundle, path
         return
     for file in files_of(bundle.root):
-        is_weights = file.path.suffix in WEIGHTS_ENDINGS and not is_output(file.name)
-        if file.is_data and is_weights and file.path.is_file():
+        is_weights = file.path.suffix.lower() in (*WEIGHTS_ENDINGS, ".safetensors")
+        decides = is_weights or not (is_output(file.name) or _is_figure(file.name))
+        if file.is_data and decides and file.path.is_file():
             yield bundle, file.path
+
+
+def _is_figure(name: str) -> bool:
+    return name.startswith("docs/") and has_ending(Path(name), IMAGE2D_ENDINGS)
 
 
 def _sha256(bundle: Bundle, path: Path) -> str:
