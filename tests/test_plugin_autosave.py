@@ -19,12 +19,15 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 
 from napari_seg.errors import NapariSegError
+from napari_seg.formats.read import read
 from napari_seg.plugin import kept_data
-from napari_seg.plugin.autosave import Autosave
+from napari_seg.plugin.autosave import Autosave, Unsaved
 from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
-from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.layers import image_layers, labels_layer, layer_of
 from napari_seg.plugin.packed_labels import PackedLabels
+from napari_seg.plugin.placement import place
+from napari_seg.plugin.scan_mark import digest_of_ends
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.volume import Volume
@@ -61,6 +64,40 @@ def test_copies_are_restored_after_a_crash(model: StructuresModel, viewer: Viewe
     assert len(autosave.due([back])) == 1  # it is not saved yet
     left.discard()
     assert Autosave(tmp_path).left_behind() == []
+
+
+def test_restored_labels_belong_to_the_scan_that_they_were_made_on(tmp_path: Path) -> None:
+    """Two scans on one grid, as T1 and T2 of a study, with equal headers and zeros at both ends of their files."""
+    array = np.zeros((1, 64, 64, 40), np.int16)
+    array[..., 15:30] = 1
+    head = Volume(array, phantoms.oblique_grid((64, 64, 40)))
+    t1, t2, moved = (tmp_path / name for name in ("t1.nii", "t2.nii", "copy.nii"))
+    phantoms.write_nifti(head, t1)
+    phantoms.write_nifti(replace(head, array=2 * array), t2)
+    assert digest_of_ends(t1, "ab") == digest_of_ends(t2, "ab")
+    layer = layer_of(labels_layer(found_in(head), place(head.grid), "lesion", scan=read(t2).source))
+    assert isinstance(layer, Labels)
+    state_of(layer).count_edit()
+    autosave = Autosave(tmp_path / "unsaved")
+    autosave.write_copies(autosave.due([layer]))
+    for file in autosave.folder.iterdir():
+        assert b"t2" not in file.read_bytes()
+
+    def restored_next_to(*paths: Path) -> LayerInfo:
+        (back,) = Unsaved(autosave.folder, ("lesion",), 0).read(None)
+        viewer = ViewerModel()
+        _session = Session(viewer)
+        viewer.add_layer(back)
+        for path in paths:
+            viewer.add_layer(layer_of(image_layers(read(path))[0]))
+        return LayerInfo.require(back)
+
+    assert restored_next_to(t1, t2).scan.files == (t2,)
+    assert restored_next_to(t1).scan.files == ()
+    t2.rename(moved)
+    info = restored_next_to(t1, moved)
+    assert info.scan.files == (moved,)
+    assert info.scan_mark is None
 
 
 def test_copies_remain_until_the_last_edit_is_saved(

@@ -31,11 +31,12 @@ from napari_seg.plugin.learn import accepting
 from napari_seg.plugin.learn.accepting import AcceptModel
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.preferences import Preferences
+from napari_seg.plugin.scan_mark import ScanMark
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.training.gather.referenced import VARIABLE
-from napari_seg.volume import Volume
+from napari_seg.volume import NO_SOURCE, Volume
 
 
 @pytest.fixture(autouse=True)
@@ -252,6 +253,13 @@ def test_the_scan_is_the_one_of_the_labels_not_the_selected_one(
     viewer.layers.selection.active = labels_of(viewer)
     assert model.session.scan is not first
     assert model.scan is first
+
+
+def test_restored_labels_are_not_accepted_on_another_scan(model: AcceptModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    replace(LayerInfo.require(layer), scan=NO_SOURCE, scan_mark=ScanMark("ab", ("cd",))).attach(layer)
+    assert model.scan is None
+    assert model.obstacle == "Open the scan of these labels."
 
 
 def test_structures_that_were_not_checked_are_declared(model: AcceptModel, viewer: ViewerModel, tmp_path: Path) -> None:

@@ -322,6 +322,7 @@ def test_saving_over_a_session_keeps_the_scans_that_were_not_found(head: Volume,
 
     away, back = opened(laptop / "s.napari-seg")
     assert [layer.name for layer in away.layers] == ["scan - balls", "first"]
+    assert LayerInfo.require(away.layers[0]).scan.files == ()  # not those of the other scan, which has the same grid
     assert back.missing == 1
     away.layers[0].data_setitem((np.array([3]), np.array([4]), np.array([5])), 4)
     assert back.suggested_path == laptop / "s.napari-seg"

@@ -1,9 +1,9 @@
 """Automatic copies of unsaved labels and prompts, which can be restored after a crash.
 
 Each open viewer has a folder in the user's cache that only the user can open. It holds one NIfTI file per layer with a
-record of the structures' names, what a model had found, and a list with the prompts and the actions of the Edit tab.
-The folder is removed when everything is saved or discarded. A folder whose program has ended holds work to restore. So
-does the folder of a layer that was removed with unsaved edits.
+record of the structures' names, what a model had found, and a list with the mark of the scan, the prompts and the
+actions of the Edit tab. The folder is removed when everything is saved or discarded. A folder whose program has ended
+holds work to restore. So does the folder of a layer that was removed with unsaved edits.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import place
+from napari_seg.plugin.scan_mark import ScanMark
+from napari_seg.volume import Source
 
 FOLDER_VARIABLE = "NAPARI_SEG_UNSAVED"
 """Environment variable that sets the folder of the copies."""
@@ -84,6 +86,9 @@ class Unsaved:
             table.edits, table.painted = 1, True
             work = info.get("work", {}).get(file, {})
             self._restore_model(layer, work.get("model", {}))
+            if scan := work.get("scan"):
+                mark = ScanMark(scan["salt"], tuple(scan["digests"]), scan["blocks"])
+                replace(LayerInfo.require(layer), scan_mark=mark).attach(layer)
             table.earlier_actions = tuple(EditAction(**action) for action in work.get("actions", ()))
             layer.selected_label = work.get("selected_label", layer.selected_label)  # prompts belong to it
             for key, data in work.get("kept", {}).items():
@@ -133,6 +138,7 @@ class Autosave:
         self._removed: list[Path] = []
         self._saved_edits: dict[int, tuple[int, int]] = {}  # by id of the layer: edits, and changes of kept data
         self._entries: dict[int, _Entry] = {}  # by id of the layer
+        self._marks: dict[Source, ScanMark] = {}
 
     def due(self, layers: Iterable[Labels]) -> list[Snapshot]:
         """Return snapshots of the layers with unsaved edits or prompts; [] if the copies hold all of these."""
@@ -184,6 +190,7 @@ class Autosave:
                 "actions": [asdict(action) for action in snapshot.actions],
                 "selected_label": snapshot.selected_label,
                 "model": self._write_model(snapshot.info),
+                "scan": asdict(mark) if (mark := self._mark_of(snapshot.info)) else None,
             }
             entries[key] = _Entry(f"{stem}.nii.gz", str(snapshot.settings["name"]), work)
             saved_edits[key] = snapshot.edits, snapshot.kept_changes
@@ -203,6 +210,14 @@ class Autosave:
         if fault is not None:
             raise fault
         return len(entries)
+
+    def _mark_of(self, info: LayerInfo) -> ScanMark | None:
+        """Return the mark of the scan of labels; None if they belong to none. Its files are read only once."""
+        if not info.scan.files:
+            return info.scan_mark
+        if info.scan not in self._marks:
+            self._marks[info.scan] = ScanMark.of(info.scan)
+        return self._marks[info.scan]
 
     def _write_model(self, info: LayerInfo) -> dict[str, Any]:
         """Write what a model had found, unless it is there already; return how it is found again.

@@ -69,7 +69,8 @@ def adopt_image(layer: Image, others: Iterable[Layer]) -> None:
 def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
     """Give a labels layer of another program a grid, in place: that of the scan with the same voxels, or its own.
 
-    Labels that were read from a file get the source of the scan on the same grid.
+    Labels that were read from a file get the source of the scan on the same grid. Labels that were restored get it only
+    if it is the scan that they were made on.
 
     Args:
         layer: labels layer.
@@ -86,9 +87,11 @@ def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
         replace(moved, segments=info.segments, algorithm=info.algorithm, confidence=info.confidence).attach(layer)
     elif not info.scan.files:
         volumes = [volume for other in others if (volume := volume_of(other)) is not None]
-        on = (one for one in volumes if one.grid.matches(info.placement.native) and not _is_other(info.source, one))
-        if (scan := next(on, None)) is not None:
-            replace(info, scan=scan.source).attach(layer)
+        on = [one for one in volumes if one.grid.matches(info.placement.native) and not _is_other(info.source, one)]
+        if info.scan_mark is not None:
+            on = [one for one in on if info.scan_mark.fits(one.source)]
+        if on:
+            replace(info, scan=on[0].source, scan_mark=None).attach(layer)
 
 
 def labels_from(data: NDArray, settings: dict[str, Any]) -> Labels:

@@ -19,6 +19,7 @@ from napari_seg.formats.endings import may_be_dicom
 from napari_seg.geometry import Grid
 from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import LayerPlacement
+from napari_seg.plugin.scan_mark import ScanMark
 from napari_seg.volume import NO_SOURCE, DicomStack, Segment, Source, Volume
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class LayerInfo:
         volume: scan that an image layer shows; None for every other layer.
         value_range: lowest and highest value that the contrast sliders reach; None to keep napari's range.
         scan: source of the scan; DICOM results refer to its images.
+        scan_mark: mark of the scan that restored labels belong to; None once `scan` is known, or if there is none.
         segments: table of segments of a labels layer.
         confidence: label -> mean probability, as in `Segmentation.confidence`.
         algorithm: name and version of the program that made the labels; None if a person did.
@@ -57,6 +59,7 @@ class LayerInfo:
     volume: Volume | None = None
     value_range: tuple[float, float] | None = None
     scan: Source = NO_SOURCE
+    scan_mark: ScanMark | None = None
     segments: tuple[Segment, ...] = ()
     confidence: Mapping[int, float] = field(default_factory=dict)
     algorithm: tuple[str, str] | None = None

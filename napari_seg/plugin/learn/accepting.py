@@ -203,9 +203,12 @@ class AcceptModel:
 
     @property
     def scan(self) -> Image | None:
-        """The scan of the labels: the one that they were made from, or that they lie on; otherwise the selected one."""
+        """The scan of the labels: the one that they were made from, or that they lie on; otherwise the selected one.
+
+        None for restored labels whose scan is not open, although others are.
+        """
         labels, scans = self.labels, self._scans
-        if labels is None or not scans:
+        if labels is None or not scans or LayerInfo.require(labels).scan_mark is not None:
             return None
         files = LayerInfo.require(labels).scan.files
         fitting = [scan for scan in scans if has_grid_of(labels, scan) or lies_on(labels, scan)]

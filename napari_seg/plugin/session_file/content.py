@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from napari_seg.geometry import Grid
+from napari_seg.plugin.scan_mark import MAX_FILES_OF_MARK, ScanMark
 from napari_seg.volume import MAX_LABEL, Segment, Term
 
 FORMAT = 2
@@ -298,6 +299,11 @@ class SessionContent(Part):
     active: Annotated[int, Field(ge=0)] | None = None
     view: SavedView = SavedView()
     panel: SavedPanel = SavedPanel()
+
+    def scan_mark(self, number: int) -> ScanMark:
+        """Return the mark of a scan; one that fits no scan if there is no such number."""
+        files = self.scans[number].files if number < len(self.scans) else ()
+        return ScanMark(self.salt, tuple(mark.digest for mark in files[:MAX_FILES_OF_MARK]))
 
     def frame_array(self) -> NDArray[np.float64] | None:
         """Return the frame; None if it is missing or is no orthogonal matrix."""

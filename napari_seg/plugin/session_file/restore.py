@@ -81,7 +81,8 @@ class OpenedSession:
     @property
     def unread_scans(self) -> list[int]:
         """Indices of the scans that are not shown, because they were not found or could not be read."""
-        return sorted({saved.scan for saved in self._not_made() if isinstance(saved, ScanLayer)})
+        numbers = {saved.scan for saved in self._not_made() if isinstance(saved, ScanLayer)}
+        return sorted(numbers & set(range(len(self.content.scans))))
 
     @property
     def unread_names(self) -> list[str]:
@@ -231,6 +232,7 @@ def _labels(opened: OpenedSession, saved: LabelsLayer, files: Mapping[str, Path]
     replace(
         LayerInfo.require(layer),
         notices=() if saved.is_oriented else (_NO_ORIENTATION,),
+        scan_mark=None if saved.scan is None or volume is not None else opened.content.scan_mark(saved.scan),
         looked_for=frozenset(saved.looked_for),
         model_labels=made.get("model_labels"),
         model_confidence=made.get("model_confidence"),

@@ -1,14 +1,11 @@
 """Scans of a session: recognise them by their content, wherever they lie and whatever they are called now.
 
-A mark of a file is its size and a digest of its size, its first and its last 64 KiB, keyed with the salt of the session
-file: marks of two session files can't be compared, and none leads back to a name. Marks are quick to search for.
-Uncompressed scans of one study can have equal marks: equal headers, and air at both ends. A digest of all voxels, taken
-when a scan is read, tells them apart, and detects any other change.
+Marks of files are those of `scan_mark`, keyed with the salt of the session file. They are quick to search for. A digest
+of all voxels, taken when a scan is read, tells scans with equal marks apart, and detects any other change.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -27,12 +24,9 @@ from napari_seg.formats.itk import with_pixel_files
 from napari_seg.formats.scan import Scan
 from napari_seg.formats.walk import files_below
 from napari_seg.plugin.layers import VOLUME_MARK
+from napari_seg.plugin.scan_mark import digest_of_ends, keyed_digest
 from napari_seg.plugin.session_file.content import FileMark, SavedGrid, SavedScan
 from napari_seg.volume import Volume
-
-_END_BYTES = 1 << 16
-
-_DIGEST_BYTES = 16
 
 _MAX_CANDIDATES = 200
 """Largest number of candidates that are read for one scan."""
@@ -44,19 +38,13 @@ def mark_of(file: Path, salt: str) -> FileMark:
     Raises:
         OSError: the file can't be read.
     """
-    size = file.stat().st_size
-    digest = _keyed(salt, str(size).encode())
-    with file.open("rb") as stream:
-        digest.update(stream.read(_END_BYTES))
-        if size > _END_BYTES:
-            stream.seek(max(_END_BYTES, size - _END_BYTES))
-            digest.update(stream.read(_END_BYTES))
-    return FileMark(size=size, digest=digest.hexdigest())
+    size, digest = digest_of_ends(file, salt)
+    return FileMark(size=size, digest=digest)
 
 
 def voxels_digest(array: NDArray, salt: str) -> str:
     """Return the salted digest of the values and the shape of an array (C, I, J, K)."""
-    digest = _keyed(salt, f"{array.shape} {array.dtype.newbyteorder('<').str}".encode())
+    digest = keyed_digest(salt, f"{array.shape} {array.dtype.newbyteorder('<').str}".encode())
     for channel in array:
         for plane in channel.T:  # arrays of readers are in Fortran order
             digest.update(np.ascontiguousarray(plane, plane.dtype.newbyteorder("<")).data)
@@ -226,9 +214,3 @@ def _scan(saved: SavedScan, files: tuple[Path, ...]) -> Scan:
         name = series[0].name if series else "scan"  # never that of a file
         return Scan(name, "dicom", files)
     return Scan(files[0].name, saved.format, files[:1] if saved.format == "itk" else files)
-
-
-def _keyed(salt: str, start: bytes) -> hashlib.blake2b:
-    digest = hashlib.blake2b(key=bytes.fromhex(salt), digest_size=_DIGEST_BYTES)
-    digest.update(start)
-    return digest
