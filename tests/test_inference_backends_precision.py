@@ -11,6 +11,7 @@ from bundles import write_plain_bundle, write_threshold_bundle
 from torch import nn
 
 from napari_seg.bundles.load import load_model
+from napari_seg.bundles.model import Model
 from napari_seg.bundles.output import Output, independent_channels
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
@@ -124,14 +125,20 @@ def test_a_robust_network_runs_in_bfloat16(head: Volume, robust: Bundle, always_
     assert len(always_checked) == 2
 
 
-def test_a_fragile_network_runs_in_float32_and_is_checked_once(
-    head: Volume, fragile: Bundle, always_checked: list
-) -> None:
-    first, second = (segment(head, fragile, device="cpu") for _ in range(2))
-    assert first.run["precision"] == second.run["precision"] == "float32"
+def test_a_fragile_network_runs_in_float32(head: Volume, fragile: Bundle, always_checked: list) -> None:
+    first = segment(head, fragile, device="cpu")
+    assert first.run["precision"] == "float32"
     assert first.run["equal_labels"] < 0.999
-    assert len(always_checked) == 1
     assert (first.array == segment(head, fragile, device="cpu", precision="float32").array).all()
+
+
+def test_the_number_format_of_a_scan_does_not_depend_on_earlier_scans(
+    head: Volume, robust: Bundle, always_checked: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(region, "agreement", lambda *_: Agreement(0.9, 0.9))
+        assert segment(head, robust, device="cpu").run["precision"] == "float32"
+    assert segment(head, robust, device="cpu").run["precision"] == "bfloat16"
 
 
 def test_exact_labels_are_computed_in_float32(head: Volume, robust: Bundle, always_checked: list) -> None:
@@ -165,9 +172,25 @@ def test_a_backend_that_refuses_bfloat16_gets_float32(
         return make_backend(requested, model, *rest)
 
     monkeypatch.setattr(choose, "make_backend", refusing)
-    assert segment(head, robust, device="cpu").run["precision"] == "float32"
-    assert segment(head, robust, device="cpu").run == {"match": "fast", "precision": "float32", "backend": "torch"}
-    assert tried == [torch.bfloat16, torch.float32, torch.float32]
+    first, second = (segment(head, robust, device="cpu").run for _ in range(2))
+    assert first == second == {"match": "fast", "precision": "float32", "equal_labels": 1.0, "backend": "torch"}
+    assert tried == [torch.bfloat16, torch.float32] * 2
+
+
+def test_a_network_that_is_too_inexact_is_compiled_once(robust: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    tried = []
+
+    def refusing(model: Model, shape: tuple[int, ...]) -> None:
+        tried.append(shape)
+        raise EnvironmentFault("environment.precision", "too low")
+
+    monkeypatch.setattr(choose, "cached_compile", refusing)
+    model = load_model(robust, "cpu").computing_in(torch.bfloat16)
+    for shape in ((1, 1, 8, 8, 8), (1, 1, 8, 8, 8), (1, 1, 8, 8, 16)):
+        with pytest.raises(EnvironmentFault, match="too low"):
+            choose.make_backend("openvino", model, shape, 1.0, 0)
+    assert tried == [(1, 1, 8, 8, 8), (1, 1, 8, 8, 16)]
 
 
 def test_the_same_model_is_shared_by_number_formats(robust: Bundle) -> None:

@@ -27,14 +27,15 @@ class RunStatistics:
         window_costs: (i, j, k) of a window -> its cost in float32, in the words of `inference`.
         is_compiled: True while a compiled network, which has its own copy of the weights, is in memory.
         compiled_memory: memory of the compiled network, as a fraction of torch's feature maps; None: not measured.
-        fails_in_bfloat16: whether labels differed too much in bfloat16, so that it is not tried again.
+        too_inexact: shape of a batch -> why the compiled network is too inexact in this number format; it is not
+            compiled for that shape again.
     """
 
     batch_seconds: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
     window_costs: dict[tuple[int, int, int], Any] = field(default_factory=dict)
     compiled_memory: float | None = None
     is_compiled: bool = False
-    fails_in_bfloat16: bool = False
+    too_inexact: dict[tuple[int, ...], str] = field(default_factory=dict)
 
 
 @dataclass(eq=False)

@@ -179,7 +179,6 @@ class RegionTask:
             if fault.code != "environment.precision" or task is self:
                 raise
             log.info("precision float32: %s", fault.message)
-        self.settings.model.statistics.fails_in_bfloat16 = True
         self.settings.run.update(precision="float32")
         return self, *self.start_backend(on_window)
 
@@ -200,7 +199,7 @@ class RegionTask:
         model, windows = self.settings.model, self.layouts[0]
         options = self.settings.options
         is_ours = options.precision == "auto" and options.match != "exact" and model.device.type == "cpu"
-        if not is_ours or model.statistics.fails_in_bfloat16 or not has_bfloat16(model.device):
+        if not is_ours or not has_bfloat16(model.device):
             return False
         try:
             flop = self._cost(windows).flop
@@ -210,7 +209,10 @@ class RegionTask:
         return (windows.count - len(windows.empty)) * windows.settings.passes * flop >= MIN_CHECKED_FLOP
 
     def _agreement(self) -> Agreement | None:
-        """Return how far the first window's labels agree in float32 and bfloat16; None if it could not be checked."""
+        """Return how far the first window's labels agree in float32 and bfloat16; None if it could not be checked.
+
+        Each scan is checked: its labels must not depend on which others were segmented before it.
+        """
         model = self.settings.model
         try:
             found = agreement(model.network, checked_part(self.layouts[0], self.image), model.output)
@@ -218,7 +220,6 @@ class RegionTask:
             log.info("precision float32: bfloat16 could not be checked (%s)", type(error).__name__)
             found = None
         trim_heap()
-        model.statistics.fails_in_bfloat16 = found is None or not found.holds
         return found
 
     def start_backend(self, on_window: OnWindow) -> tuple[Plan, Backend]:

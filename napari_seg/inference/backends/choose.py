@@ -67,9 +67,14 @@ def make_backend(
             "environment.backend",
             f"OpenVINO runs on the processor; found device {model.device.type}; use --device cpu as well",
         )
+    too_inexact = model.statistics.too_inexact
+    if shape in too_inexact:
+        raise EnvironmentFault("environment.precision", too_inexact[shape])
     try:
         return OpenVINOBackend(cached_compile(model, shape), shape, model.dtype)
-    except NapariSegError:  # the requested precision is too low
+    except NapariSegError as error:
+        if error.code == "environment.precision":
+            too_inexact[shape] = error.message
         raise
     except Exception as error:  # a foreign network can raise anything
         first_line = (str(error).strip().splitlines() or [""])[0]
