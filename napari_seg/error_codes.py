@@ -1506,7 +1506,9 @@ CODES = {
         "choices.",
     ),
     "output.folder": Code(
-        "error", "The output folder can't be created or written to.", "Choose another folder with `-o`."
+        "error",
+        "The output folder can't be created or written to, or a link stands in the place of its folder .napari-seg.",
+        "Choose another folder with `-o`, or remove the link.",
     ),
     "output.format": Code(
         "error", "The ending of the output names no known format.", "Use an ending that the message lists."

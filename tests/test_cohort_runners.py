@@ -74,7 +74,6 @@ def test_the_next_run_removes_unfinished_files_of_killed_programs_and_keeps_thos
     left = output / HIDDEN / "0badcafe"
     left.mkdir(parents=True)
     (left / ".1234").write_text("half a page")
-    (output / HIDDEN / "clock-0badcafe").touch()
     with unfinished_folder(output) as unfinished:
         (unfinished / ".5678").write_text("half a page")
         with Runner(output, manifest):
@@ -90,28 +89,58 @@ def test_a_leftover_that_can_not_be_removed_yet_keeps_no_other_one(
     real = shutil.rmtree
 
     def rmtree(path: Path, *args: object, **options: object) -> None:
-        if Path(path).name != "stuck":  # a dying worker writes into it
+        if Path(path).name != "0badcafe":  # a dying worker writes into it
             real(path, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(shutil, "rmtree", rmtree)
-    for name in ("stuck", *(f"left{number}" for number in range(20))):
+    for name in ("0badcafe", *(f"{number:08x}" for number in range(20))):
         (output / HIDDEN / name).mkdir(parents=True)
     with Runner(output, manifest):
         pass
-    assert [path.name for path in (output / HIDDEN).iterdir()] == ["stuck"]
+    assert [path.name for path in (output / HIDDEN).iterdir()] == ["0badcafe"]
 
 
-@pytest.mark.parametrize("linked", [HIDDEN, f"{HIDDEN}/0badcafe", f"{HIDDEN}/0badcafe/1.1"])
-def test_links_in_the_folder_of_somebody_else_are_not_followed(linked: str, output: Path, manifest: Manifest) -> None:
+def linked(link: Path, target: Path) -> None:
+    try:
+        link.symlink_to(target)
+    except OSError:
+        pytest.skip("this system allows no links")
+
+
+def test_a_link_in_the_place_of_the_hidden_folder_is_refused(output: Path, manifest: Manifest) -> None:
+    thesis = output.with_name("0badcafe") / "thesis"
+    thesis.mkdir(parents=True)
+    linked(output / HIDDEN, Path(".."))
+    for use in (Runner(output, manifest), unfinished_folder(output)):
+        with pytest.raises(OutputError, match="is no folder, or a link") as caught, use:
+            pass
+        assert caught.value.code == "output.folder"
+    assert {path.name for path in output.parent.iterdir()} == {"out", "0badcafe"}
+    assert thesis.is_dir()
+
+
+def test_nothing_is_removed_that_no_run_has_left(output: Path, manifest: Manifest) -> None:
+    elsewhere, hidden = output.with_name("elsewhere"), output / HIDDEN
+    for folder in (elsewhere, hidden / "0badcafe", hidden / "1badcafe" / "1.1", hidden / "notes"):
+        folder.mkdir(parents=True)
+    for file in (elsewhere / "notes.txt", hidden / "0badcafe" / "notes.txt", hidden / "0badcafe.txt"):
+        file.write_text("mine")
+    linked(hidden / "2badcafe", elsewhere)
+    linked(hidden / "1badcafe" / "lock", elsewhere / "notes.txt")
+    with Runner(output, manifest):
+        pass
+    assert {path.name for path in hidden.iterdir()} == {"0badcafe", "0badcafe.txt", "notes", "2badcafe"}
+    assert [path.read_text() for path in output.parent.rglob("*.txt")] == ["mine"] * 3
+
+
+@pytest.mark.parametrize("place", [f"{HIDDEN}/0badcafe", f"{HIDDEN}/0badcafe/1.1"])
+def test_links_in_the_folder_of_somebody_else_are_not_followed(place: str, output: Path, manifest: Manifest) -> None:
     home = output.with_name("home")
     for folder in ("", "0badcafe/1.1", "1.1"):
         (home / folder).mkdir(parents=True, exist_ok=True)
         (home / folder / "victim").write_text("mine")
-    (output / linked).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        (output / linked).symlink_to(home)
-    except OSError:
-        pytest.skip("this system allows no links")
+    (output / place).parent.mkdir(parents=True, exist_ok=True)
+    linked(output / place, home)
     runner = manifest.add_runner("here", 1, "0badcafe", False, runners.machine())
     manifest.add_case("a", {"state": "running", "runner": runner, "attempts": 1})
     with pytest.raises(CohortError, match=r"cohort\.manifest"), Runner(output, manifest):

@@ -36,6 +36,22 @@ STATISTICS = "statistics"
 _REPLACED = "replaced"
 
 
+def check_hidden(output: Path) -> None:
+    """Check that no link stands in the place of the hidden folder, whose leftovers every run removes.
+
+    Raises:
+        OutputError: `output.folder`.
+    """
+    if os.path.lexists(output / HIDDEN) and not is_own_folder(output / HIDDEN):
+        text = f"{output / HIDDEN} is no folder, or a link to one; expected a folder of this program, or nothing"
+        raise OutputError("output.folder", f"{text}; remove the link, or choose another folder with -o")
+
+
+def is_own_folder(path: Path) -> bool:
+    """Return whether a path is a folder itself, and neither a link nor a junction to one."""
+    return path.is_dir() and path.resolve() == path.parent.resolve() / path.name
+
+
 def result_paths(case: Case) -> dict[str, PurePosixPath]:
     """Return role -> path relative to the output folder of every file that a case can have."""
     return {role: case.folder / name for role, name in _result_names(case).items()}

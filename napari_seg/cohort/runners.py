@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -26,7 +27,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from napari_seg.cohort.manifest import Manifest, taken_over
-from napari_seg.cohort.outputs import HIDDEN, move_back, move_forward, place_below
+from napari_seg.cohort.outputs import HIDDEN, check_hidden, is_own_folder, move_back, move_forward, place_below
 from napari_seg.cohort.rows import CaseRow, RunnerRow
 from napari_seg.errors import CohortError, OutputError
 from napari_seg.formats.atomic import make_output_folder, not_written
@@ -38,6 +39,9 @@ DEAD_SECONDS = 30.0
 """Time without a sign of life after which a runner of another machine counts as dead."""
 
 _LOCK = "lock"
+_OWN_FOLDER = re.compile("[0-9a-f]{8}")
+_IN_OWN_FOLDER = re.compile(rf"{BEAT}|{_LOCK}|\d+\.\d+|\..+")
+"""Names of the hidden folders of runners and reports, and of what lies in them."""
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
 
@@ -62,7 +66,7 @@ class Runner:
     Raises:
         CohortError: `cohort.locked`, another runner is alive, and not both may share the work; `cohort.manifest`, the
             manifest or a link leads to files outside of the output folder.
-        OutputError: `output.not_written`, `output.disk_full`.
+        OutputError: `output.folder`, the hidden folder is a link; `output.not_written`, `output.disk_full`.
     """
 
     def __init__(self, output: Path, manifest: Manifest, *, is_joined: bool = False) -> None:
@@ -75,7 +79,7 @@ class Runner:
         self._has_ended = threading.Event()
 
     def __enter__(self) -> Self:
-        _hidden_folder(self.output, self.folder.name)
+        check_hidden(self.output)
         try:
             while not self._register():
                 time.sleep(_WATCH_SECONDS)
@@ -233,12 +237,11 @@ class Runner:
         It belongs into a transaction: a runner registers its folder in one.
         """
         kept = {row.folder for row in self._manifest.runners() if row.ended is None}
-        with suppress(OSError):
+        with suppress(OSError, OutputError):
+            check_hidden(self.output)
             for path in (self.output / HIDDEN).iterdir():
-                if path.name not in kept and not _is_locked(path):
+                if path.name not in kept and _is_leftover(path) and not _is_locked(path):
                     shutil.rmtree(path, ignore_errors=True)
-                    with suppress(OSError):  # a folder that a dying worker still fills
-                        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -252,7 +255,9 @@ def unfinished_folder(output: Path) -> Iterator[Path]:
 
     Raises:
         OSError: the folder could not be created.
+        OutputError: `output.folder`, the hidden folder is a link.
     """
+    check_hidden(output)
     folder = output / HIDDEN / secrets.token_hex(4)
     folder.mkdir(parents=True)
     lock = _locked(folder)
@@ -367,10 +372,17 @@ def _locked(folder: Path) -> FileLock:
     return lock
 
 
+def _is_leftover(path: Path) -> bool:
+    """Return whether a path in the hidden folder is a folder that this program has made; nothing else is removed."""
+    if not _OWN_FOLDER.fullmatch(path.name) or not is_own_folder(path):
+        return False
+    return all(map(_IN_OWN_FOLDER.fullmatch, os.listdir(path)))
+
+
 def _is_locked(folder: Path) -> bool | None:
     """Return whether a process of this machine holds the lock in a hidden folder; None if it can't be found out."""
     path = folder / _LOCK
-    if not path.is_file():
+    if not path.is_file() or path.is_symlink():  # what opens a lock empties the file
         return False
     lock = FileLock(path)
     try:
