@@ -80,7 +80,7 @@ def test_accepted_cases_drop_out(real: Path, capsys: pytest.CaptureFixture) -> N
     assert main([*words, "--count", "1"]) == 0
     text = capsys.readouterr().out
     assert "s1" not in text
-    assert "left out as accepted: 1 of the cases of the run" in text
+    assert "1 accepted case of the run left out" in text
     assert main([*words, "--json"]) == 0
     assert {case["name"] for case in json.loads(capsys.readouterr().out)} == {"s0", "s2"}
 

@@ -67,6 +67,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.read import read_bundle
     from napari_seg.cli.consent import give_consent
+    from napari_seg.errors import counted
     from napari_seg.inference.options import SegmentOptions
     from napari_seg.learning.queue import rank
 
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_queue(ranked, failed)
         if arguments.accepted is not None:
             count = len(cases) - len(ranked) - len(failed)
-            print(f"left out as accepted: {count} of the cases of the run")
+            print(f"{counted(count, 'accepted case')} of the run left out")
     if not cases:
         return ExitCode.DONE
     return exit_code(len(failed), len(cases))
