@@ -302,9 +302,9 @@ def label_map_doubts(volume: Volume) -> tuple[Notice, ...]:
     few = array[tuple(slice(None, None, max(1, length // _SAMPLE_LENGTH)) for length in array.shape)]
     if few.min() != 0 or few.max() > MAX_LABEL or not np.array_equal(few, np.floor(few)):
         return ()
-    array = array[:: max(1, len(array) // _SAMPLE_LENGTH)]
+    array = array[..., :: max(1, array.shape[2] // _SAMPLE_PLANES)]  # contiguous as NIfTI stores it
     pairs = equal = 0
-    for one, other in ((array[:, 1:], array[:, :-1]), (array[..., 1:], array[..., :-1])):
+    for one, other in ((array[1:], array[:-1]), (array[:, 1:], array[:, :-1])):
         both = (one != 0) & (other != 0)
         pairs += int(both.sum())
         equal += int((both & (one == other)).sum())
@@ -316,9 +316,11 @@ def label_map_doubts(volume: Volume) -> tuple[Notice, ...]:
     return (Notice("fitness.label_map", text),)
 
 
-_SAMPLE_LENGTH, _MIN_SAMPLE_PAIRS, _MIN_SURELY_EQUAL = 32, 100, 0.9
-"""Planes of the sample and voxels along each side of a first look, pairs of neighbours, and the fraction of equal ones
-from which a scan is taken for a label map."""
+_SAMPLE_LENGTH, _SAMPLE_PLANES = 32, 16
+"""Voxels along each side of a first look, and planes that are looked at then."""
+
+_MIN_SAMPLE_PAIRS, _MIN_SURELY_EQUAL = 100, 0.9
+"""Pairs of neighbours above 0, and the fraction of equal ones, from which a scan is taken for a label map."""
 
 
 def dicom_modality(path: Path) -> str | None:
