@@ -11,7 +11,9 @@ import phantoms
 import pytest
 from test_learning_accept import labels, put, scan
 
+from napari_seg.cohort.outputs import sha256_of
 from napari_seg.errors import InputError
+from napari_seg.formats.find import find_scans
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
 from napari_seg.learning import same_scan
@@ -122,6 +124,17 @@ def test_a_case_of_an_earlier_version_gets_its_series_if_accepted_again(tmp_path
     case = put_series(folder, series)
     content = read_training_set(folder)
     write_training_set(folder, replace(content, cases=(replace(case, series=""),)))
+    assert put_series(folder, series) == case
+    assert read_training_set(folder).cases == (case,)
+
+
+def test_the_files_of_a_series_have_the_digest_of_a_run_and_a_set_of_an_earlier_version_gets_it(tmp_path: Path) -> None:
+    folder, series = tmp_path / "set", written(tmp_path / "study", 0)
+    backwards = replace(series, source=replace(series.source, files=series.source.files[::-1]))  # as slices may lie
+    (found,) = find_scans(tmp_path / "study")
+    case = put_series(folder, backwards)
+    assert case.input_sha256 == sha256_of(found.files)
+    write_training_set(folder, replace(read_training_set(folder), cases=(replace(case, input_sha256=""),)))
     assert put_series(folder, series) == case
     assert read_training_set(folder).cases == (case,)
 
