@@ -116,7 +116,7 @@ def test_where_the_files_lie_and_what_can_be_tried(
         shutil.copytree(dataset / given, tmp_path / "data" / name)
     words = [root, "-o", tmp_path / "out", "--dry-run", "--images", "scans", "--layout", "folders"]
     assert train(*words, "--labels-dir", root / "truth") == 0
-    assert "'labels_dir': 'truth'" in capsys.readouterr().out
+    assert "labels_dir=truth" in capsys.readouterr().out
     assert predicting({"fingerprint": {"modality": "MR"}}, tmp_path)[1] == "predict"
     two = predicting({"fingerprint": {"modality": "MR", "channels": ["T1", "FLAIR"]}}, tmp_path)
     assert two[:6] == ["napari-seg", "predict", "--channel", "T1=FILE", "--channel", "FLAIR=FILE"]

@@ -27,6 +27,13 @@ def test_each_setting_has_its_reason() -> None:
         ("options", "folds 2"),
     ]
     assert plan_rows(plan | {"choices": {}})[-1] == ("options", "none")
+    choices = {
+        "options": ["loss_focal", "flips"],
+        "settings": {"seed": 3},
+        "fine_tune": {"file": "a.pt", "sha256": "0"},
+    }
+    words = "options loss_focal flips, fine_tune a.pt, seed=3"
+    assert plan_rows(plan | {"choices": choices})[-1] == ("options", words)
 
 
 def printed(plan: dict[str, Any], limits: dict[str, Any]) -> str:

@@ -223,7 +223,7 @@ def test_a_listed_folder_that_is_gone_is_named_with_its_list(tmp_path: Path) -> 
     shutil.rmtree(root / "labelsTr")
     message = refused(root, "dataset.no_cases")
     assert (
-        "found were 2 .nii.gz (partner.no_label: An image has no label map); expected the files that dataset.json lists"
+        "found 2 .nii.gz (partner.no_label: An image has no label map); expected the files that dataset.json lists"
         in message
     )
     assert "of which 2 label maps and 0 images do not exist; restore them" in message

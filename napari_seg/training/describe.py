@@ -45,8 +45,20 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("plan", f"{name} {value}: {entry['why']}"))
     rows += [("begin", plan["fine-tuning"])] if "fine-tuning" in plan else []
     rows += [("advice", proposal) for proposal in plan.get("advice", ())]
-    chosen = [f"{name} {value}" for name, value in plan["choices"].items() if name != "labels"]
-    return [*rows, ("options", ", ".join(chosen) or "none")]
+    return [*rows, ("options", ", ".join(_chosen(plan["choices"])) or "none")]
+
+
+def _chosen(choices: Mapping[str, Any]) -> list[str]:
+    """Return the choices of the user in words; those of the labels are shown with the labels."""
+    chosen = dict(choices)
+    settings, weights = chosen.pop("settings", {}), chosen.pop("fine_tune", {})
+    words = [
+        f"{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for name, value in chosen.items()
+        if name != "labels"
+    ]
+    words += [f"fine_tune {weights['file']}"] if weights else []
+    return [*words, *(f"{name}={value}" for name, value in settings.items())]
 
 
 def _parts(plan: dict[str, Any]) -> list[tuple[str, str]]:

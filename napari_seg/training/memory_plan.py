@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, prod
 
+from napari_seg.errors import counted
 from napari_seg.memory import SAFE_FRACTION, free_bytes
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.network_cost import NetworkCost
@@ -43,7 +44,7 @@ def find_device() -> Device:
     if torch.cuda.is_available():
         free = int(SAFE_FRACTION * torch.cuda.mem_get_info()[0])
         return Device("cuda", torch.cuda.get_device_name(), free)
-    return Device("cpu", f"cpu, {torch.get_num_threads()} threads", int(SAFE_FRACTION * free_bytes()))
+    return Device("cpu", f"cpu, {counted(torch.get_num_threads(), 'thread')}", int(SAFE_FRACTION * free_bytes()))
 
 
 def needed_bytes(plan: TrainingPlan, cost: NetworkCost, device: str) -> int:

@@ -338,7 +338,7 @@ def _search(
         expected = unknown.message.partition("; expected ")[2] or (
             "images and label maps of equal names, or a CSV list with the columns image and label"
         )
-        text = f"{dataset_dir} holds no scan with a label map; found were {listed}; expected {expected}"
+        text = f"{dataset_dir} holds no scan with a label map; found {listed}; expected {expected}"
         raise TrainingError(unknown.code if unknown.code in _SEARCHED else "dataset.unknown", text)
     return pairs, left
 
