@@ -653,6 +653,12 @@ CODES = {
         "The pattern that finds the patient in the name of a case is no regular expression.",
         "Give one such as `--set 'patient=^[^_]+'`, which matches all before the first `_`.",
     ),
+    "dataset.stated": Code(
+        "error",
+        "A list of cases states patients or a split in a way that can't be used: in other words than train, validation "
+        "and test, or in several columns that differ.",
+        "Correct the words, or keep one column for patients and one for the split.",
+    ),
     "dataset.unknown": Code(
         "error",
         "No layout of the data set was recognised, and no scan in it has a label map; or no layout has this name.",
@@ -1797,8 +1803,9 @@ CODES = {
     "split.fold": Code("error", "There is no fold of this number.", "Give 0 to the number of folds - 1."),
     "split.folds": Code(
         "error",
-        "Fewer than two folds were requested, or another number than the list of cases states.",
-        "Give at least 2; or the number in the list, or remove its folds.",
+        "Fewer than two folds were requested, or another number than the list of cases states; or the list states the "
+        "folds of some patients only.",
+        "Give at least 2; or the number in the list; or complete its folds, or remove them.",
     ),
     "split.part": Code("error", "There is no such part of the data set.", "Give training, validation, test or all."),
     "split.patient": Code(

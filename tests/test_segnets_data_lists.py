@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from empty_sets import code_of, names, touch
-from segnets.data import find_dataset
+from segnets.data import check, find_dataset
 from segnets.errors import TrainingError
 
 
@@ -53,3 +53,45 @@ def test_a_stated_name_that_no_file_may_have_is_not_used(tmp_path: Path, name: o
     listing[0]["labelled"] = [1]
     (tmp_path / "dataset.json").write_text(json.dumps({"training": listing, "labels": {"1": "liver"}}))
     assert names(find_dataset(tmp_path).cases) == ["a", "b"]
+
+
+def test_a_patient_may_be_numbered_0(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}.nii" for name in "abcl"))
+    listing = [
+        {"image": f"{name}.nii", "label": "l.nii", "patient": who}
+        for name, who in zip("abc", (0, 0, None), strict=True)
+    ]
+    (tmp_path / "cases.json").write_text(json.dumps({"training": listing}))
+    assert find_dataset(tmp_path / "cases.json").patients == {"a": "0", "b": "0", "c": "c"}
+
+
+@pytest.mark.parametrize("words", [("development", "heldout"), (0, 1), ("trn", "tst")])
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_a_split_in_other_words_is_refused_before_a_training(tmp_path: Path, kind: str, words: tuple) -> None:
+    touch(tmp_path, "a.nii", "b.nii", "l.nii")
+    cases = list(zip("ab", words, strict=True))
+    if kind == "csv":
+        rows = [f"{name}.nii,l.nii,{word}" for name, word in cases]
+        (tmp_path / "cases.csv").write_text("\n".join(["image,label,split", *rows]))
+    else:
+        listing = [{"image": f"{name}.nii", "label": "l.nii", "split": word} for name, word in cases]
+        (tmp_path / "cases.json").write_text(json.dumps(listing))
+    dataset = find_dataset(tmp_path / f"cases.{kind}")  # so a training of an earlier version goes on
+    assert dataset.parts == {}
+    with pytest.raises(TrainingError, match=rf"dataset\.stated +all +its split has words such as '{words[0]}'"):
+        check(dataset, facts={case[key]: {"error": ["x", "y"]} for case in dataset.cases for key in ("image", "label")})
+
+
+def test_labelled_cases_of_other_sections_are_said_to_be_unused(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}.nii" for name in "abcl"))
+    entries = [{"image": f"{name}.nii", "label": "l.nii"} for name in "abc"]
+    listing = {"training": entries[:1], "validation": entries[1:2], "test": ["c.nii"], "testing": entries[2:]}
+    (tmp_path / "dataset.json").write_text(json.dumps(listing))
+    by_folder, by_file = find_dataset(tmp_path), find_dataset(tmp_path / "dataset.json")
+    assert names(by_folder.cases) == ["a"]
+    assert [text.partition(" are")[0] for text in by_folder.unused] == [
+        'labelled cases under "validation" (1)',
+        'labelled cases under "testing" (1)',
+    ]
+    assert names(by_file.cases) == ["a", "b"]
+    assert len(by_file.unused) == 1

@@ -84,6 +84,8 @@ def test_stated_folds_are_used(tmp_path: Path) -> None:
     assert [sorted(of_fold) for of_fold in found] == [["c1", "c4"], ["c3", "c5"], ["c0", "c2"]]
     assert code_of(root, "validation", fold=0, folds=5, call=part_of) == "split.folds"
     assert len(part_of(root, "training")) == 5  # without folds, as always
+    root = stated(tmp_path, *((f"p{n}", "", str(fold)) for n, fold in enumerate([1, 2, 1, "", 2, 0])))
+    assert code_of(root, "validation", fold=0, folds=3, call=part_of) == "split.folds"  # one is missing
 
 
 def test_replayed_cases_only_train(tmp_path: Path) -> None:

@@ -127,6 +127,22 @@ def test_a_converted_list_keeps_its_split(tmp_path: Path) -> None:
         assert stated == [identity(dataset)]  # so the plan of a converted list can be continued
 
 
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ("split x.nrrd,x_seg.nrrd,trn y.nrrd,y_seg.nrrd,tst", "its split has words such as 'trn'"),
+        ("patient,subject x.nrrd,x_seg.nrrd,1,1 y.nrrd,y_seg.nrrd,1,2", "patient and subject group the cases"),
+    ],
+)
+def test_a_list_that_contradicts_itself_is_refused_unless_it_was_planned(tmp_path: Path, rows: str, text: str) -> None:
+    root = write(tmp_path / "a", "x.nrrd", "y.nrrd", "x_seg.nrrd", "y_seg.nrrd")
+    (root / "cases.csv").write_text("image,label," + rows.replace(" ", "\n"))
+    assert text in refused(root / "cases.csv", "data.faults")
+    with with_segnets():
+        gather(root / "cases.csv", tmp_path / "b", {}, continued=Continued(lambda *_: None, is_dry=False))
+    assert (tmp_path / "b" / "dataset.json").is_file()
+
+
 def test_what_dataset_json_declares_is_handed_on(tmp_path: Path) -> None:
     root = write(tmp_path / "a", *(f"{folder}/p{n}.nrrd" for folder in ("imagesTr", "labelsTr") for n in (1, 2)))
     entries = [{"image": f"imagesTr/p{n}.nrrd", "label": f"labelsTr/p{n}.nrrd"} for n in (1, 2)]

@@ -221,7 +221,15 @@ def test_a_test_part_of_one_data_set_is_kept(tmp_path: Path) -> None:
     listing = json.loads((second / "dataset.json").read_text())
     listing["training"][0]["split"], listing["training"][1]["split"] = "test", "train"
     (second / "dataset.json").write_text(json.dumps(listing))
+    listing["training"][0]["fold"] = 0
+    (second / "dataset.json").write_text(json.dumps(listing | {"validation": [{"image": "v.nii", "label": "l.nii"}]}))
     description = combined(tmp_path / "y" / "data", first, second)
+    with with_segnets():
+        unused = combine([first, second], tmp_path / "y" / "data", {}, {}).unused
+    assert [text.partition(" are not used")[0] for text in unused] == [
+        'data set 2: labelled cases under "validation" (1)',
+        "data set 2: its folds",
+    ]
     assert [entry["split"] for entry in description["training"]] == ["training", "training", "test", "training"]
 
 

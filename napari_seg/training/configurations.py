@@ -208,6 +208,8 @@ def _convert(
             converted = gather(sources[0], into, choices.reading, report, marker, continued=continued)
         if converted is None:
             return _Read(sources[0], False, False), {}
+        for text in converted.unused:
+            report(text)
         read = _Read(converted.folder, True, len(sources) > 1)
         dataset = find_dataset(converted.folder, **read.choices(choices).reading)
         return read, {"converted": converted.as_dict(), "dataset": identity(dataset)}

@@ -151,6 +151,8 @@ def make_bundle(
     elif choices.settings.get("classes_from"):
         raise TrainingError("weights.classes", "found --classes-from without --fine-tune; expected both, or neither")
     left = converted.passed_over if converted else unread_files(dataset.unread)
+    if unused := [*dataset.unused, *(converted.unused if converted else ())]:
+        written["unused"] = unused
     written["passed over"] = [asdict(one) for one in left]
     if converted:
         written["converted"] = converted.as_dict()

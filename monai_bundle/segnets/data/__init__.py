@@ -3,6 +3,7 @@
     pairing      image and label files of a folder, paired by name
     patients     the patient of each case, by its name
     lists        tables of paths, and paths in data lists
+    columns      the columns of a table that state patients, parts and folds
     bids, voc    the cases and names of these layouts
     layouts      a folder -> Dataset, in the field's usual layouts
     labels       label values -> classes; 2D images -> grey or RGB

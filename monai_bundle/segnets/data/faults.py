@@ -71,7 +71,8 @@ def check(
         TrainingError: "data.faults", with one line per fault.
     """
     start = time.monotonic()
-    faults = [*_unpaired(dataset)] if cases is None else []
+    faults = [Fault("dataset.stated", "all", text) for text in dataset.unclear]
+    faults += _unpaired(dataset) if cases is None else []
     cases = dataset.cases if cases is None else cases
     faults += _duplicates(cases)
     known, foreground = None, None

@@ -73,6 +73,8 @@ class Dataset:
         patients: name of a case -> its patient.
         parts: name of a case -> "training", "validation" or "test", if the data set states them for all cases.
         folds: name of a case -> its fold of a cross-validation, from 0, if the data set states it.
+        unclear: what a list states about patients and parts in a way that can't be used; a new training is refused.
+        unused: what the data set states and is not used, which a plan says.
     """
 
     layout: str
@@ -90,6 +92,8 @@ class Dataset:
     patients: dict[str, str] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     folds: dict[str, int] = field(default_factory=dict)
+    unclear: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 def find_dataset(
@@ -198,6 +202,8 @@ def find_dataset(
         regions=region_labels(dataset.labels, order) if do_overlap(dataset.labels) else {},
         labelled=labelled_values(description, names, dataset.labels, listed.labelled if listed else None),
         replayed=listed.replayed if listed else (),
+        unclear=listed.unclear if listed else (),
+        unused=listed.unused if listed else (),
     )
 
 
@@ -307,6 +313,24 @@ def _training_list(path: Path) -> list[Any]:
     ]
 
 
+def _unused_sections(description: Mapping[str, Any], read: Sequence[str]) -> tuple[str, ...]:
+    """Return in words which sections of a list have labelled cases that are not read.
+
+    Args:
+        description: content of the list.
+        read: sections that are read.
+    """
+    unused = []
+    for section in ("validation", "test", "testing"):
+        cases = [one for one in _as_list(description.get(section)) if isinstance(one, dict) and "label" in one]
+        if section not in read and cases:
+            way = "give the path of dataset.json in place of its folder to use them"
+            if section != "validation":
+                way = 'list them under "training" with "split": "test" to score them, and all others with "split", too'
+            unused.append(f'labelled cases under "{section}" ({len(cases)}) are not used; {way}')
+    return tuple(unused)
+
+
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
@@ -320,6 +344,7 @@ def _list(
         labels, ignored = {}, ()
     else:
         found = _listed(path, _training_list(path), anywhere)
+        found = found._replace(unused=_unused_sections(description, ("training", "validation")))
         labels, ignored = _named_values(description, path)
         found = found._replace(channels=_channel_names(description, path, "modality", "channel_names"))
     is_2d = are_2d_images(found.cases)
@@ -330,6 +355,7 @@ def _list(
 def _decathlon(root: Path, description: Mapping[str, Any], anywhere: bool) -> tuple[Dataset, Listed]:
     """Read the Medical Segmentation Decathlon's layout (Antonelli et al. 2022); a 4D image has its channels last."""
     found = _listed(root / "dataset.json", description.get("training", []), anywhere)
+    found = found._replace(unused=_unused_sections(description, ("training",)))
     labels, ignored = _named_values(description, root / "dataset.json")
     channels = _channel_names(description, root / "dataset.json", "modality")
     unread = count_unread(*(root / name for name in ("imagesTr", "labelsTr")))
@@ -349,6 +375,11 @@ def _channel_names(description: Mapping[str, Any], path: Path, *keys: str) -> tu
         text = f'{path}: the channels are {_start(stated)}; expected {{"0": name}}'
         raise TrainingError("dataset.bad_json", text) from error
     return tuple(str(numbered[number]) for number in sorted(numbered))
+
+
+def _text(value: Any) -> str:
+    """Return a value of a list as text; "" for null, and for NaN, which pandas writes for a missing one."""
+    return "" if value is None or value != value else str(value)
 
 
 def _start(value: Any) -> str:
@@ -375,8 +406,7 @@ def _listed(path: Path, listing: Any, anywhere: bool) -> Listed:
                 "dataset.bad_json",
                 f'{path}: training[{number}] is {_start(listed)}; expected {{"image": path, "label": path}}',
             )
-        patient, part = (str(listed.get(key) or "") for key in ("patient", "split"))
-        fold = str(listed["fold"]) if listed.get("fold") is not None else ""
+        patient, part, fold = (_text(listed.get(key)) for key in ("patient", "split", "fold"))
         labelled = listed.get("labelled", ...)
         is_replayed = listed.get("replay") is True
         entries.append(Entry(images, listed["label"], patient, listed.get("name"), part, fold, labelled, is_replayed))

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
+from segnets.data.columns import part_of, stated_columns
 from segnets.data.pairing import CONVERTIBLE, IMAGES_2D, VOLUMES, Case, normalized, stem
 from segnets.errors import TrainingError
 
@@ -18,15 +19,6 @@ TABLES = (".csv", ".tsv")
 
 _LABEL = re.compile(r"(label|mask|seg|segmentation|ground ?truth|gt|annotation)s?( ?(map|path|file|name|filename))?")
 _IMAGE = re.compile(r"(image|img|scan|volume|input|picture)s?( ?\d+)?( ?(path|file|name|filename))?")
-_PATIENT = re.compile(r"(patient|subject|participant|case)( ?(id|name|number))?")
-_PART = re.compile(r"(split|set|subset|partition|part|phase)")
-_FOLD = re.compile(r"folds?( ?(id|number))?")
-_PARTS = {
-    "training": "train training tr",
-    "validation": "validation valid val dev",
-    "test": "test testing ts holdout hold-out",
-}
-"""Part of a data set -> words for it in lists."""
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/\\]{1,200}")
 _MAX_LINE = 1 << 16
 _ENDINGS = VOLUMES + IMAGES_2D + CONVERTIBLE
@@ -68,6 +60,8 @@ class Listed(NamedTuple):
         labelled: name of a case -> names or values of its annotated classes, for the cases for which they are stated.
         replayed: names of cases of an earlier training.
         channels: names of the columns of images if there are several; else empty.
+        unclear: what it states in a way that can't be used, see `Dataset.unclear`.
+        unused: what it states and is not used, see `Dataset.unused`.
     """
 
     cases: list[Case]
@@ -78,6 +72,8 @@ class Listed(NamedTuple):
     labelled: dict[str, Any]
     replayed: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
+    unclear: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 def read_table(path: Path, channels: Sequence[str] | None = None, anywhere: bool = False) -> Listed:
@@ -86,7 +82,8 @@ def read_table(path: Path, channels: Sequence[str] | None = None, anywhere: bool
     The columns are found by their titles (image, label, mask, patient, ...), in upper or lower case. If none is titled
     as an image, every other column whose cells end as image files is a channel. A table without titles has the images
     in the first columns and the label map in the last one. Paths are relative to the table or absolute. A column split
-    says which rows are for training, validation and test, and a column fold to which fold they belong.
+    says which rows are for training, validation and test, and a column fold to which fold they belong; see
+    `segnets.data.columns`.
 
     Args:
         path: the table; its separator may be a comma, a semicolon or a tabulator.
@@ -115,19 +112,20 @@ def read_table(path: Path, channels: Sequence[str] | None = None, anywhere: bool
         found = ", ".join(cell.strip() for cell in names)
         raise TrainingError("dataset.bad_table", f"{path.name} has the columns {found}; {_EXPECTED}")
     images = _image_columns(names, rows, labels[0], channels, path)
-    columns = {
-        key: next((n for n, name in enumerate(names) if title.fullmatch(name) and n not in (*images, labels[0])), None)
-        for key, title in (("patient", _PATIENT), ("part", _PART), ("fold", _FOLD))
-    }
+    columns = stated_columns(names, rows, (n for n in range(len(names)) if n not in (*images, labels[0])))
+    numbers = {"patient": columns.patient, "part": columns.part, "fold": columns.fold}
     entries = []
     for number, row in enumerate(rows, 1):
         cells = [cell.strip() for cell in (*row, *[""] * (len(names) - len(row)))]
         if any(not cells[n] for n in (*images, labels[0])):
             raise TrainingError("dataset.bad_table", f"{path.name}: row {number} lacks a path; fill it in or remove it")
-        stated = {key: cells[n] for key, n in columns.items() if n is not None}
+        stated = {key: cells[n] for key, n in numbers.items() if n is not None}
         entries.append(Entry([cells[n] for n in images], cells[labels[0]], **stated))
     titles = list(channels or [names[n] for n in images]) if len(images) > 1 else []
-    return listed_cases(path, entries, anywhere)._replace(channels=tuple(titles))
+    found = listed_cases(path, entries, anywhere)
+    return found._replace(
+        channels=tuple(titles), unclear=(*columns.unclear, *found.unclear), unused=(*columns.unused, *found.unused)
+    )
 
 
 def listed_cases(path: Path, entries: Sequence[Entry], anywhere: bool = False) -> Listed:
@@ -153,14 +151,17 @@ def listed_cases(path: Path, entries: Sequence[Entry], anywhere: bool = False) -
     stated = [one.name for one in entries]
     if all(isinstance(name, str) and _NAME.fullmatch(name) for name in stated) and len(set(stated)) == len(names):
         names = [str(name) for name in stated]
+    parts = _parts_of(path, entries)
+    word = next((one.part for one in entries if one.part.strip()), "") if not parts else ""
     listed = Listed(
         [],
         [],
         {name: one.patient for name, one in zip(names, entries, strict=True) if one.patient},
-        parts=dict(zip(names, _parts_of(path, entries), strict=False)),
+        parts=dict(zip(names, parts, strict=False)),
         folds=_folds_of({name: one.fold for name, one in zip(names, entries, strict=True) if one.fold}),
         labelled={name: one.labelled for name, one in zip(names, entries, strict=True) if one.labelled is not ...},
         replayed=tuple(name for name, one in zip(names, entries, strict=True) if one.is_replayed),
+        unclear=(f"its split has words such as {word[:40]!r}; expected train, validation and test",) if word else (),
     )
     for name, (*images, label) in zip(names, found, strict=True):
         case: Case = {"name": name}
@@ -178,8 +179,7 @@ def _parts_of(path: Path, entries: Sequence[Entry]) -> list[str]:
     Raises:
         TrainingError: "dataset.bad_table", "dataset.bad_json", only some words do.
     """
-    part_of = {word: part for part, words in _PARTS.items() for word in words.split()}
-    parts = [part_of.get(one.part.strip().lower(), "") for one in entries]
+    parts = [part_of(one.part) for one in entries]
     if not any(parts):
         return []
     if "" in parts:

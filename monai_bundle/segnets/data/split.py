@@ -160,14 +160,22 @@ class Split:
         return found
 
     def _stated_folds(self, patients: Collection[str]) -> dict[str, int]:
-        """Return patient -> fold; empty if the data set does not state it for all of some patients.
+        """Return patient -> fold; empty if the data set states it for none of some patients.
 
         Raises:
-            TrainingError: "split.patient"; "split.folds", the data set states another number of folds.
+            TrainingError: "split.patient"; "split.folds", the data set states another number of folds, or those of
+                some patients only.
         """
         stated = self._stated(self.dataset.folds)
-        if not stated.keys() >= set(patients):
+        known = stated.keys() & set(patients)
+        if not known:
             return {}
+        if len(known) < len(patients):
+            raise TrainingError(
+                "split.folds",
+                f"the list of cases states the folds of {len(known)} of {len(patients)} patients that are not for the "
+                "test; expected those of all of them, or a list without folds",
+            )
         present = sorted({stated[who] for who in patients})
         if len(present) != self.folds:
             raise TrainingError(

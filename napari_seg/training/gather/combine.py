@@ -34,7 +34,7 @@ from napari_seg.training.choices import IGNORE
 from napari_seg.training.fingerprint import named_modality
 from napari_seg.training.gather.classes import Source, annotated_values, is_complete, number_classes
 from napari_seg.training.gather.frames import Fault
-from napari_seg.training.gather.gather import Continued, Gathered, gather, list_faults
+from napari_seg.training.gather.gather import Continued, Gathered, gather, list_faults, refuse_unclear
 from napari_seg.training.gather.pair import PassedOver, unread_files
 from napari_seg.training.gather.patients import (
     CaseSource,
@@ -95,6 +95,7 @@ def combine(
     datasets: list[Dataset] = []
     left: list[PassedOver] = []
     notices: list[Notice] = []
+    unused: list[str] = []
     origins: list[Mapping[str, CaseSource]] = []
     for number, path in enumerate(dataset_dirs, 1):
         folder = into / f"set{number}"
@@ -108,6 +109,11 @@ def combine(
             origins.append({name: CaseSource(folder, found.patients[name], images) for name, images in listed})
         else:
             origins.append(converted.sources)
+        if continued is None:
+            refuse_unclear(found)
+        texts = [*(found.unused if converted is None else converted.unused)]
+        texts += ["its folds are not used, because several data sets are combined"] if found.folds else []
+        unused += [f"data set {number}: {text}" for text in texts]
         left += unread_files(found.unread) if converted is None else converted.passed_over
         notices += () if converted is None else converted.notices
         if found.layout != "voc" and may_share_patients(found.patients.values()):
@@ -159,7 +165,7 @@ def combine(
         "training": training,
     }
     atomic_write(into / "dataset.json", json.dumps(description, indent=1) + "\n")
-    return Gathered(into, tuple(left), tuple(dict.fromkeys(notices)), described)
+    return Gathered(into, tuple(left), tuple(dict.fromkeys(notices)), described, unused=tuple(unused))
 
 
 def _parts(sources: Sequence[Source], cases: Mapping[tuple[int, int], str]) -> dict[str, str]:

@@ -55,6 +55,7 @@ class Gathered:
         data_sets: {"cases", "classes", "values"} of each data set that was combined, see `combine`; else empty.
         listed: name of a case -> values of the structures that its files list, with voxels or without.
         sources: name of a case -> its files before the conversion; may hold identifiers, so it is never written.
+        unused: what the data set states and is not used, see `segnets.data.Dataset`.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Gathered:
     data_sets: tuple[dict[str, Any], ...] = ()
     listed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sources: Mapping[str, CaseSource] = field(default_factory=dict, repr=False)
+    unused: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for plan.json."""
@@ -135,14 +137,17 @@ def gather(
         if not may_search and not (error.code == "dataset.missing" and _is_archive(dataset_dir)):
             raise
     if dataset is not None:
+        if continued is None:
+            refuse_unclear(dataset)
         pairs, left = _pairs_of(dataset, colours), unread_files(dataset.unread)
-        labels, ignored = dataset.labels, dataset.ignored
+        labels, ignored, unused = dataset.labels, dataset.ignored, dataset.unused
         if colours:
             labels, ignored = {}, () if all(name for _, name in colours) else (IGNORED,)
     else:
         assert unknown is not None
         pairs, left = _search(dataset_dir, into, own or into.parent, reading, unknown)
         labels, ignored = stated_labels(unpacked(dataset_dir) if _is_archive(dataset_dir) else dataset_dir)
+        unused = ()
         _report_patients(pairs, report)
     if any("^" in pair.name for pair in pairs):  # as between the names of a person in DICOM
         pairs = [replace(pair, name=f"case_{number:04d}") for number, pair in enumerate(pairs, 1)]
@@ -179,7 +184,19 @@ def gather(
         empty = f"; {written.empty} without labels were left out, because they may not be annotated"
         text = f"{frames} frames or pages are cases of their own{empty if written.empty else ''}"
         notices.append(Notice("data.frames", text))
-    return Gathered(into, left, tuple(notices), listed=written.listed, sources=_sources(pairs, dataset_dir))
+    sources = _sources(pairs, dataset_dir)
+    return Gathered(into, left, tuple(notices), listed=written.listed, sources=sources, unused=unused)
+
+
+def refuse_unclear(dataset: Dataset) -> None:
+    """Refuse a list that states patients or parts in a way that can't be used.
+
+    Raises:
+        TrainingError: `data.faults`.
+    """
+    if dataset.unclear:
+        faults = [("dataset.stated", "all", text) for text in dataset.unclear]
+        raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
 
 
 def _sources(pairs: Sequence[Pair], dataset_dir: Path) -> dict[str, CaseSource]:
