@@ -143,6 +143,31 @@ def test_a_list_that_contradicts_itself_is_refused_unless_it_was_planned(tmp_pat
     assert (tmp_path / "b" / "dataset.json").is_file()
 
 
+def test_folders_of_parts_are_the_split(tmp_path: Path) -> None:
+    files = [f"{part}/{n}{end}.nrrd" for part in ("train", "Validation", "test") for n in "ab" for end in ("", "_seg")]
+    root = write(tmp_path / "a", *files)
+    found, description = gathered(root)
+    assert found is not None
+    assert [entry["split"] for entry in description["training"]] == [
+        part for part in ("validation", "test", "training") for _ in "ab"
+    ]
+    planned = {**description, "training": [dict(entry) for entry in description["training"]]}
+    for entry in planned["training"]:
+        del entry["split"]
+    (found.folder / "dataset.json").write_text(json.dumps(planned))  # as an earlier version, whose training goes on
+    stated: list[Any] = []
+    with with_segnets():
+        gather(root, found.folder, {}, continued=Continued(lambda cases, _: stated.append(cases), is_dry=False))
+    assert stated[0].parts == {}
+    found, description = gathered(write(root, "more/c.nrrd", "more/c_seg.nrrd"))
+    assert found is not None
+    assert "split" not in description["training"][0]
+    assert found.unused == (
+        "the folders of parts are not used as the split, because they hold 2 cases for validation, 1 case for none of "
+        "them, 2 cases for test, 2 cases for training",
+    )
+
+
 def test_what_dataset_json_declares_is_handed_on(tmp_path: Path) -> None:
     root = write(tmp_path / "a", *(f"{folder}/p{n}.nrrd" for folder in ("imagesTr", "labelsTr") for n in (1, 2)))
     entries = [{"image": f"imagesTr/p{n}.nrrd", "label": f"labelsTr/p{n}.nrrd"} for n in (1, 2)]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import InputError, Notice, TrainingError, counted
@@ -25,9 +25,9 @@ from napari_seg.formats.scan import Scan
 from napari_seg.training.gather.colours import IGNORED, Colours, colours_of, is_in_colours
 from napari_seg.training.gather.dicom import dicom_pairs
 from napari_seg.training.gather.frames import Fault, as_stacks, count_frames, in_frames
-from napari_seg.training.gather.named import named_pairs
+from napari_seg.training.gather.named import named_pairs, part_of
 from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
-from napari_seg.training.gather.patients import CaseSource, folder_of, with_patients
+from napari_seg.training.gather.patients import CaseSource, folder_of, states_split, with_patients
 from napari_seg.training.gather.polygons import polygon_pairs
 from napari_seg.training.gather.referenced import ENDING, referenced_scan
 from napari_seg.training.gather.write import RECORD, describe_notices, recorded_names, stated_cases, write_cases
@@ -147,7 +147,9 @@ def gather(
         assert unknown is not None
         pairs, left = _search(dataset_dir, into, own or into.parent, reading, unknown)
         labels, ignored = stated_labels(unpacked(dataset_dir) if _is_archive(dataset_dir) else dataset_dir)
-        unused = ()
+        pairs, unused = _with_parts(pairs, dataset_dir)
+        if continued is not None and not states_split(into):  # planned by an earlier version
+            pairs = [replace(pair, part="") for pair in pairs]
         _report_patients(pairs, report)
     if any("^" in pair.name for pair in pairs):  # as between the names of a person in DICOM
         pairs = [replace(pair, name=f"case_{number:04d}") for number, pair in enumerate(pairs, 1)]
@@ -392,6 +394,18 @@ def _place(pair: Pair, dataset_dir: Path) -> str:
     file = shown(pair.images[0][1].files[0])
     root = shown(dataset_dir)
     return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+
+
+def _with_parts(pairs: Sequence[Pair], dataset_dir: Path) -> tuple[list[Pair], tuple[str, ...]]:
+    """Return pairs with the parts that folders such as train/ and test/ above them state; and what is not used."""
+    parts = [part_of(PurePath(_place(pair, dataset_dir)).parent.parts) for pair in pairs]
+    if len(set(parts)) > 1 and "training" in parts and "" not in parts:
+        return [replace(pair, part=part) for pair, part in zip(pairs, parts, strict=True)], ()
+    if len(set(parts) - {""}) > 1:
+        counts = Counter(parts).items()
+        found = ", ".join(f"{counted(count, 'case')} for {part or 'none of them'}" for part, count in counts)
+        return list(pairs), (f"the folders of parts are not used as the split, because they hold {found}",)
+    return list(pairs), ()
 
 
 def _report_patients(pairs: Sequence[Pair], report: Callable[[str], None]) -> None:

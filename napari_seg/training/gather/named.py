@@ -247,6 +247,12 @@ def folders_below(home: PurePath, root: Path) -> list[str]:
     return [part for part in home.relative_to(shown(root)).parts if not _IMAGE_FOLDER.fullmatch(part)]
 
 
+def part_of(folders: Sequence[str]) -> str:
+    """Return the part of a data set that one of the folders above an image names, as train/ does; "" without one."""
+    named = next(filter(_PART_OF_DATA.fullmatch, folders), "").lower()
+    return {"": "", "tr": "training", "va": "validation", "te": "test"}[named[:2]]
+
+
 def patients_of(folders: Sequence[Sequence[str]]) -> list[str]:
     """Return the patient of each case by its folders, "" if they do not say.
 

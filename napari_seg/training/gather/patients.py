@@ -34,10 +34,20 @@ def stated_patients(folder: Path) -> dict[str, str]:
 
     A training that goes on must split the cases as before, so they keep their patients. Empty without a dataset.json.
     """
+    return {_name(entry): str(entry.get("patient", "")) for entry in _entries(folder)}
+
+
+def states_split(folder: Path) -> bool:
+    """Return whether the dataset.json of a converted data set states the parts of its cases."""
+    return any("split" in entry for entry in _entries(folder))
+
+
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    """Return the cases that the dataset.json of a converted data set lists; none if it is missing or damaged."""
     with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         entries = json.loads((folder / "dataset.json").read_bytes())["training"]
-        return {_name(entry): str(entry.get("patient", "")) for entry in entries}
-    return {}
+        return [entry for entry in entries if isinstance(entry["label"], str)]
+    return []
 
 
 def _name(entry: Mapping[str, Any]) -> str:
