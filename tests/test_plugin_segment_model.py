@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from bundles import write_threshold_bundle
+from labelled import found_in
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
@@ -25,13 +26,20 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.formats.image2d import read_image2d
 from napari_seg.inference.options import SegmentOptions
+from napari_seg.plugin.autosave import Autosave, Unsaved
+from napari_seg.plugin.edit.new_structure import add_structure
 from napari_seg.plugin.job import NETWORK_WORKER
+from napari_seg.plugin.labels_on_scan import on_scan
+from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
-from napari_seg.plugin.layers import image_layers
+from napari_seg.plugin.layers import image_layers, labels_layer, layer_of
 from napari_seg.plugin.messages import Message
+from napari_seg.plugin.placement import place
+from napari_seg.plugin.planes.orientation import orientation_letters
 from napari_seg.plugin.segment import run as segment_run
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
+from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume
 
@@ -126,6 +134,33 @@ def test_a_run_adds_one_new_named_and_coloured_layer(viewer: ViewerModel, head: 
     np.testing.assert_array_equal(layer.scale, image.scale)
     np.testing.assert_array_equal(layer.translate, image.translate)
     assert model.session.messages[0] == Message("warning", "tail: 0 ml (result.implausible)")
+
+
+def test_labels_keep_the_doubt_about_left_and_right(viewer: ViewerModel, head: Volume, tmp_path: Path) -> None:
+    """A scan without orientation; its labels are found, resampled, drawn, copied, and left alone."""
+    doubtful = replace(head, notices=(Notice("geometry.no_orientation", "unknown"), Notice("other", "no matter")))
+    session = Session(viewer)
+    model, structures = SegmentModel(session), StructuresModel(session)
+    scan = show(viewer, doubtful)
+    model.start()
+    session.jobs.wait()
+    found = viewer.layers[-1]
+    assert isinstance(found, Labels)
+    moved = on_scan(Snapshot.of(layer_of(labels_layer(found_in(head), place(head.grid), "known"))), scan)  # type: ignore[arg-type]
+    viewer.layers.remove(found)
+    add_structure(session, structures, "liver")
+    session.jobs.wait()
+    drawn = viewer.layers[-1]
+    assert isinstance(drawn, Labels)
+    state_of(drawn).count_edit()
+    autosave = Autosave(tmp_path)
+    autosave.write_copies(autosave.due([drawn]))
+    (restored,) = Unsaved(autosave.folder, ("x",), 0).read(None)
+    viewer.layers.remove(scan)
+    for layer in (found, moved, drawn, restored):
+        assert not LayerInfo.require(layer).is_oriented, layer.name
+        assert [notice.code for notice in LayerInfo.require(layer).notices] == ["geometry.no_orientation"]
+    assert orientation_letters(viewer, viewer.layers) == ("", "", "", "")
 
 
 def test_stop_leaves_the_viewer_as_it_was(viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:

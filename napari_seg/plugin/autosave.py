@@ -31,7 +31,7 @@ from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.record import made_by_in, write_labels_record
 from napari_seg.plugin import kept_data
 from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of, with_unsaved_data_in
-from napari_seg.plugin.layer_info import LayerInfo
+from napari_seg.plugin.layer_info import NO_ORIENTATION, LayerInfo
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import place
@@ -79,12 +79,13 @@ class Unsaved:
         for file, name in info["layers"]:
             segmentation = with_all_segments_named(read_label_map(self.folder / file))
             placement = place(segmentation.grid, frame)
-            made_by = made_by_in(self.folder / file)
-            layer = layer_of(labels_layer(segmentation, placement, f"{name} (restored)", algorithm=made_by))
+            made_by, work = made_by_in(self.folder / file), info.get("work", {}).get(file, {})
+            notices = () if work.get("is_oriented", True) else (NO_ORIENTATION,)
+            title = f"{name} (restored)"
+            layer = layer_of(labels_layer(segmentation, placement, title, algorithm=made_by, notices=notices))
             assert isinstance(layer, Labels)
             table = state_of(layer)
             table.edits, table.painted = 1, True
-            work = info.get("work", {}).get(file, {})
             self._restore_model(layer, work.get("model", {}))
             if scan := work.get("scan"):
                 mark = ScanMark(scan["salt"], tuple(scan["digests"]), scan["blocks"])
@@ -190,6 +191,7 @@ class Autosave:
                 "actions": [asdict(action) for action in snapshot.actions],
                 "selected_label": snapshot.selected_label,
                 "model": self._write_model(snapshot.info),
+                "is_oriented": snapshot.info.is_oriented,
                 "scan": asdict(mark) if (mark := self._mark_of(snapshot.info)) else None,
             }
             entries[key] = _Entry(f"{stem}.nii.gz", str(snapshot.settings["name"]), work)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError, Notice
 from napari_seg.formats.endings import may_be_dicom
 from napari_seg.geometry import Grid
-from napari_seg.plugin.layer_info import LayerInfo, frame_of, infos_of, volume_of
+from napari_seg.plugin.layer_info import LayerInfo, frame_of, infos_of, orientation_doubts, volume_of
 from napari_seg.plugin.placement import LAYER_AXES, LayerPlacement
 from napari_seg.volume import NO_SOURCE, Volume
 
@@ -176,8 +176,8 @@ def _info_for(layer: Layer, others: Iterable[Layer]) -> LayerInfo:
         if isinstance(layer, Image) and not placement.is_view:  # the layer has the resampled voxels
             shown = LayerPlacement(placement.shown, placement.shown, placement.frame)
             info = replace(info, placement=shown, scan=NO_SOURCE)
-        notices = tuple(notice for notice in volume.notices if notice.code == "geometry.no_orientation")
-        return replace(info, volume=None, value_range=None, notices=notices, adopted="scan")
+        doubts = orientation_doubts(volume.notices)
+        return replace(info, volume=None, value_range=None, notices=doubts, adopted="scan")
     affine, frame, notices = _world_affine_mm(layer), frame_of(others), _unit_notices(layer)
     labelled = _frame_of_axis_labels(layer)
     if labelled is not None:

@@ -62,6 +62,7 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Labels:
             scan=volume.source,
             algorithm=info.algorithm,
             source=info.source,
+            notices=volume.notices,
         )
     )
     assert isinstance(layer, Labels)

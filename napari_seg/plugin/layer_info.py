@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _KEY = "napari_seg"
 
+NO_ORIENTATION = Notice("geometry.no_orientation", "the orientation was unknown when this was saved")
+"""Notice of layers that are restored without the notices of their scan."""
+
 _PLACEMENT_KEYS = {"shape", "affine", "shown_shape", "shown_affine", "frame"}
 _RENAMED_KEYS = {"range": "value_range", "labels": "native_labels"}
 
@@ -109,8 +112,7 @@ class LayerInfo:
     @property
     def is_oriented(self) -> bool:
         """Return whether it is known which side of the layer is the patient's left."""
-        notices = self.notices if self.volume is None else self.volume.notices
-        return all(notice.code != "geometry.no_orientation" for notice in notices)
+        return not orientation_doubts(self.notices if self.volume is None else self.volume.notices)
 
     def as_metadata(self) -> dict[str, LayerInfo]:
         """Return the `metadata` of a new layer with this info."""
@@ -124,6 +126,11 @@ class LayerInfo:
     def detach(layer: Layer) -> None:
         """Remove the info of a layer, if it has one."""
         layer.metadata.pop(_KEY, None)
+
+
+def orientation_doubts(notices: Iterable[Notice]) -> tuple[Notice, ...]:
+    """Return those notices that say that left and right are unknown; labels get them from their scan."""
+    return tuple(dict.fromkeys(notice for notice in notices if notice.code == NO_ORIENTATION.code))
 
 
 def infos_of(layers: Iterable[Layer]) -> list[LayerInfo]:

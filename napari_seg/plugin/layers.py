@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_seg.errors import OutputError
+from napari_seg.errors import Notice, OutputError
 from napari_seg.plugin.contrast import contrast_limits, value_range, widen_range
-from napari_seg.plugin.layer_info import LayerInfo
+from napari_seg.plugin.layer_info import LayerInfo, orientation_doubts
 from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import AXIS_LABELS, LayerPlacement, place
 from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Source, Volume, labels_in, smallest_label_type
@@ -103,6 +103,7 @@ def labels_layer(
     algorithm: tuple[str, str] | None = None,
     source: Path | None = None,
     is_result: bool = False,
+    notices: Iterable[Notice] = (),
 ) -> LayerTuple:
     """Return the layer tuple of a segmentation; its array is a copy, so that painting does not change the segmentation.
 
@@ -114,6 +115,7 @@ def labels_layer(
         algorithm: name and version of the program that made the labels; None if a person did.
         source: file that the labels were read from; None for new labels.
         is_result: whether the labels are those that the algorithm made, which nobody has changed since.
+        notices: notices of the scan; the labels keep those that say that left and right are unknown.
     """
     highest = max(int(segmentation.array.max(initial=0)), *(s.label for s in segmentation.segments), 0)
     volumes_ml = segmentation.volumes_ml()
@@ -130,6 +132,7 @@ def labels_layer(
         model_labels=PackedLabels.of(segmentation.array) if is_result else None,
         model_confidence=None if maps is None else PackedLabels.of(maps.confidence),
         source=source,
+        notices=orientation_doubts([*segmentation.notices, *notices]),
     )
     settings: dict[str, Any] = {
         **_geometry(placement),

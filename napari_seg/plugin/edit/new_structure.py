@@ -55,6 +55,7 @@ def _empty_labels(scan: Image) -> Labels:
     assert volume is not None
     segmentation = Segmentation(np.zeros(volume.grid.shape, np.uint8), volume.grid, ())
     placement = placement_of(scan).for_new_layer()
-    layer = layer_of(labels_layer(segmentation, placement, f"{scan.name} - labels", scan=volume.source))
+    name = f"{scan.name} - labels"
+    layer = layer_of(labels_layer(segmentation, placement, name, scan=volume.source, notices=volume.notices))
     assert isinstance(layer, Labels)
     return layer

@@ -83,7 +83,13 @@ class Run:
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
         algorithm = (bundle.name, bundle.version)
         labels_data = labels_layer(
-            segmentation, self.placement, name, scan=self.volume.source, algorithm=algorithm, is_result=True
+            segmentation,
+            self.placement,
+            name,
+            scan=self.volume.source,
+            algorithm=algorithm,
+            is_result=True,
+            notices=self.volume.notices,
         )
         # napari compiles its colour mapping at the first use, which takes seconds
         labels_data[1]["colormap"].map(labels_data[0][:1, :1])

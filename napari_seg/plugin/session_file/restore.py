@@ -23,7 +23,7 @@ from napari_seg.geometry import Grid
 from napari_seg.memory import check_fits
 from napari_seg.plugin import kept_data
 from napari_seg.plugin.labels_state import EditAction, state_of
-from napari_seg.plugin.layer_info import LayerInfo
+from napari_seg.plugin.layer_info import NO_ORIENTATION, LayerInfo
 from napari_seg.plugin.layers import colormap_of, image_layers, labels_layer, layer_of, title_of
 from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import place
@@ -46,8 +46,6 @@ _SETTING_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, 
 """Errors of napari for a value that a setting can't have."""
 
 _BYTES_PER_SHOWN_VOXEL = 8
-
-_NO_ORIENTATION = Notice("geometry.no_orientation", "the orientation was unknown when the session was saved")
 
 
 @dataclass
@@ -231,7 +229,7 @@ def _labels(opened: OpenedSession, saved: LabelsLayer, files: Mapping[str, Path]
     assert isinstance(layer, Labels)
     replace(
         LayerInfo.require(layer),
-        notices=() if saved.is_oriented else (_NO_ORIENTATION,),
+        notices=() if saved.is_oriented else (NO_ORIENTATION,),
         scan_mark=None if saved.scan is None or volume is not None else opened.content.scan_mark(saved.scan),
         looked_for=frozenset(saved.looked_for),
         model_labels=made.get("model_labels"),
@@ -287,7 +285,7 @@ def _image(opened: OpenedSession, saved: ImageLayer, file: Path, frame: NDArray 
             f"an image in {opened.path.name} does not lie on the grid that the session gives; save it again",
         )
     name = opened_name(saved.name, opened.scan_names, "image")
-    notices = () if saved.is_oriented else (_NO_ORIENTATION,)
+    notices = () if saved.is_oriented else (NO_ORIENTATION,)
     volume = Volume(found.array, grid, name, saved.modality, notices=notices)
     ((data, settings, kind),) = image_layers(volume, frame)
     layer = layer_of((data, {**settings, "name": name}, kind))

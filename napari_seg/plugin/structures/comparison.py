@@ -67,7 +67,8 @@ def compare(
     segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)
     differing = Segmentation(differing_at, segmentation.grid, segments)
     placement = snapshot.info.placement.for_new_layer()
-    differences = layer_of(labels_layer(differing, placement, f"{snapshot.name} against {reference.name}"))
+    name = f"{snapshot.name} against {reference.name}"
+    differences = layer_of(labels_layer(differing, placement, name, notices=snapshot.info.notices))
     known = [one.dice for one in scores.values() if not isnan(one.dice)]
     mean = f"mean Dice {np.mean(known):.3f}" if known else "no structure in either of them"
     text = f"Compared with {reference.name}: {mean}; {sum(differing.volumes_ml().values()):.2f} ml differ."

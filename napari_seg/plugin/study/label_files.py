@@ -154,6 +154,7 @@ def label_layers(read: LabelMaps, name: str, frame: NDArray | None, *, is_result
             algorithm=made_by_in(read.path),
             source=read.path,
             is_result=is_result,
+            notices=read.scan.notices if read.scan else (),
         )
         layers.append(shown)
     return layers
