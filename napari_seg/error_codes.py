@@ -881,6 +881,11 @@ CODES = {
     "environment.device": Code(
         "error", "The device is unknown or not present on this machine.", "Choose `--device auto` or `cpu`."
     ),
+    "environment.drive": Code(
+        "error",
+        "The drive of a model, such as a network drive, did not answer for a moment.",
+        "Check the connection of the drive, and give the same command again.",
+    ),
     "environment.ended": Code(
         "error", "The process that did the work ended unexpectedly.", "Run it again; report it if it happens again."
     ),

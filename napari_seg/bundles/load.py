@@ -19,18 +19,29 @@ def load_model(bundle: Bundle, device: str, precision: Precision = "auto") -> Mo
         precision: the requested precision.
 
     Raises:
-        EnvironmentFault: `environment.precision`, the device has no such precision.
+        EnvironmentFault: `environment.precision`, the device has no such precision; `environment.memory` or
+            `environment.drive`, memory or the drive of the bundle fails for the moment.
         BundleError: `bundle.untrusted`; `bundle.config` or `bundle.nnunet`, the inference config or the plans can't be
             used; `bundle.weights` or `bundle.weights_unsafe`, the weights are missing, do not fit the network, or are
             no plain data.
     """
+    try:
+        return _load(bundle, torch.device(device), precision)
+    except Exception as error:
+        from napari_seg.bundles.causes import passing_fault
+
+        if (fault := passing_fault(error, bundle.name)) is None:
+            raise
+        raise fault from error
+
+
+def _load(bundle: Bundle, device: torch.device, precision: Precision) -> Model:
     check_runnable(bundle)
-    torch_device = torch.device(device)
-    dtype = compute_dtype(precision, torch_device)
+    dtype = compute_dtype(precision, device)
     if bundle.kind == "nnunet":
         from napari_seg.bundles.nnunet.load import load_nnunet
 
-        return load_nnunet(bundle, torch_device, dtype)
+        return load_nnunet(bundle, device, dtype)
     from napari_seg.bundles.monai import load_monai  # importing MONAI takes seconds
 
-    return load_monai(bundle, torch_device, dtype)
+    return load_monai(bundle, device, dtype)

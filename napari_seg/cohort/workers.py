@@ -24,6 +24,9 @@ from napari_seg.memory import SAFE_FRACTION, free_bytes
 from napari_seg.progress import Progress, describe_seconds
 from napari_seg.worker import WorkerDied, WorkerError, WorkerProcess, core_count
 
+PASSING_CODES = ("environment.memory", "environment.drive", "file.too_large")
+"""Codes of errors that another try, alone, may not have."""
+
 MAX_SMALL_BYTES = 16 * 2**20
 """Size of the files of a small scan, which one core segments about as fast as two."""
 
@@ -89,7 +92,7 @@ class Failed:
     Attributes:
         number: number of the case in the manifest.
         error: the reason.
-        is_crash: whether its worker died, or memory ran out, so that another try may succeed.
+        is_crash: whether its worker died, or memory or a drive failed, so that another try may succeed.
     """
 
     number: int
@@ -184,7 +187,7 @@ class CaseWorker:
             text = f"{name} needs more memory than is free; close other programs, or run it on a larger machine"
             return Failed(work.number, InputError("environment.memory", text), is_crash=True)
         except NapariSegError as error:
-            return Failed(work.number, error, is_crash=error.code in ("environment.memory", "file.too_large"))
+            return Failed(work.number, error, is_crash=error.code in PASSING_CODES)
         except OSError as error:  # the process could not start
             text = f"the worker process of {name} could not start ({error.strerror or type(error).__name__})"
             return Failed(work.number, EnvironmentFault("environment.ended", text), is_crash=True)

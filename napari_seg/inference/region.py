@@ -10,6 +10,7 @@ from math import ceil, prod
 
 import torch
 
+from napari_seg.bundles.causes import is_of_memory
 from napari_seg.bundles.modules import with_public_names
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.precision import has_bfloat16, name_of
@@ -381,7 +382,7 @@ def blaming(bundle: Bundle, device: torch.device) -> Iterator[None]:
     except NapariSegError:
         raise
     except Exception as error:  # a bundle's own network can raise anything
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
+        if is_of_memory(error):
             advice = "try --device cpu" if device.type != "cpu" else "use a bundle with smaller windows"
             raise EnvironmentFault(
                 "environment.memory", f"{device} has too little memory for this network's windows; {advice}"

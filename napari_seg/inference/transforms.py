@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_seg.bundles.causes import is_of_memory
 from napari_seg.bundles.dimensions import REFERENCE_KEYS
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
@@ -145,7 +146,7 @@ def prepare_by_transforms(
     except NapariSegError:
         raise
     except Exception as error:  # a bundle's own transforms can raise anything
-        if _is_of_memory(error):
+        if is_of_memory(error):
             text = f"this machine has too little memory for the transforms of bundle {bundle.root.name!r} on this scan"
             raise EnvironmentFault("environment.memory", f"{text}; close other programs, or crop the scan") from error
         raise BundleError(
@@ -205,17 +206,6 @@ def _result_bytes(transform: Any, data: Any) -> int:
             moves = isinstance(transform, Spacingd | Affined | Rotated) and shape != tuple(value.shape[1:])
             count += (4 * len(value) + COORDINATE_BYTES * moves) * prod(shape)
     return count
-
-
-def _is_of_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or one that led to it, says that memory is short."""
-    import torch
-
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _only_resamples(transform: Any, after: list[Any]) -> bool:
