@@ -157,3 +157,16 @@ def test_the_hidden_folder_of_a_runner_lies_in_the_output_folder(named: str, out
     with pytest.raises(CohortError, match=r"cohort\.manifest"), Runner(output, manifest):
         pass
     assert (home / "1.1").is_dir()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="drives are listed elsewhere there")
+def test_a_drive_whose_name_is_no_utf8_changes_nothing_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts, shared = tmp_path / "mounts", tmp_path / "two words"
+    monkeypatch.setattr(runners, "_MOUNTS", mounts)
+    named = os.fsencode(shared.resolve()).replace(b" ", b"\\040")
+    lines = [b"/dev/a / ext4 rw 0 0", b"/dev/b /media/B\xfcro vfat rw 0 0", b"server:/x %b nfs4 rw 0 0" % named]
+    mounts.write_bytes(b"".join(line + b"\n" for line in lines))
+    assert not runners.is_network_drive(tmp_path)
+    assert runners.is_network_drive(shared / "out")

@@ -47,6 +47,9 @@ _WATCH_SECONDS = 1.0
 
 _TRIES = 3
 
+_MOUNTS = Path("/proc/self/mounts")
+"""Drives and where they are, on Linux."""
+
 _NETWORK_DRIVES = ("nfs", "cifs", "smb", "fuse.", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "glusterfs", "pvfs")
 """Types of drives that machines share, or their first letters."""
 
@@ -317,9 +320,9 @@ def is_network_drive(folder: Path) -> bool:
     found = ""
     with suppress(OSError):
         place, longest = folder.resolve(), 0
-        for line in Path("/proc/self/mounts").read_text().splitlines():  # Linux
-            _, mount, kind, *_ = line.split(" ")
-            mount = mount.replace("\\040", " ")
+        for line in _MOUNTS.read_bytes().split(b"\n")[:-1]:
+            _, name, kind, *_ = map(os.fsdecode, line.split(b" "))  # names may be in any encoding
+            mount = name.replace("\\040", " ")
             if place.is_relative_to(mount) and len(mount) >= longest:
                 found, longest = kind, len(mount)
     return found.startswith(_NETWORK_DRIVES)
