@@ -1332,7 +1332,7 @@ CODES = {
     "labels.names_differ": Code(
         "notice",
         "Some structures have a name in one of the two label maps only; structures are compared by name.",
-        "Rename them if they are the same structure.",
+        "Rename them if they are the same structure; the others count as Dice 0.",
     ),
     "labels.needs_grid": Code(
         "error", "Contours fill voxels only on the grid of a scan.", "Name the scan too, with `--scan`."
@@ -1344,6 +1344,12 @@ CODES = {
         "notice",
         "The contours of a structure enclose the centre of no voxel, so it is empty.",
         "Nothing, if the structure is that small.",
+    ),
+    "labels.none_common": Code(
+        "error",
+        "The result and the reference have no structure with the same name or, if the result has no names, no label of "
+        "the same number.",
+        "Rename the structures, or say with `--labels` what the values of the reference mean.",
     ),
     "labels.not_closed": Code(
         "notice",

@@ -21,9 +21,11 @@ def test_ignored_values_and_regions_are_declared(tmp_path: Path) -> None:
     labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
     regions = {"whole": ((1, 1), (2, 2)), "core": ((2, 2),)}
     folder = write(tmp_path / "a", labels=labels)
-    assert declared(folder) == declared(folder / "case.nii.gz") == Declared((3,), regions)
-    assert declared(write(tmp_path / "b", labels={"0": "background", "1": "liver", "4": "ignore"})) == Declared((4,))
-    assert declared(write(tmp_path / "c", labels={"background": 0, "liver": [1, 2]})) == Declared()
+    assert declared(folder) == declared(folder / "case.nii.gz") == Declared((3,), {}, regions)
+    assert declared(write(tmp_path / "b", labels={"0": "background", "1": "liver", "4": "ignore"})) == Declared(
+        (4,), {"liver": (1,)}
+    )
+    assert declared(write(tmp_path / "c", labels={"background": 0, "liver": [1, 2]})) == Declared((), {"liver": (1, 2)})
     assert declared(tmp_path) == Declared()
 
 

@@ -15,7 +15,7 @@ from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.evaluation.labels import as_classes, read_classes
 from napari_seg.evaluation.overlay import draw_comparison_2d
-from napari_seg.evaluation.pairs import Pair, compare_pair, find_pairs, read_label_map
+from napari_seg.evaluation.pairs import CaseScores, Pair, compare_pair, find_pairs, read_label_map
 from napari_seg.formats.image2d import read_image2d
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid, resample
@@ -354,7 +354,7 @@ def test_values_that_a_data_set_ignores(tmp_path: Path, capsys: pytest.CaptureFi
     assert set(cases_of([found, expected], capsys)[0]["segments"]) == {"label 1", "label 7"}
     for labels in ({"background": 0, "one": 1, "ignore": 7}, {"0": "background", "1": "one", "7": "ignore"}):
         (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": labels}))
-        assert set(cases_of([found, expected], capsys)[0]["segments"]) == {"label 1"}
+        assert set(cases_of([found, expected], capsys)[0]["segments"]) == {"one"}
         assert set(cases_of([found, expected, "--labels", "one=1"], capsys)[0]["segments"]) == {"one"}
     (tmp_path / "data" / "dataset.json").write_text("[" * 100_000)
     assert set(cases_of([found, expected], capsys)[0]["segments"]) == {"label 1", "label 7"}
@@ -415,10 +415,78 @@ def test_classes_that_are_not_annotated_in_a_case_are_not_compared(
         write(label_map({1: slice(0, 2), 2: slice(2, 3)}), found / f"{name}.nii.gz")
     description = {"labels": {"background": 0, "liver": 1, "spleen": 2}, "labelled": {"b": ["liver"]}}
     (expected / "dataset.json").write_text(json.dumps(description))
-    for words, names in (([], ("label 1", "label 2")), (["--labels", "liver=1", "spleen=2"], ("liver", "spleen"))):
+    for words in ([], ["--labels", "liver=1", "spleen=2"]):
         a, b = cases_of([found, expected, *words], capsys)
-        assert dice_of(a) == {names[0]: 1, names[1]: 0}
-        assert dice_of(b) == {names[0]: 1}
+        assert dice_of(a) == {"liver": 1, "spleen": 0}
+        assert dice_of(b) == {"liver": 1}
+    record(found / "b.json", {1: "spleen", 2: "liver"})  # label 2 in one plane, where 1 is in two of the reference
+    assert dice_of(cases_of([found, expected], capsys)[1]) == {"liver": 0}
+
+
+ONE, TWO = slice(0, 2), slice(2, 5)
+
+
+def case_of(
+    folder: Path, found: dict, expected: dict, names: tuple[dict, dict] = ({}, {}), labels: dict | None = None
+) -> CaseScores:
+    """Compare a result with a reference, both of rows and with names in their records; `labels` as in dataset.json."""
+    for one, rows, of_labels in (("found/a_seg", found, names[0]), ("data/labels/a", expected, names[1])):
+        write(label_map(rows), folder / f"{one}.nii.gz")
+        if of_labels:
+            record(folder / f"{one}.json", of_labels)
+    if labels:
+        (folder / "data" / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return compare_pair(find_pairs(folder / "found", folder / "data" / "labels")[0][0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected", "found", "names", "dice"),
+    [
+        ({"liver": 1, "tumour": 2}, {1: ONE, 2: TWO}, {1: TWO}, ({1: "Tumor"}, {}), {"liver": 0, "Tumor": 1}),
+        ({"liver": 3, "spleen": 7}, {3: ONE, 7: TWO}, {1: ONE, 2: TWO}, ({1: "liver", 2: "spleen"}, {}), None),
+        ({"body": [3, 7]}, {3: ONE, 7: TWO}, {1: slice(0, 5)}, ({1: "body"}, {}), {"body": 1}),
+        ({}, {1: ONE, 2: TWO}, {2: ONE, 1: TWO}, ({1: "spleen", 2: "liver"}, {1: "Liver", 2: "Spleen"}), None),
+        ({}, {1: ONE, 2: TWO}, {2: ONE, 1: TWO}, ({1: "right kidney", 2: "x"}, {1: "X", 2: "Kidney_right"}), None),
+        ({"liver": 3, "spleen": 7}, {3: ONE, 7: TWO}, {3: ONE, 7: TWO}, ({}, {}), {"liver": 1, "spleen": 1}),
+    ],
+)
+def test_structures_are_matched_by_name_whatever_their_numbers(
+    tmp_path: Path, labels: dict, expected: dict, found: dict, names: tuple[dict, dict], dice: dict | None
+) -> None:
+    result = case_of(tmp_path, found, expected, names, labels)
+    assert {name: scores.dice for name, scores in result.scores.items()} == (
+        dice or dict.fromkeys(names[0].values(), 1)
+    )
+    codes = [notice.code for notice in result.notices]
+    assert codes == (["labels.names_differ"] if dice and 0 in dice.values() else [])
+
+
+def test_label_maps_with_nothing_in_common_are_refused(tmp_path: Path) -> None:
+    names = ({1: "Leber", 2: "Milz"}, {1: "spleen", 2: "liver"})
+    result = case_of(tmp_path / "a", {1: ONE, 2: TWO}, {2: ONE, 1: TWO}, names)
+    assert result.code == "labels.none_common"
+    assert "1 Leber, 2 Milz, and a.nii.gz has 1 spleen, 2 liver" in result.message
+    assert "--labels Leber=VALUE Milz=VALUE" in result.message
+    result = case_of(tmp_path / "b", {1: ONE, 2: TWO}, {3: ONE, 7: TWO}, labels={"liver": 3, "spleen": 7})
+    assert result.code == "labels.none_common"
+    assert "the labels 1, 2 without names, and a.nii.gz has 3 liver, 7 spleen" in result.message
+    assert "--labels liver=3 spleen=7" in result.message
+    nothing = case_of(tmp_path / "c", {}, {3: ONE, 7: TWO}, labels={"liver": 3, "spleen": 7})
+    assert {name: scores.dice for name, scores in nothing.scores.items()} == {"liver": 0, "spleen": 0}
+    regions = {"whole": [1, 2, 4], "core": [1, 4], "enhancing": 4}
+    nested = case_of(tmp_path / "d", {1: ONE, 3: TWO}, {2: ONE, 4: TWO}, ({1: "WT", 3: "ET"}, {}), regions)
+    assert nested.code == "labels.none_common"
+    nested = case_of(tmp_path / "e", {1: ONE, 3: TWO}, {2: ONE, 4: TWO}, ({1: "Whole", 3: "Enhancing"}, {}), regions)
+    assert {name: scores.dice for name, scores in nested.scores.items()} == {"whole": 1, "core": 1, "enhancing": 1}
+    nested = case_of(tmp_path / "f", {2: ONE, 4: TWO}, {2: ONE, 4: TWO}, ({2: "edema", 4: "active"}, {}), regions)
+    assert [notice.code for notice in nested.notices] == ["labels.names_differ"]
+
+
+def test_an_unnamed_value_of_a_reference_keeps_its_number(tmp_path: Path) -> None:
+    names = ({1: "liver", 2: "spleen"}, {})
+    result = case_of(tmp_path, {1: ONE}, {3: ONE, 2: slice(2, 3), 255: slice(3, 4)}, names, {"liver": 3})
+    dice = {name: scores.dice for name, scores in result.scores.items()}
+    assert dice == {"liver": 1, "spleen": pytest.approx(float("nan"), nan_ok=True), "label 2": 0, "label 255": 0}
 
 
 def test_a_part_of_a_data_set_is_that_of_its_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -440,6 +508,13 @@ def test_a_part_of_a_data_set_is_that_of_its_training(tmp_path: Path, capsys: py
     words = [tmp_path / "found", tmp_path / "data", "--part", "test", "--trained", tmp_path / "out"]
     first, second = sorted(case["name"] for case in cases_of(words, capsys))
     assert first[:2] == second[:2]
+    for file in (tmp_path / "found").iterdir():
+        record(file.with_name(file.name.replace(".nii.gz", ".json")), {1: "Liver"})
+    (tmp_path / "out" / "plan.json").write_text(json.dumps({"choices": {}, "labels": {"spleen": [3], "liver": [1]}}))
+    assert main(["evaluate", *map(str, words)]) == 4
+    assert "labels.names: the result has no 'spleen'; it has Liver" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "out" / "plan.json").write_text(json.dumps({"choices": {}, "labels": {"liver": [1]}}))
+    assert dice_of(cases_of(words, capsys)[0]) == {"Liver": 1}
     (tmp_path / "found" / f"{first}_seg.nii.gz").unlink()
     assert main(["evaluate", *map(str, words)]) == 3
     assert f"{first}: input.unpaired" in capsys.readouterr().out

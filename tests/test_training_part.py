@@ -17,7 +17,7 @@ from napari_seg.errors import InputError
 from napari_seg.formats.itk import to_itk
 from napari_seg.geometry import Grid
 from napari_seg.training.choices import Choices, identity, patients_digest
-from napari_seg.training.part import part_of
+from napari_seg.training.part import label_values, part_of
 from napari_seg.training.prepare import data_folder, plan_bundle
 from napari_seg.training.segnets_modules import with_segnets
 
@@ -77,6 +77,13 @@ def test_the_parts_are_those_of_the_training(balls: Path, tmp_path: Path, write:
         folder, names = part_of(root, part, out)
         assert names == {case["name"] for case in cases}
         assert {folder} == {Path(case["label"]).parent for case in cases}
+
+
+def test_the_plan_says_what_the_label_values_mean(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({"labels": {"liver": [3], "tumour": [7, "10-19"], "ignore": [255]}}))
+    assert label_values(tmp_path) == {"liver": ((3, 3),), "tumour": ((7, 7), (10, 19)), "ignore": ((255, 255),)}
+    (tmp_path / "plan.json").write_text("{}")
+    assert label_values(tmp_path) == {}
 
 
 def test_the_cases_of_folds_have_trained_the_ensemble(balls: Path, tmp_path: Path) -> None:

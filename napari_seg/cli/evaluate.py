@@ -41,8 +41,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=named_value,
         metavar="NAME=VALUE",
         help="meaning of the references' values, as for train: liver=1 tumour=2,3 vessel=10-19; in the order of the "
-        "model's classes if its label maps have no names. Voxels of ignore=255 are not compared. Classes that share "
-        "values (regions) are compared one by one",
+        "model's classes if its label maps have no names. Without it, structures are matched by the names in the files "
+        "and in dataset.json, and by number only if either side has no names. Voxels of ignore=255 are not compared. "
+        "Classes that share values (regions) are compared one by one",
     )
     parser.add_argument(
         "--ignore",
@@ -62,7 +63,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--trained",
         type=Path,
         metavar="OUT",
-        help="folder that train wrote: --part is that of this training, with its --layout, --set patient=... and so on",
+        help="folder that train wrote: --part is that of this training, with its --layout, --labels, --set patient=... "
+        "and so on",
     )
     parser.add_argument("--scans", type=Path, help="scans with the same names, for the figures of the report")
     parser.add_argument("--versus", type=Path, help="label maps of another model, compared case by case")
@@ -84,19 +86,21 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import InputError
-    from napari_seg.evaluation.labels import read_classes, split_ignored
+    from napari_seg.evaluation.labels import BACKGROUND, IGNORE, read_classes, split_ignored
     from napari_seg.evaluation.pairs import find_pairs
     from napari_seg.evaluation.report import differences, summary, write_report
     from napari_seg.formats.atomic import make_output_folder
 
     if arguments.output:
         make_output_folder(arguments.output)  # before long work
-    classes, ignored = split_ignored(read_classes(arguments.labels))
-    references, names = arguments.references, None
+    stated, references, names = read_classes(arguments.labels), arguments.references, None
     if arguments.part:
-        from napari_seg.training.part import part_of
+        from napari_seg.training.part import label_values, part_of
 
         references, names = part_of(references, arguments.part, arguments.trained)
+        if arguments.trained and stated.keys() <= {BACKGROUND, IGNORE}:
+            stated = {**label_values(arguments.trained), **stated}
+    classes, ignored = split_ignored(stated)
     options = {
         "ignore_frame": arguments.ignore_frame_of_reference,
         "ignored": (*arguments.ignore, *ignored),

@@ -19,11 +19,13 @@ class Declared:
 
     Attributes:
         ignored: values of voxels that are not annotated.
+        names: name -> values of classes that do not overlap, without background; empty if two names share a value.
         regions: name -> values of classes that overlap; empty if no two names share a value.
         labelled: name of a label map -> the values that are annotated in it; others have all of them.
     """
 
     ignored: tuple[int, ...] = ()
+    names: dict[str, tuple[int, ...]] = field(default_factory=dict)
     regions: Classes = field(default_factory=dict)
     labelled: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -48,7 +50,10 @@ def declared(references: Path) -> Declared:
         values = {name: of_class for name, of_class in values.items() if set(of_class) != {0}}
         classes = {name: tuple((value, value) for value in of_class) for name, of_class in values.items()}
         labelled = dict(_labelled(description, values, path))
-        return Declared(ignored, classes if do_overlap(classes) else {}, labelled)
+        if do_overlap(classes):
+            return Declared(ignored, {}, classes, labelled)
+        names = {name: tuple(value for value in of_class if value > 0) for name, of_class in values.items()}
+        return Declared(ignored, {name: of_class for name, of_class in names.items() if of_class}, {}, labelled)
     return Declared()
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, count
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
 from napari_seg.evaluation.metrics import on_grid
-from napari_seg.volume import Segment, Segmentation, distinct_color
+from napari_seg.evaluation.names import match_names
+from napari_seg.volume import Segment, Segmentation, distinct_color, labels_in
 
 BACKGROUND = "background"
 IGNORE = "ignore"
@@ -99,8 +101,8 @@ def only_labelled(
 def as_classes(reference: Segmentation, classes: Classes, result: Segmentation) -> Segmentation:
     """Return the reference relabelled with the classes of a model.
 
-    A class gets the label of the result's segment with the same name. If the result has no names, classes are numbered
-    from 1 in the order of `classes`, background excluded.
+    A class gets the label of the result's segment with the same name, see `match_names`. If the result has no names,
+    classes are numbered from 1 in the order of `classes`, background excluded.
 
     Args:
         reference: reference with its original label values.
@@ -112,9 +114,12 @@ def as_classes(reference: Segmentation, classes: Classes, result: Segmentation) 
             `labels.unknown`, a value in the reference belongs to no class.
     """
     names = [name for name in classes if name != BACKGROUND]
-    label_of = {segment.name: segment.label for segment in result.segments} or {n: i for i, n in enumerate(names, 1)}
-    if missing := [name for name in names if name not in label_of]:
-        raise InputError("labels.names", f"the result has no {missing[0]!r}; it has {', '.join(label_of)}")
+    label_of = {name: number for number, name in enumerate(names, start=1)}
+    if result.segments:
+        of_result = {segment.name: segment.label for segment in result.segments}
+        label_of = {name: of_result[its] for name, its in match_names(names, of_result).items()}
+        if missing := [name for name in names if name not in label_of]:
+            raise InputError("labels.names", f"the result has no {missing[0]!r}; it has {', '.join(of_result)}")
     label_of_value = np.full(int(reference.array.max()) + 1, -1)
     for name, bounds in classes.items():
         for low, high in bounds:
@@ -132,34 +137,121 @@ def as_classes(reference: Segmentation, classes: Classes, result: Segmentation) 
             f"background={first_unknown}"
         )
         raise InputError("labels.unknown", text)
-    array = label_of_value.astype(np.min_scalar_type(max(label_of_value.max(), 0)))[reference.array]
+    array = _relabelled(reference.array, np.maximum(label_of_value, 0))
     segments = tuple(Segment(label_of[name], name, distinct_color(label_of[name])) for name in names)
     return Segmentation(array, reference.grid, segments, notices=reference.notices)
 
 
-def with_labels_of(result: Segmentation, reference: Segmentation) -> Segmentation:
-    """Return the reference relabelled so that segments with equal names have equal labels.
+def with_names(reference: Segmentation, declared: Mapping[str, Sequence[int]], result: Segmentation) -> Segmentation:
+    """Return the reference with the names that its data set declares; unchanged if it has names.
 
-    A DICOM segmentation, for example, numbers its segments from 1, whatever their labels were. The reference is
-    returned unchanged if the two share no name, or if either has a name twice.
+    A name of several values gets the first of them as its label. If the result has no names, it has the values of the
+    reference, so that these stay as they are, and only names of one value are given.
+
+    Args:
+        reference: reference with its original label values.
+        declared: name -> values, without background.
+        result: segmentation to compare with.
+    """
+    if not declared or _named(reference):
+        return reference
+    has_names = bool(_named(result))
+    given = {name: values for name, values in declared.items() if has_names or len(values) == 1}
+    table = np.arange(int(reference.array.max()) + 1)
+    for values in given.values():
+        table[[value for value in values if value < len(table)]] = values[0]
+    segments = tuple(Segment(values[0], name, distinct_color(values[0])) for name, values in given.items())
+    return replace(reference, array=_relabelled(reference.array, table), segments=segments)
+
+
+def with_labels_of(result: Segmentation, reference: Segmentation, name: str = "the reference") -> Segmentation:
+    """Return the reference relabelled so that segments with the same name have the same label, see `match_names`.
+
+    A DICOM segmentation, for example, numbers its segments from 1, whatever their labels were. If either has no names,
+    or has a name twice, the two are compared by number, and the reference is returned unchanged.
 
     Args:
         result: segmentation whose labels are kept; it may have no names.
-        reference: segmentation to relabel; it may have no names.
+        reference: segmentation to relabel; it may have no names. A notice is added on structures that only one of the
+            two names and holds.
+        name: name of the reference in the notice and in errors.
+
+    Raises:
+        InputError: `labels.none_common`, both have names and share none, or only the reference has names and they share
+            no label.
     """
-    label_of = {segment.name: segment.label for segment in result.segments}
-    names = [segment.name for segment in reference.segments]
-    if label_of.keys().isdisjoint(names) or len(set(names)) < len(names) or len(label_of) < len(result.segments):
+    ours, theirs = _named(result), _named(reference)
+    in_result, in_reference = (set(labels_in(side.array)) - {0} for side in (result, reference))
+    if theirs and not ours and in_result and in_result.isdisjoint({*in_reference, *theirs.values()}):
+        raise InputError(
+            "labels.none_common",
+            f"the result has the labels {listed([*map(str, sorted(in_result))])} without names, and {name} has "
+            f"{numbered(theirs)}, so that no label is in both; if the result numbers the classes from 1, list them in "
+            f"its order with --labels {' '.join(f'{own}={label}' for own, label in [*theirs.items()][:3])}",
+        )
+    if not ours or not theirs or _has_repeated_name(result) or _has_repeated_name(reference):
         return reference
-    highest = max(int(reference.array.max()), *(s.label for s in (*reference.segments, *result.segments)))
+    same = match_names(theirs, ours)
+    if not same:
+        raise InputError(
+            "labels.none_common",
+            f"the result has {numbered(ours)}, and {name} has {numbered(theirs)}, so that no structure has the same "
+            "name in both; rename them, or give the value in the reference of each structure of the result with "
+            f"--labels {' '.join(f'{own}=VALUE' for own in [*ours][:3])}",
+        )
+    highest = max((*in_result, *in_reference, *ours.values(), *theirs.values()))
     free = count(highest + 1)
-    table = np.array([0, *(next(free) for _ in range(highest))])  # an unnamed label must not take a label of the result
+    table = np.arange(highest + 1)
     segments = []
     for segment in reference.segments:
-        table[segment.label] = label_of.get(segment.name, table[segment.label])
-        segments.append(replace(segment, label=int(table[segment.label])))
-    array = table.astype(np.min_scalar_type(int(table.max())))[reference.array]
-    return replace(reference, array=array, segments=tuple(sorted(segments, key=lambda segment: segment.label)))
+        if segment.name in theirs:
+            table[segment.label] = ours[same[segment.name]] if segment.name in same else next(free)
+            segments.append(replace(segment, label=int(table[segment.label])))
+    for label in in_reference.difference(theirs.values()).intersection(ours.values()):
+        table[label] = next(free)  # an unnamed label must not take a named one of the result
+        segments.append(Segment(int(table[label]), f"label {label}", distinct_color(label)))
+    only_result = [own for own, label in ours.items() if own not in same.values() and label in in_result]
+    only_reference = [own for own, label in theirs.items() if own not in same and label in in_reference]
+    return replace(
+        reference,
+        array=_relabelled(reference.array, table),
+        segments=tuple(sorted(segments, key=lambda segment: segment.label)),
+        notices=(*reference.notices, *_names_differ(only_result, only_reference, name)),
+    )
+
+
+def listed(names: Collection[str]) -> str:
+    """Return the first three names, and the number of the others."""
+    first, more = [*names][:3], [*names][3:]
+    return f"{', '.join(first)}{f' and {len(more)} more' if more else ''}"
+
+
+def numbered(labels: Mapping[str, int]) -> str:
+    """Return the first three labels with their names, and the number of the others."""
+    return listed([f"{label} {name}" for name, label in labels.items()])
+
+
+def _named(segmentation: Segmentation) -> dict[str, int]:
+    """Return name -> label of the segments that have a name of their own, unlike "label 3"."""
+    return {s.name: s.label for s in segmentation.segments if s.name != f"label {s.label}"}
+
+
+def _has_repeated_name(segmentation: Segmentation) -> bool:
+    return len({segment.name for segment in segmentation.segments}) < len(segmentation.segments)
+
+
+def _relabelled(array: NDArray[np.unsignedinteger], table: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
+    """Return an array of labels with the value `table[label]` of each, in the smallest type."""
+    relabelled: NDArray[np.unsignedinteger] = table.astype(np.min_scalar_type(int(table.max())))[array]
+    return relabelled
+
+
+def _names_differ(only_result: Sequence[str], only_reference: Sequence[str], name: str) -> Iterator[Notice]:
+    """Yield a notice on structures without a partner: one may have been renamed, or the model does not know it."""
+    places = (("the segmentation", only_result), (name, only_reference))
+    if found := "; ".join(f"only in {place}: {listed(names)}" for place, names in places if names):
+        text = f"structures are matched by name; {found}; these count as Dice 0; give a structure the same name in both"
+        yield Notice("labels.names_differ", text)
 
 
 def mask_ignored(

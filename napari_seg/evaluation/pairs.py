@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
@@ -14,22 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice
-from napari_seg.evaluation.declared import declared
+from napari_seg.evaluation.declared import Declared, declared
 from napari_seg.evaluation.labels import (
     BACKGROUND,
     Classes,
     as_classes,
     do_overlap,
+    listed,
     mask_ignored,
     only_labelled,
     with_labels_of,
+    with_names,
 )
 from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
+from napari_seg.evaluation.names import match_names
 from napari_seg.evaluation.regions import compare_regions
 from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
-from napari_seg.formats.label_maps import is_cropped, on_common_grid, on_grid, read_label_map, with_all_segments_named
+from napari_seg.formats.label_maps import is_cropped, on_common_grid, on_grid, read_label_map
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 logger = logging.getLogger(__name__)
@@ -53,10 +56,12 @@ class Pair:
         prediction: path of the label map.
         reference: path of the reference.
         scan: path of the scan; used only to draw figures.
-        classes: meaning of the reference's values; None if both files use the same labels.
+        classes: meaning of the reference's values; None if segments are matched by name, and labels without names by
+            number.
         ignore_frame: compare DICOM objects even if their frames of reference differ.
         ignored: ignore labels of the reference; their voxels are not compared.
         labelled: values of the reference that are annotated; other classes are not compared. None: all.
+        declared: name -> values that the data set of the reference declares; used if the reference has no names.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Pair:
     ignore_frame: bool = False
     ignored: tuple[int, ...] = ()
     labelled: tuple[int, ...] | None = None
+    declared: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def has_regions(self) -> bool:
@@ -79,10 +85,11 @@ class Pair:
         return is_image2d(self.prediction)
 
     def read(self) -> tuple[Segmentation, Segmentation]:
-        """Read the label map and its reference, relabelled so that equal names have equal labels.
+        """Read the label map and its reference, relabelled so that the same names have equal labels.
 
         Raises:
-            InputError: a file can't be read, or its values don't fit `classes`; see `read_label_map`, `as_classes`.
+            InputError: a file can't be read, or its values don't fit `classes`; see `read_label_map`, `as_classes`,
+                `with_labels_of`.
         """
         prediction = read_label_map(self.prediction)
         reference = read_label_map(
@@ -97,13 +104,17 @@ class Pair:
             prediction, reference = mask_ignored(self.ignored, prediction, reference, self.reference.name)
         if self.has_regions:
             return prediction, reference
+        meaning: Classes | None = self.classes
         if self.classes:
             relabelled = as_classes(reference, self.classes, prediction)
         else:
-            relabelled = with_labels_of(prediction, reference)
+            reference = with_names(reference, self.declared, prediction)
+            relabelled = with_labels_of(prediction, reference, self.reference.name)
+            if relabelled is not reference:
+                meaning = {segment.name: ((segment.label, segment.label),) for segment in reference.segments}
         if self.labelled is None:
             return prediction, relabelled
-        return only_labelled(self.labelled, self.classes, prediction, relabelled)
+        return only_labelled(self.labelled, meaning, prediction, relabelled)
 
 
 @dataclass(frozen=True)
@@ -169,8 +180,7 @@ def find_pairs(
             file. `case_01_seg.nii.gz` and `case_01_0000_seg.nii.gz` belong to the case `case_01`.
         references: the reference, or a folder of references.
         scans: the scan, or a folder of scans named `case_01.nii.gz` or `case_01_0000.nii.gz`; used only for figures.
-        classes: meaning of the references' values; None: those that their dataset.json declares if these overlap, else
-            the labels of the predictions.
+        classes: meaning of the references' values; None: that of their names, which their dataset.json may declare.
         ignore_frame: compare DICOM objects even if their frames of reference differ.
         ignored: ignore labels of the references, in addition to those declared in their dataset.json.
         only: names of the references to compare; None: all.
@@ -188,7 +198,8 @@ def find_pairs(
         scan = scans if scans and scans.is_file() else None
         case_name = _stem(Path(file_label(predictions)))
         labelled = stated.labelled.get(_stem(Path(file_label(references))))
-        return [Pair(case_name, predictions, references, scan, classes, ignore_frame, ignore_labels, labelled)], []
+        found = (predictions, references, scan, classes, ignore_frame, ignore_labels, labelled, stated.names)
+        return [Pair(case_name, *found)], []
     references_by_name = {_stem(path): path for path in _label_maps(references)}
     scans_by_name = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
     pairs: dict[str, Pair] = {}
@@ -215,6 +226,7 @@ def find_pairs(
                 ignore_frame,
                 ignore_labels,
                 stated.labelled.get(name),
+                stated.names,
             )
     unpaired += [
         _unpaired(name, f"{references_by_name[name].name} has no label map with the same name")
@@ -231,6 +243,7 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseScores:
         notices = tuple(dict.fromkeys((*prediction.notices, *reference.notices)))
         if pair.classes and pair.has_regions:
             regions, scores = compare_regions(prediction, reference, pair.classes, tolerance_mm, pair.labelled)
+            notices = (*notices, *_regions_differ(prediction, pair.classes))
             return CaseScores(pair.name, pair, regions, scores, notices=notices)
         comparison = compare_label_maps(prediction, reference, tolerance_mm)
         segments = _segments(comparison.labels[1:], prediction, reference)
@@ -297,8 +310,8 @@ def compare_with(
 ) -> tuple[dict[int, Scores], NDArray[np.uint8], tuple[Notice, ...]]:
     """Return scores per label, the disagreement map (see `disagreement`), and notices about the reference.
 
-    Segments are matched by name, not by label. Ignore labels (a dataset.json next to the reference declares them) and
-    the void label 255 are ignored, as by `napari-seg evaluate`.
+    Segments are matched by name, see `with_labels_of`. A dataset.json next to the reference may declare the names and
+    ignore labels of its values; these and the void label 255 are ignored, as by `napari-seg evaluate`.
 
     Args:
         prediction: the result.
@@ -307,58 +320,44 @@ def compare_with(
 
     Raises:
         InputError: the reference can't be read or lies on another grid; `labels.too_many`, a label map has too many
-            labels; `dataset.bad_json`, see `declared`.
+            labels; `labels.none_common`, see `with_labels_of`; `dataset.bad_json`, see `declared`.
     """
-    name, ignored = "the reference", tuple[int, ...]()
+    name, stated = "the reference", Declared()
     if isinstance(reference, Path):
-        name, ignored = file_label(reference), declared(reference).ignored
-        segmentation = with_all_segments_named(read_label_map(reference, prediction.grid, images=images))
+        name, stated = file_label(reference), declared(reference)
+        segmentation = read_label_map(reference, prediction.grid, images=images)
         if is_cropped(reference):
             segmentation = on_grid(segmentation, prediction.grid, reference)
         reference = segmentation
-    masked = mask_ignored(ignored, prediction, reference, name)
-    named_scores = _named_scores(*masked)
-    notice = _void_notice(list(named_scores.values()))
+    found, expected, scores = _matched(prediction, reference, stated.ignored, stated, name)
+    notice = _void_notice([*scores.values()])
     if notice is not None:
-        masked = mask_ignored((*ignored, VOID), prediction, reference, name)
-        named_scores = _named_scores(*masked)
-    prediction, reference = masked
-    notices = [*reference.notices, *filter(None, [notice, _unmatched_names(prediction, reference, name)])]
+        found, expected, scores = _matched(prediction, reference, (*stated.ignored, VOID), stated, name)
     return (
-        {label: scores for label, (_, scores) in named_scores.items()},
-        disagreement(prediction, with_labels_of(prediction, reference)),
-        tuple(notices),
+        {label: of_segment for label, (_, of_segment) in scores.items()},
+        disagreement(found, expected),
+        (*expected.notices, *([] if notice is None else [notice])),
     )
 
 
-def _unmatched_names(prediction: Segmentation, reference: Segmentation, name: str) -> Notice | None:
-    """Return a notice about segment names in only one of the two: a structure may have been renamed."""
-    prediction_names, reference_names = (
-        {segment.name: None for segment in segmentation.segments} for segmentation in (prediction, reference)
-    )
-    only_prediction, only_reference = (
-        [segment_name for segment_name in names if segment_name not in others]
-        for names, others in ((prediction_names, reference_names), (reference_names, prediction_names))
-    )
-    if not only_prediction or not only_reference or len(only_prediction) == len(prediction_names):
-        return None
-    text = f"only in the segmentation: {_listed(only_prediction)}; only in {name}: {_listed(only_reference)}"
-    return Notice(
-        "labels.names_differ", f"structures are matched by name; {text}; give a structure the same name in both"
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
-
-
-def _named_scores(prediction: Segmentation, reference: Segmentation) -> dict[int, tuple[str, Scores]]:
-    """Return label -> name and scores."""
-    reference = with_labels_of(prediction, reference)
+def _matched(
+    prediction: Segmentation, reference: Segmentation, ignored: Sequence[int], stated: Declared, name: str
+) -> tuple[Segmentation, Segmentation, dict[int, tuple[str, Scores]]]:
+    """Return the two without ignored voxels and with equal labels for the same names, and label -> name and scores."""
+    prediction, reference = mask_ignored(ignored, prediction, reference, name)
+    reference = with_labels_of(prediction, with_names(reference, stated.names, prediction), name)
     names = {segment.label: segment.name for segment in (*reference.segments, *prediction.segments)}
     scores = compare_label_maps(prediction, reference).scores
-    return {label: (names.get(label, f"label {label}"), segment_scores) for label, segment_scores in scores.items()}
+    named = {label: (names.get(label, f"label {label}"), of_segment) for label, of_segment in scores.items()}
+    return prediction, reference, named
+
+
+def _regions_differ(prediction: Segmentation, regions: Classes) -> Iterator[Notice]:
+    """Yield a notice if the result has names, but none of a region, so that its labels count as values."""
+    names = [segment.name for segment in prediction.segments]
+    if names and not match_names(names, regions):
+        text = f"no structure of the result ({listed(names)}) has the name of a region ({listed([*regions])})"
+        yield Notice("labels.names_differ", f"{text}; its labels are taken as values of the reference")
 
 
 def segment_names(results: Sequence[CaseScores]) -> list[str]:

@@ -7,9 +7,10 @@ from collections.abc import Collection
 import numpy as np
 
 from napari_seg.errors import InputError
-from napari_seg.evaluation.labels import BACKGROUND, Classes, is_annotated
+from napari_seg.evaluation.labels import BACKGROUND, Classes, is_annotated, listed, numbered
 from napari_seg.evaluation.metrics import Scores, compare_label_maps
-from napari_seg.volume import Segment, Segmentation, distinct_color
+from napari_seg.evaluation.names import match_names
+from napari_seg.volume import Segment, Segmentation, distinct_color, labels_in
 
 
 def compare_regions(
@@ -21,8 +22,9 @@ def compare_regions(
 ) -> tuple[tuple[Segment, ...], dict[str, Scores]]:
     """Return the regions and their scores.
 
-    A region of the reference is the union of its values. A label of the result with the name of a region belongs to
-    this region and to all regions with at least its values; other labels mean the same as in the reference.
+    A region of the reference is the union of its values. A label of the result with the name of a region, see
+    `match_names`, belongs to this region and to all regions with at least its values; other labels mean the same as in
+    the reference.
 
     Args:
         prediction: the result.
@@ -32,7 +34,8 @@ def compare_regions(
         labelled: values that are annotated; regions with other values are left out. None: all.
 
     Raises:
-        InputError: `labels.unknown`, a value of the reference belongs to no region; `geometry.mismatch`.
+        InputError: `labels.unknown`, a value of the reference belongs to no region; `labels.none_common`, the result
+            has names of which none is a region, and values that the regions do not have; `geometry.mismatch`.
     """
     values = _values(regions, np.union1d(np.unique(prediction.array), np.unique(reference.array)))
     known = {0, *(value for of_region in values.values() for value in of_region)}
@@ -43,7 +46,15 @@ def compare_regions(
             f"example background={unknown[0]}",
         )
     values.pop(BACKGROUND, None)
-    names = {segment.label: segment.name for segment in prediction.segments if segment.name in values}
+    of_result = {segment.name: segment.label for segment in prediction.segments}
+    names = {of_result[name]: region for name, region in match_names(of_result, values).items()}
+    if of_result and not names and set(labels_in(prediction.array)) - known:
+        raise InputError(
+            "labels.none_common",
+            f"the result has {numbered(of_result)}, and the references have the regions {listed([*values])}, so that "
+            "no structure has the same name in both; rename them, or give the values of the reference that make up "
+            f"each structure of the result with --labels {' '.join(f'{own}=VALUE,VALUE' for own in [*of_result][:3])}",
+        )
     segments, scores = [], {}
     for number, (name, of_region) in enumerate(values.items(), start=1):
         if labelled is not None and not is_annotated(regions[name], labelled):

@@ -32,6 +32,8 @@ _IN_THE_WINDOW = (
     (r"--trust, or read_bundle\(\.\.\., trust=True\)", "“Trust this model…” in the Segment tab"),
     (r"--trust", "“Trust this model…” in the Segment tab"),
     (r"name it with --labels NAME=(\d+)", r"open the reference as labels and name label \1 in the Structures tab"),
+    (r"rename them, or give the value .* --labels .*", "rename them in the Structures tab"),
+    (r"if the result numbers .* --labels .*", "name the labels of the result in the Structures tab"),
     (r"\balso was (.*?) and is", r"“Also write” was \1 and is"),
     (r"choose another folder, or pass --redo to make them again", "“Make again” replaces them"),
     (r"choose another folder, or pass --redo to replace it", "“Make again” replaces it"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.errors import InputError
+from napari_seg.evaluation.labels import Classes, read_classes
 from napari_seg.training.choices import READING, has_same_patients, identity
 from napari_seg.training.prepare import data_folder
 from napari_seg.training.segnets_modules import with_segnets
@@ -14,6 +15,19 @@ from napari_seg.training.write import PLAN
 
 _SPLIT = ("fold", "folds", "fractions", "seed")
 """Arguments of `segnets.data.Split` in a bundle's train.yaml."""
+
+
+def label_values(trained: Path) -> Classes:
+    """Return the meaning of the label values of a data set, as `napari-seg train` planned it; empty if not stated.
+
+    Args:
+        trained: a bundle that `napari-seg train` wrote.
+
+    Raises:
+        InputError: `input.missing`, it has no plan.
+    """
+    values = _plan(trained).get("labels", {})
+    return read_classes([(name, ",".join(map(str, of_class))) for name, of_class in values.items() if of_class])
 
 
 def part_of(
@@ -39,9 +53,7 @@ def part_of(
     split: dict[str, Any] = {}
     plan: dict[str, Any] = {}
     if trained is not None:
-        if not (trained / PLAN).is_file():
-            raise InputError("input.missing", f"there is no {trained / PLAN}; expected a folder that train wrote")
-        plan = json.loads((trained / PLAN).read_text(encoding="utf-8"))
+        plan = _plan(trained)
         dataset_dir = data_folder(dataset_dir, trained, plan)
         reading, split = _of_config(trained / "configs" / "train.yaml")
     planned, folds = plan.get("dataset"), plan.get("choices", {}).get("folds")
@@ -79,6 +91,13 @@ def part_of(
                 "input.folders", f"the label maps lie in {len(folders)} folders; expected all of them in one"
             )
         return folders.pop(), {stem(path) for path in paths}
+
+
+def _plan(trained: Path) -> dict[str, Any]:
+    if not (trained / PLAN).is_file():
+        raise InputError("input.missing", f"there is no {trained / PLAN}; expected a folder that train wrote")
+    plan: dict[str, Any] = json.loads((trained / PLAN).read_text(encoding="utf-8"))
+    return plan
 
 
 def _of_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

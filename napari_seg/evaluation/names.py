@@ -1,0 +1,48 @@
+"""Match the names that two label maps give to the same structure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable
+
+
+def match_names(names: Collection[str], others: Collection[str]) -> dict[str, str]:
+    """Return name -> the same name among others, for the names that have one.
+
+    Equal names match first, then those that differ in case only, then those of the same words: "kidney_left" and "Left
+    kidney", "non-enhancing tumour" and "nonenhancing tumor". A spelling that two names of one side share matches none.
+
+    Args:
+        names: names of one label map.
+        others: names of the other.
+    """
+    spellings: tuple[Callable[[str], Hashable], ...] = (str, _lower, words_in)
+    found: dict[str, str] = {}
+    for spelling in spellings:
+        left, right = (
+            _unique(spelling, [name for name in side if name not in matched])
+            for side, matched in ((names, found.keys()), (others, found.values()))
+        )
+        found |= {name: right[key] for key, name in left.items() if key in right}
+    return found
+
+
+def words_in(name: str) -> frozenset[str]:
+    """Return the words of a name in lower case and one spelling, negations joined, as training matches names.
+
+    A name without letters and digits is a word of its own.
+    """
+    joined = re.sub(r"(?<![^\W_])(non|not|no|un)[\W_]+", r"\1", _lower(name)).replace("tumour", "tumor")
+    return frozenset(re.findall(r"[^\W_]+", joined) or [name])
+
+
+def _lower(name: str) -> str:
+    return unicodedata.normalize("NFC", name).lower()
+
+
+def _unique(spelling: Callable[[str], Hashable], names: Collection[str]) -> dict[Hashable, str]:
+    """Return spelling -> name, without the spellings that two names share."""
+    counts = Counter(map(spelling, names))
+    return {spelling(name): name for name in names if counts[spelling(name)] == 1}
