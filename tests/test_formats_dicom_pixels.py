@@ -111,3 +111,39 @@ def test_pixels_count_towards_the_memory_that_may_be_used(tmp_path: Path, head: 
     paths = write_series(head, tmp_path)
     with limited_to(20_000), pytest.raises(EnvironmentFault, match=r"environment\.memory"):
         read_series(paths)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_in_the_upper_bits_are_read(tmp_path: Path, head: Volume, signed: bool) -> None:
+    def to_upper_bits(k: int, dataset: Dataset) -> None:
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 15, int(signed)
+        dataset.PixelData = (np.frombuffer(dataset.PixelData, np.int16) << 4).tobytes()
+
+    values = head.array % 2000 - 1000 * signed
+    volume = Volume(values.astype(np.int16), head.grid)
+    write_series(volume, tmp_path, edit=to_upper_bits)
+    (scan,) = find_scans(tmp_path)
+    found = scan.read()
+    assert np.array_equal(found.array, values)
+    assert found.notices == ()
+
+
+def low(k: int, dataset: Dataset) -> None:
+    dataset.BitsStored, dataset.HighBit = 12, 15
+
+
+def outside(k: int, dataset: Dataset) -> None:
+    dataset.BitsStored, dataset.HighBit = 12, 16
+
+
+def compressed(k: int, dataset: Dataset) -> None:
+    low(k, dataset)
+    dataset.compress(RLELossless)
+
+
+@pytest.mark.parametrize("edit", [low, outside, compressed])
+def test_values_in_other_bits_than_claimed_are_refused(
+    tmp_path: Path, head: Volume, edit: Callable[[int, Dataset], None]
+) -> None:
+    write_series(head, tmp_path, edit=edit)
+    assert refusal(tmp_path).code == "file.bad_header"

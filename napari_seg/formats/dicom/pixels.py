@@ -171,8 +171,11 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
     allocated, stored = (int(tags.get(keyword) or 0) for keyword in ("BitsAllocated", "BitsStored"))
     if header.transfer_syntax not in (IMPLICIT, EXPLICIT) or allocated not in (8, 16) or not 0 < stored <= allocated:
         return None
-    if not header.pixel_bytes or tags.get("HighBit") not in (None, stored - 1):
+    if not header.pixel_bytes:
         return None
+    unused = _high_bit(header) + 1 - stored
+    if not 0 <= unused <= allocated - stored:
+        raise _other_bits(header)
     shape = (int(tags["Rows"]), int(tags["Columns"]))
     signed = bool(tags.get("PixelRepresentation"))
     dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
@@ -184,11 +187,26 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
             values = np.fromfile(file, dtype, prod(shape))
             if values.size < prod(shape):
                 return None
+            if unused and (values & ((1 << unused) - 1)).any():
+                raise _other_bits(header)
             if stored < allocated:  # the other bits are not part of the value
-                values <<= allocated - stored
+                values <<= allocated - stored - unused
                 values >>= allocated - stored
             frames.append(values.reshape(shape))
     return frames
+
+
+def _high_bit(header: Header) -> int:
+    """Return the number of the highest bit of a value; today it follows from the number of bits (PS3.5 8.1.1)."""
+    stated = header.tags.get("HighBit")
+    return _count(header, "BitsStored") - 1 if stated is None else _count(header, "HighBit")
+
+
+def _other_bits(header: Header) -> InputError:
+    """Return the error for values that do not lie in the bits that the header states."""
+    allocated, stored = (header.tags.get(keyword) for keyword in ("BitsAllocated", "BitsStored"))
+    text = f"{header.label} claims values of {stored} of {allocated} bits with the highest bit {_high_bit(header)}"
+    return InputError("file.bad_header", f"{text}, and its pixels can't be read so; export it again")
 
 
 def _decode(header: Header, indices: list[int]) -> Iterator[NDArray]:
@@ -197,6 +215,8 @@ def _decode(header: Header, indices: list[int]) -> Iterator[NDArray]:
     from pydicom.encaps import get_frame
     from pydicom.pixels import get_decoder
 
+    if header.tags.get("BitsStored") and _high_bit(header) + 1 != _count(header, "BitsStored"):
+        raise _other_bits(header)  # pydicom takes the lowest bits
     try:
         with quiet_pydicom():
             dataset = pydicom.dcmread(header.path, specific_tags=list(_PIXEL_KEYWORDS), force=True)
