@@ -52,6 +52,15 @@ def test_what_a_header_leaves_open_is_said(head: Volume, tmp_path: Path) -> None
     assert volume.grid.spacing_mm == (1, 2, 3)
 
 
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "3D-left-handed"])
+def test_a_space_that_is_not_the_patients_is_reported(tmp_path: Path, space: str) -> None:
+    for name, stated in (("a.nrrd", space), ("b.nrrd", "RAS"), ("c.nrrd", "Left-Posterior-Superior")):
+        header = HEADER.format(**USUAL).replace("left-posterior-superior", stated)
+        (tmp_path / name).write_bytes(header.encode() + bytes(48))
+    codes = [[notice.code for notice in read(tmp_path / name).notices] for name in ("a.nrrd", "b.nrrd", "c.nrrd")]
+    assert codes == [["geometry.no_orientation"], [], []]
+
+
 HEADER = (
     "NRRD0004\ntype: {type}\ndimension: 3\nspace: left-posterior-superior\nsizes: {sizes}\nspace directions: {dirs}\n\
 endian: little\nencoding: {encoding}\nspace origin: (0,0,0)\n{more}\n"

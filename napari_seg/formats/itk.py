@@ -51,6 +51,9 @@ _PIXEL_FIELDS = {"datafile", "encoding", "byteskip", "lineskip", "elementdatafil
 _MILLIMETRES = {"", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
 """NRRD space units that mean millimetres, which ITK assumes for all lengths."""
 
+_PATIENT_SPACES = {"right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps"}
+"""NRRD spaces whose axes are those of the patient; ITK reads no others as such."""
+
 _DOMAIN_KINDS = {"domain", "space", "time", "none", "???"}
 """Kinds of NRRD axes that are positions; other axes count the components of a voxel."""
 
@@ -165,7 +168,7 @@ def read_image(path: Path) -> ItkImage:
     layout = _layout(header, path)
     array, rest = _read_pixels(header, layout, path)
     notices = rest_notices(rest, path)
-    if not header.fields.keys() & {"space", "transformmatrix", "orientation", "rotation"}:
+    if not _is_in_patient(header):
         text = f"{path.name} has no orientation in the patient; left and right are guesses"
         notices = (Notice("geometry.no_orientation", text), *notices)
     return ItkImage(array, layout.grid, header.words, notices)
@@ -254,6 +257,14 @@ def _parsed(first: bytes, lines: Iterator[bytes], path: Path) -> _Header:
     parts = () if not named or named.upper() == "LOCAL" else _parts(named, lines, path)
     geometry += [b"encoding: raw", b"", b""] if is_nrrd else [b"ElementDataFile = LOCAL", b""]
     return _Header(is_nrrd, fields, words, parts, size, b"\n".join(geometry))
+
+
+def _is_in_patient(header: _Header) -> bool:
+    """Return whether a header states axes of the patient; NRRD has other spaces, such as that of the scanner."""
+    if not header.is_nrrd:
+        return bool(header.fields.keys() & {"transformmatrix", "orientation", "rotation"})
+    space = header.fields.get("space", "").lower()
+    return space.removesuffix("-time").removesuffix("t") in _PATIENT_SPACES
 
 
 def _word(line: bytes) -> str:
