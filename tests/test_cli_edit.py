@@ -12,6 +12,8 @@ import pytest
 from edited import GRID, ball
 
 from napari_seg.cli.main import main
+from napari_seg.errors import OutputError
+from napari_seg.formats import kinds
 from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.label_maps import check_no_intensities, read_label_map
 from napari_seg.formats.record import made_by_in, read_record, record_path, write_labels_record
@@ -276,6 +278,23 @@ def test_an_operation_that_fails_writes_nothing(tmp_path: Path, capsys: pytest.C
     assert run("edit", original, "-o", tmp_path / "out", "--erode", 50) == 4
     assert "edit.nothing_left" in capsys.readouterr().err
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_failed_write_keeps_the_record_of_the_labels_that_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write(tmp_path / "in" / "case_seg.nii.gz")
+    words = ["edit", tmp_path / "in", "-o", tmp_path / "out"]
+    assert run(*words, "--keep-largest") == 0
+    before = content(tmp_path / "out")
+
+    def fails(*_: object) -> None:
+        raise OutputError("output.disk_full", "no room")
+
+    monkeypatch.setattr(kinds, "write_label_map", fails)
+    assert run(*words, "--fill-holes", "--overwrite") == 5
+    assert "output.disk_full" in capsys.readouterr().err
+    assert content(tmp_path / "out") == before
 
 
 def test_wrong_usage_has_its_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import phantoms
@@ -13,12 +14,15 @@ from labelled import SEGMENTS, found_in, labels_of, viewer_with_labels
 from napari.components import ViewerModel
 from napari.layers import Labels
 
+from napari_seg.errors import OutputError
+from napari_seg.formats import record
 from napari_seg.formats.kinds import MENU_FORMATS, FormatName
 from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.record import made_by_in
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.placement import place
-from napari_seg.plugin.structures.export import export, obstacle, suggested_name
+from napari_seg.plugin.structures.export import export, obstacle, suggested_name, write_file
 from napari_seg.volume import Source, Volume
 
 
@@ -83,3 +87,19 @@ def test_dicom_is_offered_for_dicom_scans_only(viewer: ViewerModel) -> None:
     assert "DICOM" in obstacle(labels_of(viewer), "seg")
     assert obstacle(labels_of(viewer), "nifti") == ""
     assert obstacle(None, "nifti") != ""
+
+
+def test_labels_do_not_get_the_record_of_those_that_they_replace(
+    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, labels = tmp_path / "a_seg.nii.gz", found_in(head)
+    write_file("nifti", labels, path, scan=head.source, made_by=("balls", "1"))
+    assert made_by_in(path) == ("balls", "1")
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(record, "write_record", fails)
+    with pytest.raises(OutputError, match=r"output\.disk_full"):
+        write_file("nifti", labels, path, scan=head.source, made_by=None)
+    assert [one.name for one in tmp_path.iterdir()] == ["a_seg.nii.gz"]

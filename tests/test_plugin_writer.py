@@ -43,6 +43,7 @@ def test_names_are_written_to_the_record(viewer: ViewerModel, tmp_path: Path) ->
     model.rename(1, "tumour core")
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
     path = tmp_path / "mine.nii.gz"
+    path.touch()
     write_labels_record(replace(model.snapshot().segmentation(), segments=()), path, ("earlier model", "7"))  # type: ignore[union-attr]
     assert write_labels(str(path), *layer.as_layer_data_tuple()[:2]) == [str(path)]
     assert [one.name for one in read_label_map(path).segments] == ["tumour core", "nose", "tail"]

@@ -292,7 +292,7 @@ def _edit(
     from napari_seg.cohort.outputs import sha256_of
     from napari_seg.editing.operations import apply_operations
     from napari_seg.errors import InputError, OutputError
-    from napari_seg.formats.atomic import not_written
+    from napari_seg.formats.atomic import not_written, set_aside
     from napari_seg.formats.kinds import write_label_map
     from napari_seg.formats.label_maps import check_no_intensities, read_label_map, with_all_segments_named
     from napari_seg.formats.record import edited_record, read_record, record_path, write_record
@@ -331,8 +331,8 @@ def _edit(
     content = edited_record(after, original, edit)
     is_as_made = (read_record(record_path(original)) or {}).get("sha256") == digest
     try:
-        record.unlink(missing_ok=True)  # so that it never lies next to labels that it does not describe
-        write_label_map(after, output)
+        with set_aside(record):  # so that it never lies next to labels that it does not describe
+            write_label_map(after, output)
         content["edits"][-1][_RESULT] = written = sha256_of([output])
         if is_as_made and np.array_equal(before.array, after.array):
             content["sha256"] = written

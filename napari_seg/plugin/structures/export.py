@@ -9,7 +9,7 @@ from napari.layers import Image, Labels, Layer
 
 from napari_seg.errors import OutputError, counted
 from napari_seg.formats.kinds import LABEL_FORMATS, FormatName, write_as
-from napari_seg.formats.record import PROGRAM, UNKNOWN, write_labels_record
+from napari_seg.formats.record import PROGRAM, UNKNOWN, labels_record, new_record
 from napari_seg.plugin.job import SAVING_WORKER
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, infos_of
@@ -82,13 +82,12 @@ def write_file(
         The paths of the written files, without that of the record.
 
     Raises:
-        OutputError: the file cannot be written, or differs from the labels when it is read back.
+        OutputError: the file cannot be written, or differs from the labels when it is read back; `output.exists`, the
+            file that would be the record belongs to other labels.
     """
     stated = LabelOrigin(origin, made_by or (PROGRAM, __version__), is_model=made_by not in (None, UNKNOWN))
-    written = write_as(format_name, segmentation, path, scan=scan, made_by=stated)
-    if format_name == "nifti":
-        write_labels_record(segmentation, path, made_by)
-    return written
+    with new_record(path, labels_record(segmentation, made_by)):
+        return write_as(format_name, segmentation, path, scan=scan, made_by=stated)
 
 
 def export(snapshot: Snapshot, path: Path, format_name: FormatName) -> str:
