@@ -83,6 +83,9 @@ def test_layers_that_share_no_voxel_are_one_label_map(head: Volume, tmp_path: Pa
     write_slicer([one], head.grid, path, [("background", 0, 0), ("one", 1, 0)])
     with pytest.raises(InputError, match=r"labels\.type: segment 0 has the value 0"):
         read_label_map(path)
+    write_slicer([one], head.grid, path, [("one", 4_000_000_000, 0)])
+    with pytest.raises(InputError, match=r"labels\.type: segment 0 has the value 4000000000; expected 1 to 65535"):
+        read_label_map(path)
 
 
 def test_layers_of_older_versions_of_3d_slicer_belong_to_the_segments_in_their_order(tmp_path: Path) -> None:
@@ -249,6 +252,7 @@ def test_a_failed_replacement_keeps_the_old_file(
 
     monkeypatch.setattr("napari_seg.formats.atomic.os.replace", fail)
     words = ["convert", str(tmp_path / "labels.nii.gz"), str(folder / name), "--scan", str(tmp_path / "series")]
+    words += ["--origin", "manual"]
     assert main([*words, "--overwrite"]) == 5
     assert "output.not_written" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -262,6 +266,7 @@ def test_a_folder_that_can_not_be_written_to_is_named(
     (tmp_path / "file").write_text("no folder")
     target = tmp_path / "file" / name
     words = ["convert", str(tmp_path / "labels.nii.gz"), str(target), "--scan", str(tmp_path / "series")]
+    words += ["--origin", "manual"]
     assert main(words) == 5
     assert "output.not_written" in (text := capsys.readouterr().err)
     assert "ot a directory" in text

@@ -134,3 +134,30 @@ def test_a_table_of_another_program_with_other_names_is_not_left_next_to_labels(
     same = Segmentation(found().array, GRID, SEGMENTS[:1])
     write_labels_record(same, tmp_path / "a.nii", None)
     assert (tmp_path / "a.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("label", "known"), [(0, False), (-1, False), (1, True), (65535, True), (65536, False), (4_000_000_000, False)]
+)
+def test_numbers_that_are_no_labels_have_no_name(tmp_path: Path, label: int, known: bool) -> None:
+    entries = [{"label": n, "name": "x", "color": [1, 2, 3]} for n in (label, 7)]
+    (tmp_path / "a.json").write_text(json.dumps({"segments": entries}))
+    assert [one.label for one in recorded_segments(tmp_path / "a.nii")] == [label, 7][not known :]
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        [{"label": float("inf"), "name": "x", "color": [1, 2, 3]}],
+        [{"label": 1, "name": "x", "color": [1, 2, float("inf")]}],
+        [{"label": 1, "name": "x", "color": [1, 2, 300]}],
+        [{"label": 1, "name": "x", "color": [1, 2]}],
+        [{"label": 1, "name": "x", "color": [1, 2, 3]}, {"label": 1, "name": "y", "color": [1, 2, 3]}],
+        [{"label": 1}],
+        [[1]],
+        5,
+    ],
+)
+def test_a_table_that_can_not_be_used_names_nothing(tmp_path: Path, segments: object) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"segments": segments}))
+    assert recorded_segments(tmp_path / "a.nii") == ()

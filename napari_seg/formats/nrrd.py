@@ -17,6 +17,7 @@ from napari_seg.formats.endings import SEG_NRRD_ENDINGS
 from napari_seg.formats.itk import ItkImage, read_image, to_itk
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.volume import (
+    MAX_LABEL,
     Segment,
     Segmentation,
     Term,
@@ -196,8 +197,9 @@ def _segment(words: dict[str, str], number: int) -> Segment:
         return words.get(f"Segment{number}_{key}", otherwise)
 
     label = int(word("LabelValue", "1"))  # as 3D Slicer reads it
-    if label < 1:
-        text = f"segment {number} has the value {label}, which stands for background; expected 1 or more"
+    if not 1 <= label <= MAX_LABEL:
+        background = ", which stands for background" if label == 0 else ""
+        text = f"segment {number} has the value {label}{background}; expected 1 to {MAX_LABEL}"
         raise InputError("labels.type", text)
     stated = word("Color", word("DefaultColor"))  # the second is the key of older versions
     red, green, blue = (round(255 * float(value)) for value in (stated or "0 0 0").split())

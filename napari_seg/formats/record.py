@@ -16,7 +16,7 @@ from napari_seg.errors import OutputError
 from napari_seg.formats.atomic import atomic_write, not_written, set_aside
 from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending, may_be_dicom, nifti_ending
 from napari_seg.version import __version__
-from napari_seg.volume import Segment, Segmentation, Volume
+from napari_seg.volume import MAX_LABEL, Segment, Segmentation, Volume
 
 PROGRAM = "napari-seg"
 
@@ -37,13 +37,19 @@ def record_path(labels: Path) -> Path:
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """Return the content of a record of this program; None for a missing file or one of another program."""
+    content = _content(path)
+    return content if str(content.get("program", "")).startswith(PROGRAM) else None
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file of any program; empty if it can't be read, is too large or no mapping."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_RECORD_BYTES:
-            return None
-        record = json.loads(path.read_text(encoding="utf-8"))
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and str(record.get("program", "")).startswith(PROGRAM) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
@@ -61,13 +67,24 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def recorded_segments(labels: Path) -> tuple[Segment, ...]:
-    """Return the segments in the JSON file next to a label map, of any program; none if it has no table of segments."""
+    """Return the segments in the JSON file next to a label map, of any program; none if it has no table of segments.
+
+    Entries with numbers that are no labels, such as 0 for background, are left out.
+    """
     try:
-        entries = json.loads(record_path(labels).read_text(encoding="utf-8"))["segments"]
-        return tuple(Segment(int(e["label"]), str(e["name"]), tuple(e["color"])) for e in entries)
+        found = [_segment(entry) for entry in _content(record_path(labels))["segments"]]
     # names are optional: the labels are read without them
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return ()
+    segments = tuple(one for one in found if 1 <= one.label <= MAX_LABEL)
+    return segments if len({one.label for one in segments}) == len(segments) else ()
+
+
+def _segment(entry: Mapping[str, Any]) -> Segment:
+    red, green, blue = (int(value) for value in entry["color"])
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise ValueError
+    return Segment(int(entry["label"]), str(entry["name"]), (red, green, blue))
 
 
 def made_by_in(labels: Path) -> MadeBy | None:
