@@ -595,6 +595,11 @@ CODES = {
         "The single slices of a data set have pixels of different sizes, and are trained as 2D images without sizes.",
         "If structures differ in size by it, resample the slices to one pixel size first.",
     ),
+    "data.too_small": Code(
+        "error",
+        "The scan is smaller than a third of a window of the network, and its bundle continues scans by themselves.",
+        "Use a scan with a larger field of view, or another bundle.",
+    ),
     "data.range": Code(
         "error",
         "The model was trained on colour images, and the scan has values below 0 or above 255.",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
 from napari_seg.bundles.windows import WindowSettings
+from napari_seg.errors import InputError
 from napari_seg.inference.windows.covering import layouts
 from napari_seg.inference.windows.layout import Windows
 
@@ -24,6 +26,18 @@ def test_windows_lie_where_nnunet_lays_them(layout: str) -> None:
     assert windows.starts == ((0, 23, 45, 68), (0, 23, 46, 69), (0, 23, 47, 70))
     (windows,) = layouts(layout, (41, 32, 32), settings((32, 32, 32), (0.8, 0.5, 0.5)))  # type: ignore[arg-type]
     assert windows.starts[0] == (0, 4, 9)  # 4.5 becomes 4
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+def test_a_scan_that_is_too_small_for_its_padding_is_refused(mode: str) -> None:
+    for length in range(1, 13):
+        windows = Windows.over((12, length, 9), WindowSettings((12, 12, 12), (0.5, 0.5, 0.5), padding_mode=mode))
+        image = torch.zeros(1, *windows.image_shape)
+        if length > 4 or (length == 4 and mode == "circular"):
+            assert windows.pad(image).shape == (1, 12, 12, 12)
+            continue
+        with pytest.raises(InputError, match=rf"data\.too_small: the scan has 12 x {length} x 9 voxels"):
+            windows.pad(image)
 
 
 def test_an_odd_voxel_of_padding_comes_last() -> None:

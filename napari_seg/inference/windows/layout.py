@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_seg.bundles.windows import WindowSettings
+from napari_seg.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -188,7 +189,11 @@ class Windows:
         return compute_importance_map(self.size, settings.mode, settings.sigma_scale)
 
     def pad(self, image: torch.Tensor) -> torch.Tensor:
-        """Return an image (C, *image_shape) padded to (C, *padded_shape)."""
+        """Return an image (C, *image_shape) padded to (C, *padded_shape).
+
+        Raises:
+            InputError: `data.too_small`, the image has too few voxels to be continued by itself.
+        """
         import torch
 
         if self.padded_shape == self.image_shape:
@@ -198,6 +203,18 @@ class Windows:
             missing = self.padded_shape[axis] - self.image_shape[axis]
             pads += [self.before[axis], missing - self.before[axis]]
         mode, settings = self.settings.padding_mode, self.settings
+        # torch mirrors an image once, without its edge, and repeats it once
+        short = {"reflect": 1, "circular": 0}.get(mode)
+        if short is not None and any(
+            max(pads[2 * n : 2 * n + 2]) + short > length for n, length in enumerate(reversed(self.image_shape))
+        ):
+            shape, size = (" x ".join(map(str, numbers)) for numbers in (self.image_shape, self.size))
+            raise InputError(
+                "data.too_small",
+                f"the scan has {shape} voxels on the grid of the network, whose windows have {size}; expected more "
+                f"than a third of them along each axis, since the bundle fills windows up by padding_mode {mode!r}; "
+                "use a scan with a larger field of view, or another bundle",
+            )
         return torch.nn.functional.pad(image[None], pads, mode, settings.cval if mode == "constant" else None)[0]
 
     def logits(
