@@ -9,10 +9,10 @@ from superqt import QElidingLabel
 from superqt.utils import signals_blocked
 
 from napari_seg.plugin.controls import ask_folder, button, row, scrolled
+from napari_seg.plugin.train.figures import CurvesView, PreviewView
 from napari_seg.plugin.train.label_table import LabelTable
 from napari_seg.plugin.train.model import TrainModel
 from napari_seg.plugin.train.more import MoreSection
-from napari_seg.plugin.train.pictures import CurvesView, PreviewView
 
 _PER_MILLE = 1000
 

@@ -1,4 +1,4 @@
-"""Pictures of a run in Qt: its learning curves, and the worst and best cases of its best validation."""
+"""Figures of a run in Qt: its learning curves, and the worst and best cases of its best validation."""
 
 from pathlib import Path
 
