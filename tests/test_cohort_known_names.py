@@ -61,13 +61,13 @@ def test_a_scan_keeps_its_name_when_another_of_the_same_name_arrives(tmp_path: P
 def test_equal_sizes_and_times_are_not_the_same_scan(tmp_path: Path) -> None:
     old, new = file(tmp_path, "old", b"old", 1), file(tmp_path, "new", b"new", 1)
     done = [row(case(old, "x"))]
-    assert keys(with_known_names([case(new, "y")], done, {}, "flat", "flat")) == ["y"]
+    assert keys(with_known_names([case(new, "a_x")], done, {}, "flat", "flat")) == ["a_x"]
     copy = Path(shutil.copyfile(old, tmp_path / "copy"))  # with another time
-    assert keys(with_known_names([case(copy, "y")], done, {}, "flat", "flat")) == ["x"]
+    assert keys(with_known_names([case(copy, "a_x")], done, {}, "flat", "flat")) == ["x"]
     # a renamed file gets a result of the new name
-    assert keys(with_known_names([case(copy, "y", "y.nii.gz")], done, {}, "flat", "flat")) == ["y"]
+    assert keys(with_known_names([case(copy, "a_x", "y.nii.gz")], done, {}, "flat", "flat")) == ["a_x"]
     missing = Path(shutil.move(old, tmp_path / "elsewhere"))
-    assert keys(with_known_names([case(old, "y"), case(missing, "z")], done, {}, "flat", "flat")) == ["y", "x"]
+    assert keys(with_known_names([case(old, "a_x"), case(missing, "b_x")], done, {}, "flat", "flat")) == ["a_x", "x"]
 
 
 def test_a_scan_that_lies_twice_is_segmented_twice(tmp_path: Path) -> None:
@@ -80,4 +80,41 @@ def test_a_scan_that_lies_twice_is_segmented_twice(tmp_path: Path) -> None:
 def test_names_of_another_model_are_not_taken(tmp_path: Path) -> None:
     old = file(tmp_path, "old", b"old", 1)
     done = [replace(row(case(old, "x")), model=7)]
-    assert keys(with_known_names([case(old, "y")], done, {7: "liver"}, "flat", "flat")) == ["y"]
+    assert keys(with_known_names([case(old, "a_x")], done, {7: "liver"}, "flat", "flat")) == ["a_x"]
+    one_of_two = replace(case(old, "one_x_total"), model_name="total")
+    assert keys(with_known_names([one_of_two], [row(case(old, "x"))], {}, "flat", "flat")) == ["x"]
+
+
+def test_a_name_that_a_list_gives_is_kept(tmp_path: Path) -> None:
+    a, b = file(tmp_path, "a", b"one", 1), file(tmp_path, "b", b"two", 1)
+    done = [row(case(a, "P001")), row(case(b, "P002"))]
+    swapped = [replace(case(a, "P002"), is_named=True), replace(case(b, "P001"), is_named=True)]
+    assert keys(with_known_names(swapped, done, {}, "flat", "flat")) == ["P002", "P001"]
+    mended = [replace(case(a, "P001x"), is_named=True), replace(case(b, "P002"), is_named=True)]
+    assert keys(with_known_names(mended, done, {}, "flat", "flat")) == ["P001x", "P002"]
+    # another scan does not take the name of a list
+    taken = [replace(case(a, "a_x"), is_named=True), case(b, "b_a_x")]
+    assert keys(with_known_names(taken, [row(case(b, "a_x"))], {}, "flat", "flat")) == ["a_x", "b_a_x"]
+
+
+def test_names_of_folders_that_were_swapped_or_renamed_change(tmp_path: Path) -> None:
+    folders = [tmp_path / patient for patient in ("patA", "patB", "patC")]
+    for folder in folders:
+        folder.mkdir()
+    a, b = file(folders[0], "T1.nii.gz", b"one", 1), file(folders[1], "T1.nii.gz", b"two", 1)
+    done = [row(case(a, "patA_T1", "patA/T1.nii.gz")), row(case(b, "patB_T1", "patB/T1.nii.gz"))]
+    swapped = [case(b, "patA_T1", "patA/T1.nii.gz"), case(a, "patB_T1", "patB/T1.nii.gz")]
+    assert keys(with_known_names(swapped, done, {}, "flat", "flat")) == ["patA_T1", "patB_T1"]
+    renamed = a.rename(folders[2] / "T1.nii.gz")
+    for source in ("patC/T1.nii.gz", "T1.nii.gz"):
+        now = [case(renamed, "patC_T1", source)]
+        assert keys(with_known_names(now, done, {}, "flat", "flat")) == ["patC_T1"]
+    # the folder of one patient alone: the known name is kept only if the folder still has it
+    assert keys(with_known_names([case(renamed, "T1", "T1.nii.gz")], done, {}, "flat", "flat")) == ["T1"]
+    assert keys(with_known_names([case(b, "T1", "T1.nii.gz")], done, {}, "flat", "flat")) == ["patB_T1"]
+
+
+def test_the_name_of_another_file_is_not_taken(tmp_path: Path) -> None:
+    old, new = file(tmp_path, "old", b"old", 1), file(tmp_path, "new", b"new", 1)
+    now = [case(new, "x"), case(old, "one_x", "one/x.nii.gz")]
+    assert keys(with_known_names(now, [row(case(old, "x"))], {}, "flat", "flat")) == ["x", "one_x"]

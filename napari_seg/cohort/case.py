@@ -23,6 +23,8 @@ class Case:
         folder: folder of the result files, relative to the output folder, in public names.
         suffix: text between the name and the ending of the label map.
         bundle: model that segments it; None if the run has one model for all cases.
+        model_name: short name of the model, which ends the name of the case if several models segment the scan.
+        is_named: whether a list gives the name, which then never gives way to that of an earlier result.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Case:
     folder: PurePosixPath = field(default_factory=PurePosixPath)
     suffix: str = "_seg"
     bundle: Bundle | None = None
+    model_name: str = ""
+    is_named: bool = False
 
     @property
     def key(self) -> str:

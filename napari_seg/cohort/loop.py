@@ -229,8 +229,8 @@ class _Loop:
             self._manifest.set_meta("settings", json.dumps(self._settings))
             self._manifest.set_meta("layout", self._run.layout)
             self._manifest.remove_unused()
-            for kept, content in resume.fingerprints.items():
-                self._manifest.change_case(kept, {"fingerprint": content}, if_state=("done",))
+            for kept, now in resume.changes.items():
+                self._manifest.change_case(kept, now, if_state=("done",))
             for case, row in chosen:
                 number, attempts = self._add(case, row)
                 self._planned[number] = _Planned(case, attempts)

@@ -313,6 +313,20 @@ def _with_folders(names: list[str], folders: list[tuple[str, ...]]) -> list[str]
     return ["_".join([*levels[shared:], name]) for levels, name in zip(folders, names, strict=True)]
 
 
+def is_spelled_by(beginning: str, file: PurePath) -> bool:
+    """Return whether the beginning of a name consists of the last folders above a file, as `_name` joins them."""
+    left = compared(beginning)
+    for folder in file.parents:
+        name = compared(printable(_split(folder.name)[0]))
+        if left == name:
+            return bool(name)
+        if name and left.endswith((f"_{name}", f"/{name}")):
+            left = left[: -len(name) - 1]
+        elif not _IMAGES.fullmatch(name):
+            return False
+    return False
+
+
 def compared(name: str) -> str:
     """Return a name in the form in which case-insensitive and Unicode-normalising file systems compare it."""
     return unicodedata.normalize("NFC", name).casefold()

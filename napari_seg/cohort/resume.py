@@ -50,8 +50,8 @@ class Resume:
         overwrite: whether results that a person edited are made again, too.
 
     Attributes:
-        fingerprints: number of a case in the manifest -> its present fingerprint, of results that are kept and whose
-            scans have another one now, such as moved files, or an old manifest.
+        changes: number of a case in the manifest -> its present source and fingerprint, of results that are kept and
+            whose scans have others now, such as moved files.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Resume:
         self._settings = settings
         self._redo = redo
         self._overwrite = overwrite
-        self.fingerprints: dict[int, str] = {}
+        self.changes: dict[int, dict[str, str]] = {}
         self._changes: Counter[str] = Counter()
         self._changed = 0
 
@@ -98,8 +98,9 @@ class Resume:
             return "changed"
         if not self._has_files(row):
             return "run"
-        if fingerprint is not None and fingerprint != row.fingerprint:
-            self.fingerprints[row.id] = fingerprint
+        now = {"source": case.source, "fingerprint": fingerprint or ""}
+        if now != {"source": row.source, "fingerprint": row.fingerprint}:
+            self.changes[row.id] = now
         return "keep"
 
     def check(self) -> None:

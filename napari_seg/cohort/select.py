@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -196,7 +196,8 @@ def _placed(
                 if reference == references[0]:
                     refused.append(_unused(scan, places, problem))
                 continue
-            cases.append(Case(spot.name, scan.source, scan.place, scan.scan, spot.folder, spot.suffix, bundle))
+            case = Case(spot.name, scan.source, scan.place, scan.scan, spot.folder, spot.suffix, bundle)
+            cases.append(replace(case, model_name=short_names[reference], is_named=bool(unit[1])))
     for candidate, reason in unused:
         scan = named[candidate.scan, candidate.name]
         (skipped if isinstance(reason, Choice) else refused).append(_unused(scan, places, reason))
