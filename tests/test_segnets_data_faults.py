@@ -35,8 +35,8 @@ def save(path: Path, array: NDArray, affine: NDArray = AFFINE) -> Path:
     return path
 
 
-def image(shape: tuple[int, ...] = (6, 8, 5)) -> NDArray[np.int16]:
-    return (np.arange(np.prod(shape)) % 97).reshape(shape).astype(np.int16)
+def image(shape: tuple[int, ...] = (6, 8, 5), first: int = 0) -> NDArray[np.int16]:
+    return ((np.arange(np.prod(shape)) + first) % 97).reshape(shape).astype(np.int16)
 
 
 def label(shape: tuple[int, ...] = (6, 8, 5)) -> NDArray[np.uint8]:
@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     """Write eight cases without a fault."""
     root = tmp_path / "set"
     for n in range(8):
-        save(root / "images" / f"c{n}.nii.gz", image())
+        save(root / "images" / f"c{n}.nii.gz", image(first=n))
         save(root / "labels" / f"c{n}.nii.gz", label())
     return root
 
@@ -79,6 +79,18 @@ def test_a_sound_data_set_gives_one_line(folder: Path, caplog: pytest.LogCapture
         check_folder(folder)
     (record,) = caplog.records
     assert re.fullmatch(r"8 cases of 8 patients checked in \d+ s \(folders\): no fault", record.message)
+
+
+def test_one_image_of_several_patients_is_reported(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for n in (2, 5):
+        save(folder / "images" / f"c{n}.nii", image(first=7))  # not gzipped: another file with the image of c7
+        (folder / "images" / f"c{n}.nii.gz").unlink()
+    check_folder(folder)
+    assert "the same image is in several cases that count as different patients" in caplog.text
+    assert "(1 images): c2 and c5 and c7" in caplog.text
+    caplog.clear()
+    check_folder(folder, patient="^c")
+    assert "the same image" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_each_setting_has_its_reason() -> None:
     }
     words = "options loss_focal flips, fine_tune a.pt, seed=3"
     assert plan_rows(plan | {"choices": choices})[-1] == ("options", words)
-    assert ("note", "column phase is not used") in plan_rows(plan | {"unused": ["column phase is not used"]})
+    assert ("note", "column phase is not used") in plan_rows(plan | {"notes": ["column phase is not used"]})
 
 
 def printed(plan: dict[str, Any], limits: dict[str, Any]) -> str:

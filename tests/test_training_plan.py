@@ -271,6 +271,9 @@ def test_values_that_stand_for_no_class(tmp_path: Path) -> None:
     plan = plan_bundle(datasets.write_voc(tmp_path / "voc"), tmp_path / "out", Choices(), dry_run=True)
     assert plan["labels"] == {"label 1": [1], "label 5": [5]}
     assert plan["fingerprint"]["foreground intensities"] == {"low": 100, "high": 100, "mean": 100, "std": 0}
+    (note,) = plan["notes"]
+    assert note.startswith("the same image is in several cases")
+    assert "(1 image; " in note
 
 
 def test_a_bundle_is_made_inside_its_folder_and_begun_anew_after_a_kill(

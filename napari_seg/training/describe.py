@@ -84,7 +84,7 @@ def _label_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("value", f"... and {len(table) - len(shown)} more without remarks"))
     left = plan.get("passed over", ())
     rows += [("left", f"{one['count']} {one['ending']}: {one['code']}: {one['reason']}") for one in left]
-    notices = [*plan.get("unused", ()), *plan.get("converted", {}).get("notices", ())]
+    notices = [*plan.get("notes", ()), *plan.get("converted", {}).get("notices", ())]
     return rows + [("note", notice) for notice in notices]
 
 

@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.errors import BundleError, TrainingError
+from napari_seg.errors import BundleError, TrainingError, counted
 from napari_seg.training.choices import (
     IGNORE,
     READING,
@@ -70,6 +70,7 @@ def make_bundle(
     """
     from segnets.data import ClassValues, check
     from segnets.data.epochs import passage_length
+    from segnets.data.faults import REPEATED, repeated_images
     from segnets.data.file_facts import read_all
     from segnets.data.labels import ranges
 
@@ -151,8 +152,11 @@ def make_bundle(
     elif choices.settings.get("classes_from"):
         raise TrainingError("weights.classes", "found --classes-from without --fine-tune; expected both, or neither")
     left = converted.passed_over if converted else unread_files(dataset.unread)
-    if unused := [*dataset.unused, *(converted.unused if converted else ())]:
-        written["unused"] = unused
+    notes = [*dataset.unused, *(converted.unused if converted else ())]
+    if repeated := repeated_images(dataset, dataset.cases, facts):
+        notes.append(f"{REPEATED} ({counted(len(repeated), 'image')}; the log of the training names the cases)")
+    if notes:
+        written["notes"] = notes
     written["passed over"] = [asdict(one) for one in left]
     if converted:
         written["converted"] = converted.as_dict()

@@ -31,6 +31,12 @@ GEOMETRY_TOLERANCE = 0.1
 MAX_FAULTS = 1000
 """Number of faults that are reported with a line of their own; the others are counted."""
 
+REPEATED = (
+    "the same image is in several cases that count as different patients, so training and test may share scans and "
+    "scores may be too good; remove the copies, or state one patient for these cases in a list"
+)
+"""What to say if there are `repeated_images`."""
+
 _SHOWN_FILES = 8
 
 
@@ -117,6 +123,9 @@ def check(
     )
     if dataset.layout != "voc" and may_share_patients(patients):
         logger.warning(MAY_SHARE)
+    if repeated := repeated_images(dataset, cases, facts):
+        shown = "; ".join(" and ".join(names[:_SHOWN_FILES]) for names in repeated[:_SHOWN_FILES])
+        logger.warning(f"{REPEATED} ({len(repeated)} images): {shown}")
     _log_unannotated(dataset, ignored, [facts[case["label"]] for case in cases])
     if dataset.unread:
         logger.warning(f"files not read and left out: {list_endings(dataset.unread)}")
@@ -170,6 +179,22 @@ def _duplicates(cases: Sequence[Case]) -> Iterator[Fault]:
                 name,
                 f"{len(same)} cases have this name ({files}); expected one; rename or remove the others",
             )
+
+
+def repeated_images(dataset: Dataset, cases: Sequence[Case], facts: Mapping[str, Facts]) -> list[list[str]]:
+    """Return the names of cases that have one image in common and count as different patients, in a list for each.
+
+    Args:
+        dataset: as `find_dataset` returns.
+        cases: its cases, or some of them.
+        facts: facts of the files, as `read_all` returns.
+    """
+    same: dict[tuple[str, ...], list[str]] = {}
+    for case in cases:
+        digests = [facts[path].get("digest", "") for path in image_paths(case)]
+        if all(digests):
+            same.setdefault(tuple(digests), []).append(case["name"])
+    return [names for names in same.values() if len({dataset.patients[name] for name in names}) > 1]
 
 
 def _file_faults(name: str, facts: Facts) -> Iterator[tuple[str, str]]:
