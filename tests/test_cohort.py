@@ -243,6 +243,26 @@ def test_a_second_run_at_the_same_time_is_refused_unless_both_join(
     assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + OF_THE_RUN)
 
 
+def test_a_joined_run_takes_no_result_of_another_scan_for_its_own(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_seg.cohort.loop._JOIN_SECONDS", 0.0)
+    out, other, head = tmp_path / "out", tmp_path / "other", phantoms.head()
+    other.mkdir()
+    for name in ("a", "b", "c"):
+        phantoms.write_nifti(replace(head, array=head.array + 200), other / f"{name}.nii.gz")
+    first = iter(Cohort(scans, out, join=True))
+    ours, theirs = [next(first)], []  # b is claimed, too
+    for result in (second := iter(Cohort(other, out, join=True))):
+        theirs.append(result)
+        if result.name == "c":
+            ours += first
+    assert not list(second)
+    assert {one.name: one.code for one in ours} == {"a": "", "b": "", "c (2)": "output.exists"}
+    assert {one.name: one.code for one in theirs} == {"a (2)": "output.exists", "c": "", "b (2)": "output.exists"}
+    assert not any(one.is_earlier for one in (*ours, *theirs))
+
+
 RUNNER = """
 import sys, time
 from pathlib import Path

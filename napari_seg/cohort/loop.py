@@ -22,7 +22,7 @@ from napari_seg.cohort.resume import Resume, Wanted
 from napari_seg.cohort.rows import CaseRow, Claim
 from napari_seg.cohort.run import Excluded, GuardedView, Run
 from napari_seg.cohort.runners import Runner
-from napari_seg.cohort.scan_files import fingerprint, input_bytes
+from napari_seg.cohort.scan_files import fingerprint, input_bytes, is_same
 from napari_seg.cohort.used_models import UsedModel, used_models
 from napari_seg.cohort.workers import Failed, Finished, PlanLine, Pool, Step, Work
 from napari_seg.errors import Cancelled, CohortError, EnvironmentFault, NapariSegError, OutputError
@@ -199,11 +199,7 @@ class _Loop:
             if decision == "run":
                 chosen.append((case, row))
             elif decision == "other scan":
-                text = (
-                    f"the result {case.key} belongs to another scan, or to this scan before it changed; choose another "
-                    "folder, or pass --redo to replace it"
-                )
-                excluded.append(Excluded(case.key, "output.exists", text, case.source))
+                excluded.append(_of_another_scan(case))
             elif row is not None and decision == "busy":
                 others.append(row.id)
                 self._planned[row.id] = _Planned(case, row.attempts)
@@ -232,11 +228,9 @@ class _Loop:
             for kept, now in resume.changes.items():
                 self._manifest.change_case(kept, now, if_state=("done",))
             for case, row in chosen:
-                number, attempts = self._add(case, row)
-                self._planned[number] = _Planned(case, attempts)
-                self._waiting.append(number)
-                if row is not None and row.state == "waiting" and attempts >= _MAX_ENDED:
-                    suspects.add(number)
+                self._add(case, row)
+                if row is not None and row.state == "waiting" and row.attempts >= _MAX_ENDED:
+                    suspects.add(row.id)
             for one in excluded:
                 self._refused.append(self._add_excluded(one))
             if not self._run.is_joined:  # runners that share the folder may have other inputs
@@ -251,19 +245,26 @@ class _Loop:
         self._waiting = deque(sorted(self._waiting, key=suspects.__contains__))
         return earlier
 
-    def _add(self, case: Case, row: CaseRow | None) -> tuple[int, int]:
-        """Return the number of a case, which is added if it is new, and how often it was started before.
+    def _add(self, case: Case, row: CaseRow | None) -> None:
+        """Plan a case, and add it to the manifest if it is new.
 
         Args:
             case: the case.
             row: the case as it was before the transaction; the row of a scan that was left out has been removed since.
         """
+        known = row
         if row is None or row.model is None:
-            row = self._manifest.row(case.key)  # another runner may have added it
-        if row is None:
+            known = self._manifest.row(case.key)  # another runner may have added it
+        if known is None:
             values = {"source": case.source, "format": case.scan.format, "model": self._model_of(case).number}
-            return self._manifest.add_case(case.key, values | {"state": "waiting"}), 0
-        return row.id, row.attempts
+            number = self._manifest.add_case(case.key, values | {"state": "waiting"})
+        else:
+            number = known.id
+        self._planned[number] = _Planned(case, known.attempts if known is not None else 0)
+        if known is not row and known is not None and known.state in ("running", "moving", "done"):
+            self._elsewhere.add(number)
+        else:
+            self._waiting.append(number)
 
     def _add_excluded(self, excluded: Excluded) -> CaseResult:
         """Add a scan that is not run, under a name that no case of the run has, and return its result."""
@@ -502,13 +503,22 @@ class _Loop:
         self._looked = time.monotonic()
         self._runner.recover_dead()
         for number in sorted(self._elsewhere):
-            row = self._manifest.case(number)
+            row, case = self._manifest.case(number), self._planned[number].case
             if row.state == "waiting":
                 self._waiting.append(number)
             elif row.state == "moving" and self._is_stuck(number):
-                case = self._planned.pop(number).case
+                del self._planned[number]
                 text = f"the files of {case.key} can't be moved into place by the run that has them; run again later"
                 yield CaseResult(case.key, "failed", "output.not_written", text, case.source, model=self._name(case))
+            elif row.state == "done" and not is_same(case.scan, row.fingerprint, row.input_sha256):
+                # the inputs of the other runner have another scan of this name
+                del self._planned[number]
+                with self._manifest.transaction():
+                    refused = self._add_excluded(_of_another_scan(case))
+                yield refused
+            elif row.state in ("failed", "skipped") and fingerprint(case.scan) not in ("", row.fingerprint):
+                self._planned[number].attempts = row.attempts
+                self._waiting.append(number)
             elif row.state in ("done", "failed", "skipped"):
                 del self._planned[number]
                 yield self._result_of(row, is_earlier=True)
@@ -536,6 +546,15 @@ class _Loop:
     def _result_of(self, row: CaseRow, *, is_earlier: bool = False) -> CaseResult:
         names = {model.number: model.bundle.name for model in self._models.values()}
         return result_of(self._run.output, row, names.get(row.model or 0, ""), is_earlier=is_earlier)
+
+
+def _of_another_scan(case: Case) -> Excluded:
+    """Return the refusal of a scan whose name the result of another one has."""
+    text = (
+        f"the result {case.key} belongs to another scan, or to this scan before it changed; choose another folder, or "
+        "pass --redo to replace it"
+    )
+    return Excluded(case.key, "output.exists", text, case.source)
 
 
 def _stopped() -> Cancelled:
