@@ -325,6 +325,11 @@ def as_labels(array: NDArray, name: str) -> NDArray[np.unsignedinteger]:
     return array.astype(smallest_label_type(highest), copy=False)
 
 
+def rounded_ml(ml: float) -> float:
+    """Return a volume in ml with four decimals, or with six significant digits if it is below 1 ml."""
+    return round(ml, 4) if abs(ml) >= 1 else float(f"{ml:.6g}")
+
+
 def labels_in(array: NDArray[np.unsignedinteger]) -> list[int]:
     """Return the labels in an array (I, J, K), including 0, in ascending order, without sorting a copy."""
     highest = int(array.max(initial=0))

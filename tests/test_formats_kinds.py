@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,7 @@ from napari_seg.formats.kinds import (
     write_label_map,
 )
 from napari_seg.formats.read import read
+from napari_seg.geometry import Grid
 from napari_seg.memory import limited_to
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -48,6 +51,16 @@ def test_dicom_formats_need_a_dicom_scan(name: FormatName, head: Volume, tmp_pat
     with pytest.raises(OutputError, match=r"output\.no_dicom"):
         write_as(name, box_in(head), tmp_path / "x.dcm", scan=head.source)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["csv", "json"])
+def test_volumes_of_microscopy_have_significant_digits(name: FormatName, tmp_path: Path) -> None:
+    array = np.zeros((6, 6, 4), np.uint8)
+    array[1:3] = 1  # 48 voxels of (5 um)^3
+    small = Segmentation(array, Grid(array.shape, np.diag([0.005, 0.005, 0.005, 1])), (Segment(1, "x", (255, 0, 0)),))
+    (path,) = write_as(name, small, tmp_path / f"x.{name}")
+    rows = json.loads(path.read_text()) if name == "json" else list(csv.DictReader(path.open()))
+    assert [float(row["volume_ml"]) for row in rows] == [6e-9]
 
 
 def test_an_unknown_ending_is_refused_with_all_known_ones(head: Volume, tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ import pytest
 
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segment, Segmentation, Volume, distinct_color, distinct_from, smallest_label_type
+from napari_seg.volume import (
+    Segment,
+    Segmentation,
+    Volume,
+    distinct_color,
+    distinct_from,
+    rounded_ml,
+    smallest_label_type,
+)
 
 GRID = Grid((4, 3, 2), np.diag([1.0, 2.0, 5.0, 1.0]))
 
@@ -69,3 +77,13 @@ def test_colours_of_differences_are_none_of_the_structures() -> None:
     apart = np.linalg.norm(found[:, None] - np.array([*used, (0, 0, 0)]), axis=2)
     assert apart.min() > 80
     assert min(np.linalg.norm(found[n] - found[n - 1]) for n in range(3)) > 80
+
+
+def test_small_volumes_keep_their_significant_digits() -> None:
+    assert [rounded_ml(ml) for ml in (0.0, 1.25e-4, 1.23456789e-7, 0.012, 12.345678)] == [
+        0.0,
+        0.000125,
+        1.23457e-7,
+        0.012,
+        12.3457,
+    ]

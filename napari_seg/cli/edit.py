@@ -171,7 +171,7 @@ def _islands(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """
     from napari_seg.editing.islands import list_islands
     from napari_seg.formats.label_maps import check_no_intensities, read_label_map, with_all_segments_named
-    from napari_seg.volume import select_segments
+    from napari_seg.volume import rounded_ml, select_segments
 
     labels = read_label_map(path)
     check_no_intensities(labels, path)
@@ -183,7 +183,7 @@ def _islands(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
         islands = [
             {
                 "voxels": island.voxels,
-                "ml": round(island.ml, 4),
+                "ml": rounded_ml(island.ml),
                 "centroid_mm": [round(x, 2) for x in island.centroid_mm],
             }
             for island in found
@@ -348,6 +348,8 @@ def _volumes(before: Segmentation, after: Segmentation, labels: Sequence[int]) -
     """Return what was changed of each structure."""
     import numpy as np
 
+    from napari_seg.volume import rounded_ml
+
     ml = before.grid.voxel_ml
     voxels = before.voxel_counts()
     names = {segment.label: segment.name for segment in before.segments}
@@ -358,10 +360,10 @@ def _volumes(before: Segmentation, after: Segmentation, labels: Sequence[int]) -
         {
             "name": names[label],
             "label": label,
-            "ml_before": round(voxels[label] * ml, 4),
-            "ml_after": round((voxels[label] + gain - loss) * ml, 4),
-            "ml_added": round(gain * ml, 4),
-            "ml_removed": round(loss * ml, 4),
+            "ml_before": rounded_ml(voxels[label] * ml),
+            "ml_after": rounded_ml((voxels[label] + gain - loss) * ml),
+            "ml_added": rounded_ml(gain * ml),
+            "ml_removed": rounded_ml(loss * ml),
             "voxels_before": voxels[label],
             "voxels_after": voxels[label] + gain - loss,
             "voxels_added": gain,

@@ -444,7 +444,7 @@ class Manifest:
             "stage": "",
             "outputs": _records(outcome.outputs),
             "replaced": _records(claim.before),
-            "volumes_ml": {name: round(ml, 6) for name, ml in outcome.volumes_ml.items()},
+            "volumes_ml": {name: float(f"{ml:.9g}") for name, ml in outcome.volumes_ml.items()},
             "confidence": {name: round(mean, 6) for name, mean in outcome.confidence.items()},
             "notices": [{"code": one.code, "message": one.message, "segment": one.segment} for one in outcome.notices],
             "run": outcome.run,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.errors import Notice
+from napari_seg.volume import rounded_ml
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class CaseResult:
             "model": self.model,
             "labels": None if self.labels is None else str(self.labels),
             "overlay": None if self.overlay is None else str(self.overlay),
-            "volumes_ml": {name: round(ml, 4) for name, ml in self.volumes_ml.items()},
+            "volumes_ml": {name: rounded_ml(ml) for name, ml in self.volumes_ml.items()},
             "confidence": {name: round(mean, 4) for name, mean in self.confidence.items()},
             "notices": [{"code": notice.code, "message": notice.message} for notice in self.notices],
             "seconds": round(self.seconds, 2),

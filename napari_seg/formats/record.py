@@ -16,7 +16,7 @@ from napari_seg.errors import OutputError
 from napari_seg.formats.atomic import atomic_write, not_written, set_aside
 from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending, may_be_dicom, nifti_ending
 from napari_seg.version import __version__
-from napari_seg.volume import MAX_LABEL, Segment, Segmentation, Volume
+from napari_seg.volume import MAX_LABEL, Segment, Segmentation, Volume, rounded_ml
 
 PROGRAM = "napari-seg"
 
@@ -197,7 +197,7 @@ def edited_record(segmentation: Segmentation, original: Path, edit: Mapping[str,
                 "label": s.label,
                 "name": s.name,
                 "color": list(s.color),
-                "volume_ml": round(volumes[s.label], 4),
+                "volume_ml": rounded_ml(volumes[s.label]),
                 "voxels": voxels[s.label],
             }
             for s in segmentation.segments
@@ -233,7 +233,7 @@ def result_record(volume: Volume, segmentation: Segmentation, *, source: str, ma
                 "label": s.label,
                 "name": s.name,
                 "color": list(s.color),
-                "volume_ml": round(volumes[s.label], 4),
+                "volume_ml": rounded_ml(volumes[s.label]),
                 "voxels": voxels[s.label],
                 "confidence": round(confidence[s.label], 4) if s.label in confidence else None,
             }

@@ -9,7 +9,7 @@ from pathlib import Path
 from napari_seg.errors import OutputError
 from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.endings import has_ending
-from napari_seg.volume import Segmentation
+from napari_seg.volume import Segmentation, rounded_ml
 
 _COLUMNS = ("label", "name", "voxels", "volume_ml")
 
@@ -27,7 +27,7 @@ def write_volume_table(segmentation: Segmentation, path: Path) -> None:
     is_json = has_ending(path, (".json",))
     counts, volumes = segmentation.voxel_counts(), segmentation.volumes_ml()
     rows = [
-        {"label": s.label, "name": s.name, "voxels": counts[s.label], "volume_ml": round(volumes[s.label], 4)}
+        {"label": s.label, "name": s.name, "voxels": counts[s.label], "volume_ml": rounded_ml(volumes[s.label])}
         for s in segmentation.segments
     ]
     with verified_write(path, path.suffix) as hidden:

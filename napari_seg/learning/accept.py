@@ -40,7 +40,7 @@ from napari_seg.training.gather.referenced import (
     write_reference,
 )
 from napari_seg.training.gather.write import make_folders
-from napari_seg.volume import MAX_LABEL, Segmentation, Volume, labels_in, smallest_label_type
+from napari_seg.volume import MAX_LABEL, Segmentation, Volume, labels_in, rounded_ml, smallest_label_type
 
 _MAX_ACTIONS, _MAX_WORDS = 1000, 200
 _MAX_NAME = 200
@@ -457,9 +457,9 @@ def _mask_of(before: Segmentation | None, name: str) -> NDArray[np.bool_] | None
 
 def _changed(mask: NDArray[np.bool_], grid: Grid, before: NDArray[np.bool_] | None) -> StructureChange:
     count = int(mask.sum())
-    ml = round(count * grid.voxel_ml, 4)
+    ml = rounded_ml(count * grid.voxel_ml)
     if before is None:
         return StructureChange(count, ml)
     was = int(before.sum())
     both = int((mask & before).sum())
-    return StructureChange(count, ml, was, round(was * grid.voxel_ml, 4), count - both, was - both)
+    return StructureChange(count, ml, was, rounded_ml(was * grid.voxel_ml), count - both, was - both)
