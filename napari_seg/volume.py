@@ -319,10 +319,10 @@ def as_labels(array: NDArray, name: str) -> NDArray[np.unsignedinteger]:
     # one plane at a time, because rint copies to up to 8 bytes per voxel
     if array.min() < 0 or (array.dtype.kind not in "iub" and not all(np.array_equal(a, np.rint(a)) for a in array)):
         raise InputError("labels.type", f"{name} holds values that are no labels; expected whole numbers from 0 up")
-    highest = int(array.max())
+    highest = array.max()
     if highest > MAX_LABEL:
         raise InputError("labels.type", f"{name} holds the value {highest}; expected labels up to {MAX_LABEL}")
-    return array.astype(smallest_label_type(highest), copy=False)
+    return array.astype(smallest_label_type(int(highest)), copy=False)
 
 
 def rounded_ml(ml: float) -> float:

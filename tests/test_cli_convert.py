@@ -171,6 +171,14 @@ def test_a_copy_keeps_the_names_and_the_origin(tmp_path: Path) -> None:
     assert not packed.exists()
 
 
+def test_surfaces_with_brackets_in_their_names_are_not_replaced(tmp_path: Path) -> None:
+    write_label_map(two_boxes("liver", "spleen"), tmp_path / "a.seg.nrrd")
+    assert run("convert", tmp_path / "a.seg.nrrd", tmp_path / "a[1].stl") == 0
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert run("convert", tmp_path / "a.seg.nrrd", tmp_path / "a[1].stl") == 1
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
 def origins(path: Path) -> list[tuple[str, str, bool]]:
     """Whether a person made the segments of a DICOM object, the name of the algorithm, and whether it is called AI."""
     dataset = pydicom.dcmread(path)

@@ -382,3 +382,18 @@ def test_a_folder_whose_name_is_not_utf8_gets_the_labels_too(tmp_path: Path) -> 
     assert np.array_equal(found.array, meant.array)
     assert [one.name for one in found.segments] == [one.name for one in SEGMENTS]
     assert list(folder.iterdir()) == [folder / "x.seg.nrrd"]
+
+
+@pytest.mark.parametrize("name", ["liver ", " liver", "a\\new", "a\\\\n", "a\nb", "\\"])
+def test_names_with_spaces_and_backslashes_come_back_in_seg_nrrd(tmp_path: Path, name: str) -> None:
+    grid = Grid((2, 2, 2), np.eye(4))
+    one = Segmentation(np.ones(grid.shape, np.uint8), grid, (Segment(1, name, (1, 2, 3)),))
+    write_seg_nrrd(one, tmp_path / "x.seg.nrrd")
+    assert read_seg_nrrd(tmp_path / "x.seg.nrrd").segments[0].name == name
+
+
+def test_an_empty_structure_with_a_large_label_is_written_as_contours(series: Volume, tmp_path: Path) -> None:
+    meant = labelled(series.grid)
+    large = replace(meant, segments=(*SEGMENTS, Segment(1035, "cortex", (1, 2, 3))))
+    write_rtstruct(large, series.source, tmp_path / "x.dcm")
+    assert [one.name for one in read_rtstruct(tmp_path / "x.dcm", series.grid).segments][-1] == "cortex"

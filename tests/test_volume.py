@@ -13,6 +13,7 @@ from napari_seg.volume import (
     Segment,
     Segmentation,
     Volume,
+    as_labels,
     distinct_color,
     distinct_from,
     rounded_ml,
@@ -87,3 +88,8 @@ def test_small_volumes_keep_their_significant_digits() -> None:
         0.012,
         12.3457,
     ]
+
+
+def test_infinite_values_are_no_labels() -> None:
+    with pytest.raises(InputError, match=r"labels\.type: x holds the value inf; expected labels up to 65535"):
+        as_labels(np.array([[0.0, np.inf]]), "x")

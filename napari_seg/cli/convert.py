@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 
 from napari_seg.cli.read_options import add_read_options, read_options
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output
     existing = [output] if output.exists() else []
     if has_ending(output, SURFACE_ENDINGS):  # one file per segment
-        existing += output.parent.glob(f"{output.stem}_*{output.suffix}")
+        existing += output.parent.glob(f"{escape(output.stem)}_*{output.suffix}")
     if existing and not arguments.overwrite:
         raise OutputError("output.exists", f"{existing[0]} already exists; choose another name, or pass --overwrite")
     scan = None

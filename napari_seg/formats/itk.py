@@ -241,8 +241,8 @@ def _parsed(first: bytes, lines: Iterator[bytes], path: Path) -> _Header:
             has_end = True
             break
         if is_nrrd and value.startswith("="):
-            key, _, value = _word(line.strip()).partition(":=")
-            words[key] = value.replace("\\n", "\n").replace("\\\\", "\\")
+            key, _, value = _word(line.rstrip(b"\r\n")).partition(":=")
+            words[key.strip()] = re.sub(r"\\([n\\])", lambda found: "\n" if found[1] == "n" else "\\", value)
         elif not text.startswith("#"):
             if mark:
                 fields[name] = value.strip()

@@ -19,7 +19,16 @@ from napari_seg.formats.dicom.source import read_source
 from napari_seg.formats.dicom.text import UNICODE, series_description, with_dicom_names
 from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.version import __version__
-from napari_seg.volume import BY_NAPARI_SEG, DicomInstance, LabelOrigin, Segment, Segmentation, SolvedStack, Source
+from napari_seg.volume import (
+    BY_NAPARI_SEG,
+    DicomInstance,
+    LabelOrigin,
+    Segment,
+    Segmentation,
+    SolvedStack,
+    Source,
+    smallest_label_type,
+)
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -84,7 +93,7 @@ def write_rtstruct(
         dataset.save_as(hidden, enforce_file_format=True)
         found = read_rtstruct(hidden, segmentation.grid)
         labels = [0, *(segment.label for segment in segmentation.segments)]
-        if not np.array_equal(np.array(labels, segmentation.array.dtype)[found.array], segmentation.array):
+        if not np.array_equal(np.array(labels, smallest_label_type(max(labels)))[found.array], segmentation.array):
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
 
 
