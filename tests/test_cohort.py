@@ -28,6 +28,7 @@ from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.report.write import REPORT_FILES
 from napari_seg.cohort.run import Excluded
 from napari_seg.cohort.runners import Runner
+from napari_seg.cohort.select import Selection
 from napari_seg.errors import (
     Cancelled,
     CohortError,
@@ -221,6 +222,33 @@ def test_a_kept_scan_with_another_fingerprint_is_read_whole_only_once(
     assert statuses(list(Cohort(scans / "a.nii.gz", out))) == {"a": "done before"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_no_scan_is_segmented_for_a_place_outside_of_the_output_folder(
+    scans: Path, tmp_path: Path, no_network: list[str]
+) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    list(Cohort(scans / "a.nii.gz", out))
+    victim.write_text("mine")
+    with Manifest.open(out) as manifest:
+        (row,) = manifest.rows()
+        theirs = {"labels": {**row.outputs["labels"].to_record(), "path": "../victim"}}
+        manifest.change_case(row.id, {"outputs": theirs})
+    (tmp_path / "elsewhere").mkdir()
+    (out / "sub").symlink_to(tmp_path / "elsewhere")
+    (scans / "sub").mkdir()
+    (scans / "b.nii.gz").rename(scans / "sub" / "b.nii.gz")
+    for cohort in (
+        Cohort(scans / "a.nii.gz", out, redo="all"),
+        Cohort([scans / "sub", scans / "c.nii.gz"], out, selection=Selection(layout="mirror")),
+    ):
+        with pytest.raises(CohortError, match=r"cohort\.manifest"):
+            list(cohort)
+    assert victim.read_text() == "mine"
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert no_network[:1] == ["a"]
+    assert "b" not in no_network
+
+
 def test_a_second_run_at_the_same_time_is_refused_unless_both_join(
     scans: Path, tmp_path: Path, no_network: list[str]
 ) -> None:
@@ -268,6 +296,7 @@ import sys, time
 from pathlib import Path
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.runners import Runner
+from napari_seg.cohort.select import Selection
 out = Path(sys.argv[1])
 with Manifest.open(out) as manifest, Runner(out, manifest) as runner:
     number = manifest.add_case("a", {"state": "waiting"})

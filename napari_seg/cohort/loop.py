@@ -17,7 +17,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult, Outcome
-from napari_seg.cohort.outputs import Unfinished, check_not_taken, commit, old_preview
+from napari_seg.cohort.outputs import Unfinished, check_not_taken, commit, old_preview, place_below
 from napari_seg.cohort.resume import Resume, Wanted
 from napari_seg.cohort.rows import CaseRow, Claim
 from napari_seg.cohort.run import Excluded, GuardedView, Run
@@ -352,6 +352,8 @@ class _Loop:
         if claim is None:
             self._elsewhere.add(number)
             return
+        for path in (str(case.folder / case.name), *(file.path for file in claim.before.values())):
+            place_below(self._run.output, path)  # before the scan is segmented in vain
         values = {
             "source": case.source,
             "format": case.scan.format,
