@@ -23,6 +23,7 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort import runners
 from napari_seg.cohort.cohort import Cohort
 from napari_seg.cohort.discover import find_cases
+from napari_seg.cohort.layout import DERIVATIVES
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.report.write import REPORT_FILES
@@ -171,6 +172,22 @@ def test_other_options_or_weights_do_not_mix(
     assert statuses(list(Cohort(scans, out, redo="changed", tta="shifts"))) == dict.fromkeys("abc", "done")
     assert no_network == ["a", "b", "c"]
     assert statuses(list(Cohort(scans, out, tta="shifts"))) == dict.fromkeys("abc", "done before")
+
+
+def test_a_refused_run_changes_no_table_of_bids(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    folder, bundle = tmp_path / "bids" / "sub-01" / "anat", read_bundle()
+    folder.mkdir(parents=True)
+    (scans / "a.nii.gz").rename(folder / "sub-01_T1w.nii.gz")
+    out, selection = tmp_path / "out", Selection(layout="bids")
+    list(Cohort(tmp_path / "bids", out, bundle, selection=selection))
+    (table,) = (out / DERIVATIVES).glob("*_dseg.tsv")
+    before = table.read_text()
+    segments = tuple(replace(one, name=f"other {one.name}") for one in bundle.segments)
+    for options in ({"tta": "shifts"}, {"redo": "none"}):
+        other = Cohort(tmp_path / "bids", out, replace(bundle, segments=segments), selection=selection, **options)
+        with pytest.raises(CohortError, match=r"cohort\.changed"):
+            list(other)
+        assert table.read_text() == before
 
 
 def test_another_scan_of_the_same_name_replaces_nothing(scans: Path, tmp_path: Path, no_network: list[str]) -> None:

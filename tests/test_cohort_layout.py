@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
 from napari_seg.bundles.read import read_bundle
-from napari_seg.cohort.layout import DERIVATIVES, Places, files_of_layout, folder_name, short_model_names
+from napari_seg.cohort.layout import (
+    DERIVATIVES,
+    Places,
+    files_of_layout,
+    files_to_write,
+    folder_name,
+    short_model_names,
+)
 from napari_seg.cohort.naming import NamedScan, compared
-from napari_seg.errors import InputError
+from napari_seg.errors import CohortError, InputError
 from napari_seg.formats.scan import Scan
 
 
@@ -124,6 +132,25 @@ def test_bids_requires_a_description_and_the_names_of_labels() -> None:
     assert rows[0].split("\t") == ["index", "name", "color"]
     assert [row.split("\t")[:2] for row in rows[1:]] == [[str(s.label), s.name] for s in bundle.segments]
     assert files_of_layout("mirror", {"a": bundle}) == {}
+
+
+def test_a_table_of_labels_is_replaced_only_if_no_result_needs_it(tmp_path: Path) -> None:
+    bundle = read_bundle()
+    files = files_of_layout("bids", {"hip": bundle})
+    table = DERIVATIVES / "seg-hip_dseg.tsv"
+    key = str(DERIVATIVES / "sub-01" / "anat" / "sub-01_seg-hip_desc-T1w")
+    assert files_to_write(tmp_path, files, [key]) == files
+    (tmp_path / DERIVATIVES).mkdir(parents=True)
+    for path, text in files.items():
+        (tmp_path / path).write_text(f"{text}99\tmine\t#000000\n")
+    assert files_to_write(tmp_path, files, [key]) == {}
+    other = files_of_layout("bids", {"hip": replace(bundle, segments=bundle.segments[::-1][:1])})
+    assert files_to_write(tmp_path, other, [key]) == {}  # the same names
+    named = [replace(one, name=f"other {one.name}") for one in bundle.segments]
+    other = files_of_layout("bids", {"hip": replace(bundle, segments=tuple(named))})
+    with pytest.raises(CohortError, match=r"cohort\.changed.*1 result other names"):
+        files_to_write(tmp_path, other, [key])
+    assert files_to_write(tmp_path, other, [key.replace("hip", "hippocampus")]) == {table: other[table]}
 
 
 def test_short_names_of_models_come_from_what_a_user_gives() -> None:

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.naming import BIDS_SUFFIX, SUFFIX, NamedScan, UniqueNames, short
-from napari_seg.errors import InputError
+from napari_seg.cohort.outputs import place_below
+from napari_seg.errors import CohortError, InputError, counted
 from napari_seg.version import __version__
 
 Layout = Literal["flat", "mirror", "bids"]
@@ -37,6 +38,9 @@ _ENTITIES = (
     *("inv", "mt", "part", "proc", "hemi", "space", "res", "den"),
 )
 """Entities of a source that the name of its segmentation keeps, in the order of BIDS."""
+
+_TABLE = "_dseg.tsv"
+"""Ending of a table of labels."""
 
 _OF_A_FILE = re.compile(r"\.(?=[A-Za-z][A-Za-z0-9-]{0,9}$|7z$)")
 """Last dot of a name with the ending of a file."""
@@ -179,8 +183,51 @@ def files_of_layout(layout: Layout, models: Mapping[str, Bundle]) -> dict[PurePo
         for segment in bundle.segments:
             colour = "#{:02x}{:02x}{:02x}".format(*segment.color[:3])
             rows.append(f"{segment.label}\t{' '.join(segment.name.split())}\t{colour}")
-        files[DERIVATIVES / f"seg-{_alphanumeric(name)}_dseg.tsv"] = "\n".join(rows) + "\n"
+        files[DERIVATIVES / f"seg-{_alphanumeric(name)}{_TABLE}"] = "\n".join(rows) + "\n"
     return files
+
+
+def files_to_write(
+    output: Path, files: Mapping[PurePosixPath, str], staying: Collection[str]
+) -> dict[PurePosixPath, str]:
+    """Return those files of a layout that are missing, and the tables of labels that no result needs any more.
+
+    A person may have added to the other ones.
+
+    Args:
+        output: the output folder.
+        files: path -> text, of `files_of_layout`.
+        staying: keys of earlier results that stay.
+
+    Raises:
+        CohortError: `cohort.changed`, the labels of results that stay have other names; `cohort.manifest`, a link leads
+            out of the output folder.
+        OSError: a table can't be read.
+    """
+    found = {}
+    for path, text in files.items():
+        place = place_below(output, str(path))
+        if not place.exists():
+            found[path] = text
+        elif path.name.endswith(_TABLE) and not _label_names(text).items() <= _label_names(_read(place)).items():
+            model = path.name.removesuffix(_TABLE)
+            if count := sum(f"_{model}_" in key for key in staying):
+                raise CohortError(
+                    "cohort.changed",
+                    f"{place} gives the labels of {counted(count, 'result')} other names than the model does; choose "
+                    "another folder for the results, or give the folder of the model another name",
+                )
+            found[path] = text
+    return found
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _label_names(table: str) -> dict[str, str]:
+    """Return value -> name of the labels of a table."""
+    return {cells[0]: cells[1] for line in table.splitlines()[1:] if len(cells := line.split("\t")) > 1}
 
 
 def _alphanumeric(text: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from napari_seg.cohort.case import Case
+from napari_seg.cohort.layout import files_to_write
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult, Outcome
@@ -98,11 +99,6 @@ def run_cases(run: Run) -> Iterator[CaseResult]:
         Manifest.open(run.output) as manifest,
         Runner(run.output, manifest, is_joined=run.is_joined) as runner,
     ):
-        for path, text in run.extra_files.items():
-            # a person may have added to a description; a table of labels follows from the model
-            if path.suffix != ".json" or not os.path.exists(run.output / path):
-                make_output_folder((run.output / path).parent)
-                atomic_write(run.output / path, text)
         yield from _Loop(run, manifest, runner, models).results()
 
 
@@ -206,6 +202,9 @@ class _Loop:
             elif row is not None and decision == "keep":
                 earlier.append(row.id)
         resume.check()
+        remade = {compared(case.key) for case, _ in chosen}
+        staying = {row.name for key, row in rows.items() if row.outputs and key not in remade}
+        extra_files = files_to_write(self._run.output, self._run.extra_files, staying)
         self._keys = {compared(case.key) for case in self._run.cases}
         digests = sorted(model.digest for model in self._models.values())
         wanted = json.dumps([self._settings, digests], sort_keys=True)
@@ -235,6 +234,9 @@ class _Loop:
                 self._refused.append(self._add_excluded(one))
             if not self._run.is_joined:  # runners that share the folder may have other inputs
                 self._set_aside(row for key, row in rows.items() if key not in self._keys)
+        for path, text in extra_files.items():
+            make_output_folder((self._run.output / path).parent)
+            atomic_write(self._run.output / path, text)
         if others and not self._run.is_joined:  # files that an earlier run could not move, and neither could this one
             for number in others:
                 text = "its files can't be moved into place; close programs that have them open, and run again"

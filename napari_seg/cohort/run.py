@@ -103,7 +103,7 @@ class Run:
         settings: settings of the run.
         make_pool: makes the workers, given the cases that are left to run.
         excluded: scans that are not run, for the manifest.
-        extra_files: path relative to the output folder -> text of further files; JSON files are kept if they exist.
+        extra_files: path relative to the output folder -> text of further files; see `layout.files_to_write`.
         redo: results of earlier runs to make again.
         is_joined: share the work with other runners in the same folder.
         stop: takes requests to end.
