@@ -122,7 +122,8 @@ def test_the_parts_of_another_data_set_are_not_those_of_the_training(
         dataset = find_dataset(root / "cases.csv")
     (out / "configs").mkdir(parents=True)
     (out / "configs" / "train.yaml").write_text("{cases: {}}")
-    plan = {"choices": {}, "dataset": identity(dataset), "patients": patients_digest(dataset)}
+    planned = identity(dataset) | {"layout": "decathlon"}  # the layout does not matter
+    plan = {"choices": {}, "dataset": planned, "patients": patients_digest(dataset)}
     (out / "plan.json").write_text(json.dumps(plan))
     _, trained = part_of(root / "cases.csv", "training", out)
     write_list(patients)

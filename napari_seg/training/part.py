@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError
 from napari_seg.evaluation.labels import Classes, read_classes
@@ -12,6 +12,9 @@ from napari_seg.training.choices import READING, has_same_patients, identity
 from napari_seg.training.prepare import data_folder
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.write import PLAN
+
+if TYPE_CHECKING:
+    from segnets.data import Dataset
 
 _SPLIT = ("fold", "folds", "fractions", "seed")
 """Arguments of `segnets.data.Split` in a bundle's train.yaml."""
@@ -76,7 +79,7 @@ def part_of(
                 "data set; expected a data set of other patients, without --part. The scores of the cross-validation "
                 "are in configs/metadata.json",
             )
-        if planned is not None and not (planned == identity(dataset) and has_same_patients(plan, dataset)):
+        if planned is not None and not _is_planned(plan, dataset):
             raise InputError(
                 "evaluation.changed",
                 f"found {len(dataset.cases)} cases, {trained} was planned for {planned['cases']}, and not for the same "
@@ -98,6 +101,12 @@ def _plan(trained: Path) -> dict[str, Any]:
         raise InputError("input.missing", f"there is no {trained / PLAN}; expected a folder that train wrote")
     plan: dict[str, Any] = json.loads((trained / PLAN).read_text(encoding="utf-8"))
     return plan
+
+
+def _is_planned(plan: dict[str, Any], dataset: Dataset) -> bool:
+    """Return whether a data set has the cases, patients, parts and folds of a plan, in whatever layout."""
+    is_same = plan["dataset"] | {"layout": dataset.layout} == identity(dataset)
+    return is_same and has_same_patients(plan, dataset)
 
 
 def _of_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
