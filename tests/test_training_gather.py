@@ -110,6 +110,14 @@ def test_all_scans_of_a_patient_stay_together(tmp_path: Path) -> None:
         assert patients() == planned
 
 
+def test_patients_in_names_of_files_are_those_of_their_folder(tmp_path: Path) -> None:
+    cases = [f"{site}/sub-{n}_ses-{m}" for site in ("north", "south") for n in (1, 2) for m in (1, 2)]
+    root = write(tmp_path / "a", *(f"{case}{end}.nrrd" for case in cases for end in ("", "_seg")))
+    _, description = gathered(root)
+    assert names(description)[0] == "north_sub-1_ses-1"
+    assert [one["patient"] for one in description["training"]] == [f"patient {n}" for n in (1, 1, 2, 2, 3, 3, 4, 4)]
+
+
 def test_a_converted_list_keeps_its_split(tmp_path: Path) -> None:
     root = write(tmp_path / "a", "x.nrrd", "y.nrrd", "x_seg.nrrd", "y_seg.nrrd")
     (root / "cases.csv").write_text("image,label,split,fold\nx.nrrd,x_seg.nrrd,train,3\ny.nrrd,y_seg.nrrd,test,\n")

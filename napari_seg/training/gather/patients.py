@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from napari_seg.formats.archive import shown
 from napari_seg.formats.itk import with_pixel_files
 from napari_seg.training.gather.pair import Pair
 
@@ -23,10 +24,19 @@ _BLOCK_BYTES = 1 << 16
 
 
 def with_patients(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return pairs with a patient each: where it is unknown, that of the pair's name; call it within `with_segnets`."""
+    """Return pairs with a patient each; call it within `with_segnets`.
+
+    Where it is unknown, it is the one in the name of the pair, or else in that of its file, among those of its folder.
+    """
     from segnets.data.patients import patient_of
 
-    return [replace(pair, patient=pair.patient or patient_of(pair.name)) for pair in pairs]
+    def of_name(pair: Pair) -> str:
+        (_, scan), file = pair.images[0], shown(pair.images[0][1].files[0])
+        found = patient_of(file.name)
+        is_named = patient_of(pair.name) == pair.name and found != file.name and scan.format != "dicom"
+        return f"{file.parent}/{found}" if is_named else patient_of(pair.name)
+
+    return [replace(pair, patient=pair.patient or of_name(pair)) for pair in pairs]
 
 
 def stated_patients(folder: Path) -> dict[str, str]:
