@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from napari_seg.errors import OutputError
+from napari_seg.formats.origin import origin_of
 from napari_seg.formats.record import (
     MAX_RECORD_BYTES,
     UNKNOWN,
@@ -49,6 +50,15 @@ def test_names_colours_and_maker_are_read_again(tmp_path: Path, made_by: tuple[s
     assert recorded_segments(labels) == SEGMENTS
     assert made_by_in(labels) == made_by
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_record_does_not_invent_a_model(tmp_path: Path) -> None:
+    write_labels_record(found(), tmp_path / "a.nii", UNKNOWN)
+    record = read_record(tmp_path / "a.json")
+    assert record is not None
+    assert record.keys() == {"program", "segments"}
+    assert made_by_in(tmp_path / "a.nii") == UNKNOWN
+    assert origin_of(tmp_path / "a.nii").origin is None
 
 
 def test_labels_without_a_record_are_nobodys(tmp_path: Path) -> None:

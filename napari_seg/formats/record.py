@@ -103,8 +103,10 @@ def labels_record(segmentation: Segmentation, made_by: MadeBy | None) -> dict[st
         segmentation: labels with the names and colours of their segments.
         made_by: program or model that made the labels; None if a person did.
     """
-    maker = {"by_hand": True} if made_by is None else {"bundle": dict(zip(("name", "version"), made_by, strict=True))}
-    return {**maker, "segments": _names(segmentation)}
+    segments = {"segments": _names(segmentation)}
+    if made_by is None:
+        return {"by_hand": True, **segments}
+    return segments if made_by == UNKNOWN else {"bundle": {"name": made_by[0], "version": made_by[1]}, **segments}
 
 
 def converted_record(segmentation: Segmentation, original: Path, made_by: Mapping[str, Any]) -> dict[str, Any]:
