@@ -61,6 +61,12 @@ def test_a_record_does_not_invent_a_model(tmp_path: Path) -> None:
     assert origin_of(tmp_path / "a.nii").origin is None
 
 
+def test_half_a_character_in_a_name_is_replaced(tmp_path: Path) -> None:
+    entries = [{"label": 1, "name": "l\udcfcver", "color": [1, 2, 3]}]
+    (tmp_path / "a.json").write_text(json.dumps({"segments": entries}))
+    assert [one.name for one in recorded_segments(tmp_path / "a.nii")] == ["l?ver"]
+
+
 def test_labels_without_a_record_are_nobodys(tmp_path: Path) -> None:
     assert made_by_in(tmp_path / "a.nii") == UNKNOWN
     assert recorded_segments(tmp_path / "a.nii") == ()

@@ -84,7 +84,8 @@ def _segment(entry: Mapping[str, Any]) -> Segment:
     red, green, blue = (int(value) for value in entry["color"])
     if not all(0 <= value <= 255 for value in (red, green, blue)):
         raise ValueError
-    return Segment(int(entry["label"]), str(entry["name"]), (red, green, blue))
+    name = str(entry["name"]).encode(errors="replace").decode()  # JSON can hold halves of characters
+    return Segment(int(entry["label"]), name, (red, green, blue))
 
 
 def made_by_in(labels: Path) -> MadeBy | None:
