@@ -174,6 +174,39 @@ def test_other_options_or_weights_do_not_mix(
     assert statuses(list(Cohort(scans, out, tta="shifts"))) == dict.fromkeys("abc", "done before")
 
 
+def test_the_result_of_a_scan_that_is_left_out_counts_no_longer(
+    scans: Path, tmp_path: Path, no_network: list[str]
+) -> None:
+    out = tmp_path / "out"
+    list(Cohort(scans, out))
+
+    def counted_cases(**selected: Any) -> tuple[list[str], int]:
+        cohort = Cohort(scans, out, selection=Selection(**selected))
+        list(cohort)
+        assert len(list(out.glob("*_seg.nii.gz"))) == 3
+        rows = (out / "volumes_wide.csv").read_text().splitlines()[1:]
+        assert list(cohort.volumes()["name"]) == [row.split(",")[0] for row in rows]
+        return list(cohort.volumes()["name"]), cohort.other_results
+
+    for _ in range(2):
+        assert counted_cases(exclude=("a*",)) == (["b", "c"], 0)
+    with Manifest.open(out, read_only=True) as manifest:
+        assert {row.name: (row.state, row.code) for row in manifest.rows() if row.name == "a"} == {
+            "a": ("skipped", "cohort.excluded")
+        }
+        assert sum(manifest.counts().values()) == 3
+    assert counted_cases() == (["a", "b", "c"], 0)
+    assert len(no_network) == 3  # it is not made again
+    away = (scans / "c.nii.gz").rename(tmp_path / "c.nii.gz")
+    assert counted_cases() == (["a", "b", "c"], 1)
+    (scans / "list.json").write_text(json.dumps(["a.nii.gz", "c.nii.gz"]))
+    assert statuses(list(Cohort(scans / "list.json", out))) == {"c": "failed", "a": "done before"}
+    with Manifest.open(out, read_only=True) as manifest:
+        assert {row.name: row.code for row in manifest.rows()} == {"a": "", "b": "", "c": "input.missing"}
+    away.rename(scans / "c.nii.gz")
+    assert counted_cases() == (["a", "b", "c"], 0)
+
+
 def test_a_refused_run_changes_no_table_of_bids(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
     folder, bundle = tmp_path / "bids" / "sub-01" / "anat", read_bundle()
     folder.mkdir(parents=True)

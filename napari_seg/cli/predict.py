@@ -257,7 +257,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
     """Segment all scans, report each to `on_result`, and return the cohort."""
     from napari_seg.cli.cohort_view import CohortView
     from napari_seg.cli.stop_signals import stop_by_signals
-    from napari_seg.errors import printable
+    from napari_seg.errors import counted, printable
 
     cohort = _cohort(arguments)
     is_quiet = arguments.json or arguments.json_lines
@@ -273,6 +273,9 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
             on_result(result)
     if cohort.selected.repeated and not is_quiet:
         print(f"napari-seg: {cohort.selected.repeated} scans were found twice, and run once", file=sys.stderr)
+    if cohort.other_results and not is_quiet:
+        text = f"the tables in {arguments.output} have {counted(cohort.other_results, 'result')} of other scans, too"
+        print(f"napari-seg: {text}", file=sys.stderr)
     if cohort.report_fault is not None:
         print(f"napari-seg: the results are complete, but not their report: {cohort.report_fault}", file=sys.stderr)
     return cohort

@@ -65,6 +65,7 @@ class Cohort:
         view: shows the run while it goes on; None: nothing does.
         report: page that the last run has written about all cases of the folder; None before it, for a single case, and
             if it could not be written.
+        other_results: number of results in the folder of scans that were not among those of the last run.
         report_fault: reason why the report could not be written; None without one.
 
     Raises:
@@ -93,6 +94,7 @@ class Cohort:
         self.stop = Stop()
         self.view: View | None = None
         self.report: Path | None = None
+        self.other_results = 0
         self.report_fault: NapariSegError | None = None
         self._known: dict[str, Bundle] = {}
         self._model_of = model_of or _model_of
@@ -117,8 +119,10 @@ class Cohort:
         if self._cases is None:
             selected = self.selected
             failed = (*selected.faults, *selected.refused)
-            refused = [Excluded(one.key, one.code, one.message, one.source) for one in failed]
-            skipped = [Excluded(one.key, one.code, one.message, one.source, False) for one in selected.skipped]
+            refused = [Excluded(one.key, one.code, one.message, one.source, scan=one.scan) for one in failed]
+            skipped = [
+                Excluded(one.key, one.code, one.message, one.source, False, one.scan) for one in selected.skipped
+            ]
             self._cases, self._excluded = self._with_known_names(selected.cases), [*refused, *skipped]
         return self._cases
 
@@ -129,7 +133,8 @@ class Cohort:
         with Manifest.open(self.output, read_only=True) as manifest:
             models = {model.id: model.name for model in manifest.models()}
             known_layout = manifest.meta("layout") or "flat"
-            return with_known_names(cases, manifest.rows(("done",)), models, self.selection.layout, known_layout)
+            results = [row for row in manifest.rows(("done", "failed", "skipped")) if row.has_result]
+            return with_known_names(cases, results, models, self.selection.layout, known_layout)
 
     @cached_property
     def selected(self) -> SelectedCases:
@@ -176,7 +181,9 @@ class Cohort:
             layout=self.selection.layout,
         )
         try:
-            yield from run_cases(run)
+            for result in run_cases(run):
+                self.other_results = run.others
+                yield result
         except CohortError:  # the folder belongs to another run
             raise
         except BaseException:

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult, Outcome
 from napari_seg.cohort.outputs import Unfinished, check_not_taken, commit, old_preview, place_below
 from napari_seg.cohort.resume import Resume, Wanted
-from napari_seg.cohort.rows import CaseRow, Claim
+from napari_seg.cohort.rows import NOT_PLANNED, CaseRow, Claim
 from napari_seg.cohort.run import Excluded, GuardedView, Run
 from napari_seg.cohort.runners import Runner
 from napari_seg.cohort.scan_files import fingerprint, input_bytes, is_same
@@ -202,10 +202,13 @@ class _Loop:
             elif row is not None and decision == "keep":
                 earlier.append(row.id)
         resume.check()
+        self._keys = {compared(case.key) for case in self._run.cases}
+        left_out = {} if self._run.is_joined else self._left_out(rows)
+        counted = {row.id for key, row in rows.items() if row.state == "done" and key not in self._keys}
+        self._run.others = len(counted - {row.id for some in left_out.values() for row in some})
         remade = {compared(case.key) for case, _ in chosen}
         staying = {row.name for key, row in rows.items() if row.outputs and key not in remade}
         extra_files = files_to_write(self._run.output, self._run.extra_files, staying)
-        self._keys = {compared(case.key) for case in self._run.cases}
         digests = sorted(model.digest for model in self._models.values())
         wanted = json.dumps([self._settings, digests], sort_keys=True)
         # without one transaction for all, each case would wait for the disk
@@ -225,13 +228,13 @@ class _Loop:
             self._manifest.set_meta("layout", self._run.layout)
             self._manifest.remove_unused()
             for kept, now in resume.changes.items():
-                self._manifest.change_case(kept, now, if_state=("done",))
+                self._manifest.change_case(kept, now, if_state=("done", "failed", "skipped"))
             for case, row in chosen:
                 self._add(case, row)
                 if row is not None and row.state == "waiting" and row.attempts >= _MAX_ENDED:
                     suspects.add(row.id)
             for one in excluded:
-                self._refused.append(self._add_excluded(one))
+                self._refused.append(self._add_excluded(one, left_out.get(one.name, ())))
             if not self._run.is_joined:  # runners that share the folder may have other inputs
                 self._set_aside(row for key, row in rows.items() if key not in self._keys)
         for path, text in extra_files.items():
@@ -268,8 +271,36 @@ class _Loop:
         else:
             self._waiting.append(number)
 
-    def _add_excluded(self, excluded: Excluded) -> CaseResult:
-        """Add a scan that is not run, under a name that no case of the run has, and return its result."""
+    def _left_out(self, rows: Mapping[str, CaseRow]) -> dict[str, list[CaseRow]]:
+        """Return name of a scan that this run leaves out -> its results of earlier runs.
+
+        Args:
+            rows: name as it is compared -> case of the manifest.
+        """
+        results = {key: row for key, row in rows.items() if row.has_result and key not in self._keys}
+        by_fingerprint: dict[str, list[CaseRow]] = {}
+        for row in results.values():
+            by_fingerprint.setdefault(row.fingerprint, []).append(row)
+        found: dict[str, list[CaseRow]] = {}
+        for one in self._run.excluded if results else ():
+            now, named = "" if one.scan is None else fingerprint(one.scan), results.get(compared(one.name))
+            if now and now in by_fingerprint:
+                found[one.name] = by_fingerprint[now]
+            elif (
+                named is not None
+                and named.source == one.source
+                and (one.scan is None or is_same(one.scan, named.fingerprint, named.input_sha256))
+            ):
+                found[one.name] = [named]
+        return found
+
+    def _add_excluded(self, excluded: Excluded, results: Sequence[CaseRow] = ()) -> CaseResult:
+        """Add a scan that is not run, under a name that no case of the run has, and return its result.
+
+        Args:
+            excluded: the scan.
+            results: its results of earlier runs, which stay on the disk and count no longer.
+        """
         name, number = excluded.name, 2
         status: Literal["failed", "skipped"] = "failed" if excluded.is_failure else "skipped"
         values = {
@@ -279,20 +310,27 @@ class _Loop:
             "message": excluded.message,
             "ended": time.time(),
         }
+        for result in results:
+            now = {key: values[key] for key in ("state", "code", "message")}
+            self._manifest.change_case(result.id, now, if_state=("done", "failed", "skipped"))
+        if results:
+            return CaseResult(name, status, excluded.code, excluded.message, excluded.source)
         while compared(name) in self._keys:
             name, number = f"{excluded.name} ({number})", number + 1
         self._keys.add(compared(name))
         row = self._manifest.row(name)
         if row is None:
             self._manifest.add_case(name, values)
-        elif row.state not in ("done", "running", "moving"):
+        elif row.state == "waiting" and row.outputs:
+            self._set_aside([row])
+        elif row.state not in ("done", "running", "moving") and not row.has_result:
             self._manifest.change_case(row.id, values)
         return CaseResult(name, status, excluded.code, excluded.message, excluded.source)
 
     def _set_aside(self, rows: Iterable[CaseRow]) -> None:
         """Mark cases that earlier runs left waiting and that are not among the inputs any more."""
         text = "it was left by an earlier run and is not among the inputs of the last one"
-        values = {"state": "skipped", "code": "cohort.not_planned", "message": text, "ended": time.time()}
+        values = {"state": "skipped", "code": NOT_PLANNED, "message": text, "ended": time.time()}
         for row in rows:
             if row.state == "waiting":
                 self._manifest.change_case(row.id, values, if_state=("waiting",))

@@ -6,6 +6,8 @@ patient: a scan is known by its public relative path and by a fingerprint of its
 
 States of a case: "waiting"; "running", a runner claimed it; "moving", its files are complete and are being renamed into
 place; "done"; "failed"; "skipped", a filter or a rule excluded it.
+A case that was done and whose scan the last run left out, or could not use, is "skipped" or "failed" and keeps its
+files and values; it is done again when a run has the scan again.
 
 The file is in WAL mode, in which readers never wait. WAL needs shared memory, which network drives lack, so runners of
 several machines use SQLite's rollback journal.

@@ -50,8 +50,8 @@ class Resume:
         overwrite: whether results that a person edited are made again, too.
 
     Attributes:
-        changes: number of a case in the manifest -> its present source and fingerprint, of results that are kept and
-            whose scans have others now, such as moved files.
+        changes: number of a case in the manifest -> new values, of results that are kept and whose scans were moved, or
+            were left out by an earlier run.
     """
 
     def __init__(
@@ -79,11 +79,9 @@ class Resume:
             row: the case in the manifest; None if it is new.
             wanted: how it is to be segmented.
         """
-        if row is None or row.state in ("waiting", "failed", "skipped"):
-            return "run"
-        if row.state in ("running", "moving"):
+        if row is not None and row.state in ("running", "moving"):
             return "busy"
-        if self._redo == "all":
+        if row is None or not row.has_result or self._redo == "all":
             return "run"
         fingerprint = fingerprint_if_same(case.scan, row.fingerprint, row.input_sha256)
         is_of_scan = fingerprint is not None
@@ -98,8 +96,8 @@ class Resume:
             return "changed"
         if not self._has_files(row):
             return "run"
-        now = {"source": case.source, "fingerprint": fingerprint or ""}
-        if now != {"source": row.source, "fingerprint": row.fingerprint}:
+        now = {"state": "done", "code": "", "message": "", "source": case.source, "fingerprint": fingerprint or ""}
+        if any(getattr(row, name) != value for name, value in now.items()):
             self.changes[row.id] = now
         return "keep"
 

@@ -8,6 +8,9 @@ from typing import Any, Literal, NamedTuple
 from napari_seg.cohort.outcome import OutputFile
 from napari_seg.errors import Notice
 
+NOT_PLANNED = "cohort.not_planned"
+"""Code of a case that an earlier run left waiting, and that is not among the inputs any more."""
+
 State = Literal["waiting", "running", "moving", "done", "failed", "skipped"]
 
 
@@ -122,6 +125,12 @@ class CaseRow:
     run: dict[str, Any] = field(default_factory=dict)
     started: float | None = None
     ended: float | None = None
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it has files with the noted values: it is done, or was until a run left out its scan."""
+        is_left_out = self.state in ("failed", "skipped") and self.code != NOT_PLANNED
+        return bool(self.outputs) and (self.state == "done" or is_left_out)
 
 
 class Claim(NamedTuple):

@@ -14,6 +14,8 @@ from napari_seg.cohort.resume import Redo
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.cohort.workers import Pool
 from napari_seg.errors import NapariSegError
+from napari_seg.formats.channels import ChannelSet
+from napari_seg.formats.scan import Scan
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ class Excluded:
         message: the same in words.
         source: path of the scan, in public names.
         is_failure: whether it is an error; otherwise it was skipped on purpose.
+        scan: the scan; None for an input that could not be searched.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Excluded:
     message: str
     source: str = ""
     is_failure: bool = True
+    scan: Scan | ChannelSet | None = None
 
 
 class Stop:
@@ -109,6 +113,7 @@ class Run:
         stop: takes requests to end.
         view: shows the run; None: nothing does.
         layout: how the output folder is arranged; see `layout`.
+        others: number of finished results of scans that are not among those of this run; set when it begins.
     """
 
     output: Path
@@ -122,3 +127,4 @@ class Run:
     stop: Stop = field(default_factory=Stop)
     view: View | None = None
     layout: str = "flat"
+    others: int = 0

@@ -63,6 +63,7 @@ class UnusedScan:
         format: format of the scan.
         code: code of the reason.
         message: the reason.
+        scan: the scan; None for an input that could not be searched.
     """
 
     key: str
@@ -70,6 +71,7 @@ class UnusedScan:
     format: str
     code: str
     message: str
+    scan: Scan | ChannelSet | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,8 @@ def _unsearched(
 
 def _unused(scan: NamedScan, places: Places, reason: InputError | Choice) -> UnusedScan:
     spot = places.take_unused(scan)
-    return UnusedScan((spot.folder / spot.name).as_posix(), scan.source, scan.scan.format, reason.code, reason.message)
+    key = (spot.folder / spot.name).as_posix()
+    return UnusedScan(key, scan.source, scan.scan.format, reason.code, reason.message, scan.scan)
 
 
 def _choose(candidate: Candidate, selection: Selection) -> Choice | tuple[str, ...]:
