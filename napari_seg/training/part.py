@@ -80,11 +80,13 @@ def part_of(
                 "are in configs/metadata.json",
             )
         if planned is not None and not _is_planned(plan, dataset):
+            count = len(dataset.cases)
+            found = f"{count} cases" if count != planned["cases"] else "other cases, patients or parts"
             raise InputError(
                 "evaluation.changed",
-                f"found {len(dataset.cases)} cases, {trained} was planned for {planned['cases']}, and not for the same "
-                "ones with the same patients and parts, so that cases which trained could be in this part; restore the "
-                "data set as it was planned, or evaluate cases that are new in a folder of their own, without --part",
+                f"found {found}; expected the {planned['cases']} cases that {trained} was planned for, because others "
+                "in this part may have been trained on; restore the data set as it was planned, or evaluate new cases "
+                "in a folder of their own, without --part",
             )
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]
