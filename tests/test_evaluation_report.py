@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from math import isnan, nan
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from napari_seg.errors import OutputError
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
 from napari_seg.evaluation.overlay import PANEL_PIXELS, draw_comparison
 from napari_seg.evaluation.pairs import CaseScores, compare_pair, find_pairs
-from napari_seg.evaluation.report import pooled_confusion_ml, summaries, values, write_report
+from napari_seg.evaluation.report import differences, pooled_confusion_ml, summaries, values, write_report
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -36,6 +37,25 @@ def test_a_mean_leaves_out_what_nobody_holds_and_what_failed() -> None:
     assert (table["y"]["dice"].mean, table["y"]["dice"].count, table["y"]["dice"].missing) == (0.2, 1, 1)
     assert values(results, "mean", "dice") == {"a": 0.5, "b": pytest.approx(0.6)}
     assert isnan(values([case("a", x=nan)], "mean", "dice")["a"])
+
+
+def test_a_false_positive_costs_a_model_something_in_a_comparison() -> None:
+    """Two of four scans have no lesion, and one model finds one there; its labels have no names."""
+    good = [CaseScores(n, None, (RED,), {"x": Scores(dice=1.0, hd95_mm=0)}) for n in "ab"]
+    good += [CaseScores("c"), CaseScores("d", None, (RED,), {"x": Scores()})]
+    bad = [
+        replace(result, scores={"x": Scores(dice=0, hd95_mm=50)}) if result.name in "cd" else result for result in good
+    ]
+    table = differences(good, bad)
+    for name in ("x", "mean"):
+        dice, hd95 = table[name]["dice"], table[name]["hd95_mm"]
+        assert (dice.count, dice.mean, dice.one_empty) == (4, 0.5, 2)
+        assert (hd95.count, hd95.mean) == (4, -25)
+    unknown = [CaseScores(n, None, (BLUE,), {"y": Scores(dice=0.5)}) for n in "abcd"]
+    assert list(differences(good, unknown)) == ["x", "mean"]
+    assert differences(good, unknown)["x"]["dice"].count == 0
+    unnamed = [CaseScores(n, None, (Segment(2, "label 2", (1, 1, 1)),), {"label 2": Scores(dice=0)}) for n in "abcd"]
+    assert differences(good, unnamed)["label 2"]["dice"].mean == 1
 
 
 def test_confusion_is_added_up_in_ml() -> None:

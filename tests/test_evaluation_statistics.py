@@ -7,7 +7,17 @@ from math import isnan, nan
 import numpy as np
 import pytest
 
-from napari_seg.evaluation.statistics import compare, summarise, summarise_table, worst
+from napari_seg.evaluation.statistics import (
+    Both,
+    Difference,
+    compare,
+    means_of_cases,
+    of_structure,
+    paired,
+    summarise,
+    summarise_table,
+    worst,
+)
 
 
 def test_nan_is_left_out_and_counted() -> None:
@@ -46,16 +56,32 @@ def test_worst_is_lowest_first_and_ties_go_by_name() -> None:
     assert worst({"d": 0.5, "a": nan, "c": 0.1, "b": 0.5, "e": 0.9}, 3) == ["c", "b", "d"]
 
 
+def compared(a: dict[str, float], b: dict[str, float]) -> Difference:
+    pairs = paired(*({case: {"x": value} for case, value in of_model.items()} for of_model in (a, b)))
+    return compare(of_structure(pairs, "x"))
+
+
 def test_models_are_compared_on_the_cases_that_both_have() -> None:
     b = {f"case {n}": 0.5 + 0.02 * n for n in range(10)}
     a = {case: value + 0.01 + 0.001 * n for n, (case, value) in enumerate(b.items())}
-    difference = compare(a | {"only a": 0.0, "case 0": nan}, b | {"only b": 1.0})
+    difference = compared(a | {"only a": 0.0, "case 0": nan}, b | {"only b": 1.0, "case 0": nan})
     assert difference.count == 9
     assert difference.mean == pytest.approx(0.01 + 0.001 * 5)
     assert 0.01 < difference.low < difference.mean < difference.high < 0.02
     assert difference.p == pytest.approx(2 / 2**9)  # all nine signs agree: the exact test's smallest value
-    assert compare(b, b).p == 1.0
-    assert compare({"x": 1.0}, {"y": 1.0}).count == 0
+    assert compared(b, b).p == 1.0
+    assert compared({"x": 1.0}, {"y": 1.0}).count == 0
+
+
+def test_a_false_positive_of_one_model_counts_where_the_other_rightly_finds_nothing() -> None:
+    a = {"a": {"lesion": 0.8, "liver": 0.9}, "b": {"lesion": nan, "liver": 0.7}, "c": {"lesion": nan}}
+    b = {"a": {"lesion": 0.8, "liver": 0.9}, "b": {"lesion": 0.0, "liver": 0.7}, "c": {"lesion": nan}}
+    pairs = paired(a, b)
+    difference = compare(of_structure(pairs, "lesion"))
+    assert (difference.count, difference.mean, difference.one_empty) == (2, 0.5, 1)
+    assert means_of_cases(pairs)["b"] == Both(0.85, 0.35, True)
+    assert "c" not in means_of_cases(pairs)
+    assert of_structure(paired({"a": {"x": 40.0}}, {"a": {"x": nan}}, perfect=0), "x") == {"a": Both(40, 0, True)}
 
 
 def test_a_table_is_averaged_over_structures_and_resampled_by_patient() -> None:

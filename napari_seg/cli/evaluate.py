@@ -184,7 +184,9 @@ def _print_tables(
             + ("" if isnan(d.low) else f" ({d.low:+.4f} to {d.high:+.4f}, p {d.p:.2g})")
             for metric, d in metrics.items()
         )
-        console.print(f"versus   {name}, {metrics['dice'].count} cases: {text}", markup=False)
+        count, number = metrics["dice"].count, metrics["dice"].one_empty
+        empty = f" ({number} where only one of the results contains it, wrongly)" if number else ""
+        console.print(f"versus   {name}, {count} cases{empty}: {text}", markup=False)
     for result in results:
         if result.code:
             console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)

@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _print(found: Improvement, model: str) -> None:
     """Print the table of both models, and what it says."""
     from napari_seg.cli.progress import figure
+    from napari_seg.errors import counted
     from napari_seg.learning.compare import MIN_PATIENTS
 
     rows = [("structure", "cases", "before", "after", "difference", "95 %")]
@@ -98,6 +99,9 @@ def _print(found: Improvement, model: str) -> None:
     print(f"Dice on the validation part, which is never trained on; {found.minutes:g} minutes of training")
     for cells in rows:
         print("        " + "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+    if number := max((row.one_empty for row in found.rows), default=0):
+        text = "only one of the models finds a structure that the labels do not contain; the other one has Dice 1 there"
+        print(f"in {counted(number, 'case')} {text}")
     for name, reason in found.left_out.items():
         print(f"left out {name}: {reason}")
     few = f"; too few validation cases to tell, which takes those of {MIN_PATIENTS} patients"

@@ -109,16 +109,17 @@ def _versus(versus: Mapping[str, Mapping[str, Any]], unit: str) -> str:
         return ""
     rows = []
     for name, row in versus.items():
-        cells = [escape(name), str(row["dice"]["count"])]
+        cells = [escape(name), str(row["dice"]["count"]), str(row["dice"]["one_empty"])]
         for metric, d in row.items():
             interval = "" if d["low"] is None else f" ({_number(d['low'], metric)} to {_number(d['high'], metric)})"
             p = "–" if d["p"] is None else f"{d['p']:.2g}"
             cells += [_number(d["mean"], metric) + interval, p]
         rows.append(cells)
     heads = [head for metric in next(iter(versus.values())) for head in (f"Δ {_heading(metric, unit)}", "p")]
-    return table(["structure", "cases", *heads], rows, text=(0,)) + (
+    return table(["structure", "cases", "one empty", *heads], rows, text=(0,)) + (
         "<p>These results minus the others, over the cases that both contain, with the 95 % interval of the mean "
-        "difference (paired bootstrap) and the p-value of Wilcoxon's signed-rank test.</p>"
+        "difference (paired bootstrap) and the p-value of Wilcoxon's signed-rank test. In the cases <i>one empty</i>, "
+        "which are among them, the reference does not contain the structure, and one of the two results does.</p>"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isnan, nan
@@ -16,16 +17,31 @@ import numpy as np
 from napari_seg.errors import OutputError
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
 from napari_seg.evaluation.pairs import MEAN, CaseScores, segment_names
-from napari_seg.evaluation.statistics import RESAMPLES, Difference, Summary, compare, summarise, worst
+from napari_seg.evaluation.statistics import (
+    RESAMPLES,
+    Difference,
+    Summary,
+    compare,
+    means_of_cases,
+    of_structure,
+    paired,
+    summarise,
+    worst,
+)
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.version import __version__
 
 AVERAGED = ("dice", "iou", "precision", "recall", "hd95_mm", "nsd")
-COMPARED = ("dice", "hd95_mm", "nsd")
+PERFECT = {"dice": 1.0, "hd95_mm": 0.0, "nsd": 1.0}
+"""Metrics that are compared with those of other results, and their best values."""
+
 EMPTY_RULE = (
     "If neither label map contains a structure, its metrics are nan and the case is left out of its mean. If only one "
-    "contains it, the overlap metrics and the NSD are 0, and HD95 is the diagonal of the field of view."
+    "contains it, the overlap metrics and the NSD are 0, and HD95 is the diagonal of the field of view. Where two "
+    "results are compared, the reference does not contain a structure and one result does, the other one has Dice and "
+    "NSD 1 and HD95 0."
 )
+_UNNAMED = re.compile(r"label \d+")
 
 
 def values(results: Sequence[CaseScores], segment: str, metric: str) -> dict[str, float]:
@@ -50,11 +66,29 @@ def summaries(results: Sequence[CaseScores]) -> dict[str, dict[str, Summary]]:
 
 
 def differences(ours: Sequence[CaseScores], others: Sequence[CaseScores]) -> dict[str, dict[str, Difference]]:
-    """Return segment (and `MEAN`) -> metric -> paired difference, ours minus others."""
-    return {
-        name: {metric: compare(values(ours, name, metric), values(others, name, metric)) for metric in COMPARED}
-        for name in (*segment_names(ours), MEAN)
-    }
+    """Return segment (and `MEAN`) -> metric -> paired difference, ours minus others, see `paired`.
+
+    Segments that the other results do not know have no case, and those that only these know are left out. A result
+    without names may contain any label.
+    """
+    known = [set(segment_names(results)) for results in (ours, others)]
+    unnamed = {name for name in set.union(*known) if _UNNAMED.fullmatch(name)}
+    names = [name for name in segment_names([*others, *ours]) if name in known[0] | unnamed]
+    table: dict[str, dict[str, Difference]] = {name: {} for name in (*names, MEAN)}
+    for metric in PERFECT:
+        a, b = (
+            {r.name: _row(r, [n for n in names if n in of_model | unnamed], metric) for r in results if not r.code}
+            for results, of_model in zip((ours, others), known, strict=True)
+        )
+        pairs = paired(a, b, PERFECT[metric])
+        for name in names:
+            table[name][metric] = compare(of_structure(pairs, name))
+        table[MEAN][metric] = compare(means_of_cases(pairs))
+    return table
+
+
+def _row(result: CaseScores, names: Sequence[str], metric: str) -> dict[str, float]:
+    return {name: getattr(result.scores.get(name, Scores()), metric) for name in names}
 
 
 def pooled_confusion_ml(results: Sequence[CaseScores]) -> dict[str, dict[str, float]]:

@@ -38,7 +38,7 @@ class Difference:
     """Difference of model A and model B over the cases that both have.
 
     Attributes:
-        count: number of these cases.
+        count: number of these cases, without those in which neither has a value.
         mean: mean of A minus B.
         low: lower end of the 95 % interval of the mean.
         high: upper end of the interval.
@@ -50,6 +50,73 @@ class Difference:
     low: float = nan
     high: float = nan
     p: float = nan
+    one_empty: int = 0
+    """Number of cases in which a structure is only in the result of one model, and not in the reference."""
+
+
+@dataclass(frozen=True)
+class Both:
+    """Values of model A and model B in one case.
+
+    Attributes:
+        a: value of model A.
+        b: value of model B.
+        one_empty: whether one of them is the perfect value of a structure that is rightly not found.
+    """
+
+    a: float
+    b: float
+    one_empty: bool = False
+
+
+ByCase = Mapping[str, Mapping[str, float]]
+"""Case -> structure -> value; nan where neither the reference nor the result contains the structure. Structures that
+the model does not know are absent."""
+
+
+def paired(a: ByCase, b: ByCase, perfect: float = 1.0) -> dict[str, dict[str, Both]]:
+    """Return case -> structure -> values of both models, for the cases and structures of which both have a value.
+
+    If a structure is absent in the reference, a model that finds nothing has no value (nan). Where the other one has a
+    false positive, the case must count, so that the first one gets the perfect value there, as in the BraTS challenge
+    (arXiv:2107.02314) and as Metrics Reloaded requires a rule for empty references (doi:10.1038/s41592-023-02151-z).
+    Cases in which neither has a value are left out.
+
+    Args:
+        a: values of model A.
+        b: values of model B.
+        perfect: best value of the metric.
+    """
+    found: dict[str, dict[str, Both]] = {}
+    for case in sorted(a.keys() & b.keys()):
+        found[case] = {}
+        for name in [name for name in a[case] if name in b[case]]:
+            of_a, of_b = a[case][name], b[case][name]
+            if isnan(of_a) and isnan(of_b):
+                continue
+            one_empty = isnan(of_a) or isnan(of_b)
+            found[case][name] = Both(
+                perfect if isnan(of_a) else of_a, perfect if isnan(of_b) else of_b, one_empty=one_empty
+            )
+    return found
+
+
+def of_structure(pairs: Mapping[str, Mapping[str, Both]], name: str) -> dict[str, Both]:
+    """Return case -> values of one structure, from `paired`."""
+    return {case: of_case[name] for case, of_case in pairs.items() if name in of_case}
+
+
+def means_of_cases(pairs: Mapping[str, Mapping[str, Both]]) -> dict[str, Both]:
+    """Return case -> means over the structures of both models, from `paired`."""
+    return {
+        case: Both(
+            sum(both.a for both in of_case.values()) / len(of_case),
+            sum(both.b for both in of_case.values()) / len(of_case),
+            any(both.one_empty for both in of_case.values()),
+        )
+        for case, of_case in pairs.items()
+        if of_case
+    }
 
 
 def summarise(values: Sequence[float], seed: int = 0) -> Summary:
@@ -95,21 +162,21 @@ def summarise_table(table: NDArray[np.float64], groups: Sequence[object], seed: 
     return Summary(count, len(table) - count, float(each.mean()), medians, float(low), float(high))
 
 
-def compare(a: Mapping[str, float], b: Mapping[str, float], seed: int = 0) -> Difference:
+def compare(pairs: Mapping[str, Both], seed: int = 0) -> Difference:
     """Compare two models case by case: paired bootstrap and Wilcoxon's test (1945, doi:10.2307/3001968).
 
     Args:
-        a: case -> value of model A; nan and cases that B lacks are left out.
-        b: case -> value of model B.
+        pairs: case -> values of both models.
         seed: seed of the bootstrap.
     """
     from scipy.stats import wilcoxon
 
-    difference = _known([a[case] - b[case] for case in sorted(a.keys() & b.keys())])
+    difference = np.array([pairs[case].a - pairs[case].b for case in sorted(pairs)])
     if not len(difference):
         return Difference(0)
     p = float(wilcoxon(difference).pvalue) if difference.any() else 1.0
-    return Difference(len(difference), float(difference.mean()), *_interval(difference, seed), p)
+    one_empty = sum(both.one_empty for both in pairs.values())
+    return Difference(len(difference), float(difference.mean()), *_interval(difference, seed), p, one_empty)
 
 
 def worst(values: Mapping[str, float], number: int = 5) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
+from napari_seg.evaluation.statistics import Both, means_of_cases, of_structure, paired
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.label_maps import on_grid
 from napari_seg.inference.segment import segment
@@ -44,7 +45,7 @@ class ComparedStructure:
 
     Attributes:
         structure: name, or `MEAN`.
-        cases: number of cases in which both have a Dice.
+        cases: number of cases in which either has a Dice, see `paired`.
         before: mean Dice of the old model over the patients of these cases; nan if it does not know the structure.
             The mean of a patient is that of his cases.
         after: mean Dice of the new model over the same patients, or over its own if the old one has none.
@@ -52,6 +53,7 @@ class ComparedStructure:
             nan for fewer than `MIN_PATIENTS`.
         high: upper end of the interval.
         patients: number of patients of the cases.
+        one_empty: number of cases in which only one of the models finds a structure, and the labels do not contain it.
     """
 
     structure: str
@@ -61,6 +63,7 @@ class ComparedStructure:
     low: float = nan
     high: float = nan
     patients: int = 0
+    one_empty: int = 0
 
     @property
     def difference(self) -> float:
@@ -152,45 +155,39 @@ def compared(before: Scores, after: Scores, patients: Mapping[str, str] | None =
         patients: case -> patient; a case that is not in it is of a patient of its own.
     """
     names = sorted({name for scores in (*before.values(), *after.values()) for name in scores})
-    rows = [_row(name, _column(before, name), _column(after, name), patients or {}) for name in names]
-    return [*rows, _row(MEAN, *_means(before, after), patients or {})] if rows else []
+    pairs = paired(before, after)
+    rows = [
+        _row(name, of_structure(pairs, name), patients or {}) or _alone(name, after, patients or {}) for name in names
+    ]
+    mean = _row(MEAN, means_of_cases(pairs), patients or {}) or ComparedStructure(MEAN, 0, nan, nan)
+    return [*rows, mean] if rows else []
 
 
-def _column(scores: Scores, name: str) -> dict[str, float]:
-    return {case: of_case[name] for case, of_case in scores.items() if not math.isnan(of_case.get(name, nan))}
-
-
-def _means(before: Scores, after: Scores) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the means over the structures of each case for which both models have a Dice."""
-    means: tuple[dict[str, float], dict[str, float]] = {}, {}
-    for case in before.keys() & after.keys():
-        both = [n for n in before[case] if not math.isnan(before[case][n] + after[case].get(n, nan))]
-        if both:
-            for of_model, scores in zip(means, (before, after), strict=True):
-                of_model[case] = sum(scores[case][name] for name in both) / len(both)
-    return means
-
-
-def _row(
-    name: str, before: Mapping[str, float], after: Mapping[str, float], patients: Mapping[str, str]
-) -> ComparedStructure:
-    cases = sorted(before.keys() & after.keys()) or sorted(after)
-    is_both = bool(before.keys() & after.keys())
-    was, is_now = (_means_of_patients(of_model, cases, patients) for of_model in (before, after))
-    low, high = _interval([is_now[patient] - was[patient] for patient in was]) if is_both else (nan, nan)
+def _row(name: str, pairs: Mapping[str, Both], patients: Mapping[str, str]) -> ComparedStructure | None:
+    """Return the row of a structure, or of the means; None without a case."""
+    if not pairs:
+        return None
+    was = _means_of_patients({case: both.a for case, both in pairs.items()}, patients)
+    is_now = _means_of_patients({case: both.b for case, both in pairs.items()}, patients)
+    low, high = _interval([is_now[patient] - was[patient] for patient in was])
+    one_empty = sum(both.one_empty for both in pairs.values())
     return ComparedStructure(
-        name, len(cases), _mean(list(was.values())), _mean(list(is_now.values())), low, high, len(is_now)
+        name, len(pairs), _mean(list(was.values())), _mean(list(is_now.values())), low, high, len(is_now), one_empty
     )
 
 
-def _means_of_patients(
-    scores: Mapping[str, float], cases: Sequence[str], patients: Mapping[str, str]
-) -> dict[str, float]:
+def _alone(name: str, after: Scores, patients: Mapping[str, str]) -> ComparedStructure:
+    """Return the row of a structure that the old model does not know."""
+    known = {case: of_case[name] for case, of_case in after.items() if not math.isnan(of_case.get(name, nan))}
+    means = _means_of_patients(known, patients)
+    return ComparedStructure(name, len(known), nan, _mean(list(means.values())), patients=len(means))
+
+
+def _means_of_patients(scores: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, float]:
     """Return patient -> mean over his cases: scans of one patient are no independent draws."""
     found: dict[str, list[float]] = {}
-    for case in cases:
-        if case in scores:
-            found.setdefault(patients.get(case, f"patient of {case}"), []).append(scores[case])
+    for case in sorted(scores):
+        found.setdefault(patients.get(case, f"patient of {case}"), []).append(scores[case])
     return {patient: _mean(values) for patient, values in found.items()}
 
 

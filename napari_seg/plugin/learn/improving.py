@@ -343,4 +343,5 @@ def interval_text(row: ComparedStructure) -> str:
     if math.isnan(row.difference):
         return "The old model does not know this structure." if math.isnan(row.before) else "Not compared."
     interval = "" if math.isnan(row.low) else f", 95 % interval {row.low:+.3f} to {row.high:+.3f}"
-    return f"{row.difference:+.3f}{interval}"
+    empty = f"; in {counted(row.one_empty, 'case')} only one of them finds it, wrongly" if row.one_empty else ""
+    return f"{row.difference:+.3f}{interval}{empty}"
