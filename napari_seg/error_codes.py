@@ -197,6 +197,11 @@ CODES = {
         "A config of the bundle calls a function that is not one of MONAI's, such as one that starts other programs.",
         "Read the lines in the message. If you trust the source, give `--trust` (in Python, `trust=True`).",
     ),
+    "bundle.intensities": Code(
+        "error",
+        "A task of TotalSegmentator truncates intensities to whole numbers, and this scan, as from 0 to 1, has none.",
+        "Multiply the intensities, for example by 1000, or use the scan before it was normalised.",
+    ),
     "bundle.link": Code(
         "error",
         "A file or folder of the bundle is a link out of it, a pipe or a device.",
@@ -1020,8 +1025,9 @@ CODES = {
     ),
     "fitness.intensities": Code(
         "notice",
-        "The model expects a CT in Hounsfield units, and the values are none: no air, or grey values from 0 to 255.",
-        "Export the scan again without windowing, or choose another model.",
+        "The model expects a CT in Hounsfield units, and the values are none: no air, or grey values from 0 to 255; or "
+        "a task of TotalSegmentator, which truncates values to whole numbers, leaves few different ones.",
+        "Export the scan again without windowing, multiply its values, or choose another model.",
     ),
     "fitness.label_map": Code(
         "notice",

@@ -145,6 +145,30 @@ def test_doubts_are_about_the_whole_scan() -> None:
     ]
 
 
+def scaled(factor: float) -> Volume:
+    volume = scan()
+    array = (volume.array.astype(np.float32) + 1000) / 2000 * factor
+    return replace(volume, array=array.astype(np.float32), modality="MR")
+
+
+def test_values_that_vanish_as_whole_numbers_are_reported() -> None:
+    mr = replace(task((0, 1)), modality="MR")
+    with pytest.raises(BundleError, match=r"bundle\.intensities: .*task 'task' truncates .* multiply"):
+        segment_task(scaled(1), mr, SegmentOptions(), ignore_progress, Runner())
+    notices = {}
+    for factor in (10, 1000):
+        result = segment_task(scaled(factor), mr, SegmentOptions(), ignore_progress, Runner())
+        notices[factor] = [notice.code for notice in result.notices if notice.code.startswith("fitness.")]
+    assert notices == {10: ["fitness.intensities"], 1000: []}
+    shown = replace(mr, task=replace(mr.task, spacing_mm=None))  # nothing is truncated
+    segment_task(scaled(1), shown, SegmentOptions(), ignore_progress, Runner())
+
+
+def test_an_empty_result_of_a_task_is_reported() -> None:
+    result = segment_task(scan(), task((5000, 1)), SegmentOptions(), ignore_progress, Runner())
+    assert "result.empty" in [notice.code for notice in result.notices]
+
+
 def test_confidence_is_that_of_the_model_that_gave_the_label_or_of_the_most_doubtful_one() -> None:
     volume = scan()
     options = SegmentOptions(confidence_maps=True)

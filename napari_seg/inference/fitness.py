@@ -36,6 +36,9 @@ AIR_HU = -900
 FAT_HU = -200
 """Hounsfield units below those of fat: every CT with air around or inside the body has voxels below it."""
 
+MIN_LEVELS = 50
+"""Whole numbers between the extremes of a scan below which a notice is given if a model is shown whole numbers."""
+
 MIN_AIR_FRACTION = 0.01
 """Fraction of voxels with the values of air that tells a CT; single outliers do not."""
 
@@ -126,6 +129,34 @@ def task_doubts(volume: Volume, bundle: Bundle, spacing_mm: tuple[float, float, 
     """
     found = _intensity_doubts(volume, bundle)
     return tuple(found if spacing_mm is None else [*found, *_spacing_doubts(volume, "RAS", spacing_mm)])
+
+
+def whole_number_doubts(volume: Volume, bundle: Bundle) -> tuple[Notice, ...]:
+    """Return a notice if truncation to whole numbers, as TotalSegmentator does it, leaves few of a scan's values.
+
+    Args:
+        volume: the scan.
+        bundle: the task whose models are shown the truncated values.
+
+    Raises:
+        BundleError: `bundle.intensities`, it leaves at most two of them, as of a scan from 0 to 1.
+    """
+    if volume.array.dtype.kind != "f":
+        return ()
+    sample = volume.array[0][::2, ::2, ::2]
+    sample = sample[np.isfinite(sample)]
+    whole = np.trunc(sample)
+    if not sample.size or np.array_equal(sample, whole):
+        return ()
+    low, high = (float(value) for value in np.percentile(sample, (0.1, 99.9)))
+    levels = int(np.ptp(np.trunc((low, high)))) + 1
+    if levels >= MIN_LEVELS:
+        return ()
+    text = f"nearly all values reach from {low:.4g} to {high:.4g}; task {bundle.name!r} truncates them to whole numbers"
+    advice = "multiply the intensities, for example by 1000, or use the scan before it was normalised"
+    if levels <= 2:
+        raise BundleError("bundle.intensities", f"{text}, so that its models would see nothing; {advice}")
+    return (Notice("fitness.intensities", f"{text}, of which {levels} are left; {advice}"),)
 
 
 def _intensity_doubts(volume: Volume, bundle: Bundle) -> list[Notice]:

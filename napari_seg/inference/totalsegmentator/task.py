@@ -21,8 +21,9 @@ from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.totalsegmentator.read import read_task
 from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, TaskBundle
 from napari_seg.errors import Notice
-from napari_seg.inference.fitness import check_fit, task_doubts
+from napari_seg.inference.fitness import check_fit, task_doubts, whole_number_doubts
 from napari_seg.inference.options import SegmentOptions
+from napari_seg.inference.plausibility import find_implausible
 from napari_seg.inference.scan import locating, segment_scan
 from napari_seg.inference.totalsegmentator import steps
 from napari_seg.inference.totalsegmentator.task_grid import Box, TaskGrid, box_around, header_spacing
@@ -49,7 +50,8 @@ def segment_task(
         run_part: runs one model.
 
     Raises:
-        BundleError: the task was made for other scans; `bundle.unknown`, the weights of the coarser task are missing.
+        BundleError: the task was made for other scans; `bundle.intensities`, see `whole_number_doubts`;
+            `bundle.unknown`, the weights of the coarser task are missing.
         EnvironmentFault: `environment.memory`, the image that the models are shown does not fit.
     """
     check_fit(volume, bundle)
@@ -66,6 +68,8 @@ def segment_task(
             empty, run=located.run, notices=(*scan_notices, *located.notices, Notice("result.nowhere", text))
         )
     task_grid = TaskGrid.of(volume.grid, bundle.task.spacing_mm, None if located is None else located.box)
+    if task_grid.truncates:
+        scan_notices += whole_number_doubts(volume, bundle)
     image = _image(volume, task_grid, bundle, options)
     merged = _run_parts(image, bundle, segments, options, report, run_part, label_type)
     labels = _corrected(merged, bundle, task_grid, located)
@@ -80,6 +84,7 @@ def segment_task(
     counts = result.voxel_counts()
     confidence = {label: mean for label, mean in merged.confidence.items() if counts.get(label)}
     notices = [*scan_notices, *(() if located is None else located.notices), *merged.notices]
+    notices += find_implausible(result, min_confidence=0)
     run = {"parts": merged.run} | ({} if located is None else located.run)
     return replace(result, confidence=confidence, notices=tuple(dict.fromkeys(notices)), run=run)
 

@@ -62,6 +62,11 @@ class TaskGrid:
             shape = zoomed_shape(shape, found, spacing_mm)
         return cls(scan_grid, part, box is not None, axes, flips, Grid(shape, affine), is_resampled)
 
+    @property
+    def truncates(self) -> bool:
+        """Whether the values of the image are whole numbers, truncated towards zero."""
+        return self.is_cropped or self.is_resampled
+
     def canonical(self, array: NDArray) -> NDArray:
         """Return the part of an array of the scan with canonical axes, as a view."""
         turn: Any = tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)
