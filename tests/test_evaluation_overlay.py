@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from napari_seg.errors import Notice
-from napari_seg.evaluation.overlay import PANEL_PIXELS, draw_overlay
+from napari_seg.evaluation.overlay import PANEL_PIXELS, _caption, draw_overlay
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segment, Segmentation, Volume
+from napari_seg.volume import Segment, Segmentation, Source, Volume
 
 
 def test_planes_show_left_on_the_right_front_on_top_and_head_up(tmp_path: Path) -> None:
@@ -47,6 +48,31 @@ def test_planes_show_left_on_the_right_front_on_top_and_head_up(tmp_path: Path) 
             assert (shade(column, right, down) > 200) == ((column, right, down) in bright)
         y0, x0 = top + half, 8 + column * (PANEL_PIXELS + 8) + half
         assert picture[y0, x0, 0] > picture[y0, x0, 1]  # the segment's red
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_2d_image_is_shown_whole_in_pixels(tmp_path: Path, channels: int) -> None:
+    """Two objects in opposite corners; in colour, the space between them is blue."""
+    grid = Grid((200, 100, 1), np.eye(4))
+    array = np.full((channels, *grid.shape), 200, np.uint8)
+    array[:, 50:150] = 100
+    array[:-1, 50:150] = 20 if channels == 3 else 100
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[:20, :20] = labels[180:, 80:] = 1
+    result = Segmentation(labels, grid, (Segment(1, "nucleus", (255, 0, 0)),), notices=())
+    volume = Volume(array, grid, source=Source("image2d"))
+    draw_overlay(volume, result, tmp_path / "x.png")
+    sheet = np.asarray(Image.open(tmp_path / "x.png")).astype(int)
+    top, width = 2 * 8 + 24, 3 * PANEL_PIXELS + 2 * 8
+    image = sheet[top : top + width // 2, 8 : 8 + width]
+    for row, column in ((0.1, 0.05), (0.9, 0.95)):
+        red, green, _ = image[int(row * width / 2), int(column * width)]
+        assert red > green + 30
+    for row, column in ((0.05, 0.5), (0.5, 0.5), (0.95, 0.5)):  # the picture as it is, without letters
+        red, green, blue = image[int(row * width / 2), int(column * width)]
+        assert (red == green, blue > red + 50) == (True, channels == 3)
+    assert len(np.unique(image[:, width // 4 + 5 : 3 * width // 4 - 5].reshape(-1, 3), axis=0)) == 1
+    assert _caption(result.segments[0], 800, result, True) == "nucleus   800 pixels"
 
 
 def test_an_empty_result_with_notices_still_gives_a_picture(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Previews: images for the visual check of a segmentation, alone or compared with its reference.
 
 A preview shows a sagittal, a coronal and an axial plane, resampled along the patient's axes, in radiological convention
-(the patient's right is on the left of the image).
+(the patient's right is on the left of the image). A 2D image is shown whole, as it is.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, counted
 from napari_seg.evaluation.metrics import on_grid
+from napari_seg.formats.image2d import COLOURS
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -28,6 +29,7 @@ MAX_ROWS = 12
 
 _ROWS_OF_ALL, _NAME_COLUMNS = 4, 3
 _MARGIN, _CAPTION, _LINE = 8, 26, 18
+_WIDTH = 3 * PANEL_PIXELS + 2 * _MARGIN
 _BACKGROUND, _TEXT, _ALARM = (17, 17, 19), (235, 235, 235), (255, 120, 100)
 
 # plane -> normal axis, (axis to the right, sign), (axis downwards, sign), letters at the left, right, top, bottom
@@ -39,43 +41,54 @@ _PLANES = {
 
 
 def draw_overlay(volume: Volume, segmentation: Segmentation, path: Path, title: str = "") -> None:
-    """Write a PNG with three planes through each structure in the label map.
+    """Write a PNG with three planes through each structure in the label map, or with the whole of a 2D image.
 
     More than `MAX_ROWS` structures are shown together, in planes through the whole of them, above their names.
 
     Args:
-        volume: scan (C, I, J, K); the first channel is shown.
+        volume: scan (C, I, J, K); the first channel is shown, or the colours of a 2D image.
         segmentation: segmentation on the same grid.
         path: path of the PNG.
         title: text at the top; must not identify a patient.
     """
-    volumes = segmentation.volumes_ml()
-    found = [s for s in segmentation.segments if volumes[s.label] > 0]
-    window = _window(volume.array[0])
+    counts = segmentation.voxel_counts()
+    found = [s for s in segmentation.segments if counts[s.label] > 0]
     notices = [str(notice) for notice in segmentation.notices] + (
         [] if found else ["no structure was found in this scan"]
     )
-    captions = [_caption(segment, volumes, segmentation) for segment in found]
-    views = _views_of_all(segmentation) if len(found) > MAX_ROWS else _views_of_each(volume, segmentation, found)
-
-    width = 3 * PANEL_PIXELS + 4 * _MARGIN
+    is_2d = volume.source.format == "image2d"
+    captions = [_caption(segment, counts[segment.label], segmentation, is_2d) for segment in found]
+    is_together = is_2d or len(found) > MAX_ROWS
+    if is_2d:
+        rows = [[_image_2d(volume, segmentation)]]
+    else:
+        window = _window(volume.array[0])
+        is_all = len(found) > MAX_ROWS
+        views = _views_of_all(segmentation) if is_all else _views_of_each(volume, segmentation, found)
+        rows = [
+            [
+                _panel(volume, segmentation, center_mm, field_mm, plane, window)
+                for center_mm, plane in zip(centers_mm, _PLANES, strict=True)
+            ]
+            for centers_mm, field_mm in views
+        ]
+    columns = _NAME_COLUMNS if len(found) > MAX_ROWS else 1
+    lines = [line for notice in notices for line in _wrapped(notice, _WIDTH, _font(13))]
+    names = -(-len(found) // columns) * _LINE if is_together else 0
+    above = 0 if is_together else _CAPTION
     top = 2 * _MARGIN + 24
-    lines = [line for notice in notices for line in _wrapped(notice, width - 2 * _MARGIN, _font(13))]
-    names = -(-len(found) // _NAME_COLUMNS) * _LINE if len(found) > MAX_ROWS else 0
-    row_height = PANEL_PIXELS + _MARGIN + (0 if names else _CAPTION)
-    height = top + len(views) * row_height + names + len(lines) * _LINE + _MARGIN
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
+    height = top + sum(row[0].height + _MARGIN + above for row in rows) + names + len(lines) * _LINE + _MARGIN
+    sheet = Image.new("RGB", (_WIDTH + 2 * _MARGIN, height), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, _MARGIN), title, fill=_TEXT, font=_font(18))
     y = top
-    for row, (centers_mm, field_mm) in enumerate(views):
-        if not names:
-            draw.rectangle((_MARGIN, y + 5, _MARGIN + 14, y + 19), fill=found[row].color)
-            draw.text((_MARGIN + 22, y + 3), captions[row], fill=_TEXT, font=_font(15))
-        for column, plane in enumerate(_PLANES):
-            panel = _panel(volume, segmentation, centers_mm[column], field_mm, plane, window)
-            sheet.paste(panel, (_MARGIN + column * (PANEL_PIXELS + _MARGIN), y + row_height - PANEL_PIXELS - _MARGIN))
-        y += row_height
+    for number, row in enumerate(rows):
+        if above:
+            draw.rectangle((_MARGIN, y + 5, _MARGIN + 14, y + 19), fill=found[number].color)
+            draw.text((_MARGIN + 22, y + 3), captions[number], fill=_TEXT, font=_font(15))
+        for column, panel in enumerate(row):
+            sheet.paste(panel, (_MARGIN + column * (PANEL_PIXELS + _MARGIN), y + above))
+        y += row[0].height + _MARGIN + above
     if names:
         in_column = names // _LINE
         for n, (segment, caption) in enumerate(zip(found, captions, strict=True)):
@@ -130,7 +143,7 @@ def draw_comparison(volume: Volume | None, prediction: Segmentation, reference: 
     field_mm = min(MAX_FIELD_MM, max(prediction.grid.size_mm))
     panel_center_mm = prediction.grid.center_mm if field_mm < MAX_FIELD_MM else point_mm  # a small scan is shown whole
     window = (0.0, 1.0) if volume is None else _window(volume.array[0])
-    sheet = Image.new("RGB", (3 * PANEL_PIXELS + 2 * _MARGIN, PANEL_PIXELS), _BACKGROUND)
+    sheet = Image.new("RGB", (_WIDTH, PANEL_PIXELS), _BACKGROUND)
     for column, (plane, (normal_axis, *_)) in enumerate(_PLANES.items()):
         center = np.where(np.arange(3) == normal_axis, point_mm, panel_center_mm)
         panel = _panel(volume, prediction, center, field_mm, plane, window, reference)
@@ -142,7 +155,7 @@ def draw_comparison_2d(image: Volume | None, prediction: Segmentation, reference
     """Draw the same comparison for a 2D image, shown whole.
 
     Args:
-        image: segmented image, on the same pixels; None gives a black background.
+        image: segmented image, grey or RGB, on the same pixels; None gives a black background.
         prediction: the result, whose segments give the colours.
         reference: the reference, on the same pixels.
 
@@ -156,18 +169,29 @@ def draw_comparison_2d(image: Volume | None, prediction: Segmentation, reference
             "geometry.mismatch",
             f"the image and the label map have {' and '.join(sizes)} pixels; expected equal sizes",
         )
-    scale = (3 * PANEL_PIXELS + 2 * _MARGIN) / max(grid.shape)
-    columns, rows = ((np.arange(max(1, int(size * scale))) / scale).astype(int) for size in grid.shape[:2])
+    return _image_2d(image, prediction, reference)
+
+
+def _image_2d(image: Volume | None, segmentation: Segmentation, reference: Segmentation | None = None) -> Image.Image:
+    """Return a 2D image with its labels, and those of a reference if given, as wide or high as a sheet."""
+    scale = _WIDTH / max(segmentation.grid.shape)
+    columns, rows = ((np.arange(max(1, int(size * scale))) / scale).astype(int) for size in segmentation.grid.shape[:2])
     pixel_index = np.ix_(rows, columns)
-    shades = np.zeros((len(rows), len(columns)), np.float32)
+    shades = np.zeros((len(rows), len(columns), 1), np.float32)
     if image is not None:
-        shades = _shades(image.array[0, :, :, 0].T[pixel_index], _window(image.array[0]))
-    labels, reference_labels = (segmentation.array[:, :, 0].T[pixel_index] for segmentation in (prediction, reference))
-    return _painted(shades, labels, prediction.segments, reference_labels)
+        channels = image.array if len(image.array) == COLOURS else image.array[:1]
+        is_rgb = len(channels) == COLOURS and channels.dtype == np.uint8
+        window = (0.0, 255.0) if is_rgb else _window(channels)
+        shades = _shades(np.stack([one[:, :, 0].T[pixel_index] for one in channels], axis=-1), window)
+    labels, reference_labels = (
+        None if one is None else one.array[:, :, 0].T[pixel_index] for one in (segmentation, reference)
+    )
+    assert labels is not None
+    return _painted(shades, labels, segmentation.segments, reference_labels)
 
 
 def _shades(intensities: NDArray, window: tuple[float, float]) -> NDArray[np.float32]:
-    """Return grey values 0 to 255, (H, W), of intensities (H, W)."""
+    """Return grey values 0 to 255 of intensities, in their shape."""
     low, high = window
     shades: NDArray[np.float32] = 255 * np.clip((intensities.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
     return shades
@@ -179,9 +203,10 @@ def _painted(
     segments: Sequence[Segment],
     reference_labels: NDArray[np.unsignedinteger] | None,
 ) -> Image.Image:
-    """Return an image of grey values (H, W) with labels, and reference labels if given, drawn onto it."""
-    pixels = np.repeat(shades.astype(np.uint8)[..., None], 3, axis=2)
-    flat, flat_shades, flat_labels = pixels.reshape(-1, 3), shades.reshape(-1, 1), labels.ravel()
+    """Return an image of shades (H, W, C), grey or RGB, with labels (H, W), and reference labels if given, on it."""
+    pixels = np.empty((*labels.shape, 3), np.uint8)
+    pixels[:] = shades
+    flat, flat_shades, flat_labels = pixels.reshape(-1, 3), shades.reshape(labels.size, -1), labels.ravel()
     if reference_labels is not None:
         differs = np.flatnonzero(labels != reference_labels)
         flat[differs] = 0.6 * flat_shades[differs] + 0.4 * np.array(_ALARM, np.float32)
@@ -200,10 +225,11 @@ def _painted(
     return Image.fromarray(pixels)
 
 
-def _caption(segment: Segment, volumes: dict[int, float], segmentation: Segmentation) -> str:
+def _caption(segment: Segment, count: int, segmentation: Segmentation, is_2d: bool) -> str:
+    size = counted(count, "pixel") if is_2d else f"{count * segmentation.grid.voxel_ml:.2f} ml"
     confidence = segmentation.confidence.get(segment.label)
     confidence_text = "" if confidence is None else f"   confidence {confidence:.2f}"
-    return f"{segment.name}   {volumes[segment.label]:.2f} ml{confidence_text}"
+    return f"{segment.name}   {size}{confidence_text}"
 
 
 def _panel(
@@ -221,9 +247,10 @@ def _panel(
     directions[right, 0], directions[down, 1], directions[normal_axis, 2] = right_sign, down_sign, 1
     panel_grid = Grid.around(center_mm, (field_mm, field_mm, spacing), (spacing,) * 3, directions)
     labels = _labels_on(panel_grid, segmentation)
-    shades = np.zeros(labels.shape, np.float32)
+    shades = np.zeros((*labels.shape, 1), np.float32)
     if volume is not None:
-        shades = _shades(resample(volume.array[0], volume.grid, panel_grid, outside=window[0])[:, :, 0].T, window)
+        intensities = resample(volume.array[0], volume.grid, panel_grid, outside=window[0])[:, :, 0].T
+        shades = _shades(intensities[..., None], window)
     panel = _painted(
         shades, labels, segmentation.segments, None if reference is None else _labels_on(panel_grid, reference)
     )

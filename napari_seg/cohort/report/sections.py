@@ -236,7 +236,8 @@ def _in_words(value: object) -> str:
 def about() -> str:
     """Return what the page contains and what its numbers mean."""
     return (
-        f"<p>{RULE} Volumes are in ml. Confidence is the mean probability of the voxels of a structure.</p>"
+        f"<p>{RULE} Volumes are in ml; 1000 pixels of a 2D image count as 1 ml. Confidence is the mean probability of "
+        "the voxels of a structure.</p>"
         f"<p>Thumbnails of the previews are part of this page, up to {MAX_EMBEDDED_BYTES // 10**6} MB, those of cases "
         "with notices or unusual volumes first; the other previews, and all in full size, are loaded from the folder "
         "of the results. Tables for R, pandas and spreadsheets lie next to this page: cases.csv, cases.json, "
