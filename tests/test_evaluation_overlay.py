@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from napari_seg.errors import Notice
-from napari_seg.evaluation.overlay import PANEL_PIXELS, _caption, draw_overlay
+from napari_seg.evaluation.overlay import PANEL_PIXELS, _caption, _window, draw_overlay
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation, Source, Volume
 
@@ -48,6 +48,22 @@ def test_planes_show_left_on_the_right_front_on_top_and_head_up(tmp_path: Path) 
             assert (shade(column, right, down) > 200) == ((column, right, down) in bright)
         y0, x0 = top + half, 8 + column * (PANEL_PIXELS + 8) + half
         assert picture[y0, x0, 0] > picture[y0, x0, 1]  # the segment's red
+
+
+@pytest.mark.parametrize("shape", [(448, 448, 20), (640, 640, 10), (64, 64, 64)])
+def test_the_grey_window_is_that_of_all_slices(shape: tuple[int, int, int]) -> None:
+    array = np.zeros(shape, np.int16)
+    array[:, :, 1:] = np.arange(shape[0])[:, None, None]  # the first slice is empty, as after a registration
+    low, high = _window(array)
+    assert (low, high) == (pytest.approx(0, abs=0.02 * shape[0]), pytest.approx(shape[0], rel=0.05))
+
+
+def test_a_nearly_empty_scan_is_shown_between_its_extremes() -> None:
+    array = np.zeros((60, 60, 60), np.float32)
+    array[30, 30, 30] = 5
+    assert _window(array) == (0, 5)
+    array[0, 0, 0] = np.nan
+    assert _window(array) == (0, 5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

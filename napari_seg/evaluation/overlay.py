@@ -295,8 +295,15 @@ def _most_different_mm(prediction: Segmentation, reference: Segmentation) -> NDA
 
 
 def _window(array: NDArray) -> tuple[float, float]:
-    sample = array.ravel()[:: max(1, array.size // 200_000)]
-    low, high = np.percentile(sample, (1, 99.9))
+    """Return the values drawn black and white: the 1st and 99.9th percentile of an array (..., I, J, K).
+
+    They are the extremes if the two are equal, as in a scan that is nearly empty.
+    """
+    step = max(1, round((array.size / 200_000) ** (1 / 3)))  # along each axis, so that no slice dominates
+    sample = array[..., ::step, ::step, ::step]
+    low, high = np.percentile(sample[np.isfinite(sample)], (1, 99.9)) if np.isfinite(sample).any() else (0.0, 1.0)
+    if low == high:
+        low, high = np.nanmin(array), np.nanmax(array)
     return float(low), float(high)
 
 
