@@ -122,6 +122,29 @@ def test_a_report_of_nothing_but_perfect_or_failed_cases(results: list[CaseScore
         assert page.count("data:image/jpeg") == pictures
 
 
+def test_regions_are_drawn_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result numbers the regions, and its reference has values of its own: both are right."""
+    expected = np.zeros((12, 12, 12), np.uint8)
+    for value, width in ((2, 0), (1, 2), (4, 4)):
+        expected[width : 12 - width, width : 12 - width, width : 12 - width] = value
+    grid = Grid(expected.shape, np.eye(4))
+    for folder, array in (("found", np.array([0, 2, 1, 0, 3], np.uint8)[expected]), ("expected", expected)):
+        (tmp_path / folder).mkdir()
+        write_nifti(Segmentation(array, grid, ()), tmp_path / folder / "a.nii.gz")
+    names = [{"label": n, "name": name, "color": [1, 1, 1]} for n, name in enumerate(("whole", "core", "hot"), 1)]
+    (tmp_path / "found" / "a.json").write_text(json.dumps({"segments": names}))
+    regions = {"whole": ((1, 1), (2, 2), (4, 4)), "core": ((1, 1), (4, 4)), "hot": ((4, 4),)}
+    pairs, _ = find_pairs(tmp_path / "found", tmp_path / "expected", classes=regions)
+    drawn = []
+    monkeypatch.setattr("napari_seg.evaluation.page._image", lambda sheet, alt: drawn.append(np.asarray(sheet)) or alt)
+    write_report([compare_pair(pairs[0])], tmp_path / "out", 1.0)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert [name for name in regions if f"where {name} of a differs" in page] == ["whole", "core", "hot"]
+    for pixels in drawn:  # the tint of voxels that differ is red on a black background
+        red, green, blue = np.moveaxis(pixels.astype(int), -1, 0)
+        assert not ((red > 80) & (red < 130) & (green < 60) & (blue < 60)).any()
+
+
 def test_a_folder_that_is_a_file_is_told(results: list[CaseScores], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match=r"output\.not_written"):

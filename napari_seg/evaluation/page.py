@@ -10,11 +10,14 @@ from html import escape
 from math import isnan
 from typing import Any
 
+from PIL import Image
+
 from napari_seg.errors import NapariSegError, counted
 from napari_seg.evaluation.html import document, strips, table
 from napari_seg.evaluation.labels import BACKGROUND
 from napari_seg.evaluation.overlay import draw_comparison, draw_comparison_2d
 from napari_seg.evaluation.pairs import MEAN, CaseScores
+from napari_seg.evaluation.regions import region_masks
 
 # metric -> heading without unit, number of decimals
 _COLUMNS = {
@@ -135,13 +138,13 @@ def _strips(done: Sequence[CaseScores], names: Sequence[str], metric: str, unit:
 def _figure(result: CaseScores, with_image: bool) -> str:
     """Return a figure of one case with its scores as caption."""
     dice = ", ".join(f"{escape(n)} {_number(s.dice, 'dice')}" for n, s in result.scores.items() if not isnan(s.dice))
-    image = _image(result) if with_image else ""
+    image = _images(result) if with_image else ""
     caption = f"<b>{escape(result.name)}</b> mean Dice {_number(result.mean_dice, 'dice')} ({dice})"
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _image(result: CaseScores) -> str:
-    """Return the image tag, or the reason why there is no image."""
+def _images(result: CaseScores) -> str:
+    """Return the image, one for each region if the classes overlap, or the reason why there is no image."""
     from napari_seg.formats.image2d import read_image2d
     from napari_seg.formats.read import read
 
@@ -151,14 +154,27 @@ def _image(result: CaseScores) -> str:
     try:
         prediction, reference = pair.read()
         scan = read_scan(pair.scan) if pair.scan else None
-        sheet = draw(scan, replace(prediction, segments=result.segments), reference)
+        if not (pair.classes and pair.has_regions):
+            sheet = draw(scan, replace(prediction, segments=result.segments), reference)
+            return _image(sheet, f"where result and reference of {result.name} differ")
+        masks = region_masks(prediction, reference, pair.classes, pair.labelled)
+        return "".join(
+            f"<p>{escape(region.name)}</p>"
+            + _image(draw(scan, found, expected), f"where {region.name} of {result.name} differs from the reference")
+            for region, found, expected in masks
+            if found.array.any() or expected.array.any()
+        )
     except NapariSegError as error:
         return f"<p class=bad>No image: {escape(str(error))}</p>"
+
+
+def _image(sheet: Image.Image, alt: str) -> str:
+    """Return the tag of an image that it contains."""
     text = io.BytesIO()
     sheet.save(text, format="JPEG", quality=88)
     encoded = base64.b64encode(text.getvalue()).decode("ascii")
-    alt = f"where result and reference of {escape(result.name)} differ"
-    return f'<img width="{sheet.width}" height="{sheet.height}" alt="{alt}" src="data:image/jpeg;base64,{encoded}">'
+    size = f'width="{sheet.width}" height="{sheet.height}"'
+    return f'<img {size} alt="{escape(alt)}" src="data:image/jpeg;base64,{encoded}">'
 
 
 def _confusion(confusion_ml: Mapping[str, Mapping[str, float]], names: Sequence[str], unit: str) -> str:

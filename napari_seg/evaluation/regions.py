@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -20,7 +20,25 @@ def compare_regions(
     tolerance_mm: float = 1.0,
     labelled: Collection[int] | None = None,
 ) -> tuple[tuple[Segment, ...], dict[str, Scores]]:
-    """Return the regions and their scores.
+    """Return the regions and their scores; see `region_masks`, also for the other arguments.
+
+    Args:
+        tolerance_mm: tolerance of the NSD.
+    """
+    segments, scores = [], {}
+    for segment, found, expected in region_masks(prediction, reference, regions, labelled):
+        segments.append(segment)
+        scores[segment.name] = compare_label_maps(found, expected, tolerance_mm).scores[1]
+    return tuple(segments), scores
+
+
+def region_masks(
+    prediction: Segmentation,
+    reference: Segmentation,
+    regions: Classes,
+    labelled: Collection[int] | None = None,
+) -> Iterator[tuple[Segment, Segmentation, Segmentation]]:
+    """Yield each region, numbered from 1, with its mask in the result and in the reference, whose label is 1.
 
     A region of the reference is the union of its values. A label of the result with the name of a region, see
     `match_names`, belongs to this region and to all regions with at least its values; other labels mean the same as in
@@ -30,7 +48,6 @@ def compare_regions(
         prediction: the result.
         reference: the reference, on the same voxels.
         regions: name -> ranges of values of the reference; those of background are left out.
-        tolerance_mm: tolerance of the NSD.
         labelled: values that are annotated; regions with other values are left out. None: all.
 
     Raises:
@@ -55,7 +72,6 @@ def compare_regions(
             "no structure has the same name in both; rename them, or give the values of the reference that make up "
             f"each structure of the result with --labels {' '.join(f'{own}=VALUE,VALUE' for own in [*of_result][:3])}",
         )
-    segments, scores = [], {}
     for number, (name, of_region) in enumerate(values.items(), start=1):
         if labelled is not None and not is_annotated(regions[name], labelled):
             continue
@@ -67,9 +83,7 @@ def compare_regions(
             Segmentation(np.isin(side.array, labels).astype(np.uint8), side.grid, (Segment(1, name, segment.color),))
             for side, labels in ((prediction, found), (reference, of_region))
         )
-        segments.append(segment)
-        scores[name] = compare_label_maps(found_mask, expected_mask, tolerance_mm).scores[1]
-    return tuple(segments), scores
+        yield segment, found_mask, expected_mask
 
 
 def _values(regions: Classes, present: np.ndarray) -> dict[str, list[int]]:
