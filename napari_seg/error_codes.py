@@ -1260,7 +1260,9 @@ CODES = {
     "input.not_a_file": Code("error", "The input is a pipe, a socket or a device.", "Give a regular file or a folder."),
     "input.several_scans": Code("error", "Several scans were found where one was expected.", "Name one of them."),
     "input.unpaired": Code(
-        "error", "A label map has no partner of the same name.", "Add the partner, or correct the name."
+        "error",
+        "A label map has no partner of the same name, or several, such as `a.nii` and `a.nii.gz`.",
+        "Add the partner, correct the name, or remove the other files of this name.",
     ),
     # internal
     "internal.error": Code(

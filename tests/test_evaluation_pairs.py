@@ -73,6 +73,20 @@ def test_folders_are_paired_by_name(folders: tuple[Path, Path], tmp_path: Path) 
         find_pairs(found, expected, tmp_path / "nowhere")
 
 
+def test_two_references_of_one_name_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    found, expected = folders
+    write(label_map({1: slice(0, 2)}), expected / "b.nii")
+    pairs, unpaired = find_pairs(found, expected)
+    assert [pair.name for pair in pairs] == ["a"]
+    assert [(result.name, result.code) for result in unpaired] == [("b", "input.unpaired")]
+    assert "b.nii and b.nii.gz are references of the same name" in unpaired[0].message
+    assert find_pairs(found, expected, only={"a"})[1] == []
+    for name in ("a_0000.nii.gz", "a.nii.gz"):
+        write(label_map({}), tmp_path / "scans" / name)
+    with pytest.raises(InputError, match=r"input\.unpaired: .*a\.nii\.gz and a_0000\.nii\.gz are scans"):
+        find_pairs(found, expected, tmp_path / "scans")
+
+
 def test_names_come_from_the_record_beside_either(folders: tuple[Path, Path]) -> None:
     found, expected = folders
     pair = find_pairs(found, expected)[0][1]

@@ -186,7 +186,8 @@ def find_pairs(
         only: names of the references to compare; None: all.
 
     Raises:
-        InputError: `input.missing`, a path does not exist; `dataset.bad_json`, see `declared`.
+        InputError: `input.missing`, a path does not exist; `input.unpaired`, two scans of a case have the same name;
+            `dataset.bad_json`, see `declared`.
     """
     for path in (predictions, references, *([scans] if scans else [])):
         if not path.exists():
@@ -200,8 +201,8 @@ def find_pairs(
         labelled = stated.labelled.get(_stem(Path(file_label(references))))
         found = (predictions, references, scan, classes, ignore_frame, ignore_labels, labelled, stated.names)
         return [Pair(case_name, *found)], []
-    references_by_name = {_stem(path): path for path in _label_maps(references)}
-    scans_by_name = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
+    references_by_name = _by_name(_label_maps(references))
+    scans_by_name = _by_name(_label_maps(scans) if scans else [], "_0000")
     pairs: dict[str, Pair] = {}
     unpaired = []
     for path in _label_maps(predictions):
@@ -210,7 +211,7 @@ def find_pairs(
         name = next((n for n in (stem, case, case.removesuffix("_0000")) if n in references_by_name), None)
         if name is None:
             unpaired.append(_unpaired(stem, f"{path.name} has no reference with the same name"))
-        elif only is not None and name not in only:
+        elif (only is not None and name not in only) or len(references_by_name[name]) > 1:
             continue
         elif name in pairs:
             unpaired.append(
@@ -220,8 +221,8 @@ def find_pairs(
             pairs[name] = Pair(
                 name,
                 path,
-                references_by_name[name],
-                scans_by_name.get(name),
+                references_by_name[name][0],
+                _scan(scans_by_name.get(name, [])),
                 classes,
                 ignore_frame,
                 ignore_labels,
@@ -229,7 +230,12 @@ def find_pairs(
                 stated.names,
             )
     unpaired += [
-        _unpaired(name, f"{references_by_name[name].name} has no label map with the same name")
+        _unpaired(
+            name,
+            f"{_several(references_by_name[name])} are references of the same name; expected one of them"
+            if len(references_by_name[name]) > 1
+            else f"{references_by_name[name][0].name} has no label map with the same name",
+        )
         for name in sorted(references_by_name.keys() - pairs)
         if only is None or name in only
     ]
@@ -387,6 +393,29 @@ def _label_maps(path: Path) -> list[Path]:
     # `predict` writes previews and confidence maps into the same folder
     maps = [p for p in files if nifti_ending(p) and not _stem(p).endswith(("_seg_confidence", "_seg_entropy"))]
     return maps or [p for p in files if is_image2d(p)]
+
+
+def _by_name(paths: Iterable[Path], suffix: str = "") -> dict[str, list[Path]]:
+    """Return the files of each name, without ending and suffix."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        found.setdefault(_stem(path).removesuffix(suffix), []).append(path)
+    return found
+
+
+def _scan(paths: Sequence[Path]) -> Path | None:
+    """Return the scan of a case, if there is one.
+
+    Raises:
+        InputError: `input.unpaired`, there are several of its name.
+    """
+    if len(paths) > 1:
+        raise InputError("input.unpaired", f"{_several(paths)} are scans of the same name; expected one of them")
+    return next(iter(paths), None)
+
+
+def _several(paths: Sequence[Path]) -> str:
+    return " and ".join(path.name for path in paths)
 
 
 def _stem(path: Path) -> str:
