@@ -100,6 +100,15 @@ def test_the_files_hold_every_case(results: list[CaseScores], tmp_path: Path) ->
     assert facts["confusion_ml"]["label 1"]["label 1"] == pytest.approx(21 * 20 * 2 / 1000)
 
 
+def test_the_cases_are_written_before_the_statistics(
+    results: list[CaseScores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_seg.evaluation.report.summary", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(results, tmp_path / "out", 1.0)
+    assert (tmp_path / "out" / "cases.csv").is_file()
+
+
 def test_the_page_needs_nothing_else(results: list[CaseScores], tmp_path: Path) -> None:
     write_report(results, tmp_path, 1.0)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from math import isnan, nan
 
 import numpy as np
@@ -15,6 +16,7 @@ from napari_seg.evaluation.statistics import (
     of_structure,
     paired,
     summarise,
+    summarise_columns,
     summarise_table,
     worst,
 )
@@ -50,6 +52,29 @@ def test_the_interval_is_that_of_the_mean_and_repeats() -> None:
 def test_the_interval_of_two_cases_by_hand() -> None:
     # a mean of two draws is 0, 0.5 or 1 with chances 1/4, 1/2, 1/4: both tails of 2.5 % end in the extremes
     assert (summarise([0.0, 1.0]).low, summarise([0.0, 1.0]).high) == (0.0, 1.0)
+
+
+def test_the_resamples_are_those_that_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interval is the same to the last digit however few resamples fit into memory."""
+    monkeypatch.setattr("napari_seg.evaluation.statistics.RESAMPLES", 500)
+    monkeypatch.setattr("napari_seg.evaluation.statistics._MAX_DRAWN", 7 * 31)
+    values = np.random.default_rng(1).normal(size=(2, 31))
+    draws = np.random.default_rng(0).integers(31, size=(500, 31), dtype=np.int32)
+    columns = [*values, values[0, :5], [nan, 1.0]]
+    found = summarise_columns([list(column) for column in columns])
+    for column, summary in zip(values, found, strict=False):
+        assert (summary.low, summary.high) == tuple(np.percentile(column[draws].mean(axis=1), (2.5, 97.5)))
+    assert found == [summarise(list(column)) for column in columns]
+
+
+def test_many_cases_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_seg.evaluation.statistics.RESAMPLES", 100)
+    values = np.random.default_rng(1).normal(size=100_000).tolist()
+    tracemalloc.start()
+    summarise(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6  # 100 resamples at once take 120 MB
 
 
 def test_worst_is_lowest_first_and_ties_go_by_name() -> None:

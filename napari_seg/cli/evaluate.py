@@ -16,7 +16,7 @@ from napari_seg.cli.train import named_value
 if TYPE_CHECKING:
     from napari_seg.errors import Notice
     from napari_seg.evaluation.pairs import CaseScores, Pair
-    from napari_seg.evaluation.statistics import Difference
+    from napari_seg.evaluation.statistics import Difference, Summary
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import InputError
     from napari_seg.evaluation.labels import BACKGROUND, IGNORE, read_classes, split_ignored
     from napari_seg.evaluation.pairs import find_pairs
-    from napari_seg.evaluation.report import differences, summary, write_report
+    from napari_seg.evaluation.report import differences, summaries, summary, write_cases, write_report
     from napari_seg.formats.atomic import make_output_folder
 
     if arguments.output:
@@ -115,6 +115,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     quiet = arguments.json or not sys.stderr.isatty()
     results = _compare(pairs, arguments.tolerance_mm, quiet) + unpaired
+    if arguments.output:
+        write_cases(results, arguments.output)  # first, because a large comparison and its statistics take longer
     versus = None
     if arguments.versus:
         pairs, _ = find_pairs(arguments.versus, references, classes=classes or None, **options)
@@ -124,16 +126,24 @@ def run(arguments: argparse.Namespace) -> int:
             if result.code:
                 text = f"{arguments.versus.name}/{result.name}: {result.code}: {result.message}"
                 print(f"napari-seg: not in the comparison: {text}", file=sys.stderr)
+    table = summaries(results)
     if not arguments.json:
-        _print_tables(results, arguments.tolerance_mm, versus)
+        _print_tables(results, table, arguments.tolerance_mm, versus)
         for text in _notice_lines(results):
             print(f"napari-seg: {text}", file=sys.stderr)
     if arguments.output:
-        write_report(results, arguments.output, arguments.tolerance_mm, figures=not arguments.no_figures, versus=versus)
+        write_report(
+            results,
+            arguments.output,
+            arguments.tolerance_mm,
+            figures=not arguments.no_figures,
+            versus=versus,
+            table=table,
+        )
         if not arguments.json:
             print(f"report   {arguments.output / 'report.html'}")
     if arguments.json:  # last, so that a report that can't be written is the only JSON output
-        facts = summary(results, arguments.tolerance_mm, versus)
+        facts = summary(results, arguments.tolerance_mm, versus, table)
         print(json.dumps(facts | {"cases": [result.as_dict() for result in results]}, indent=2))
     return exit_code(sum(bool(result.code) for result in results), len(results))
 
@@ -149,20 +159,23 @@ def _compare(pairs: Sequence[Pair], tolerance_mm: float, quiet: bool) -> list[Ca
 
 
 def _print_tables(
-    results: Sequence[CaseScores], tolerance_mm: float, versus: Mapping[str, Mapping[str, Difference]] | None
+    results: Sequence[CaseScores],
+    rows: Mapping[str, Mapping[str, Summary]],
+    tolerance_mm: float,
+    versus: Mapping[str, Mapping[str, Difference]] | None,
 ) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     from napari_seg.cli.progress import Output, figure
     from napari_seg.evaluation.pairs import MEAN
-    from napari_seg.evaluation.report import summaries, unit, values
+    from napari_seg.evaluation.report import unit, values
     from napari_seg.evaluation.statistics import worst
 
     console = Output()
     mm = unit(results)
     table = Table("structure", "cases", "Dice", "95 %", "median", f"HD95 {mm}", f"NSD {tolerance_mm:g} {mm}")
-    for name, row in summaries(results).items():
+    for name, row in rows.items():
         dice = row["dice"]
         if name == MEAN:
             table.add_section()

@@ -25,7 +25,7 @@ from napari_seg.evaluation.statistics import (
     means_of_cases,
     of_structure,
     paired,
-    summarise,
+    summarise_columns,
     worst,
 )
 from napari_seg.formats.atomic import atomic_write
@@ -58,11 +58,10 @@ def values(results: Sequence[CaseScores], segment: str, metric: str) -> dict[str
 
 def summaries(results: Sequence[CaseScores]) -> dict[str, dict[str, Summary]]:
     """Return segment -> metric -> summary over the cases; `MEAN` has the metrics that can be averaged over segments."""
-    rows = {name: tuple(DEFINITIONS) for name in segment_names(results)}
-    return {
-        name: {metric: summarise(list(values(results, name, metric).values())) for metric in metrics}
-        for name, metrics in (rows | {MEAN: AVERAGED}).items()
-    }
+    rows = {name: tuple(DEFINITIONS) for name in segment_names(results)} | {MEAN: AVERAGED}
+    places = [(name, metric) for name, metrics in rows.items() for metric in metrics]
+    found = iter(summarise_columns([[*values(results, name, metric).values()] for name, metric in places]))
+    return {name: {metric: next(found) for metric in metrics} for name, metrics in rows.items()}
 
 
 def differences(ours: Sequence[CaseScores], others: Sequence[CaseScores]) -> dict[str, dict[str, Difference]]:
@@ -111,9 +110,10 @@ def summary(
     results: Sequence[CaseScores],
     tolerance_mm: float,
     versus: Mapping[str, Mapping[str, Difference]] | None = None,
+    table: Mapping[str, Mapping[str, Summary]] | None = None,
 ) -> dict[str, Any]:
     """Return the summary of an evaluation, without the metrics per case, as plain values for JSON; nan becomes null."""
-    table = summaries(results)
+    table = summaries(results) if table is None else table
     return _plain(
         {
             "program": f"napari-seg {__version__}",
@@ -142,6 +142,7 @@ def write_report(
     *,
     figures: bool = True,
     versus: Mapping[str, Mapping[str, Difference]] | None = None,
+    table: Mapping[str, Mapping[str, Summary]] | None = None,
 ) -> None:
     """Write cases.csv, summary.json and report.html; files of an earlier evaluation are replaced.
 
@@ -151,25 +152,39 @@ def write_report(
         tolerance_mm: tolerance of the NSD.
         figures: draw the worst cases, which reads their files again.
         versus: differences from another model's results.
+        table: `summaries` of the results, if they were computed before.
 
     Raises:
         OutputError: `output.not_written`, the folder can't be created or written to.
     """
     from napari_seg.evaluation.page import page
 
-    facts = summary(results, tolerance_mm, versus)
-    texts = {
-        "cases.csv": _csv(results),
-        "summary.json": json.dumps(facts, indent=2) + "\n",
-        "report.html": page(results, facts, figures=figures),
-    }
+    write_cases(results, output_dir)  # first, because the others take longer
+    facts = summary(results, tolerance_mm, versus, table)
+    _write(output_dir / "summary.json", json.dumps(facts, indent=2) + "\n")
+    _write(output_dir / "report.html", page(results, facts, figures=figures))
+
+
+def write_cases(results: Sequence[CaseScores], output_dir: Path) -> None:
+    """Write cases.csv.
+
+    Args:
+        results: scores of all cases, failed ones included.
+        output_dir: folder; created if missing.
+
+    Raises:
+        OutputError: `output.not_written`, the folder can't be created or written to.
+    """
+    _write(output_dir / "cases.csv", _csv(results))
+
+
+def _write(path: Path, text: str) -> None:
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            atomic_write(output_dir / name, text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, text)
     except OSError as error:
         raise OutputError(
-            "output.not_written", f"can't write to {output_dir} ({error.strerror}); choose another folder with -o"
+            "output.not_written", f"can't write to {path.parent} ({error.strerror}); choose another folder with -o"
         ) from error
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
+_MAX_DRAWN = 1 << 20
+"""Largest number of cases that are drawn at once, over several resamples: their indices and values take 12 MB."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,22 @@ def means_of_cases(pairs: Mapping[str, Mapping[str, Both]]) -> dict[str, Both]:
 
 def summarise(values: Sequence[float], seed: int = 0) -> Summary:
     """Return mean, median and the 95 % interval of the mean, without nan; reproducible for a seed."""
-    known = _known(values)
-    if not len(known):
-        return Summary(0, len(values))
-    low, high = _interval(known, seed)
-    return Summary(len(known), len(values) - len(known), float(known.mean()), float(np.median(known)), low, high)
+    return summarise_columns([values], seed)[0]
+
+
+def summarise_columns(columns: Sequence[Sequence[float]], seed: int = 0) -> list[Summary]:
+    """Return the summary of each of several columns, as `summarise`; those of equal length share their resamples."""
+    known = [_known(values) for values in columns]
+    intervals: dict[int, tuple[float, float]] = {}
+    for count in {len(values) for values in known}:
+        numbers = [number for number, values in enumerate(known) if len(values) == count]
+        intervals |= zip(numbers, _intervals([known[number] for number in numbers], seed), strict=True)
+    return [
+        Summary(len(of), len(values) - len(of), float(of.mean()), float(np.median(of)), *intervals[number])
+        if len(of)
+        else Summary(0, len(values))
+        for number, (of, values) in enumerate(zip(known, columns, strict=True))
+    ]
 
 
 def summarise_table(table: NDArray[np.float64], groups: Sequence[object], seed: int = 0) -> Summary:
@@ -176,7 +189,7 @@ def compare(pairs: Mapping[str, Both], seed: int = 0) -> Difference:
         return Difference(0)
     p = float(wilcoxon(difference).pvalue) if difference.any() else 1.0
     one_empty = sum(both.one_empty for both in pairs.values())
-    return Difference(len(difference), float(difference.mean()), *_interval(difference, seed), p, one_empty)
+    return Difference(len(difference), float(difference.mean()), *_intervals([difference], seed)[0], p, one_empty)
 
 
 def worst(values: Mapping[str, float], number: int = 5) -> list[str]:
@@ -190,10 +203,22 @@ def _known(values: Sequence[float]) -> NDArray[np.float64]:
     return array[~np.isnan(array)]
 
 
-def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the mean by percentile bootstrap (Efron 1979, doi:10.1214/aos/1176344552)."""
-    if len(values) < 2:
-        return nan, nan
-    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)), dtype=np.int32)
-    low, high = np.percentile(values[draws].mean(axis=1), (2.5, 97.5))
-    return float(low), float(high)
+def _intervals(columns: Sequence[NDArray[np.float64]], seed: int) -> list[tuple[float, float]]:
+    """Return the 95 % intervals of the means by percentile bootstrap (Efron 1979, doi:10.1214/aos/1176344552).
+
+    Args:
+        columns: values of equal length.
+        seed: seed of the resamples, which are drawn a few at a time.
+    """
+    count = len(columns[0])
+    if count < 2:
+        return [(nan, nan)] * len(columns)
+    generator = np.random.default_rng(seed)
+    means = np.empty((len(columns), RESAMPLES))
+    step = max(1, _MAX_DRAWN // count)
+    for first in range(0, RESAMPLES, step):
+        last = min(first + step, RESAMPLES)
+        draws = generator.integers(count, size=(last - first, count), dtype=np.int32)
+        for values, of_column in zip(columns, means, strict=True):
+            of_column[first:last] = values[draws].mean(axis=1)
+    return [(float(low), float(high)) for low, high in np.percentile(means, (2.5, 97.5), axis=1).T]
