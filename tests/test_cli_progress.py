@@ -32,6 +32,14 @@ def test_a_structure_that_was_not_found_has_a_remark(capsys: pytest.CaptureFixtu
     assert [row[5].strip() for row in rows] == ["doubtful", "", "not found"]
 
 
+@pytest.mark.parametrize(
+    ("source", "title"), [("a.nii.gz", "volumes"), ("b.PNG", "volumes; 1000 pixels of a 2D image")]
+)
+def test_the_unit_of_a_2d_image_is_stated(source: str, title: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_results([CaseResult("a", "done", source=source, volumes_ml={"nucleus": 1.5})], Path("out"))
+    assert capsys.readouterr().out.split(" count")[0].splitlines()[0].rstrip() == title
+
+
 def test_the_result_of_a_label_map_is_doubtful(capsys: pytest.CaptureFixture[str]) -> None:
     notices = (Notice("fitness.label_map", "as in a label map"),)
     print_results([CaseResult("case", "done", volumes_ml={"left": 1.0}, notices=notices)], Path("out"))

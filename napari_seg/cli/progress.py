@@ -54,13 +54,17 @@ def print_results(results: Sequence[CaseResult], output: Path, report: Path | No
     from rich.markup import escape
     from rich.table import Table
 
+    from napari_seg.formats.endings import IMAGE2D_ENDINGS, has_ending
+
     console = Output()
     done = [r for r in results if r.status == "done"]
     failed = [r for r in results if r.status == "failed"]
     skipped = sum(r.status == "skipped" for r in results)
     earlier = sum(r.is_earlier for r in done)
     if listed_done := done if len(done) <= MAX_LISTED else []:
-        table = Table("scan", "structure", "ml", "confidence", "remark", title="volumes", title_justify="left")
+        is_2d = any(has_ending(Path(result.source), IMAGE2D_ENDINGS) for result in listed_done)
+        title = "volumes" + "; 1000 pixels of a 2D image count as 1 ml" * is_2d
+        table = Table("scan", "structure", "ml", "confidence", "remark", title=title, title_justify="left")
         table.columns[0].overflow = "fold"  # names of scans often differ only at their end
         for column in (2, 3):
             table.columns[column].justify = "right"
