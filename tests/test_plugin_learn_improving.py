@@ -319,6 +319,11 @@ def test_the_verdict_says_how_sure_it_is() -> None:
     assert verdict(doubtful).endswith("The difference may be chance.")
     worse = replace(result, rows=(ComparedStructure(MEAN, 4, 0.8, 0.7, -0.15, -0.05),))
     assert verdict(worse).endswith("95 % interval -0.150 to -0.050. The new model is not better.")
+    wrong = replace(result, rows=(ComparedStructure(MEAN, 4, 0.7, 0.8, 0.05, 0.15, 4, 2),))
+    assert verdict(wrong).endswith(
+        "In 2 cases only one of the models finds a structure that the labels do not contain."
+    )
+    assert interval_text(wrong.rows[0]).endswith("; in 2 cases only one of them finds it, wrongly")
     single = replace(result, rows=(ComparedStructure(MEAN, 1, 0.7, 0.72),))
     assert verdict(single).startswith("Mean Dice on 1 validation case:")
     assert verdict(single).endswith("Too few validation cases to tell: it takes those of 6 patients.")

@@ -335,6 +335,9 @@ def verdict(result: Improvement) -> str:
     else:
         doubt = "" if result.is_clear else " The difference may be chance."
         text = f"{text}, 95 % interval {mean.low:+.3f} to {mean.high:+.3f}.{doubt}"
+    if mean.one_empty:
+        number = counted(mean.one_empty, "case")
+        text = f"{text} In {number} only one of the models finds a structure that the labels do not contain."
     return text if result.is_better else f"{text} The new model is not better."
 
 
