@@ -154,6 +154,14 @@ def test_regions_are_drawn_one_by_one(tmp_path: Path, monkeypatch: pytest.Monkey
         assert not ((red > 80) & (red < 130) & (green < 60) & (blue < 60)).any()
 
 
+@pytest.mark.parametrize("name", ["cases.csv", "report.html", "summary.json"])
+def test_files_of_other_commands_are_not_replaced(name: str, results: list[CaseScores], tmp_path: Path) -> None:
+    (tmp_path / name).write_text("name,state,code\n<title>Run of 2 cases</title>")
+    with pytest.raises(OutputError, match=r"output\.exists.*not written by an evaluation"):
+        write_report(results, tmp_path, 1.0, figures=False)
+    assert [path.name for path in tmp_path.glob("*.*") if not path.name.endswith(".gz")] == [name]
+
+
 def test_a_folder_that_is_a_file_is_told(results: list[CaseScores], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match=r"output\.not_written"):

@@ -28,12 +28,15 @@ from napari_seg.evaluation.statistics import (
     summarise_columns,
     worst,
 )
-from napari_seg.formats.atomic import atomic_write
+from napari_seg.formats.atomic import atomic_write, refuse_other_files
 from napari_seg.version import __version__
 
 AVERAGED = ("dice", "iou", "precision", "recall", "hd95_mm", "nsd")
 PERFECT = {"dice": 1.0, "hd95_mm": 0.0, "nsd": 1.0}
 """Metrics that are compared with those of other results, and their best values."""
+
+_SIGNS = {"cases.csv": "case,segment,", "summary.json": '"tolerance_mm": ', "report.html": "<title>Evaluation of "}
+"""File -> text at its beginning by which a file of an earlier evaluation is recognised."""
 
 EMPTY_RULE = (
     "If neither label map contains a structure, its metrics are nan and the case is left out of its mean. If only one "
@@ -144,7 +147,7 @@ def write_report(
     versus: Mapping[str, Mapping[str, Difference]] | None = None,
     table: Mapping[str, Mapping[str, Summary]] | None = None,
 ) -> None:
-    """Write cases.csv, summary.json and report.html; files of an earlier evaluation are replaced.
+    """Write cases.csv, summary.json and report.html; files of an earlier evaluation are replaced, others are not.
 
     Args:
         results: scores of all cases, failed ones included.
@@ -155,10 +158,12 @@ def write_report(
         table: `summaries` of the results, if they were computed before.
 
     Raises:
-        OutputError: `output.not_written`, the folder can't be created or written to.
+        OutputError: `output.exists`, another command has written one of these files, such as a run of predict;
+            `output.not_written`, the folder can't be created or written to.
     """
     from napari_seg.evaluation.page import page
 
+    check_replaceable(output_dir)
     write_cases(results, output_dir)  # first, because the others take longer
     facts = summary(results, tolerance_mm, versus, table)
     _write(output_dir / "summary.json", json.dumps(facts, indent=2) + "\n")
@@ -186,6 +191,15 @@ def _write(path: Path, text: str) -> None:
         raise OutputError(
             "output.not_written", f"can't write to {path.parent} ({error.strerror}); choose another folder with -o"
         ) from error
+
+
+def check_replaceable(output_dir: Path) -> None:
+    """Check that no file of another command would be replaced.
+
+    Raises:
+        OutputError: `output.exists`; `output.not_written`, a file can't be read.
+    """
+    refuse_other_files(output_dir, _SIGNS, "an evaluation")
 
 
 def _csv(results: Sequence[CaseScores]) -> str:

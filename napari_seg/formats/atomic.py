@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -93,6 +93,33 @@ def set_aside(path: Path) -> Iterator[None]:
             os.replace(hidden, path)
         raise
     hidden.unlink(missing_ok=True)
+
+
+_HEAD_BYTES = 2048
+
+
+def refuse_other_files(folder: Path, signs: Mapping[str, str], writer: str) -> None:
+    """Refuse to replace files in a folder that another command or program has written.
+
+    Args:
+        folder: the folder.
+        signs: name of a file -> text in its first 2 KiB by which one's own file is recognised.
+        writer: what writes these files, in words for the message.
+
+    Raises:
+        OutputError: `output.exists`; `output.not_written`, a file can't be read.
+    """
+    for name, sign in signs.items():
+        path = folder / name
+        try:
+            if not os.path.lexists(path):
+                continue
+            is_own = path.is_file() and sign.encode() in path.open("rb").read(_HEAD_BYTES)
+        except OSError as error:
+            raise not_written(str(path), error) from error
+        if not is_own:
+            text = f"{path} exists and was not written by {writer}; move it away, or choose another folder with -o"
+            raise OutputError("output.exists", text)
 
 
 def make_output_folder(folder: Path) -> None:

@@ -20,8 +20,7 @@ from napari_seg.cohort.report.tables import (
     write_tables,
 )
 from napari_seg.cohort.runners import unfinished_folder
-from napari_seg.errors import OutputError
-from napari_seg.formats.atomic import atomic_file, make_output_folder, not_written
+from napari_seg.formats.atomic import atomic_file, make_output_folder, not_written, refuse_other_files
 
 REPORT = "report.html"
 
@@ -32,12 +31,10 @@ _SIGNS = {
     VOLUMES_LONG: ",".join(LONG_COLUMNS[:5]),
     VOLUMES_WIDE: ",".join(WIDE_COLUMNS),
 }
-"""File -> text in its first `_HEAD_BYTES` by which a file of an earlier report is recognised."""
+"""File -> text at its beginning by which a file of an earlier report is recognised."""
 
 REPORT_FILES = tuple(_SIGNS)
 """Names of all files of a report."""
-
-_HEAD_BYTES = 2048
 
 
 def write_report(manifest: Manifest, output: Path | None = None, *, overwrite: bool = False) -> Path:
@@ -60,7 +57,7 @@ def write_report(manifest: Manifest, output: Path | None = None, *, overwrite: b
     folder = output or results
     make_output_folder(folder)
     if not overwrite:
-        _refuse_others_files(folder)
+        refuse_other_files(folder, _SIGNS, "a report of a run")
     try:
         # a copy, because a run that goes on would change the cases between the tables and the page
         with manifest.copy() as copy, unfinished_folder(folder) as unfinished:
@@ -74,25 +71,6 @@ def write_report(manifest: Manifest, output: Path | None = None, *, overwrite: b
     except OSError as error:
         raise not_written(str(folder / REPORT), error) from error
     return folder / REPORT
-
-
-def _refuse_others_files(folder: Path) -> None:
-    """Refuse to replace files that no report of a run has written.
-
-    Raises:
-        OutputError: `output.exists`; `output.not_written`, a file can't be read.
-    """
-    for name, sign in _SIGNS.items():
-        path = folder / name
-        try:
-            if not path.exists() and not path.is_symlink():
-                continue
-            is_own = path.is_file() and sign.encode() in path.open("rb").read(_HEAD_BYTES)
-        except OSError as error:
-            raise not_written(str(path), error) from error
-        if not is_own:
-            text = f"{path} exists and was not written by a report of a run; move it away, or choose a folder with -o"
-            raise OutputError("output.exists", text)
 
 
 def _address(results: Path, folder: Path) -> str:
