@@ -55,6 +55,30 @@ def test_rules_and_models_exclude_each_other(tmp_path: Path) -> None:
         selection_of(parsed("a", "--rules", str(tmp_path / "rules.csv"), "--model", "A"))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--modality", "CT"],
+        ["--min-slices", "3"],
+        ["--series", "T1*"],
+        ["--exclude", "*"],
+        ["--rules", "rules.csv"],
+        ["--layout", "mirror"],
+        ["--model", "a", "--model", "b"],
+    ],
+)
+def test_options_that_channels_would_ignore_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "--channel", "T1=a.nii.gz", "-o", "out", *words])
+    assert f"found --channel and {'several ' * ('b' in words)}{words[0]}; " in capsys.readouterr().err
+
+
+def test_workers_with_a_cluster_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "a.nii.gz", "-o", "out", "--dask", "local:2", "--workers", "3"])
+    assert "found --dask and --workers" in capsys.readouterr().err
+
+
 def test_consent_counts_for_models_of_the_command_line_only(monkeypatch: pytest.MonkeyPatch) -> None:
     trusted: list[Path] = []
 

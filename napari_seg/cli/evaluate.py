@@ -81,18 +81,28 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--no-figures", "--no-pictures", action="store_true", help="write the report without figures")
     parser.add_argument("--json", action="store_true", help="print objects instead of the table")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, refuse=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.errors import InputError
+    from napari_seg.errors import InputError, counted
     from napari_seg.evaluation.labels import BACKGROUND, IGNORE, read_classes, split_ignored
     from napari_seg.evaluation.pairs import find_pairs
-    from napari_seg.evaluation.report import differences, summaries, summary, write_cases, write_report
+    from napari_seg.evaluation.report import (
+        check_replaceable,
+        differences,
+        summaries,
+        summary,
+        write_cases,
+        write_report,
+    )
     from napari_seg.formats.atomic import make_output_folder
 
-    if arguments.output:
-        make_output_folder(arguments.output)  # before long work
+    if arguments.trained and not arguments.part:
+        arguments.refuse("found --trained without --part; expected a part of the data, such as --part validation")
+    if arguments.output:  # before long work
+        make_output_folder(arguments.output)
+        check_replaceable(arguments.output)
     stated, references, names = read_classes(arguments.labels), arguments.references, None
     if arguments.part:
         from napari_seg.training.part import label_values, part_of
@@ -120,6 +130,14 @@ def run(arguments: argparse.Namespace) -> int:
     versus = None
     if arguments.versus:
         pairs, _ = find_pairs(arguments.versus, references, classes=classes or None, **options)
+        compared = {result.name for result in results if not result.code}
+        count = len(compared & {pair.name for pair in pairs})
+        if compared and not count:
+            text = f"found no label map in {arguments.versus} for a case that was compared; expected the same names"
+            raise InputError("input.none", f"{text} as in {arguments.predictions}")
+        if count < len(compared):
+            text = f"{arguments.versus} has {count} of {counted(len(compared), 'case')}; the others are not compared"
+            print(f"napari-seg: {text}", file=sys.stderr)
         others = _compare(pairs, arguments.tolerance_mm, quiet)
         versus = differences(results, others)
         for result in others:

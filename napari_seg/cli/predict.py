@@ -220,6 +220,7 @@ def memory_size(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.inputs and not arguments.channel:
         arguments.refuse("the following arguments are required: INPUT, or --channel for each image of a case")
+    _check_options(arguments)
     if arguments.dry_run:
         return _dry_run(arguments)
     from napari_seg.cohort.outcome import CaseResult
@@ -251,6 +252,27 @@ def run(arguments: argparse.Namespace) -> int:
         return ExitCode.NOTHING_FOUND
     failed = sum(result.status == "failed" for result in results)
     return exit_code(failed, sum(result.status != "skipped" for result in results))
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    choices = {
+        "--rules": arguments.rules is not None,
+        "--modality": bool(arguments.modality),
+        "--min-slices": arguments.min_slices > 0,
+        "--series": bool(arguments.series),
+        "--exclude": bool(arguments.exclude),
+        "--layout": arguments.layout != "flat",
+        "several --model": len(set(arguments.models or ())) > 1,
+    }
+    found = [name for name, is_given in choices.items() if is_given]
+    if arguments.channel and found:
+        text = (
+            f"found --channel and {', '.join(found)}; expected --channel alone or with one --model: it names the images"
+        )
+        arguments.refuse(f"{text} of one case, which is segmented once")
+    if arguments.dask is not None and arguments.workers is not None:
+        arguments.refuse("found --dask and --workers; expected one of them: the workers of the cluster run the cases")
 
 
 def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> Cohort:
