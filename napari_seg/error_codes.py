@@ -1466,6 +1466,13 @@ CODES = {
         "The layer has no voxel size: its scale is 1, in pixels.",
         "Open its file with napari-seg, or set the layer's scale and units='mm'.",
     ),
+    "layer.turned": Code(
+        "error",
+        "The labels are rotated against napari's axes, as layers of other programs can be. Their slices are not those "
+        "that the window shows, so the tools of the Edit tab can't work on them.",
+        "Save the labels, and open them and the file of the scan with napari-seg; or select the scan and add a "
+        "structure with *+*, which makes labels along the axes.",
+    ),
     "layer.type": Code("error", "The values of the layer are no real numbers.", "Convert the layer's data."),
     "layer.units": Code("error", "An axis of the layer has a unit that is no length.", "Set the units to mm."),
     # localise

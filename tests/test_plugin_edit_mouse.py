@@ -13,6 +13,7 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 
 from labelled import labels_of, viewer_with_labels
 from napari.components import ViewerModel
+from napari.layers import Labels
 from napari.utils.interactions import mouse_move_callbacks, mouse_press_callbacks, mouse_release_callbacks
 
 from napari_seg.editing.grow import suggest_range
@@ -22,6 +23,7 @@ from napari_seg.plugin.edit.mouse import Mouse
 from napari_seg.plugin.edit.tools import Tools, box_around, voxels_on
 from napari_seg.plugin.labels_state import state_of
 from napari_seg.plugin.layer_info import placement_of
+from napari_seg.plugin.planes.copies import copy_of
 from napari_seg.plugin.planes.model import PlanesModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.model import StructuresModel
@@ -73,6 +75,60 @@ def inside(viewer: ViewerModel, label: int = 3) -> tuple[int, int, int]:
     voxels = np.argwhere(labels_of(viewer).data == label)
     i, j, k = voxels[np.linalg.norm(voxels - voxels.mean(axis=0), axis=1).argmin()]
     return int(i), int(j), int(k)
+
+
+AFFINE = np.array([[3.0, 0, 0, 100], [0, 2, 0, 10], [0, 0, 1, 20], [0, 0, 0, 1]])
+TURN = np.array([[0.8, 0.6, 0], [-0.6, 0.8, 0], [0, 0, 1]])
+
+
+def foreign(settings: dict[str, Any]) -> tuple[ViewerModel, Tools, Labels]:
+    """Return a viewer with an image and labels of another program, with tools."""
+    viewer = ViewerModel()
+    session = Session(viewer)
+    tools = Tools(EditModel(session, StructuresModel(session)))
+    viewer.add_image(np.random.default_rng(0).random((20, 30, 40)), units="mm", **settings)
+    layer = viewer.add_labels(np.zeros((20, 30, 40), np.uint8), units="mm", **settings)
+    layer.data[4:7, 10:20, 10:20] = 1
+    viewer.layers.selection.active = layer
+    layer.selected_label = 1
+    return viewer, tools, layer
+
+
+@pytest.mark.parametrize(
+    "settings", [{"affine": AFFINE}, {"affine": AFFINE, "scale": (2, 2, 2), "translate": (1, 2, 3)}]
+)
+def test_an_affine_of_another_program_is_taken_into_account(settings: dict[str, Any]) -> None:
+    viewer, tools, layer = foreign(settings)
+    mouse, model = Mouse(tools), tools.model
+    position = layer.data_to_world((5, 12, 13))
+    assert mouse._voxel(position) == (5, 12, 13)
+    viewer.dims.set_point(range(3), position)
+    assert model._slice(layer) == (0, 5)
+    model._show_slice(layer, 0, 7)
+    assert viewer.dims.point[0] == pytest.approx(layer.data_to_world((7, 12, 13))[0])
+    model.add_prompt(np.array([5, 12, 13]))
+    marks = model.views.marks
+    assert marks is not None
+    np.testing.assert_allclose(marks.points[0] * marks.scale + marks.translate, position)
+    np.testing.assert_allclose(copy_of(layer).data_to_world((5, 12, 13)), position)
+    model.session.close()
+
+
+@pytest.mark.parametrize("settings", [{"rotate": TURN}, {"affine": TURN}])
+def test_labels_that_are_turned_are_refused(settings: dict[str, Any]) -> None:
+    viewer, tools, layer = foreign({"scale": (3, 2, 1), **settings})
+    mouse, model = Mouse(tools), tools.model
+    tools.choose("click")
+    event = SimpleNamespace(type="mouse_press", button=1, modifiers=(), position=(5, 12, 13), pos=(0, 0))
+    assert list(mouse._on_drag(viewer, event)) == []
+    assert "(layer.turned)" in model.session.messages[-1].text
+    assert model.prompts.is_empty
+    model.session.show_messages()
+    model.run("dilate")
+    assert "(layer.turned)" in model.session.messages[-1].text
+    assert model.job is None
+    np.testing.assert_allclose(copy_of(layer).data_to_world((5, 12, 13)), layer.data_to_world((5, 12, 13)))
+    model.session.close()
 
 
 def test_clicks_include_and_exclude(tools: Tools, viewer: ViewerModel) -> None:

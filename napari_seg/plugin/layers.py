@@ -238,6 +238,17 @@ def _geometry(placement: LayerPlacement) -> dict[str, Any]:
     }
 
 
+def scale_and_translate(layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return mm per voxel along napari's axes and the position of the first voxel, from all transforms of a layer.
+
+    None if the layer is rotated or sheared against napari's axes, as layers of other programs can be.
+    """
+    origin = np.array(layer.data_to_world((0,) * layer.ndim))
+    columns = np.array([layer.data_to_world(tuple(one)) for one in np.eye(layer.ndim)]).T - origin[:, None]
+    scale = np.diagonal(columns)
+    return (scale, origin) if np.allclose(columns, np.diag(scale), atol=1e-6 * np.abs(columns).max()) else None
+
+
 def holds(layer: Layer, point: ArrayLike) -> bool:
     """Return whether a point in napari's world coordinates lies in the voxels of a layer."""
     (first, last), margin = layer.extent.world, layer.scale / 2

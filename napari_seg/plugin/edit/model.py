@@ -21,6 +21,7 @@ from psygnal import Signal
 from napari_seg.editing.change import Change
 from napari_seg.editing.interactive_network import InteractiveNetwork
 from napari_seg.editing.prompts import Prompts
+from napari_seg.errors import InputError
 from napari_seg.plugin.edit.kept_prompts import keep_prompts, kept_prompts
 from napari_seg.plugin.edit.new_structure import add_structure
 from napari_seg.plugin.edit.operations import WINDOW_OPERATIONS, Situation
@@ -31,6 +32,7 @@ from napari_seg.plugin.edit.strokes import Strokes
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.labels_state import EditAction, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
+from napari_seg.plugin.layers import scale_and_translate
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.napari_private import is_stroke_open, paint_step
 from napari_seg.plugin.views import Marks, views_of
@@ -119,6 +121,20 @@ class EditModel:
         return self._watched
 
     @property
+    def placed(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Scale and translation of the layer, as `scale_and_translate`; None without one, or if it is turned."""
+        return None if self._watched is None else scale_and_translate(self._watched)
+
+    def report_turned(self) -> None:
+        """Show that the layer is turned, so that its voxels and slices are not those that the window shows."""
+        assert self._watched is not None
+        text = (
+            f"{self._watched.name!r} is rotated against the axes of the window, where the Edit tab can't work; "
+            "save the labels, and open them and the file of the scan with napari-seg"
+        )
+        self.session.show_messages(message_of(InputError("layer.turned", text)))
+
+    @property
     def structure(self) -> Structure | None:
         """Structure that is edited: the selected label of the layer; None for background or without a layer."""
         return next((one for one in self.structures.structures if one.label == self._label), None)
@@ -184,6 +200,9 @@ class EditModel:
         self._drop()
         if layer is None or not self._label:
             self.report_no_structure()
+            return
+        if self.placed is None:
+            self.report_turned()
             return
         self._request = request
         label, paints, grid = self._label, state_of(layer).paints, placement_of(layer).shown
@@ -402,13 +421,14 @@ class EditModel:
         layer, preview = self._watched, self.preview
         if layer is not None:
             keep_prompts(layer, self._label, self._strokes.prompts)
-        if layer is None or (preview is None and not len(self._strokes)):
+        placed = self.placed
+        if layer is None or placed is None or (preview is None and not len(self._strokes)):
             if self.views.marks is not None:
                 self.views.show(None)
             return
         points, kinds = self._strokes.clicks
         areas = (*(preview.areas if preview is not None else ()), *self._strokes.areas)
-        self.views.show(Marks(layer.data.shape, np.array(layer.scale), np.array(layer.translate), areas, points, kinds))
+        self.views.show(Marks(layer.data.shape, *placed, areas, points, kinds))
 
     # following the layer
 
@@ -460,13 +480,19 @@ class EditModel:
         if any(axis < others for axis in dims.order[-2:]):
             return None
         axis = next(int(axis) - others for axis in reversed(dims.order[:-2]) if axis >= others)
-        position = (dims.point[others + axis] - layer.translate[axis]) / layer.scale[axis]
+        placed = scale_and_translate(layer)
+        if placed is None:
+            return None
+        scale, translate = placed
+        position = (dims.point[others + axis] - translate[axis]) / scale[axis]
         return axis, min(max(round(float(position)), 0), layer.data.shape[axis] - 1)
 
     def _show_slice(self, layer: Labels, axis: int, index: int) -> None:
         """Let the main viewer show a slice of a layer."""
-        dims = self.session.viewer.dims
-        dims.set_point(dims.ndim - 3 + axis, float(layer.translate[axis] + layer.scale[axis] * index))
+        dims, placed = self.session.viewer.dims, scale_and_translate(layer)
+        if placed is not None:
+            scale, translate = placed
+            dims.set_point(dims.ndim - 3 + axis, float(translate[axis] + scale[axis] * index))
 
     @property
     def _is_painting(self) -> bool:

@@ -51,6 +51,9 @@ class Mouse:
         is_planar = viewer.dims.ndim == 3 and viewer.dims.ndisplay == 2
         if tools.tool is None or tools.model.layer is None or not is_planar or event.button not in (_LEFT, _RIGHT):
             return
+        if tools.model.placed is None:
+            tools.model.report_turned()
+            return
         is_included = event.button == _LEFT and not {"Alt", "Control"} & {_name(key) for key in event.modifiers}
         if tools.tool == "brush":
             if event.button == _LEFT and (voxel := self._voxel(event.position)) is not None:
@@ -92,9 +95,10 @@ class Mouse:
 
     def _to_voxels(self, positions: NDArray) -> NDArray[np.float64]:
         """Return positions in napari's world (..., 3) as fractional voxel indices."""
-        layer = self._tools.model.layer
-        assert layer is not None
-        indices: NDArray[np.float64] = (positions - np.array(layer.translate)) / np.array(layer.scale)
+        placed = self._tools.model.placed
+        assert placed is not None
+        scale, translate = placed
+        indices: NDArray[np.float64] = (positions - translate) / scale
         return indices
 
     def _voxel(self, position: Any) -> tuple[int, int, int] | None:

@@ -214,15 +214,15 @@ class Tools:
             axis: axis at right angles to the plane.
             is_included: whether it was drawn with the left button and without Alt or Ctrl.
         """
-        layer = self.model.layer
-        if layer is None or len(path) < 2:
+        layer, placed = self.model.layer, self.model.placed
+        if layer is None or placed is None or len(path) < 2:
             return
         if self._tool == "scribble":
             voxels = voxels_on(path, layer.data.shape)
             if len(voxels):
                 self.model.add_prompt(voxels, is_included)
         elif self._tool == "box":
-            box = box_around(path, axis, layer.data.shape, self.model.prompts.box, layer.scale)
+            box = box_around(path, axis, layer.data.shape, self.model.prompts.box, placed[0])
             self.model.add_prompts(Prompts(box=box))
         elif self._tool == "lasso":
             self._lasso(path, axis, layer, is_included)

@@ -7,6 +7,7 @@ from typing import Any
 from napari.layers import Image, Labels, Layer
 
 _COMMON = ("visible", "opacity", "blending", "name")
+_TRANSFORM = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 _BRUSH = (
     "contour",
     "selected_label",
@@ -28,9 +29,7 @@ def synchronised_settings(layer: Layer) -> tuple[str, ...]:
 
 def copy_of(layer: Image | Labels) -> Layer:
     """Return a layer of the same array with the same settings."""
-    settings: dict[str, Any] = {
-        name: getattr(layer, name) for name in (*_COMMON, "scale", "translate", "units", "axis_labels", "colormap")
-    }
+    settings: dict[str, Any] = {name: getattr(layer, name) for name in (*_COMMON, *_TRANSFORM, "colormap")}
     if isinstance(layer, Labels):
         copy = Labels(layer.data, **settings, features=layer.features)
         for name in _BRUSH:
