@@ -25,6 +25,7 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.formats.image2d import read_image2d
+from napari_seg.geometry import Grid
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.autosave import Autosave, Unsaved
 from napari_seg.plugin.edit.new_structure import add_structure
@@ -161,6 +162,22 @@ def test_labels_keep_the_doubt_about_left_and_right(viewer: ViewerModel, head: V
         assert not LayerInfo.require(layer).is_oriented, layer.name
         assert [notice.code for notice in LayerInfo.require(layer).notices] == ["geometry.no_orientation"]
     assert orientation_letters(viewer, viewer.layers) == ("", "", "", "")
+
+
+def test_a_result_is_shown_in_the_frame_that_another_scan_has_set(viewer: ViewerModel, head: Volume) -> None:
+    """The scan is closed during the run, and one that is tilted otherwise is opened."""
+    model = SegmentModel(Session(viewer))
+    scan = show(viewer, head)
+    model.start()
+    viewer.layers.remove(scan)
+    upright = show(viewer, replace(head, grid=Grid(head.grid.shape, np.diag([1.5, 1.25, 2.5, 1]))))
+    model.session.jobs.wait()
+    found = viewer.layers[-1]
+    assert isinstance(found, Labels)
+    np.testing.assert_allclose(placement_of(found).frame, placement_of(upright).frame)
+    point = head.grid.to_world(np.argwhere(head.array[0] > 800).mean(axis=0))
+    index = found.world_to_data(placement_of(upright).to_layer_mm(point))
+    assert found.data[tuple(np.rint(index).astype(int))] == 1
 
 
 def test_stop_leaves_the_viewer_as_it_was(viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:

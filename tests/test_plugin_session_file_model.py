@@ -22,6 +22,7 @@ from napari.layers import Image, Labels
 
 from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats.read import read
+from napari_seg.geometry import Grid
 from napari_seg.plugin import kept_data
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
@@ -380,6 +381,22 @@ def test_a_session_with_labels_that_could_not_be_opened_is_not_replaced(head: Vo
     back.save(tmp_path / "t.napari-seg")
     back.session.jobs.wait()
     assert "Not in the session file: head - balls" in texts(back)
+
+
+def test_a_session_opens_in_the_frame_that_another_scan_has_set(head: Volume, tmp_path: Path) -> None:
+    path = phantoms.write_nifti(head, tmp_path / "head.nii.gz")
+    _, model = viewer_on(path)
+    model.save(tmp_path / "s.napari-seg")
+    model.session.jobs.wait()
+    viewer = ViewerModel()
+    back = SessionFileModel(session := Session(viewer), SegmentModel(session))
+    back.open(tmp_path / "s.napari-seg")
+    upright = replace(head, grid=Grid(head.grid.shape, np.diag([1.5, 1.25, 2.5, 1])))
+    viewer.add_layer(layer_of(image_layers(upright)[0]))  # while the session is read
+    session.jobs.wait()
+    assert len(viewer.layers) == 3
+    for layer in viewer.layers:
+        np.testing.assert_allclose(placement_of(layer).frame, placement_of(viewer.layers[0]).frame)
 
 
 def test_a_changed_scan_is_reported(head: Volume, tmp_path: Path) -> None:

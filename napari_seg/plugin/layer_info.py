@@ -153,3 +153,12 @@ def frame_of(layers: Iterable[Layer]) -> NDArray[np.float64] | None:
     """Return the frame of a viewer, which its first layer with an info sets; None without such a layer."""
     infos = infos_of(layers)
     return infos[0].placement.frame if infos else None
+
+
+def share_frame(layers: Iterable[Layer], others: Iterable[Layer]) -> bool:
+    """Return whether layers can be shown together: they have one frame, or some have none.
+
+    Another scan may set the frame of a viewer while a job makes layers in an earlier one.
+    """
+    one, two = frame_of(layers), frame_of(others)
+    return one is None or two is None or np.allclose(one, two, atol=1e-9)

@@ -20,7 +20,7 @@ from napari_seg.plugin.controls import box, button, deliver_on_timer, row
 from napari_seg.plugin.docks import open_planes
 from napari_seg.plugin.edit.model import EditModel
 from napari_seg.plugin.edit.tab import EditTab
-from napari_seg.plugin.layer_info import frame_of
+from napari_seg.plugin.layer_info import frame_of, share_frame
 from napari_seg.plugin.learn.accept_section import AcceptButton
 from napari_seg.plugin.learn.model import LearnModel
 from napari_seg.plugin.learn.tab import LearnTab
@@ -295,6 +295,9 @@ class Panel(QWidget):
         self.session.jobs.start(lambda _: unsaved.read(frame), on_result=restored, on_end=end)
 
     def _on_restored(self, unsaved: Unsaved, layers: list) -> None:
+        if not share_frame(layers, self.session.viewer.layers):
+            self._restore()
+            return
         for layer in layers:
             self.session.viewer.add_layer(layer)
         self.show_tab(self.structures_tab)

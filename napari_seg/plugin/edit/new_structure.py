@@ -33,6 +33,8 @@ def add_structure(session: Session, structures: StructuresModel, name: str) -> N
         if on_scan is None:
 
             def add_to(new: Labels) -> None:
+                if scan not in session.viewer.layers:
+                    return  # it was closed
                 session.viewer.add_layer(new)
                 session.viewer.layers.selection.active = new
                 _add(session, structures, name)

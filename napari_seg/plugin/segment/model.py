@@ -18,9 +18,10 @@ from napari_seg.formats.image2d import in_colours
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.options import MatchMode, SegmentOptions
 from napari_seg.plugin.job import NETWORK_WORKER, Job
-from napari_seg.plugin.layer_info import placement_of, volume_of
+from napari_seg.plugin.layer_info import frame_of, placement_of, share_frame, volume_of
 from napari_seg.plugin.messages import Message, as_gui_text, gui_text_of, message_of
 from napari_seg.plugin.models.permission import Permission, give_consent, permission_of
+from napari_seg.plugin.placement import place
 from napari_seg.plugin.segment.channels import ChannelLayers, input_of
 from napari_seg.plugin.segment.choice import remember_names, remembered_names
 from napari_seg.plugin.segment.run import Run
@@ -388,6 +389,10 @@ class SegmentModel:
 
     def _show(self, run: Run) -> None:
         viewer, is_painting = self.session.viewer, self.session.is_painting
+        if not share_frame(run.layers, viewer.layers):
+            placement = place(run.volume.grid, frame_of(viewer.layers))
+            self.session.jobs.start(lambda _: run.place(placement), on_result=lambda _: self._show(run))
+            return
         active = viewer.layers.selection.active
         for layer in reversed(run.layers):  # add the labels last, so that they are on top and active
             viewer.add_layer(layer)

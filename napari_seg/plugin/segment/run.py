@@ -79,6 +79,14 @@ class Run:
                 self.options,
                 callbacks={"progress": job.report},
             )
+        self.segmentation = segmentation
+        self.place(self.placement)
+        self.seconds = time.monotonic() - start
+
+    def place(self, placement: LayerPlacement) -> None:
+        """Create the layers of the result at a placement; slow, call outside the main thread."""
+        segmentation, self.placement = self.segmentation, placement
+        assert segmentation is not None
         # counting voxels and reorienting the array are slow, so they run in this thread and not in the main one
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
         algorithm = (bundle.name, bundle.version)
@@ -99,8 +107,7 @@ class Run:
                 segmentation.confidence_maps.confidence, self.placement, f"{name}, confidence"
             )
             layers.append(layer_of(confidence_data))
-        self.segmentation, self.layers = segmentation, layers
-        self.seconds = time.monotonic() - start
+        self.layers = layers
 
     @property
     def warnings_without_notice(self) -> list[str]:

@@ -13,7 +13,7 @@ from psygnal import Signal
 from napari_seg.errors import OutputError, counted
 from napari_seg.formats.archive import origin
 from napari_seg.plugin.job import Job
-from napari_seg.plugin.layer_info import frame_of, infos_of
+from napari_seg.plugin.layer_info import frame_of, infos_of, share_frame
 from napari_seg.plugin.messages import Message, gui_text_of, message_of
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.session_file.chosen_model import find_model
@@ -163,6 +163,9 @@ class SessionFileModel:
         viewer = self.session.viewer
         if replaces:
             viewer.layers.clear()
+        if not share_frame(opened.layers.values(), viewer.layers):
+            self.open(opened.path)
+            return
         sets_view = not viewer.layers
         show(opened, viewer, sets_view=sets_view)
         self._show_windows(opened)
@@ -189,12 +192,15 @@ class SessionFileModel:
         frame = opened.content.frame_array() if frame is None else frame
         self._start(
             lambda job: read_scans(opened, folder, numbers, frame, job.check),
-            lambda _: self._on_found(opened),
+            lambda _: self._on_found(opened, folder),
         )
 
-    def _on_found(self, opened: OpenedSession) -> None:
+    def _on_found(self, opened: OpenedSession, folder: Path) -> None:
         """Add scans that were found later at their places, and name the labels after them."""
         assert self._opened is not None
+        if not share_frame(opened.layers.values(), self.session.viewer.layers):
+            self.find_missing(folder)
+            return
         viewer, first = self.session.viewer, self._opened
         old_names, was_empty = first.scan_names, not viewer.layers
         first.volumes |= opened.volumes
