@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from napari_seg.plugin.layer_info import placement_of, volume_of
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.napari_private import brush_circle, main_window
 from napari_seg.plugin.panel import Panel
-from napari_seg.plugin.placement import PLANES
+from napari_seg.plugin.placement import PLANES, place
 from napari_seg.plugin.segment import run as segment_run
 from napari_seg.plugin.structures.export import suggested_name
 from napari_seg.plugin.train.run import Trained, Wish
@@ -489,6 +490,44 @@ def test_work_left_behind_is_offered_and_restored(
     qtbot.waitUntil(lambda: not panel._unsaved_frame.isVisible(), timeout=10_000)
     assert len(panel.guard.autosave.left_behind()) == 0
     assert len(list(panel.guard.autosave.folder.glob("*.nii.gz"))) == 1  # should this one end next
+
+
+def test_only_the_work_that_is_named_is_discarded_or_restored(
+    viewer: Any, qtbot: Any, head: Volume, tmp_path: Path
+) -> None:
+    root = Path(os.environ[FOLDER_VARIABLE])
+
+    def left_behind(name: str, number: int) -> Path:
+        layer = layer_of(labels_layer(thresholded(head, None), place(head.grid), name))
+        state_of(layer).edits = 1
+        kept = Autosave(root)
+        kept.write_copies(kept.due([layer]))
+        return kept.folder.rename(root / f"{platform.node()}-999999999-{number}")
+
+    old = left_behind("of the morning", 1)
+    panel = commands.panel()
+    new = left_behind("of another window", 2)
+    assert "of the morning" in panel._unsaved_label.text()
+    panel._discard()
+    assert new.exists()
+    assert not old.exists()
+    assert "of another window" in panel._unsaved_label.text()
+    shutil.rmtree(new)  # the other window restored it
+    panel._restore()
+    assert "These copies are gone" in panel._message.text()
+    assert not panel._unsaved_frame.isVisible()
+
+    mine = left_behind("mine", 3)
+    panel._offer_unsaved()
+    panel.guard._is_writing_copies = True  # as while other copies are written
+    panel._restore()
+    assert panel._unsaved_frame.isVisible()
+    qtbot.waitUntil(lambda: [layer.name for layer in viewer.layers] == ["mine (restored)"], timeout=10_000)
+    qtbot.waitUntil(panel._unsaved_frame.isEnabled, timeout=10_000)
+    assert mine.exists()
+    panel.guard._on_copies_written()
+    qtbot.waitUntil(lambda: not panel._unsaved_frame.isVisible(), timeout=10_000)
+    assert not mine.exists()
 
 
 def test_a_result_does_not_interrupt_a_brush(

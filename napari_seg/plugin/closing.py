@@ -82,6 +82,7 @@ class UnsavedGuard(QObject):
         deliver_on_timer(self.jobs, self)
         self._long_works: tuple[LongWork, ...] = ()
         self._is_writing_copies = self._is_due_again = False
+        self._on_written: list[Callable[[int], None]] = []
         self._is_ended_by_program = False
         self._is_answered = False
         self._timer = QTimer(self)
@@ -115,24 +116,31 @@ class UnsavedGuard(QObject):
         viewer = self._viewer()
         return [] if viewer is None else with_unsaved_data_in(viewer.layers)
 
-    def write_copies(self, on_written: Callable[[int], None] = lambda count: None) -> None:
+    def write_copies(self, on_written: Callable[[int], None] | None = None) -> None:
         """Write copies of edits that have none, in a background job; remove copies of labels that were saved.
 
         Args:
-            on_written: called with the number of copies after they were written.
+            on_written: called with the number of copies after those of the present edits were written.
         """
+        if on_written is not None:
+            self._on_written.append(on_written)
         if self._is_writing_copies:
             self._is_due_again = True  # otherwise the next copies would be two intervals apart
             return
         layers = self._to_copy
         if not layers:
+            self._on_written.clear()
             self.autosave.remove_copies()
             return
         if due := self.autosave.due(layers):
             self._is_writing_copies = True
-            self.jobs.start(
-                lambda _: self.autosave.write_copies(due), on_result=on_written, on_end=self._on_copies_written
-            )
+            waiting, self._on_written = self._on_written, []
+
+            def end(count: int) -> None:
+                for one in waiting:
+                    one(count)
+
+            self.jobs.start(lambda _: self.autosave.write_copies(due), on_result=end, on_end=self._on_copies_written)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # Qt's name
         """Ask before the window closes; write copies if nobody can be asked."""

@@ -278,17 +278,22 @@ class Panel(QWidget):
         self.session.show_messages(message_of(error))
 
     def _offer_unsaved(self) -> None:
-        offered = self.guard.autosave.left_behind()
-        self._unsaved_frame.setVisible(bool(offered))
-        if offered:
-            first = offered[0]
-            when = datetime.fromtimestamp(first.when).strftime("%d %B, %H:%M")
-            reason = "Removed with unsaved corrections" if first.is_removed else "napari ended with unsaved corrections"
-            self._unsaved_label.setText(f"{reason} ({when}): {', '.join(first.names)}")
+        self._offered = offered = next(iter(self.guard.autosave.left_behind()), None)
+        self._unsaved_frame.setVisible(offered is not None)
+        if offered is not None:
+            when = datetime.fromtimestamp(offered.when).strftime("%d %B, %H:%M")
+            is_removed = offered.is_removed
+            reason = "Removed with unsaved corrections" if is_removed else "napari ended with unsaved corrections"
+            self._unsaved_label.setText(f"{reason} ({when}): {', '.join(offered.names)}")
 
     def _restore(self) -> None:
+        unsaved = self._offered
+        if unsaved is None or not unsaved.folder.exists():
+            text = "These copies are gone: another window has restored or discarded them."
+            self.session.show_messages(Message("warning", text))
+            self._offer_unsaved()
+            return
         self._unsaved_frame.setEnabled(False)
-        unsaved = self.guard.autosave.left_behind()[0]
         frame = frame_of(self.session.viewer.layers)
         restored = partial(self._on_restored, unsaved)
         end = partial(self._unsaved_frame.setEnabled, True)
@@ -312,6 +317,6 @@ class Panel(QWidget):
         self.guard.write_copies(on_written)
 
     def _discard(self) -> None:
-        for unsaved in self.guard.autosave.left_behind()[:1]:
-            unsaved.discard()
+        if self._offered is not None:
+            self._offered.discard()
         self._offer_unsaved()
