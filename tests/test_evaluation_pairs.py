@@ -476,11 +476,11 @@ def test_structures_are_matched_by_name_whatever_their_numbers(
 
 
 def test_label_maps_with_nothing_in_common_are_refused(tmp_path: Path) -> None:
-    names = ({1: "Leber", 2: "Milz"}, {1: "spleen", 2: "liver"})
+    names = ({1: "linke Niere", 2: "Milz"}, {1: "spleen", 2: "liver"})
     result = case_of(tmp_path / "a", {1: ONE, 2: TWO}, {2: ONE, 1: TWO}, names)
     assert result.code == "labels.none_common"
-    assert "1 Leber, 2 Milz, and a.nii.gz has 1 spleen, 2 liver" in result.message
-    assert "--labels Leber=VALUE Milz=VALUE" in result.message
+    assert "1 linke Niere, 2 Milz, and a.nii.gz has 1 spleen, 2 liver" in result.message
+    assert "--labels 'linke Niere=VALUE' Milz=VALUE" in result.message
     result = case_of(tmp_path / "b", {1: ONE, 2: TWO}, {3: ONE, 7: TWO}, labels={"liver": 3, "spleen": 7})
     assert result.code == "labels.none_common"
     assert "the labels 1, 2 without names, and a.nii.gz has 3 liver, 7 spleen" in result.message

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, count
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,7 +188,7 @@ def with_labels_of(result: Segmentation, reference: Segmentation, name: str = "t
             "labels.none_common",
             f"the result has the labels {listed([*map(str, sorted(in_result))])} without names, and {name} has "
             f"{numbered(theirs)}, so that no label is in both; if the result numbers the classes from 1, list them in "
-            f"its order with --labels {' '.join(f'{own}={label}' for own, label in [*theirs.items()][:3])}",
+            f"its order with {labels_option(theirs)}",
         )
     if not ours or not theirs or _has_repeated_name(result) or _has_repeated_name(reference):
         return reference
@@ -197,7 +198,7 @@ def with_labels_of(result: Segmentation, reference: Segmentation, name: str = "t
             "labels.none_common",
             f"the result has {numbered(ours)}, and {name} has {numbered(theirs)}, so that no structure has the same "
             "name in both; rename them, or give the value in the reference of each structure of the result with "
-            f"--labels {' '.join(f'{own}=VALUE' for own in [*ours][:3])}",
+            f"{labels_option(dict.fromkeys(ours, 'VALUE'))}",
         )
     highest = max((*in_result, *in_reference, *ours.values(), *theirs.values()))
     free = count(highest + 1)
@@ -229,6 +230,11 @@ def listed(names: Collection[str]) -> str:
 def numbered(labels: Mapping[str, int]) -> str:
     """Return the first three labels with their names, and the number of the others."""
     return listed([f"{label} {name}" for name, label in labels.items()])
+
+
+def labels_option(values: Mapping[str, object]) -> str:
+    """Return the option of the command line that gives the first three names their values."""
+    return " ".join(["--labels", *(quote(f"{name}={value}") for name, value in [*values.items()][:3])])
 
 
 def _named(segmentation: Segmentation) -> dict[str, int]:

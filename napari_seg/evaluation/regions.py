@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from napari_seg.errors import InputError
-from napari_seg.evaluation.labels import BACKGROUND, Classes, is_annotated, listed, numbered
+from napari_seg.evaluation.labels import BACKGROUND, Classes, is_annotated, labels_option, listed, numbered
 from napari_seg.evaluation.metrics import Scores, compare_label_maps
 from napari_seg.evaluation.names import match_names
 from napari_seg.volume import Segment, Segmentation, distinct_color, labels_in
@@ -70,7 +70,7 @@ def region_masks(
             "labels.none_common",
             f"the result has {numbered(of_result)}, and the references have the regions {listed([*values])}, so that "
             "no structure has the same name in both; rename them, or give the values of the reference that make up "
-            f"each structure of the result with --labels {' '.join(f'{own}=VALUE,VALUE' for own in [*of_result][:3])}",
+            f"each structure of the result with {labels_option(dict.fromkeys(of_result, 'VALUE,VALUE'))}",
         )
     for number, (name, of_region) in enumerate(values.items(), start=1):
         if labelled is not None and not is_annotated(regions[name], labelled):
