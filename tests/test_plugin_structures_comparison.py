@@ -20,6 +20,7 @@ from napari_seg.formats.nifti import write_nifti
 from napari_seg.plugin.labels_state import Snapshot
 from napari_seg.plugin.layer_info import placement_of
 from napari_seg.plugin.layers import labels_layer
+from napari_seg.plugin.messages import gui_text_of
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.comparison import compare
 from napari_seg.plugin.structures.model import StructuresModel
@@ -79,6 +80,17 @@ def test_a_renamed_structure_is_reported(model: StructuresModel, head: Volume, t
     text = model.session.messages[0].text
     assert "only in the segmentation: lesion; only in reference.seg.nrrd: " in text
     assert "labels.names_differ" in text
+
+
+def test_a_reference_of_other_structures_is_refused_in_words_of_the_window(
+    model: StructuresModel, head: Volume, tmp_path: Path
+) -> None:
+    found = found_in(head)
+    others = tuple(replace(segment, name=f"other {segment.label}") for segment in found.segments)
+    write_label_map(replace(found, segments=others), tmp_path / "reference.seg.nrrd")
+    with pytest.raises(NapariSegError, match=r"labels\.none_common") as caught:
+        compare(Snapshot.of(model.session.labels), tmp_path / "reference.seg.nrrd")
+    assert gui_text_of(caught.value).endswith("rename them in the Structures tab (labels.none_common)")
 
 
 def test_a_void_label_is_ignored_and_reported(model: StructuresModel, head: Volume, tmp_path: Path) -> None:
