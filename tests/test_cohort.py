@@ -155,6 +155,20 @@ def test_lost_files_are_made_again_and_edited_ones_stay(scans: Path, tmp_path: P
     assert (out / "b_seg.nii.gz").read_bytes() != edited
 
 
+def test_empty_and_cut_off_results_are_made_again(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    list(Cohort(scans, out))
+    before = content(out)
+    (out / "a_seg.nii.gz").write_bytes(b"")
+    (out / "b_seg.nii.gz").write_bytes(before["b_seg.nii.gz"][:-20])
+    (out / "c_seg.json").write_text("{")
+    assert statuses(list(Cohort(scans, out))) == {"a": "done", "b": "done", "c": "done"}
+    assert [content(out)[name] for name in ("a_seg.nii.gz", "b_seg.nii.gz")] == [
+        before[name] for name in ("a_seg.nii.gz", "b_seg.nii.gz")
+    ]
+    assert statuses(list(Cohort(scans, out))) == dict.fromkeys("abc", "done before")
+
+
 def test_other_options_or_weights_do_not_mix(
     scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

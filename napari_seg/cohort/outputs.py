@@ -14,10 +14,13 @@ tells a search for scans that it is a result.
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
+import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -129,6 +132,26 @@ def are_unchanged(output: Path, files: Mapping[str, OutputFile]) -> bool:
     return bool(files) and all(map(is_unchanged, files.values()))
 
 
+def is_damaged(path: Path) -> bool:
+    """Return whether nobody can have saved a file as it is: it is empty, or cut off."""
+    try:
+        if path.stat().st_size == 0:
+            return True
+        with path.open("rb") as start:
+            is_compressed = start.read(2) == b"\x1f\x8b"  # some programs write uncompressed files of that name
+        if is_compressed:
+            with gzip.open(path) as file:
+                while file.read(1 << 20):
+                    pass
+        elif path.suffix == ".json":
+            json.loads(path.read_bytes())
+    except (EOFError, ValueError, zlib.error, gzip.BadGzipFile):
+        return True
+    except (OSError, RecursionError):  # it can't be looked at
+        return False
+    return False
+
+
 def check_not_taken(output: Path, case: Case, before: Mapping[str, OutputFile]) -> None:
     """Check that no file of a case replaces one that a person changed or that another program wrote.
 
@@ -148,7 +171,7 @@ def check_not_taken(output: Path, case: Case, before: Mapping[str, OutputFile]) 
         path, target = folder / name, case.folder / name
         if str(target) not in ours:
             reason = "is not a result of this run"
-        elif not path.is_file() or sha256_of([path]) != ours[str(target)]:
+        elif not path.is_file() or (sha256_of([path]) != ours[str(target)] and not is_damaged(path)):
             reason = "was changed after it was written"
         else:
             continue

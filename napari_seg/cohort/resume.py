@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.cohort.case import Case
-from napari_seg.cohort.outputs import are_unchanged
+from napari_seg.cohort.outcome import OutputFile
+from napari_seg.cohort.outputs import are_unchanged, is_damaged
 from napari_seg.cohort.rows import CaseRow, ModelRow
 from napari_seg.cohort.scan_files import fingerprint_if_same
 from napari_seg.cohort.settings import differences
@@ -129,4 +130,9 @@ class Resume:
         """Return whether the files of a result are there; without `overwrite`, edited ones count, too."""
         if self._overwrite:
             return are_unchanged(self._output, row.outputs)
-        return all(os.path.isfile(self._output / file.path) for file in row.outputs.values())
+
+        def is_there(file: OutputFile) -> bool:
+            path = self._output / file.path
+            return os.path.isfile(path) and (os.path.getsize(path) == file.bytes or not is_damaged(path))
+
+        return all(map(is_there, row.outputs.values()))
