@@ -38,7 +38,7 @@ class Excluded:
     message: str
     source: str = ""
     is_failure: bool = True
-    scan: Scan | ChannelSet | None = None
+    scan: Scan | ChannelSet | None = field(default=None, repr=False)  # its path may name a patient
 
 
 class Stop:

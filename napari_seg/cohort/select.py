@@ -71,7 +71,7 @@ class UnusedScan:
     format: str
     code: str
     message: str
-    scan: Scan | ChannelSet | None = None
+    scan: Scan | ChannelSet | None = field(default=None, repr=False)  # its path may name a patient
 
 
 @dataclass(frozen=True)
