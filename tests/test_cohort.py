@@ -237,6 +237,25 @@ def test_a_refused_run_changes_no_table_of_bids(scans: Path, tmp_path: Path, no_
         assert table.read_text() == before
 
 
+def test_a_plan_says_what_the_run_does(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    list(Cohort(scans, out))
+    with pytest.raises(CohortError, match=r"cohort\.changed"):
+        Cohort(scans, out, tta="shifts").plan(with_time=False)
+    (out / "a_seg.nii.gz").unlink()
+    head = phantoms.head()
+    phantoms.write_nifti(replace(head, array=head.array + 200), scans / "b.nii.gz")
+    (scans / "c.nii.gz").rename(scans / "C.nii.gz")
+    plan = Cohort(scans, out).plan(with_time=False)
+    assert {one.case.key: one.is_done for one in plan.cases} == {"a": False, "C": True}
+    assert [(one.key, one.code) for one in plan.refused] == [("b", "output.exists")]
+    assert {one.name: one.code for one in Cohort(scans, out)} == {"a": "", "b (2)": "output.exists", "c": ""}
+    plan = Cohort(scans, out, redo="changed").plan(with_time=False)
+    assert {one.case.key: one.is_done for one in plan.cases} == {"a": True, "b": False, "C": True}
+
+
 def test_another_scan_of_the_same_name_replaces_nothing(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
     out = tmp_path / "out"
     list(Cohort(scans / "a.nii.gz", out))

@@ -10,19 +10,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.known_names import with_known_names
 from napari_seg.cohort.loop import run_cases
 from napari_seg.cohort.manifest import Manifest, has_manifest
+from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.plan import RunPlan, plan_run, with_estimates
 from napari_seg.cohort.report.write import write_report
-from napari_seg.cohort.resume import Redo
+from napari_seg.cohort.resume import Decision, Redo, Resume, Wanted, other_scan, settings_content
 from napari_seg.cohort.run import Excluded, Run, Stop, View
 from napari_seg.cohort.scan_files import input_bytes
-from napari_seg.cohort.select import SelectedCases, Selection, select_cases
+from napari_seg.cohort.select import SelectedCases, Selection, UnusedScan, select_cases
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.cohort.workers import LocalPool, Pool, worker_count
 from napari_seg.errors import CohortError, NapariSegError
@@ -215,13 +217,50 @@ class Cohort:
         Args:
             with_time: estimate the time too, which reads some of the scans and loads the models.
             report: called with a line of text before each of these scans.
+
+        Raises:
+            CohortError: `cohort.changed`, the run will be refused, because results were made with other options or
+                weights.
         """
-        done: set[str] = set()
-        if self._redo == "none" and has_manifest(self.output):
-            with Manifest.open(self.output, read_only=True) as manifest:
-                done = {row.name for row in manifest.rows(("done",))}
-        plan = plan_run(replace(self.selected, cases=tuple(self.cases)), self.settings, done)
+        decisions = self._decisions()
+        done = {case.key for case in self.cases if decisions.get(case.key) == "keep"}
+        others = [case for case in self.cases if decisions.get(case.key) == "other scan"]
+        refused = [
+            UnusedScan(case.key, case.source, case.scan.format, "output.exists", other_scan(case)) for case in others
+        ]
+        selected = replace(
+            self.selected,
+            cases=tuple(case for case in self.cases if decisions.get(case.key) != "other scan"),
+            refused=(*self.selected.refused, *refused),
+        )
+        plan = plan_run(selected, self.settings, done)
         return with_estimates(plan, self.settings, report=report) if with_time else plan
+
+    def _decisions(self) -> dict[str, Decision]:
+        """Return key -> what the run will do, of cases that the manifest has.
+
+        Raises:
+            CohortError: `cohort.changed`.
+        """
+        if not has_manifest(self.output):
+            return {}
+        decisions: dict[str, Decision] = {}
+        digests: dict[int, str] = {}
+        settings = settings_content(self.settings)
+        with Manifest.open(self.output, read_only=True) as manifest:
+            rows = {compared(row.name): row for row in manifest.rows()}
+            models = {model.id: model for model in manifest.models()}
+            overwrite = self.settings.overwrite
+            resume = Resume(self.output, models, manifest.all_settings(), self._redo, overwrite)
+        for case in self.cases:
+            row, bundle = rows.get(compared(case.key)), case.bundle
+            if row is not None and row.has_result and bundle is not None:
+                if id(bundle) not in digests:
+                    digests[id(bundle)] = model_digest(bundle)
+                wanted = Wanted(settings, bundle.name, digests[id(bundle)])
+                decisions[case.key] = resume.decide(case, row, wanted)
+        resume.check()
+        return decisions
 
     def volumes(self) -> pandas.DataFrame:
         """Return a table of the finished cases: a row for each structure of each case.

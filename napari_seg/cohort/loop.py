@@ -19,7 +19,7 @@ from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult, Outcome
 from napari_seg.cohort.outputs import Unfinished, check_not_taken, commit, old_preview, place_below
-from napari_seg.cohort.resume import Resume, Wanted
+from napari_seg.cohort.resume import Resume, Wanted, other_scan, settings_content
 from napari_seg.cohort.rows import NOT_PLANNED, CaseRow, Claim
 from napari_seg.cohort.run import Excluded, GuardedView, Run
 from napari_seg.cohort.runners import Runner
@@ -28,7 +28,6 @@ from napari_seg.cohort.used_models import UsedModel, used_models
 from napari_seg.cohort.workers import Failed, Finished, PlanLine, Pool, Step, Work
 from napari_seg.errors import Cancelled, CohortError, EnvironmentFault, NapariSegError, OutputError
 from napari_seg.formats.atomic import atomic_write, make_output_folder, not_written
-from napari_seg.version import __version__
 from napari_seg.worker import WorkerDied
 
 CODES_OF_ALL_CASES = (
@@ -129,7 +128,7 @@ class _Loop:
         self._manifest = manifest
         self._runner = runner
         self._models = models
-        self._settings = json.loads(json.dumps(run.settings.to_record() | {"version": __version__}))
+        self._settings = settings_content(run.settings)
         self._settings_number = 0
         self._view = GuardedView(run.view)
         self._planned: dict[int, _Planned] = {}
@@ -592,11 +591,7 @@ class _Loop:
 
 def _of_another_scan(case: Case) -> Excluded:
     """Return the refusal of a scan whose name the result of another one has."""
-    text = (
-        f"the result {case.key} belongs to another scan, or to this scan before it changed; choose another folder, or "
-        "pass --redo to replace it"
-    )
-    return Excluded(case.key, "output.exists", text, case.source)
+    return Excluded(case.key, "output.exists", other_scan(case), case.source)
 
 
 def _stopped() -> Cancelled:

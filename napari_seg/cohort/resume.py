@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -14,8 +15,9 @@ from napari_seg.cohort.outcome import OutputFile
 from napari_seg.cohort.outputs import are_unchanged, is_damaged
 from napari_seg.cohort.rows import CaseRow, ModelRow
 from napari_seg.cohort.scan_files import fingerprint_if_same
-from napari_seg.cohort.settings import differences
+from napari_seg.cohort.settings import RunSettings, differences
 from napari_seg.errors import CohortError
+from napari_seg.version import __version__
 
 Redo = Literal["none", "changed", "all"]
 """Results of earlier runs to make again: none; those of other options, weights or scans; all."""
@@ -30,7 +32,7 @@ class Wanted:
     """How a case is to be segmented.
 
     Attributes:
-        settings: content of the settings; see `RunSettings.to_record`.
+        settings: content of the settings; see `settings_content`.
         model_name: name of the model.
         model_digest: digest of the model.
     """
@@ -38,6 +40,19 @@ class Wanted:
     settings: Mapping[str, Any]
     model_name: str
     model_digest: str
+
+
+def settings_content(settings: RunSettings) -> dict[str, Any]:
+    """Return settings as the manifest stores them."""
+    return dict(json.loads(json.dumps(settings.to_record() | {"version": __version__})))
+
+
+def other_scan(case: Case) -> str:
+    """Return why a scan is refused whose name the result of another one has."""
+    return (
+        f"the result {case.key} belongs to another scan, or to this scan before it changed; choose another folder, or "
+        "pass --redo to replace it"
+    )
 
 
 class Resume:
