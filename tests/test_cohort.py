@@ -256,6 +256,20 @@ def test_a_plan_says_what_the_run_does(
     assert {one.case.key: one.is_done for one in plan.cases} == {"a": True, "b": False, "C": True}
 
 
+def test_a_run_that_ends_because_its_model_changed_has_a_report(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = Cohort(scans, tmp_path / "out")
+    run = iter(cohort)
+    assert next(run).name == "a"
+    monkeypatch.setattr("napari_seg.cohort.used_models._STAMP_SECONDS", -1.0)
+    monkeypatch.setattr("napari_seg.cohort.used_models.model_stamp", lambda bundle: ("other",))
+    with pytest.raises(CohortError, match=r"cohort\.changed"):
+        list(run)
+    assert cohort.report is not None
+    assert "a,done" in (tmp_path / "out" / "cases.csv").read_text()
+
+
 def test_another_scan_of_the_same_name_replaces_nothing(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
     out = tmp_path / "out"
     list(Cohort(scans / "a.nii.gz", out))

@@ -33,6 +33,17 @@ def write_list(path: Path, content: Any) -> Path:
     return path
 
 
+def test_a_name_that_two_lists_give_to_different_scans_is_refused(tmp_path: Path) -> None:
+    for site in ("one", "two"):
+        (tmp_path / site).mkdir()
+        phantoms.write_nifti(phantoms.head(), tmp_path / site / "x.nii.gz")
+        (tmp_path / f"{site}.csv").write_text(f"path,name\n{site}/x.nii.gz,{'P001' if site == 'one' else 'p001'}\n")
+    found = find_candidates([tmp_path / "one.csv", tmp_path / "two.csv"]).candidates
+    assert [one.problem and one.problem.code for one in found] == [None, "cohort.list_name"]
+    again = find_candidates([tmp_path / "one.csv", tmp_path / "one.csv"]).candidates
+    assert [one.problem for one in again] == [None]
+
+
 def test_a_datalist_and_a_table_are_inputs_as_folders_are(scans: Path, tmp_path: Path) -> None:
     datalist = write_list(scans / "list.json", {"testing": [{"image": "p1_T1.nii.gz"}, {"image": "CANARY_Tweety"}]})
     table = write_list(tmp_path / "list.csv", "path,name\nscans/p2_T1.nii.gz,second\n")

@@ -182,13 +182,15 @@ class Cohort:
             view=self.view,
             layout=self.selection.layout,
         )
+        has_begun = False
         try:
             for result in run_cases(run):
-                self.other_results = run.others
+                self.other_results, has_begun = run.others, True
                 yield result
-        except CohortError:  # the folder belongs to another run
-            raise
-        except BaseException:
+        except BaseException as error:
+            is_of_others = isinstance(error, CohortError) and (error.code != "cohort.changed" or not has_begun)
+            if is_of_others:  # the folder belongs to another run
+                raise
             self._write_report()
             raise
         self._write_report()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.lists import ListedScan, is_list, listed_file, read_list
-from napari_seg.cohort.naming import is_result, named_cases, place_of
-from napari_seg.errors import InputError
+from napari_seg.cohort.naming import compared, is_result, named_cases, place_of
+from napari_seg.errors import InputError, one_line
 from napari_seg.formats.archive import shown
 from napari_seg.formats.channel_sets import grouped
 from napari_seg.formats.channels import ChannelSet
@@ -118,18 +118,31 @@ def find_candidates(inputs: Sequence[Path]) -> FoundScans:
     others: Counter[str] = Counter()
     real_folders: dict[Path, str] = {}
     repeated = 0
+    of_lists: dict[tuple[str, str], tuple[Path, ...]] = {}
     for path in inputs:
         has_entries = is_list(path)
+        of_list: dict[tuple[str, str], tuple[Path, ...]] = {}
         try:
             for candidate in _listed(path, others) if has_entries else _below(path, others):
                 # a link is a second name of a scan
                 files = tuple(place_of(file, real_folders) for file in candidate.scan.files)
+                if has_entries and candidate.name:
+                    key = compared(candidate.name), candidate.model
+                    of_list.setdefault(key, files)
+                    if of_lists.get(key, files) != files and candidate.problem is None:
+                        candidate = replace(candidate, problem=_named_twice(candidate.name, path))
                 repeated += not _added(candidate, files, scans, listed, is_listed=has_entries)
         except InputError as fault:
             faults.append((path, fault))
             continue
+        of_lists = {**of_list, **of_lists}
         searched.append(Path(os.path.abspath(path.parent if has_entries else path)))
     return FoundScans(list(scans.values()), faults, searched, others, repeated)
+
+
+def _named_twice(name: str, path: Path) -> InputError:
+    text = f"{path.name}: the name {one_line(name, 60)!r} is that of another scan in another list"
+    return InputError("cohort.list_name", f"{text}; expected a name for each scan")
 
 
 _Key = tuple[tuple[Path, ...], str, str]
