@@ -78,7 +78,7 @@ def test_a_label_map_is_edited_and_keeps_names_and_place(
     voxels = int((labels() == 4).sum())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{original} -> {tmp_path / 'out' / name}"
-    volume, one = f"{voxels * VOXEL_ML:.2f} ml", f"1 voxel ({round(VOXEL_ML, 4):.3g} ml)"
+    volume, one = f"{voxels * VOXEL_ML:.2f} ml", f"1 voxel ({VOXEL_ML:.3g} ml)"
     assert " ".join(lines[1].split()) == f"liver {volume} -> {volume} +{one} -{one}"
     assert " ".join(lines[2].split()) == f"spleen {33 * VOXEL_ML:.2f} ml -> {32 * VOXEL_ML:.2f} ml -{one}"
 
@@ -325,7 +325,7 @@ def test_islands_are_listed_and_nothing_is_written(tmp_path: Path, capsys: pytes
     before = content(tmp_path)
     assert run("edit", tmp_path / "in", "--list-islands") == 3
     printed = capsys.readouterr()
-    assert f"spleen: 2 islands of {32 * VOXEL_ML:.3g}, {round(VOXEL_ML, 4):.3g} ml" in printed.out
+    assert f"spleen: 2 islands of {32 * VOXEL_ML:.3g}, {VOXEL_ML:.3g} ml" in printed.out
     assert "b.nii.gz: file.not_nifti" in printed.err
     assert run("edit", tmp_path / "in" / "a.nii.gz", "--list-islands", "--structure", "spleen", "--json") == 0
     (spleen,) = json.loads(capsys.readouterr().out)[0]["structures"]
