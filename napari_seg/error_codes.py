@@ -430,7 +430,8 @@ CODES = {
     ),
     "cohort.changed": Code(
         "error",
-        "The output folder has results that were made with other options, weights or another model than this run.",
+        "The output folder has results that were made with other options, weights or another model than this run, or "
+        "whose labels have other names.",
         "Choose another folder, so that results are comparable, or pass --redo to make all of them again.",
     ),
     "cohort.locked": Code(
@@ -511,7 +512,7 @@ CODES = {
     ),
     "cohort.list_name": Code(
         "error",
-        "A name in a list of scans occurs twice, or is no valid file name.",
+        "A name in a list of scans occurs twice, also in another list of the run, or is no valid file name.",
         "Give each scan a name of its own, of letters, digits, - and _.",
     ),
     "cohort.list_twice": Code(

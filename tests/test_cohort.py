@@ -161,7 +161,7 @@ def test_empty_and_cut_off_results_are_made_again(scans: Path, tmp_path: Path, n
     before = content(out)
     (out / "a_seg.nii.gz").write_bytes(b"")
     (out / "b_seg.nii.gz").write_bytes(before["b_seg.nii.gz"][:-20])
-    (out / "c_seg.json").write_text("{")
+    (out / "c_seg.json").write_bytes(b"")
     assert statuses(list(Cohort(scans, out))) == {"a": "done", "b": "done", "c": "done"}
     assert [content(out)[name] for name in ("a_seg.nii.gz", "b_seg.nii.gz")] == [
         before[name] for name in ("a_seg.nii.gz", "b_seg.nii.gz")

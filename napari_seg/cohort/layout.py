@@ -22,6 +22,7 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.naming import BIDS_SUFFIX, SUFFIX, NamedScan, UniqueNames, short
 from napari_seg.cohort.outputs import place_below
 from napari_seg.errors import CohortError, InputError, counted
+from napari_seg.formats.atomic import not_written
 from napari_seg.version import __version__
 
 Layout = Literal["flat", "mirror", "bids"]
@@ -202,7 +203,7 @@ def files_to_write(
     Raises:
         CohortError: `cohort.changed`, the labels of results that stay have other names; `cohort.manifest`, a link leads
             out of the output folder.
-        OSError: a table can't be read.
+        OutputError: `output.not_written`, a table can't be read.
     """
     found = {}
     for path, text in files.items():
@@ -222,7 +223,10 @@ def files_to_write(
 
 
 def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise not_written(str(path), error) from error
 
 
 def _label_names(table: str) -> dict[str, str]:
