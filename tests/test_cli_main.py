@@ -164,7 +164,7 @@ def test_a_report_that_cannot_be_written_is_the_only_json(tmp_path: Path, capsys
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     labels = str(phantoms.write_nifti(phantoms.head(), tmp_path / "a.nii.gz", np.uint16))
     assert main(["evaluate", labels, labels, "-o", str(tmp_path / "out"), "--no-pictures", "--json"]) == 5
-    assert json.loads(capsys.readouterr().out)["code"] == "output.not_written"
+    assert json.loads(capsys.readouterr().out)["code"] == "output.exists"
 
 
 @pytest.mark.parametrize("option", ["--json", "--json-lines", None])
