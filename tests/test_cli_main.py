@@ -160,11 +160,16 @@ def test_a_demo_without_a_folder_to_write_into_is_one_line(tmp_path: Path, capsy
     assert line.startswith("napari-seg: output.folder: can't write to ")
 
 
-def test_a_report_that_cannot_be_written_is_the_only_json(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "out" / "report.html").mkdir(parents=True)
+def test_a_report_that_cannot_be_written_is_the_only_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("napari_seg.evaluation.report.atomic_write", fail)
     labels = str(phantoms.write_nifti(phantoms.head(), tmp_path / "a.nii.gz", np.uint16))
     assert main(["evaluate", labels, labels, "-o", str(tmp_path / "out"), "--no-pictures", "--json"]) == 5
-    assert json.loads(capsys.readouterr().out)["code"] == "output.exists"
+    assert json.loads(capsys.readouterr().out)["code"] == "output.not_written"
 
 
 @pytest.mark.parametrize("option", ["--json", "--json-lines", None])
