@@ -27,7 +27,7 @@ def test_files_of_other_programs_are_replaced_on_request_only(tmp_path: Path, ca
     with new_manifest(folder):
         pass
     (folder / "cases.csv").write_text("mine")
-    assert main(["report", str(folder)]) == 5
+    assert main(["report", str(folder)]) == 1
     assert "output.exists" in capsys.readouterr().err
     assert (folder / "cases.csv").read_text() == "mine"
     assert main(["report", str(folder), "--overwrite"]) == 0
