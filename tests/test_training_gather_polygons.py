@@ -154,14 +154,25 @@ def test_an_id_that_is_a_list_ends_in_no_traceback() -> None:
     assert list(_annotated_images(content)) == ["a.png"]
 
 
-def test_folders_above_several_pictures_are_patients(tmp_path: Path) -> None:
-    for patient in (1, 2, 3):
-        for name in ("a", "b"):
-            folder = tmp_path / "set" / f"patient{patient}"
-            picture(folder / f"{name}.png")
+@pytest.mark.parametrize(
+    ("folders", "patients"),
+    [
+        (("patient1", "patient2", "patient3"), [f"patient {n}" for n in (1, 1, 2, 2, 3, 3)]),
+        (("train2017", "val2017"), []),
+        (("batch1", "batch2", "batch3", "batch4"), []),
+    ],
+)
+def test_only_folders_named_as_patients_are_patients(
+    tmp_path: Path, folders: tuple[str, ...], patients: list[str]
+) -> None:
+    for n, place in enumerate(folders):
+        for name in (f"{n}a", f"{n}b"):
+            picture(tmp_path / "set" / place / f"{name}.png")
             shape = {"label": "cell", "points": [[1, 1], [4, 1], [4, 3]], "shape_type": "polygon"}
-            (folder / f"{name}.json").write_text(labelme(f"{name}.png", shape))
+            (tmp_path / "set" / place / f"{name}.json").write_text(labelme(f"{name}.png", shape))
+    lines: list[str] = []
     with with_segnets():
-        gather(tmp_path / "set", tmp_path / "out", {})
+        gather(tmp_path / "set", tmp_path / "out", {}, lines.append)
     entries = json.loads((tmp_path / "out" / "dataset.json").read_text())["training"]
-    assert [entry["patient"] for entry in entries] == [f"patient {n}" for n in (1, 1, 2, 2, 3, 3)]
+    assert [entry["patient"] for entry in entries if "patient" in entry] == patients
+    assert ("count as those of a patient each" in " ".join(lines)) == (not patients)

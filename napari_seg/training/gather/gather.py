@@ -150,7 +150,7 @@ def gather(
         pairs, unused = _with_parts(pairs, dataset_dir)
         if continued is not None and not states_split(into):  # planned by an earlier version
             pairs = [replace(pair, part="") for pair in pairs]
-        _report_patients(pairs, report)
+        _report_patients(pairs, dataset_dir, report)
     if any("^" in pair.name for pair in pairs):  # as between the names of a person in DICOM
         pairs = [replace(pair, name=f"case_{number:04d}") for number, pair in enumerate(pairs, 1)]
     pairs, faults = in_frames(as_stacks(pairs) if are_slices else pairs)
@@ -408,8 +408,8 @@ def _with_parts(pairs: Sequence[Pair], dataset_dir: Path) -> tuple[list[Pair], t
     return list(pairs), ()
 
 
-def _report_patients(pairs: Sequence[Pair], report: Callable[[str], None]) -> None:
-    """Say how many patients the cases are of, if several are of one."""
+def _report_patients(pairs: Sequence[Pair], dataset_dir: Path, report: Callable[[str], None]) -> None:
+    """Say how many patients the cases are of, if several are of one, or if folders hold several without a patient."""
     counts = Counter(pair.patient for pair in pairs if pair.patient)
     if counts and max(counts.values()) > 1:
         low, high = min(counts.values()), max(counts.values())
@@ -417,6 +417,14 @@ def _report_patients(pairs: Sequence[Pair], report: Callable[[str], None]) -> No
         report(
             f"{sum(counts.values())} cases are taken for those of {len(counts)} patients with {cases} each; if they "
             "are not, give --set patient=PATTERN, which matches the part of a path that names the patient"
+        )
+    unknown = [pair for pair in pairs if not pair.patient]
+    folders = {PurePath(_place(pair, dataset_dir)).parent for pair in unknown if pair.images[0][1].format == "image2d"}
+    if 1 < len(folders) < len(unknown):
+        report(
+            f"{len(unknown)} images in {len(folders)} folders count as those of a patient each; if each folder holds "
+            "the images of one patient, give --set patient=PATTERN, which matches the part of a path that names the "
+            "patient"
         )
 
 

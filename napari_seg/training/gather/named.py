@@ -253,7 +253,7 @@ def part_of(folders: Sequence[str]) -> str:
     return {"": "", "tr": "training", "va": "validation", "te": "test"}[named[:2]]
 
 
-def patients_of(folders: Sequence[Sequence[str]]) -> list[str]:
+def patients_of(folders: Sequence[Sequence[str]], only_named: bool = False) -> list[str]:
     """Return the patient of each case by its folders, "" if they do not say.
 
     The patient is the path down to the last folder that is not one of several scans of a patient: those are named so
@@ -262,6 +262,7 @@ def patients_of(folders: Sequence[Sequence[str]]) -> list[str]:
 
     Args:
         folders: names of the folders above the images of each case.
+        only_named: whether folders count only if all are named as those of patients, such as `patient01`.
     """
     above: dict[str, set[tuple[str, ...]]] = {}
     for parts in folders:
@@ -277,6 +278,8 @@ def patients_of(folders: Sequence[Sequence[str]]) -> list[str]:
         paths.append(tuple(path))
     counts = Counter(path for path in paths if path)
     have_numbers = all(re.search(r"\d", path[-1]) for path in counts)
+    if only_named and not all(_PATIENT.fullmatch(path[-1]) for path in counts):
+        return ["" for _ in folders]
     if len(counts) < 2 or max(counts.values()) == 1 or (len(counts) < _MIN_PATIENTS and not have_numbers):
         return ["" for _ in folders]
     return ["/".join(path) for path in paths]

@@ -76,7 +76,8 @@ def polygon_pairs(found: Found, root: Path) -> tuple[list[Pair], Unpaired]:
                 unpaired.append((file, "partner.no_image"))
             else:
                 pairs.append(Pair(scan.files[0].stem, (("", scan),), (file,)))
-    patients = patients_of([folders_below(shown(pair.images[0][1].files[0]).parent, root) for pair in pairs])
+    folders = [folders_below(shown(pair.images[0][1].files[0]).parent, root) for pair in pairs]
+    patients = patients_of(folders, only_named=True)  # others are parts or batches, as train2017/ and batch1/
     return [replace(pair, patient=patient) for pair, patient in zip(pairs, patients, strict=True)], unpaired
 
 
