@@ -86,7 +86,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import InputError, counted
-    from napari_seg.evaluation.labels import BACKGROUND, IGNORE, read_classes, split_ignored
+    from napari_seg.evaluation.labels import Classes, read_classes, split_ignored
     from napari_seg.evaluation.pairs import find_pairs
     from napari_seg.evaluation.report import (
         check_replaceable,
@@ -103,18 +103,19 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output:  # before long work
         make_output_folder(arguments.output)
         check_replaceable(arguments.output)
-    stated, references, names = read_classes(arguments.labels), arguments.references, None
+    classes, ignored = split_ignored(read_classes(arguments.labels))
+    references, names = arguments.references, None
+    planned: Classes = {}
     if arguments.part:
         from napari_seg.training.part import label_values, part_of
 
         references, names = part_of(references, arguments.part, arguments.trained)
-        if arguments.trained and stated.keys() <= {BACKGROUND, IGNORE}:
-            stated = {**label_values(arguments.trained), **stated}
-    classes, ignored = split_ignored(stated)
+        planned = label_values(arguments.trained) if arguments.trained else {}
     options = {
         "ignore_frame": arguments.ignore_frame_of_reference,
         "ignored": (*arguments.ignore, *ignored),
         "only": names,
+        "planned": planned,
     }
     pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes or None, **options)
     if not pairs:

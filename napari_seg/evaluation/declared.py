@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from napari_seg.errors import InputError
-from napari_seg.evaluation.labels import Classes, do_overlap
+from napari_seg.evaluation.labels import Classes, do_overlap, split_ignored
 from napari_seg.formats.endings import nifti_ending
+
+_MAX_VALUE = 65535
+"""Highest value of a label map that is named."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Declared:
 
     Attributes:
         ignored: values of voxels that are not annotated.
-        names: name -> values of classes that do not overlap, without background; empty if two names share a value.
+        names: name -> values above 0 of classes that do not overlap; empty if two names share a value.
         regions: name -> values of classes that overlap; empty if no two names share a value.
         labelled: name of a label map -> the values that are annotated in it; others have all of them.
     """
@@ -55,6 +58,26 @@ def declared(references: Path) -> Declared:
         names = {name: tuple(value for value in of_class if value > 0) for name, of_class in values.items()}
         return Declared(ignored, {name: of_class for name, of_class in names.items() if of_class}, {}, labelled)
     return Declared()
+
+
+def as_planned(stated: Declared, planned: Classes) -> Declared:
+    """Return what a data set declares, with the names of a training in place of its own.
+
+    Args:
+        stated: declarations of the data set.
+        planned: meaning of its values in the training.
+    """
+    classes, ignored = split_ignored(planned)
+    ignored = tuple(dict.fromkeys((*stated.ignored, *ignored)))
+    if do_overlap(classes):
+        return replace(stated, ignored=ignored, names={}, regions=classes)
+    names = {
+        name: tuple(value for low, high in of_class for value in range(max(low, 1), min(high, _MAX_VALUE) + 1))
+        for name, of_class in classes.items()
+    }
+    return replace(
+        stated, ignored=ignored, names={name: values for name, values in names.items() if values}, regions={}
+    )
 
 
 def _values(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

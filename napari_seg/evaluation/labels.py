@@ -146,21 +146,23 @@ def as_classes(reference: Segmentation, classes: Classes, result: Segmentation) 
 def with_names(reference: Segmentation, declared: Mapping[str, Sequence[int]], result: Segmentation) -> Segmentation:
     """Return the reference with the names that its data set declares; unchanged if it has names.
 
-    A name of several values gets the first of them as its label. If the result has no names, it has the values of the
-    reference, so that these stay as they are, and only names of one value are given.
+    A name of several values gets the first of them as its label, and background 0. If the result has no names, it has
+    the values of the reference, so that these stay as they are, and only names of one value are given.
 
     Args:
         reference: reference with its original label values.
-        declared: name -> values, without background.
+        declared: name -> values above 0.
         result: segmentation to compare with.
     """
     if not declared or _named(reference):
         return reference
     has_names = bool(_named(result))
-    given = {name: values for name, values in declared.items() if has_names or len(values) == 1}
+    given = {
+        name: values for name, values in declared.items() if name != BACKGROUND and (has_names or len(values) == 1)
+    }
     table = np.arange(int(reference.array.max()) + 1)
-    for values in given.values():
-        table[[value for value in values if value < len(table)]] = values[0]
+    for name, values in declared.items() if has_names else ():
+        table[[value for value in values if value < len(table)]] = values[0] if name in given else 0
     segments = tuple(Segment(values[0], name, distinct_color(values[0])) for name, values in given.items())
     return replace(reference, array=_relabelled(reference.array, table), segments=segments)
 

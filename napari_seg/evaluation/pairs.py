@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice
-from napari_seg.evaluation.declared import Declared, declared
+from napari_seg.evaluation.declared import Declared, as_planned, declared
 from napari_seg.evaluation.labels import (
     BACKGROUND,
     Classes,
@@ -172,6 +172,7 @@ def find_pairs(
     ignore_frame: bool = False,
     ignored: Sequence[int] = (),
     only: Collection[str] | None = None,
+    planned: Classes | None = None,
 ) -> tuple[list[Pair], list[CaseScores]]:
     """Return a pair for each name in both folders, and a failed result for each file without a partner.
 
@@ -184,6 +185,7 @@ def find_pairs(
         ignore_frame: compare DICOM objects even if their frames of reference differ.
         ignored: ignore labels of the references, in addition to those declared in their dataset.json.
         only: names of the references to compare; None: all.
+        planned: meaning of the references' values in a training, in place of what their dataset.json declares.
 
     Raises:
         InputError: `input.missing`, a path does not exist; `input.unpaired`, two scans of a case have the same name;
@@ -193,6 +195,8 @@ def find_pairs(
         if not path.exists():
             raise InputError("input.missing", f"there is no file or folder {path}")
     stated = declared(references)
+    if planned:
+        stated = as_planned(stated, planned)
     ignore_labels = tuple(dict.fromkeys((*ignored, *stated.ignored)))
     classes = classes or stated.regions or None
     if predictions.is_file() and references.is_file():
