@@ -13,7 +13,7 @@ from phantoms import write_enhanced, write_series
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGBaseline8Bit, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, JPEGBaseline8Bit, RLELossless
 
 from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats.dicom.read import read_series
@@ -128,20 +128,58 @@ def test_values_in_the_upper_bits_are_read(tmp_path: Path, head: Volume, signed:
     assert found.notices == ()
 
 
-def low(k: int, dataset: Dataset) -> None:
-    dataset.BitsStored, dataset.HighBit = 12, 15
+def bits(stored: int, high: int) -> Callable[[int, Dataset], None]:
+    def edit(k: int, dataset: Dataset) -> None:
+        dataset.BitsStored, dataset.HighBit = stored, high
 
-
-def outside(k: int, dataset: Dataset) -> None:
-    dataset.BitsStored, dataset.HighBit = 12, 16
+    return edit
 
 
 def compressed(k: int, dataset: Dataset) -> None:
-    low(k, dataset)
+    bits(12, 15)(k, dataset)
     dataset.compress(RLELossless)
 
 
-@pytest.mark.parametrize("edit", [low, outside, compressed])
+def big_endian(k: int, dataset: Dataset) -> None:
+    bits(12, 15)(k, dataset)
+    dataset.PixelData = np.frombuffer(dataset.PixelData, np.int16).byteswap().tobytes()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+
+
+@pytest.mark.parametrize("edit", [bits(16, 11), bits(12, 15), bits(12, 16), bits(12, 7), compressed, big_endian])
+@pytest.mark.parametrize("lowest", [0, -300])
+def test_a_high_bit_that_the_pixels_contradict_is_ignored(
+    tmp_path: Path, head: Volume, edit: Callable[[int, Dataset], None], lowest: int
+) -> None:
+    values = (head.array % 2000 + lowest).astype(np.int16)
+    write_series(Volume(values, head.grid), tmp_path, edit=edit)
+    (scan,) = find_scans(tmp_path)
+    assert np.array_equal(scan.read().array, values)
+
+
+def test_upper_bits_of_run_lengths_are_read(tmp_path: Path, head: Volume) -> None:
+    def edit(k: int, dataset: Dataset) -> None:
+        dataset.PixelData = (np.frombuffer(dataset.PixelData, np.int16) << 4).tobytes()
+        compressed(k, dataset)
+
+    values = (head.array % 2000).astype(np.int16)
+    write_series(Volume(values, head.grid), tmp_path, edit=edit)
+    (scan,) = find_scans(tmp_path)
+    assert np.array_equal(scan.read().array, values)
+
+
+def in_no_bits(k: int, dataset: Dataset) -> None:
+    bits(12, 15)(k, dataset)
+    dataset.PixelData = (np.frombuffer(dataset.PixelData, np.int16) * 11).tobytes()
+
+
+def in_other_bits_than_the_rest(k: int, dataset: Dataset) -> None:
+    bits(12, 15)(k, dataset)
+    if k == 3:
+        dataset.PixelData = (np.frombuffer(dataset.PixelData, np.int16) << 4).tobytes()
+
+
+@pytest.mark.parametrize("edit", [in_no_bits, in_other_bits_than_the_rest])
 def test_values_in_other_bits_than_claimed_are_refused(
     tmp_path: Path, head: Volume, edit: Callable[[int, Dataset], None]
 ) -> None:

@@ -141,14 +141,15 @@ def _decoded(frames: Sequence[Frame]) -> Iterator[tuple[int, NDArray]]:
     by_file: dict[int, list[int]] = {}
     for k, frame in enumerate(frames):
         by_file.setdefault(id(frame.header), []).append(k)
+    ends: set[bool] = set()
     for members in by_file.values():
         header = frames[members[0]].header
         slices: dict[int, list[int]] = {}
         for k in members:  # a mosaic holds several slices in one stored frame
             slices.setdefault(frames[k].index, []).append(k)
         indices = list(slices)
-        plain = _read_plain(header, indices)
-        stored = _decode(header, indices) if plain is None else plain
+        plain = _read_plain(header, indices, ends)
+        stored = _decode(header, indices, ends) if plain is None else plain
         for in_frame, values in zip(slices.values(), stored, strict=True):
             for k in in_frame:
                 yield k, _tile(values, frames[k])
@@ -162,10 +163,10 @@ def _tile(values: NDArray, frame: Frame) -> NDArray:
     return values[row : row + frame.rows, column : column + frame.columns]
 
 
-def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
+def _read_plain(header: Header, indices: list[int], ends: set[bool]) -> list[NDArray] | None:
     """Return the stored values (J, I) of frames of whole bytes in little endian order; None for any other file.
 
-    The header describes them completely: the file need not be parsed again.
+    The header describes them completely: the file need not be parsed again. For `ends`, see `_values_in`.
     """
     tags = header.tags
     allocated, stored = (int(tags.get(keyword) or 0) for keyword in ("BitsAllocated", "BitsStored"))
@@ -173,9 +174,6 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
         return None
     if not header.pixel_bytes:
         return None
-    unused = _high_bit(header) + 1 - stored
-    if not 0 <= unused <= allocated - stored:
-        raise _other_bits(header)
     shape = (int(tags["Rows"]), int(tags["Columns"]))
     signed = bool(tags.get("PixelRepresentation"))
     dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
@@ -187,17 +185,42 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
             values = np.fromfile(file, dtype, prod(shape))
             if values.size < prod(shape):
                 return None
-            if unused and (values & ((1 << unused) - 1)).any():
-                raise _other_bits(header)
-            if stored < allocated:  # the other bits are not part of the value
-                values <<= allocated - stored - unused
-                values >>= allocated - stored
-            frames.append(values.reshape(shape))
+            frames.append(_values_in(values, header, ends).reshape(shape))
     return frames
 
 
+def _values_in(words: NDArray, header: Header, ends: set[bool]) -> NDArray:
+    """Return the values in the words of a frame; the other bits of a word are not part of its value.
+
+    Values lie in the lowest bits today (PS3.5 8.1.1), in older files also in those that end with `HighBit`. Programs
+    that change the number of bits leave `HighBit` as it was, so it counts only where the words agree with it.
+
+    Args:
+        words: (...) stored words.
+        header: header of the file.
+        ends: whether the values of frames before lie in upper bits; frames of one series do not differ.
+
+    Raises:
+        InputError: `file.bad_header`, the values lie neither in the lowest bits nor in those that the header states.
+    """
+    allocated, stored = words.dtype.itemsize * 8, _count(header, "BitsStored")
+    if stored >= allocated:
+        return words
+    unused, others = _high_bit(header) + 1 - stored, allocated - stored
+    lowest = (words << others) >> others
+    if unused <= 0:
+        return lowest
+    is_upper = unused <= others and not (words & ((1 << unused) - 1)).any()
+    is_lowest = bool((lowest == words).all()) or not (words.view(f"u{words.dtype.itemsize}") >> stored).any()
+    if words.any():
+        ends.add(is_upper)
+    if len(ends) > 1 or not (is_upper or is_lowest):
+        raise _other_bits(header)
+    return (words << (others - unused)) >> others if is_upper else lowest
+
+
 def _high_bit(header: Header) -> int:
-    """Return the number of the highest bit of a value; today it follows from the number of bits (PS3.5 8.1.1)."""
+    """Return the number of the highest bit of a value, as the header states it."""
     stated = header.tags.get("HighBit")
     return _count(header, "BitsStored") - 1 if stated is None else _count(header, "HighBit")
 
@@ -209,14 +232,13 @@ def _other_bits(header: Header) -> InputError:
     return InputError("file.bad_header", f"{text}, and its pixels can't be read so; export it again")
 
 
-def _decode(header: Header, indices: list[int]) -> Iterator[NDArray]:
-    """Yield the stored values (J, I) of frames of a file that pydicom decodes."""
+def _decode(header: Header, indices: list[int], ends: set[bool]) -> Iterator[NDArray]:
+    """Yield the stored values (J, I) of frames of a file that pydicom decodes; for `ends`, see `_values_in`."""
     import pydicom
     from pydicom.encaps import get_frame
     from pydicom.pixels import get_decoder
+    from pydicom.uid import RLELossless
 
-    if header.tags.get("BitsStored") and _high_bit(header) + 1 != _count(header, "BitsStored"):
-        raise _other_bits(header)  # pydicom takes the lowest bits
     try:
         with quiet_pydicom():
             dataset = pydicom.dcmread(header.path, specific_tags=list(_PIXEL_KEYWORDS), force=True)
@@ -224,10 +246,15 @@ def _decode(header: Header, indices: list[int]) -> Iterator[NDArray]:
             if syntax.is_encapsulated:
                 count = max(_count(header, "NumberOfFrames"), 1)
                 _check_size_of_jpeg(header, get_frame(dataset.PixelData, indices[0], number_of_frames=count))
+            is_upper = _high_bit(header) >= _count(header, "BitsStored")
+            # pydicom takes the lowest bits; a compressed stream other than RLE states itself what a value is
+            has_words = is_upper and (not syntax.is_encapsulated or syntax == RLELossless)
+            if has_words:
+                dataset.BitsStored = dataset.BitsAllocated
             # pydicom only warns here that it cuts off rows beyond those that the header claims
             warnings.filterwarnings("error", message="The decoded RLE segment")
             for values, _ in get_decoder(syntax).iter_array(dataset, indices=indices, raw=True):
-                yield values
+                yield _values_in(values, header, ends) if has_words else values
     except NotImplementedError:
         text = f"{header.label} is compressed in a way that can't be read here; export it uncompressed"
         raise InputError("series.transfer_syntax", text) from None
