@@ -101,6 +101,20 @@ def test_the_tables_of_a_run_with_two_models(manifest: Manifest) -> None:
     assert known["cases"][0]["outputs"]["labels"]["path"] == "a_head_seg.nii.gz"
 
 
+def test_a_result_that_does_not_count_is_in_no_table(manifest: Manifest) -> None:
+    notice = Notice("result.islands", "islands", "front")
+    add_done(manifest, "a", {"front": 1.25}, notices=(notice,))
+    (row,) = manifest.rows()
+    manifest.change_case(row.id, {"state": "skipped", "code": "cohort.excluded"}, if_state=("done",))
+    folder = written(manifest)
+    (case,) = json.loads((folder / CASES_JSON).read_text(encoding="utf-8"))["cases"]
+    assert (case["state"], case["code"]) == ("skipped", "cohort.excluded")
+    assert not any(case[name] for name in ("volumes_ml", "confidence", "outputs", "notices", "unusual"))
+    (cell,) = cells(folder / CASES_CSV)
+    assert not any(cell[name] for name in ("labels", "overlay", "labels_sha256", "notices", "unusual"))
+    assert not cells(folder / VOLUMES_LONG)
+
+
 def test_unusual_volumes_are_marked(manifest: Manifest) -> None:
     for n in range(20):
         add_done(manifest, f"case_{n}", {"front": 1 + n / 100, "back": 0.0 if n == 7 else 2.0})

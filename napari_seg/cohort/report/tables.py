@@ -90,7 +90,7 @@ def write_tables(rows: Iterable[CaseRow], facts: Facts, folder: Path, unfinished
             objects.write(",\n" if number else "\n")
             known = case_object(row, facts)
             objects.write(json.dumps(known, ensure_ascii=False))
-            case_table.writerow(_case_cells(row, known))
+            case_table.writerow(_case_cells(known))
             if row.state == "done":
                 long_table.writerows(_long_rows(row, facts))
                 start = (text_cell(row.name), text_cell(row.source), text_cell(_model(row, facts)))
@@ -104,7 +104,8 @@ def text_cell(text: str) -> str:
 
 
 def case_object(row: CaseRow, facts: Facts) -> dict[str, Any]:
-    """Return a case as plain values for JSON."""
+    """Return a case as plain values for JSON; what a result states is left out unless the case is done."""
+    is_done = row.state == "done"
     model = facts.models.get(row.model or 0)
     return {
         "name": row.name,
@@ -127,11 +128,13 @@ def case_object(row: CaseRow, facts: Facts) -> dict[str, Any]:
         "started": utc(row.started),
         "ended": utc(row.ended),
         "input_sha256": row.input_sha256,
-        "outputs": {role: {"path": one.path, "sha256": one.sha256} for role, one in row.outputs.items()},
-        "volumes_ml": row.volumes_ml,
-        "confidence": row.confidence,
+        "outputs": {role: {"path": one.path, "sha256": one.sha256} for role, one in row.outputs.items() if is_done},
+        "volumes_ml": row.volumes_ml if is_done else {},
+        "confidence": row.confidence if is_done else {},
         "unusual": unusual_structures(row, facts),
-        "notices": [{"code": one.code, "message": one.message, "segment": one.segment} for one in row.notices],
+        "notices": [
+            {"code": one.code, "message": one.message, "segment": one.segment} for one in row.notices if is_done
+        ],
     }
 
 
@@ -163,15 +166,16 @@ def _write_head(file: IO[str], facts: Facts) -> None:
     file.write(f'{json.dumps(head, ensure_ascii=False)[:-1]}, "cases": [')
 
 
-def _case_cells(row: CaseRow, known: Mapping[str, Any]) -> Sequence[Any]:
+def _case_cells(known: Mapping[str, Any]) -> Sequence[Any]:
     """Return the cells of a case in cases.csv; `known` is its `case_object`."""
+    outputs = known["outputs"]
     cells = {
         **known,
-        "notices": " ".join(sorted({one.code for one in row.notices})),
+        "notices": " ".join(sorted({one["code"] for one in known["notices"]})),
         "unusual": "; ".join(known["unusual"]),
-        "labels": row.outputs["labels"].path if "labels" in row.outputs else "",
-        "overlay": row.outputs["overlay"].path if "overlay" in row.outputs else "",
-        "labels_sha256": row.outputs["labels"].sha256 if "labels" in row.outputs else "",
+        "labels": outputs["labels"]["path"] if "labels" in outputs else "",
+        "overlay": outputs["overlay"]["path"] if "overlay" in outputs else "",
+        "labels_sha256": outputs["labels"]["sha256"] if "labels" in outputs else "",
     }
     return [text_cell(cells[name]) if isinstance(cells[name], str) else cells[name] for name in CASE_COLUMNS]
 
