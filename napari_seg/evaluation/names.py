@@ -12,13 +12,13 @@ def match_names(names: Collection[str], others: Collection[str]) -> dict[str, st
     """Return name -> the same name among others, for the names that have one.
 
     Equal names match first, then those that differ in case only, then those of the same words: "kidney_left" and "Left
-    kidney", "non-enhancing tumour" and "nonenhancing tumor". A spelling that two names of one side share matches none.
+    kidney", "non-enhancing tumour" and "non enhancing tumor". A spelling that two names of one side share matches none.
 
     Args:
         names: names of one label map.
         others: names of the other.
     """
-    spellings: tuple[Callable[[str], Hashable], ...] = (str, _lower, words_in)
+    spellings: tuple[Callable[[str], Hashable], ...] = (str, _lower, _words)
     found: dict[str, str] = {}
     for spelling in spellings:
         left, right = (
@@ -29,13 +29,15 @@ def match_names(names: Collection[str], others: Collection[str]) -> dict[str, st
     return found
 
 
-def words_in(name: str) -> frozenset[str]:
-    """Return the words of a name in lower case and one spelling, negations joined, as training matches names.
+def _words(name: str) -> tuple[str, ...]:
+    """Return the words of a name in lower case and one spelling, left and right first.
 
-    A name without letters and digits is a word of its own.
+    Blanks, underscores and hyphens between letters separate words. The order of the others stays, and so do signs,
+    which may carry the meaning: "PTV-Bladder" is not "Bladder-PTV", nor "Ki67+" "Ki67-".
     """
-    joined = re.sub(r"(?<![^\W_])(non|not|no|un)[\W_]+", r"\1", _lower(name)).replace("tumour", "tumor")
-    return frozenset(re.findall(r"[^\W_]+", joined) or [name])
+    spelled = _lower(name).replace("tumour", "tumor")
+    words = filter(None, re.split(r"[\s_]+|(?<=[^\W\d_])-(?=[^\W\d_])", spelled))
+    return tuple(sorted(words, key=lambda word: word not in ("left", "right"))) or (name,)
 
 
 def _lower(name: str) -> str:
