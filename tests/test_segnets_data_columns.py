@@ -43,6 +43,11 @@ def test_the_column_of_parts_has_their_words(titles: str, rows: str, part: int |
     assert found.unclear == ()
 
 
+def test_an_empty_column_states_nothing() -> None:
+    found = stated_columns(["patient id", "subject"], [["", "7"], ["", "7"]], range(2))
+    assert (found.patient, found.unclear) == (1, ())
+
+
 def test_columns_that_contradict_each_other_are_unclear() -> None:
     patients = stated_columns(["patient id", "subject"], [["P1", "7"], ["P1", "8"]], range(2))
     assert patients.unclear == (

@@ -58,7 +58,7 @@ def stated_columns(titles: Sequence[str], rows: Sequence[Sequence[str]], free: I
     """
     cells = {n: [row[n].strip() if n < len(row) else "" for row in rows] for n in free}
     unclear = []
-    patients = [n for n in cells if _PATIENT.fullmatch(titles[n])]
+    patients = [n for n in cells if _PATIENT.fullmatch(titles[n]) and any(cells[n])]
     if len({_groups(cells[n]) for n in patients}) > 1:
         listed = " and ".join(titles[n] for n in patients)
         unclear.append(f"the columns {listed} group the cases differently; expected one column of patients")
