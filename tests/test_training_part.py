@@ -102,6 +102,31 @@ def test_the_cases_of_folds_have_trained_the_ensemble(balls: Path, tmp_path: Pat
     assert part_of(tmp_path / "cases.csv", "test", tmp_path) == (balls / "labelsTr", {"case_03"})
 
 
+@pytest.mark.parametrize(("split", "part"), [("train", ""), ("test", "test")])
+def test_the_patients_that_an_earlier_version_read_are_not_guessed(
+    balls: Path, tmp_path: Path, split: str, part: str
+) -> None:
+    rows = [
+        f"{n},{balls}/imagesTr/case_{n:02d}.nii.gz,{balls}/labelsTr/case_{n:02d}.nii.gz,{'train' if n < 8 else split}"
+        for n in range(10)
+    ]
+    table, out = tmp_path / "cases.csv", tmp_path / "out"
+    table.write_text("\n".join(["case_id,image,label,split", *rows]))
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        planned = identity(find_dataset(table))
+    (out / "configs").mkdir(parents=True)
+    (out / "configs" / "train.yaml").write_text("{cases: {}}")
+    (out / "plan.json").write_text(json.dumps({"choices": {}, "dataset": planned}))
+    for name in ("validation", "test"):
+        if name == part:
+            assert part_of(table, "test", out)[1] == {"case_08", "case_09"}
+        else:
+            with pytest.raises(InputError, match=r"evaluation\.changed"):
+                part_of(table, name, out)
+
+
 @pytest.mark.parametrize(
     ("patients", "is_same"), [("aabbcdefgh", True), ("xxbbcdefgh", True), ("abbccdefgh", False), ("aabbcdefg", False)]
 )

@@ -50,7 +50,7 @@ def part_of(
         InputError: `input.missing`, `trained` has no plan; `input.folders`, the label maps lie in several folders;
             `evaluation.seen`, the bundle is an ensemble of folds, so its members were trained on all cases but those of
             a test part that the data set states; `evaluation.changed`, the data set has other cases, patients or parts
-            than `trained` was planned for.
+            than `trained` was planned for, or an earlier version may have read other patients.
     """
     reading: dict[str, Any] = {}
     split: dict[str, Any] = {}
@@ -88,6 +88,13 @@ def part_of(
                 "in this part may have been trained on; restore the data set as it was planned, or evaluate new cases "
                 "in a folder of their own, without --part",
             )
+        if planned is not None and "patients" not in plan and not _is_read_alike(dataset, part, split.get("fold")):
+            raise InputError(
+                "evaluation.changed",
+                f"{trained} was planned by an earlier version, which may have read other patients from this list, so "
+                "that cases in this part may have been trained on; expected a plan that records them, or a list whose "
+                "split states the parts; evaluate new cases in a folder of their own, without --part",
+            )
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]
         folders = {path.parent for path in paths}
@@ -109,6 +116,17 @@ def _is_planned(plan: dict[str, Any], dataset: Dataset) -> bool:
     """Return whether a data set has the cases, patients, parts and folds of a plan, in whatever layout."""
     is_same = plan["dataset"] | {"layout": dataset.layout} == identity(dataset)
     return is_same and has_same_patients(plan, dataset)
+
+
+def _is_read_alike(dataset: Dataset, part: str, fold: int | None) -> bool:
+    """Return whether a part is the one that earlier versions read and split, which recorded no patients in plan.json.
+
+    From lists they took the first column of patients or cases, and no patient of the number 0.
+    """
+    if dataset.layout != "list" and "0" not in dataset.patients.values():
+        return True
+    stated = set(dataset.parts.values())
+    return part in stated if part == "test" else fold is None and {"training", "validation"} <= stated
 
 
 def _of_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
