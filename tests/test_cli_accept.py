@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import phantoms
 import pytest
+import SimpleITK as sitk
 
 from napari_seg.cli.main import main
 from napari_seg.cohort.outputs import sha256_of
@@ -143,3 +144,16 @@ def test_a_result_of_another_scan_on_the_same_voxels_is_refused(
     assert not (tmp_path / "set").exists()
     assert main(["accept", str(labels), *words, "--same-scan"]) == 0
     assert main(["accept", str(labels), str(tmp_path / "one.nii.gz"), *words[1:]]) == 0
+
+
+def test_a_record_that_states_only_a_header_is_named_as_such(
+    head: Volume, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    image = sitk.GetImageFromArray(head.array[0].T.astype(np.int16))
+    sitk.WriteImage(image, tmp_path / "one.mhd")
+    array = np.zeros(head.grid.shape, np.uint8)
+    labels = tmp_path / "one_seg.nii.gz"
+    write_nifti(Segmentation(array, head.grid, (Segment(1, "Left", (255, 0, 0)),)), labels)
+    write_record(tmp_path / "one_seg.json", {"input_sha256": sha256_of([tmp_path / "one.mhd"])})
+    assert main(["accept", str(labels), str(tmp_path / "one.mhd"), "--into", str(tmp_path / "set")]) == 4
+    assert "the record of one_seg.nii.gz states only the header of a scan" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import numpy as np
 import phantoms
 import pytest
 
-from napari_seg.cohort.scan_files import fingerprint, input_bytes, is_same, scan_sha256
+from napari_seg.cohort.case import Case
+from napari_seg.cohort.outputs import sha256_of
+from napari_seg.cohort.resume import other_scan
+from napari_seg.cohort.rows import CaseRow
+from napari_seg.cohort.scan_files import fingerprint, input_bytes, is_of_headers_alone, is_same, scan_sha256
 from napari_seg.formats.find import find_scans
 from napari_seg.formats.scan import Scan
 
@@ -102,6 +107,18 @@ def test_a_scan_without_its_pixel_file_is_unknown_and_not_another_one(tmp_path: 
     assert is_same(scan, *known)
     with pytest.raises(FileNotFoundError):
         scan_sha256(scan.files)
+
+
+def test_digests_of_headers_alone_are_recognised(tmp_path: Path) -> None:
+    scan, other = metaimage(tmp_path / "a", 1), nifti(tmp_path / "b", 0)
+    assert is_of_headers_alone(scan.files, sha256_of(scan.files))
+    assert not is_of_headers_alone(scan.files, scan_sha256(scan.files))
+    assert not is_of_headers_alone(other.files, sha256_of(other.files))
+    assert not is_of_headers_alone(scan.files, "")
+    case = Case("a", "a/00.mhd", "", scan)
+    earlier = CaseRow(1, "a", "done", input_sha256=sha256_of(scan.files))
+    assert "noted only the header of the scan" in other_scan(case, earlier)
+    assert "belongs to another scan" in other_scan(case, replace(earlier, input_sha256="0"))
 
 
 def test_a_scan_whose_digest_is_unknown_is_not_called_another_one(tmp_path: Path) -> None:

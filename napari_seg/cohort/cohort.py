@@ -21,7 +21,7 @@ from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.plan import RunPlan, plan_run, with_estimates
 from napari_seg.cohort.report.write import write_report
-from napari_seg.cohort.resume import Decision, Redo, Resume, Wanted, other_scan, settings_content
+from napari_seg.cohort.resume import Decision, Redo, Resume, Wanted, settings_content
 from napari_seg.cohort.run import Excluded, Run, Stop, View
 from napari_seg.cohort.scan_files import input_bytes
 from napari_seg.cohort.select import SelectedCases, Selection, UnusedScan, select_cases
@@ -224,11 +224,11 @@ class Cohort:
             CohortError: `cohort.changed`, the run will be refused, because results were made with other options or
                 weights.
         """
-        decisions = self._decisions()
+        decisions, refusals = self._decisions()
         done = {case.key for case in self.cases if decisions.get(case.key) == "keep"}
         others = [case for case in self.cases if decisions.get(case.key) == "other scan"]
         refused = [
-            UnusedScan(case.key, case.source, case.scan.format, "output.exists", other_scan(case)) for case in others
+            UnusedScan(case.key, case.source, case.scan.format, "output.exists", refusals[case.key]) for case in others
         ]
         selected = replace(
             self.selected,
@@ -238,14 +238,14 @@ class Cohort:
         plan = plan_run(selected, self.settings, done)
         return with_estimates(plan, self.settings, report=report) if with_time else plan
 
-    def _decisions(self) -> dict[str, Decision]:
-        """Return key -> what the run will do, of cases that the manifest has.
+    def _decisions(self) -> tuple[dict[str, Decision], dict[str, str]]:
+        """Return key -> what the run will do, of cases that the manifest has; and key -> reason, of those it refuses.
 
         Raises:
             CohortError: `cohort.changed`.
         """
         if not has_manifest(self.output):
-            return {}
+            return {}, {}
         decisions: dict[str, Decision] = {}
         digests: dict[int, str] = {}
         settings = settings_content(self.settings)
@@ -262,7 +262,7 @@ class Cohort:
                 wanted = Wanted(settings, bundle.name, digests[id(bundle)])
                 decisions[case.key] = resume.decide(case, row, wanted)
         resume.check()
-        return decisions
+        return decisions, resume.refusals
 
     def volumes(self) -> pandas.DataFrame:
         """Return a table of the finished cases: a row for each structure of each case.

@@ -194,7 +194,7 @@ class _Loop:
             if decision == "run":
                 chosen.append((case, row))
             elif decision == "other scan":
-                excluded.append(_of_another_scan(case))
+                excluded.append(_of_another_scan(case, resume.refusals[case.key]))
             elif row is not None and decision == "busy":
                 others.append(row.id)
                 self._planned[row.id] = _Planned(case, row.attempts)
@@ -555,7 +555,7 @@ class _Loop:
                 # the inputs of the other runner have another scan of this name
                 del self._planned[number]
                 with self._manifest.transaction():
-                    refused = self._add_excluded(_of_another_scan(case))
+                    refused = self._add_excluded(_of_another_scan(case, other_scan(case, row)))
                 yield refused
             elif row.state in ("failed", "skipped") and fingerprint(case.scan) not in ("", row.fingerprint):
                 self._planned[number].attempts = row.attempts
@@ -589,9 +589,9 @@ class _Loop:
         return result_of(self._run.output, row, names.get(row.model or 0, ""), is_earlier=is_earlier)
 
 
-def _of_another_scan(case: Case) -> Excluded:
+def _of_another_scan(case: Case, reason: str) -> Excluded:
     """Return the refusal of a scan whose name the result of another one has."""
-    return Excluded(case.key, "output.exists", other_scan(case), case.source)
+    return Excluded(case.key, "output.exists", reason, case.source)
 
 
 def _stopped() -> Cancelled:

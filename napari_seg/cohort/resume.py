@@ -14,7 +14,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.outcome import OutputFile
 from napari_seg.cohort.outputs import are_unchanged, is_damaged
 from napari_seg.cohort.rows import CaseRow, ModelRow
-from napari_seg.cohort.scan_files import fingerprint_if_same
+from napari_seg.cohort.scan_files import fingerprint_if_same, is_of_headers_alone
 from napari_seg.cohort.settings import RunSettings, differences
 from napari_seg.errors import CohortError
 from napari_seg.version import __version__
@@ -47,8 +47,13 @@ def settings_content(settings: RunSettings) -> dict[str, Any]:
     return dict(json.loads(json.dumps(settings.to_record() | {"version": __version__})))
 
 
-def other_scan(case: Case) -> str:
-    """Return why a scan is refused whose name the result of another one has."""
+def other_scan(case: Case, row: CaseRow) -> str:
+    """Return why a scan is refused whose name the result of another one has, or of files that were not all noted."""
+    if is_of_headers_alone(case.scan.files, row.input_sha256):
+        return (
+            f"an earlier version made the result {case.key} and noted only the header of the scan, not its pixel file, "
+            "so that nothing shows whether the scan is the same; choose another folder, or pass --redo to replace it"
+        )
     return (
         f"the result {case.key} belongs to another scan, or to this scan before it changed; choose another folder, or "
         "pass --redo to replace it"
@@ -68,6 +73,7 @@ class Resume:
     Attributes:
         changes: number of a case in the manifest -> new values, of results that are kept and whose scans were moved, or
             were left out by an earlier run.
+        refusals: key of a case whose name the result of another scan has -> why it is refused.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Resume:
         self._redo = redo
         self._overwrite = overwrite
         self.changes: dict[int, dict[str, str]] = {}
+        self.refusals: dict[str, str] = {}
         self._changes: Counter[str] = Counter()
         self._changed = 0
 
@@ -105,6 +112,7 @@ class Resume:
         if self._redo == "changed" and (changes or not is_of_scan):
             return "run"
         if not is_of_scan:
+            self.refusals[case.key] = other_scan(case, row)
             return "other scan"
         if changes:
             self._changed += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from napari_seg.cohort.outputs import sha256_of
@@ -102,6 +103,20 @@ def scan_sha256(files: Iterable[Path]) -> str:
         OSError: one of them is missing or can't be read.
     """
     return sha256_of(with_pixel_files(files))
+
+
+def is_of_headers_alone(files: Sequence[Path], known_sha256: str) -> bool:
+    """Return whether a digest is that of the headers of a scan, whose pixel files earlier versions did not note.
+
+    Args:
+        files: files of the scan, as it was found or read.
+        known_sha256: the digest.
+    """
+    if not known_sha256 or with_pixel_files(files) == tuple(files):
+        return False
+    with suppress(OSError):
+        return sha256_of(files) == known_sha256
+    return False
 
 
 def input_bytes(scan: Scan | ChannelSet) -> int:

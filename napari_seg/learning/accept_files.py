@@ -16,7 +16,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.naming import BIDS_SUFFIX, SUFFIX
 from napari_seg.cohort.results_below import label_maps_below
-from napari_seg.cohort.scan_files import scan_sha256
+from napari_seg.cohort.scan_files import is_of_headers_alone, scan_sha256
 from napari_seg.errors import Cancelled, InputError, NapariSegError
 from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.endings import ITK_ENDINGS, NIFTI_ENDINGS, SEG_NRRD_ENDINGS, ending_of, has_ending
@@ -391,8 +391,11 @@ def _check_scan(one: CorrectedLabels, scan: Scan | ChannelSet, digests: _Digests
         if stated and stated != digests[scan.files]:
             from napari_seg.formats.dicom.headers import file_label
 
-            text = f"{path.name} was made from other files than {file_label(scan.files[0])}; expected the scan that was"
-            raise InputError("accept.other_scan", f"{text} segmented; if it is that scan, pass --same-scan")
+            text = f"{path.name} was made from other files than {file_label(scan.files[0])}"
+            if is_of_headers_alone(scan.files, stated):
+                text = f"the record of {path.name} states only the header of a scan, not its pixel file"
+            text = f"{text}; expected the scan that was segmented; if it is that scan, pass --same-scan"
+            raise InputError("accept.other_scan", text)
 
 
 def _named(segmentation: Segmentation, names: Mapping[str, str], *, is_only: bool) -> Segmentation:
