@@ -1545,8 +1545,8 @@ CODES = {
     ),
     "output.folder": Code(
         "error",
-        "The output folder can't be created or written to, or a link stands in the place of its folder .napari-seg.",
-        "Choose another folder with `-o`, or remove the link.",
+        "The output folder can't be created or written to, or a link stands in the place of one of its folders.",
+        "Choose another folder with `-o`, or replace the link by a folder.",
     ),
     "output.format": Code(
         "error", "The ending of the output names no known format.", "Use an ending that the message lists."

@@ -19,6 +19,7 @@ from napari_seg.cohort.loop import run_cases
 from napari_seg.cohort.manifest import Manifest, has_manifest
 from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult
+from napari_seg.cohort.outputs import check_folders
 from napari_seg.cohort.plan import RunPlan, plan_run, with_estimates
 from napari_seg.cohort.report.write import write_report
 from napari_seg.cohort.resume import Decision, Redo, Resume, Wanted, settings_content
@@ -223,9 +224,11 @@ class Cohort:
         Raises:
             CohortError: `cohort.changed`, the run will be refused, because results were made with other options or
                 weights.
+            OutputError: `output.folder`, the same, because a link stands in the place of a folder of results.
         """
         decisions, refusals = self._decisions()
         done = {case.key for case in self.cases if decisions.get(case.key) == "keep"}
+        check_folders(self.output, (case for case in self.cases if decisions.get(case.key, "run") == "run"))
         others = [case for case in self.cases if decisions.get(case.key) == "other scan"]
         refused = [
             UnusedScan(case.key, case.source, case.scan.format, "output.exists", refusals[case.key]) for case in others

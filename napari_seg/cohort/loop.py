@@ -18,7 +18,14 @@ from napari_seg.cohort.layout import files_to_write
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult, Outcome
-from napari_seg.cohort.outputs import Unfinished, check_not_taken, commit, old_preview, place_below
+from napari_seg.cohort.outputs import (
+    Unfinished,
+    check_folders,
+    check_not_taken,
+    commit,
+    old_preview,
+    place_below,
+)
 from napari_seg.cohort.resume import Resume, Wanted, other_scan, settings_content
 from napari_seg.cohort.rows import NOT_PLANNED, CaseRow, Claim
 from napari_seg.cohort.run import Excluded, GuardedView, Run
@@ -87,7 +94,8 @@ def run_cases(run: Run) -> Iterator[CaseResult]:
     Raises:
         CohortError: `cohort.locked`, another runner works in the folder; `cohort.changed`, results there were made
             with other options or weights, or the model changed meanwhile; `cohort.taken_over`; `cohort.manifest`.
-        OutputError: `output.folder`, the folder can't be created or written to; `output.disk_full`.
+        OutputError: `output.folder`, the folder can't be created or written to, or a link stands in the place of one of
+            its folders; `output.disk_full`.
         BundleError: a model is untrusted, incomplete or does not fit any scan.
         EnvironmentFault: the device or the template is missing; `cohort.inputs_gone`.
         Cancelled: `run.stop` was requested before all cases had ended.
@@ -201,6 +209,10 @@ class _Loop:
             elif row is not None and decision == "keep":
                 earlier.append(row.id)
         resume.check()
+        check_folders(self._run.output, (case for case, _ in chosen))
+        for _, row in chosen:
+            for file in () if row is None else row.outputs.values():
+                place_below(self._run.output, file.path)
         self._keys = {compared(case.key) for case in self._run.cases}
         left_out = {} if self._run.is_joined else self._left_out(rows)
         counted = {row.id for key, row in rows.items() if row.state == "done" and key not in self._keys}
@@ -391,8 +403,6 @@ class _Loop:
         if claim is None:
             self._elsewhere.add(number)
             return
-        for path in (str(case.folder / case.name), *(file.path for file in claim.before.values())):
-            place_below(self._run.output, path)  # before the scan is segmented in vain
         values = {
             "source": case.source,
             "format": case.scan.format,
@@ -404,7 +414,7 @@ class _Loop:
         planned.attempts = claim.attempt
         running = _Running(claim, self._runner.staging(number, claim.attempt), values)
         self._running[number] = running
-        fault = model.fault
+        fault = model.fault or self._misplaced(case, claim)
         if fault is None and not self._run.settings.overwrite:
             fault = self._taken(case, claim)
         if fault is None:
@@ -412,6 +422,16 @@ class _Loop:
             pool.submit(Work(number, case, model.bundle, model.digest, running.staging, settings, is_alone, was_killed))
         elif (result := self._handle(Failed(number, fault))) is not None:
             yield result
+
+    def _misplaced(self, case: Case, claim: Claim) -> NapariSegError | None:
+        """Return the error for a place of the results outside of the output folder; None without any."""
+        try:
+            check_folders(self._run.output, [case])
+            for file in claim.before.values():
+                place_below(self._run.output, file.path)
+        except (CohortError, OutputError) as error:
+            return error
+        return None
 
     def _taken(self, case: Case, claim: Claim) -> NapariSegError | None:
         """Return the error for files of others in the place of the results; None without any."""

@@ -54,6 +54,22 @@ def is_own_folder(path: Path) -> bool:
     return path.is_dir() and path.resolve() == path.parent.resolve() / path.name
 
 
+def check_folders(output: Path, cases: Iterable[Case]) -> None:
+    """Check that no link in the output folder stands in the place of a folder of results.
+
+    What lies behind it could not be told from files of the user that a manifest from somebody else names.
+
+    Raises:
+        OutputError: `output.folder`.
+    """
+    for folder in dict.fromkeys(case.folder for case in cases):
+        for part in (*reversed(folder.parents[:-1]), folder):
+            path = output / part
+            if part.name and os.path.lexists(path) and path.resolve() != path.parent.resolve() / path.name:
+                text = f"{path} is a link, and results are written and replaced only in the output folder itself"
+                raise OutputError("output.folder", f"{text}; replace the link by a folder, or choose another with -o")
+
+
 def result_paths(case: Case) -> dict[str, PurePosixPath]:
     """Return role -> path relative to the output folder of every file that a case can have."""
     return {role: case.folder / name for role, name in _result_names(case).items()}
