@@ -15,7 +15,7 @@ import pytest
 import SimpleITK
 from gathering import GRID, gathered, image, labels, load, names, refused, write
 
-from napari_seg.errors import TrainingError
+from napari_seg.errors import OutputError, TrainingError
 from napari_seg.formats import archive as archive_module
 from napari_seg.formats.itk import to_itk
 from napari_seg.geometry import Grid
@@ -110,6 +110,26 @@ def test_all_scans_of_a_patient_stay_together(tmp_path: Path) -> None:
         assert patients() == planned
 
 
+def test_a_training_of_an_earlier_version_keeps_its_patients(tmp_path: Path) -> None:
+    cases = ("sub-1", "sub-1_fu", "sub-2_ses-1", "sub-2_ses-2")
+    root = write(tmp_path / "a", *(f"{folder}/{case}.nrrd" for folder in ("images", "labels") for case in cases))
+    with with_segnets():
+        gather(root, tmp_path / "data", {}, continued=Continued(lambda *_: None, is_dry=False, is_earlier=True))
+    description = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    patients = [entry.get("patient") for entry in description["training"]]
+    assert patients == [None, "patient 1", "patient 2", "patient 2"]  # the first scan is apart, as it was planned
+    (root / "cases.csv").write_text(
+        "\n".join(["case_id,image,label", *(f"{c},images/{c}.nrrd,labels/{c}.nrrd" for c in cases)])
+    )
+    with with_segnets(), pytest.raises(OutputError, match="may have read other patients"):
+        gather(
+            root / "cases.csv",
+            tmp_path / "new",
+            {},
+            continued=Continued(lambda *_: None, is_dry=False, is_earlier=True),
+        )
+
+
 def test_patients_in_names_of_files_are_those_of_their_folder(tmp_path: Path) -> None:
     cases = [f"{site}/sub-{n}_ses-{m}" for site in ("north", "south") for n in (1, 2) for m in (1, 2)]
     root = write(tmp_path / "a", *(f"{case}{end}.nrrd" for case in cases for end in ("", "_seg")))
@@ -159,14 +179,13 @@ def test_folders_of_parts_are_the_split(tmp_path: Path) -> None:
     assert [entry["split"] for entry in description["training"]] == [
         part for part in ("validation", "test", "training") for _ in "ab"
     ]
-    planned = {**description, "training": [dict(entry) for entry in description["training"]]}
-    for entry in planned["training"]:
-        del entry["split"]
-    (found.folder / "dataset.json").write_text(json.dumps(planned))  # as an earlier version, whose training goes on
+    shutil.rmtree(found.folder)  # as before a model is shared
     stated: list[Any] = []
     with with_segnets():
-        gather(root, found.folder, {}, continued=Continued(lambda cases, _: stated.append(cases), is_dry=False))
-    assert stated[0].parts == {}
+        for is_earlier in (True, False):
+            continued = Continued(lambda cases, _: stated.append(cases.parts), True, is_earlier)
+            gather(root, found.folder, {}, continued=continued)
+    assert [sorted(set(parts.values())) for parts in stated] == [[], ["test", "training", "validation"]]
     found, description = gathered(write(root, "more/c.nrrd", "more/c_seg.nrrd"))
     assert found is not None
     assert "split" not in description["training"][0]

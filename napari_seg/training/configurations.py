@@ -24,7 +24,7 @@ from napari_seg.errors import BundleError, OutputError
 from napari_seg.formats.atomic import atomic_file, atomic_write
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.training.advice import SEEN_FRACTION, lower_resolution
-from napari_seg.training.choices import IGNORE, READING, Choices, identity
+from napari_seg.training.choices import IGNORE, READING, Choices, identity, patients_digest
 from napari_seg.training.comparison import COMPARISON, Row, rank, read_comparison, write_comparison
 from napari_seg.training.folds import cross_validate, cross_validated_cases, cross_validated_patients
 from napari_seg.training.gather.gather import DATA, Continued, Gathered, gather
@@ -198,7 +198,8 @@ def _convert(
                     "choose a new folder with -o",
                 )
 
-        continued = Continued(check, is_dry=dry_run) if "converted" in record else None
+        is_earlier = "patients" not in record
+        continued = Continued(check, dry_run, is_earlier) if "converted" in record else None
         into, marker = root / DATA, root / COMPARISON
         if len(sources) > 1:
             converted: Gathered | None = combine(
@@ -212,7 +213,8 @@ def _convert(
             report(text)
         read = _Read(converted.folder, True, len(sources) > 1)
         dataset = find_dataset(converted.folder, **read.choices(choices).reading)
-        return read, {"converted": converted.as_dict(), "dataset": identity(dataset)}
+        facts = {"converted": converted.as_dict(), "dataset": identity(dataset)}
+        return read, facts | ({} if continued and is_earlier else {"patients": patients_digest(dataset)})
 
 
 def _plan(

@@ -182,7 +182,7 @@ def _planned(
 
     reading = Choices(settings=written["choices"].get("settings", {})).reading | choices.reading
     labels = written["choices"].get("labels", {})
-    continued = Continued(check, is_dry=dry_run)
+    continued = Continued(check, is_dry=dry_run, is_earlier="patients" not in written)
     converted = _converted(sources, replayed, out / DATA, reading, labels, report, continued=continued)
     if converted is None or not dry_run:
         dataset = _dataset(sources, converted, reading)

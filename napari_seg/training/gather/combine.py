@@ -16,6 +16,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,14 @@ from napari_seg.training.choices import IGNORE
 from napari_seg.training.fingerprint import named_modality
 from napari_seg.training.gather.classes import Source, annotated_values, is_complete, number_classes
 from napari_seg.training.gather.frames import Fault
-from napari_seg.training.gather.gather import Continued, Gathered, gather, list_faults, refuse_unclear
+from napari_seg.training.gather.gather import (
+    Continued,
+    Gathered,
+    gather,
+    list_faults,
+    refuse_unclear,
+    refuse_unrecorded,
+)
 from napari_seg.training.gather.pair import PassedOver, unread_files
 from napari_seg.training.gather.patients import (
     CaseSource,
@@ -99,7 +107,7 @@ def combine(
     origins: list[Mapping[str, CaseSource]] = []
     for number, path in enumerate(dataset_dirs, 1):
         folder = into / f"set{number}"
-        of_set = Continued(partial(_check_set, folder, number), continued.is_dry) if continued else None
+        of_set = replace(continued, check=partial(_check_set, folder, number)) if continued else None
         converted = gather(path, folder, reading, report, marker, own=into.parent, continued=of_set)
         found = find_dataset(path, **reading) if converted is None else find_dataset(folder, "decathlon")
         datasets.append(found)
@@ -111,6 +119,8 @@ def combine(
             origins.append(converted.sources)
         if continued is None:
             refuse_unclear(found)
+        elif continued.is_earlier:
+            refuse_unrecorded(found, into)
         texts = [*(found.unused if converted is None else converted.unused)]
         texts += ["its folds are not used, because several data sets are combined"] if found.folds else []
         unused += [f"data set {number}: {text}" for text in texts]

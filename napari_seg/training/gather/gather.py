@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.errors import InputError, Notice, TrainingError, counted
+from napari_seg.errors import InputError, Notice, OutputError, TrainingError, counted
 from napari_seg.formats.archive import shown, unpacked
 from napari_seg.formats.endings import (
     ARCHIVE_ENDINGS,
@@ -27,7 +27,7 @@ from napari_seg.training.gather.dicom import dicom_pairs
 from napari_seg.training.gather.frames import Fault, as_stacks, count_frames, in_frames
 from napari_seg.training.gather.named import named_pairs, part_of
 from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
-from napari_seg.training.gather.patients import CaseSource, folder_of, states_split, with_patients
+from napari_seg.training.gather.patients import CaseSource, folder_of, stated_patients, with_patients
 from napari_seg.training.gather.polygons import polygon_pairs
 from napari_seg.training.gather.referenced import ENDING, referenced_scan
 from napari_seg.training.gather.write import RECORD, describe_notices, recorded_names, stated_cases, write_cases
@@ -80,10 +80,12 @@ class Continued:
         check: called with the names, parts and folds of all cases and, for `combine`, with `Gathered.data_sets` before
             anything is written; raises an error if they are not those of the plan.
         is_dry: whether nothing may be written; else converted cases that are missing are written again.
+        is_earlier: whether an earlier version planned it, which took no parts from folders and found fewer patients.
     """
 
     check: Callable[[Dataset, Sequence[dict[str, Any]]], None]
     is_dry: bool
+    is_earlier: bool = False
 
 
 def gather(
@@ -121,6 +123,7 @@ def gather(
     from segnets.errors import TrainingError as SegnetsError
 
     are_slices = reading.get("layout") == STACKS
+    is_earlier = continued is not None and continued.is_earlier
     reading = {name: value for name, value in reading.items() if not are_slices or name != "layout"}
     unknown: SegnetsError | None = None
     dataset: Dataset | None = None
@@ -139,6 +142,8 @@ def gather(
     if dataset is not None:
         if continued is None:
             refuse_unclear(dataset)
+        if is_earlier:
+            refuse_unrecorded(dataset, into)
         pairs, left = _pairs_of(dataset, colours), unread_files(dataset.unread)
         labels, ignored, unused = dataset.labels, dataset.ignored, dataset.unused
         if colours:
@@ -148,14 +153,18 @@ def gather(
         pairs, left = _search(dataset_dir, into, own or into.parent, reading, unknown)
         labels, ignored = stated_labels(unpacked(dataset_dir) if _is_archive(dataset_dir) else dataset_dir)
         pairs, unused = _with_parts(pairs, dataset_dir)
-        if continued is not None and not states_split(into):  # planned by an earlier version
+        if is_earlier:
             pairs = [replace(pair, part="") for pair in pairs]
         _report_patients(pairs, dataset_dir, report)
     if any("^" in pair.name for pair in pairs):  # as between the names of a person in DICOM
         pairs = [replace(pair, name=f"case_{number:04d}") for number, pair in enumerate(pairs, 1)]
-    pairs, faults = in_frames(as_stacks(pairs) if are_slices else pairs)
+    pairs = as_stacks(pairs) if are_slices else pairs
+    earlier = _earlier_patients(pairs, dataset is None, "patient" in reading) if is_earlier else {}
+    pairs, faults = in_frames(pairs)
     faults += _repeated(pairs)
-    pairs = with_patients(with_distinct_names(pairs))
+    if is_earlier:
+        pairs = [replace(pair, patient=earlier[pair.images, pair.frame is not None]) for pair in pairs]
+    pairs = with_distinct_names(pairs) if is_earlier else with_patients(with_distinct_names(pairs))
     if continued:
         if recorded_names(into) is not None or all(pair.frame is None for pair in pairs):
             continued.check(stated_cases(pairs, into), ())
@@ -201,10 +210,50 @@ def refuse_unclear(dataset: Dataset) -> None:
         raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
 
 
+def refuse_unrecorded(dataset: Dataset, folder: Path) -> None:
+    """Refuse a list that an earlier version may have read with other patients, if no converted data record them.
+
+    Args:
+        dataset: the data set.
+        folder: folder of its converted data.
+
+    Raises:
+        OutputError: `output.exists`.
+    """
+    are_stated = {"training", "validation"} <= set(dataset.parts.values())
+    if dataset.layout == "list" and not are_stated and not stated_patients(folder):
+        raise OutputError(
+            "output.exists",
+            "the training was planned by an earlier version, which may have read other patients from the list, and its "
+            "converted data are missing, which record them; restore the folder data, or choose a new folder with -o",
+        )
+
+
+def _earlier_patients(
+    pairs: Sequence[Pair], are_searched: bool, has_pattern: bool
+) -> dict[tuple[tuple[tuple[str, Scan], ...], bool], str]:
+    """Return (images, whether they are cut into frames) -> the patient that earlier versions found; "" for none.
+
+    A case without a patient was one of its own, by its name; so was one with the patient's name.
+
+    Args:
+        pairs: pairs before they are cut into frames.
+        are_searched: whether they come from a search, not from a known layout.
+        has_pattern: whether the user named the patients by a pattern.
+    """
+    found: dict[tuple[tuple[tuple[str, Scan], ...], bool], str] = {}
+    for pair in pairs:
+        is_own = pair.labels[0].suffix.lower() == ".json" if are_searched else pair.patient == pair.name
+        patient = pair.patient if has_pattern or not is_own else ""
+        found |= {(pair.images, False): patient, (pair.images, True): patient or pair.name}
+    return found
+
+
 def _sources(pairs: Sequence[Pair], dataset_dir: Path) -> dict[str, CaseSource]:
     folder = folder_of(dataset_dir)
     return {
-        pair.name: CaseSource(folder, pair.patient, tuple(scan.files[0] for _, scan in pair.images)) for pair in pairs
+        pair.name: CaseSource(folder, pair.patient or pair.name, tuple(scan.files[0] for _, scan in pair.images))
+        for pair in pairs
     }
 
 

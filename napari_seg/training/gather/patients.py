@@ -47,11 +47,6 @@ def stated_patients(folder: Path) -> dict[str, str]:
     return {_name(entry): str(entry.get("patient", "")) for entry in _entries(folder)}
 
 
-def states_split(folder: Path) -> bool:
-    """Return whether the dataset.json of a converted data set states the parts of its cases."""
-    return any("split" in entry for entry in _entries(folder))
-
-
 def _entries(folder: Path) -> list[dict[str, Any]]:
     """Return the cases that the dataset.json of a converted data set lists; none if it is missing or damaged."""
     with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
