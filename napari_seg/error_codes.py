@@ -944,7 +944,8 @@ CODES = {
     # evaluation
     "evaluation.changed": Code(
         "error",
-        "The data set has other cases, patients or parts than when the training was planned, so the requested part "
+        "The data set has other cases, patients or parts than when the training was planned, or an earlier version "
+        "planned it with a list and did not record the patients, so the requested part "
         "could hold cases that the model was trained on.",
         "Restore the data set as it was planned; or evaluate new cases in a folder of their own, without `--part`.",
     ),
