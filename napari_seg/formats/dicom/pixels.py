@@ -212,6 +212,8 @@ def _values_in(words: NDArray, header: Header, ends: set[bool]) -> NDArray:
         return lowest
     is_upper = unused <= others and not (words & ((1 << unused) - 1)).any()
     is_lowest = bool((lowest == words).all()) or not (words.view(f"u{words.dtype.itemsize}") >> stored).any()
+    if is_upper and is_lowest and ends:  # such as a padded frame of one value
+        is_upper = next(iter(ends))
     if words.any():
         ends.add(is_upper)
     if len(ends) > 1 or not (is_upper or is_lowest):
