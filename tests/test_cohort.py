@@ -201,6 +201,7 @@ def test_the_result_of_a_scan_that_is_left_out_counts_no_longer(
         assert len(list(out.glob("*_seg.nii.gz"))) == 3
         rows = (out / "volumes_wide.csv").read_text().splitlines()[1:]
         assert list(cohort.volumes()["name"]) == [row.split(",")[0] for row in rows]
+        assert cohort.results_left_out == len(selected)
         return list(cohort.volumes()["name"]), cohort.other_results
 
     for _ in range(2):

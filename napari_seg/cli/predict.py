@@ -298,6 +298,9 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
     if cohort.other_results and not is_quiet:
         text = f"the tables in {arguments.output} have {counted(cohort.other_results, 'result')} of other scans, too"
         print(f"napari-seg: {text}", file=sys.stderr)
+    if cohort.results_left_out and not is_quiet:
+        text = f"{counted(cohort.results_left_out, 'earlier result')} of scans that this run leaves out are in no table"
+        print(f"napari-seg: {text}; the files stay, and count again in a run that has the scans", file=sys.stderr)
     if cohort.report_fault is not None:
         print(f"napari-seg: the results are complete, but not their report: {cohort.report_fault}", file=sys.stderr)
     return cohort

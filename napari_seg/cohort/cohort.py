@@ -69,6 +69,7 @@ class Cohort:
         report: page that the last run has written about all cases of the folder; None before it, for a single case, and
             if it could not be written.
         other_results: number of results in the folder of scans that were not among those of the last run.
+        results_left_out: number of earlier results that count no longer, because the last run left out their scans.
         report_fault: reason why the report could not be written; None without one.
 
     Raises:
@@ -98,6 +99,7 @@ class Cohort:
         self.view: View | None = None
         self.report: Path | None = None
         self.other_results = 0
+        self.results_left_out = 0
         self.report_fault: NapariSegError | None = None
         self._known: dict[str, Bundle] = {}
         self._model_of = model_of or _model_of
@@ -186,7 +188,7 @@ class Cohort:
         has_begun = False
         try:
             for result in run_cases(run):
-                self.other_results, has_begun = run.others, True
+                self.other_results, self.results_left_out, has_begun = run.others, run.left_out, True
                 yield result
         except BaseException as error:
             is_of_others = isinstance(error, CohortError) and (error.code != "cohort.changed" or not has_begun)

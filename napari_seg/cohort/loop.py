@@ -216,7 +216,8 @@ class _Loop:
         self._keys = {compared(case.key) for case in self._run.cases}
         left_out = {} if self._run.is_joined else self._left_out(rows)
         counted = {row.id for key, row in rows.items() if row.state == "done" and key not in self._keys}
-        self._run.others = len(counted - {row.id for some in left_out.values() for row in some})
+        no_longer = {row.id for some in left_out.values() for row in some}
+        self._run.others, self._run.left_out = len(counted - no_longer), len(no_longer)
         remade = {compared(case.key) for case, _ in chosen}
         staying = {row.name for key, row in rows.items() if row.outputs and key not in remade}
         extra_files = files_to_write(self._run.output, self._run.extra_files, staying)

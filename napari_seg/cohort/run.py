@@ -114,6 +114,8 @@ class Run:
         view: shows the run; None: nothing does.
         layout: how the output folder is arranged; see `layout`.
         others: number of finished results of scans that are not among those of this run; set when it begins.
+        left_out: number of finished results that count no longer, because this run leaves out their scans; set when it
+            begins.
     """
 
     output: Path
@@ -128,3 +130,4 @@ class Run:
     view: View | None = None
     layout: str = "flat"
     others: int = 0
+    left_out: int = 0
