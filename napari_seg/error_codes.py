@@ -949,6 +949,13 @@ CODES = {
         "could hold cases that the model was trained on.",
         "Restore the data set as it was planned; or evaluate new cases in a folder of their own, without `--part`.",
     ),
+    "evaluation.versus": Code(
+        "error",
+        "The results that `--versus` compares have no structure of the same name in a case, or only one of them has "
+        "names.",
+        "Name the structures alike in both, in their records or in a `.seg.nrrd`; for label maps without names, say "
+        "with `--labels` what the values of the references mean.",
+    ),
     "evaluation.seen": Code(
         "error",
         "The part of the data set holds cases that the model was trained on, so its scores there say nothing about "

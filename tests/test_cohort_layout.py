@@ -27,7 +27,13 @@ from napari_seg.formats.scan import Scan
 def scan(stem: str, *folders: str) -> NamedScan:
     file = Path(*folders, f"{stem}.nii.gz")
     return NamedScan(
-        Scan(stem, "nifti", (file,)), "_".join([*folders, stem]), stem, folders, file.as_posix(), str(file)
+        Scan(stem, "nifti", (file,)),
+        "_".join([*folders, stem]),
+        stem,
+        folders,
+        file.as_posix(),
+        str(file),
+        levels=folders,
     )
 
 

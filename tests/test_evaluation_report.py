@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_seg.errors import OutputError
+from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
 from napari_seg.evaluation.overlay import PANEL_PIXELS, draw_comparison
 from napari_seg.evaluation.pairs import CaseScores, compare_pair, find_pairs
@@ -51,11 +51,24 @@ def test_a_false_positive_costs_a_model_something_in_a_comparison() -> None:
         dice, hd95 = table[name]["dice"], table[name]["hd95_mm"]
         assert (dice.count, dice.mean, dice.one_empty) == (4, 0.5, 2)
         assert (hd95.count, hd95.mean) == (4, -25)
-    unknown = [CaseScores(n, None, (BLUE,), {"y": Scores(dice=0.5)}) for n in "abcd"]
-    assert list(differences(good, unknown)) == ["x", "mean"]
-    assert differences(good, unknown)["x"]["dice"].count == 0
-    unnamed = [CaseScores(n, None, (Segment(2, "label 2", (1, 1, 1)),), {"label 2": Scores(dice=0)}) for n in "abcd"]
-    assert differences(good, unnamed)["label 2"]["dice"].mean == 1
+    both = (RED, Segment(2, "label 2", (1, 1, 1)))
+    more = [CaseScores(n, None, both, {"x": Scores(), "label 2": Scores(dice=0)}) for n in "abcd"]
+    assert differences(good, more)["label 2"]["dice"].mean == 1
+
+
+def test_models_without_a_common_name_are_not_compared() -> None:
+    """One structure of the references, which have no names, is called "x" by a model and has no name in another."""
+    good = [CaseScores(n, None, (RED,), {"x": Scores(dice=1.0, reference_ml=1)}) for n in "ab"]
+    unnamed = [
+        CaseScores(n, None, (Segment(1, "label 1", (1, 1, 1)),), {"label 1": Scores(1, reference_ml=1)}) for n in "ab"
+    ]
+    other = [CaseScores(n, None, (BLUE,), {"y": Scores(dice=0.5, reference_ml=1)}) for n in "ab"]
+    failed = [CaseScores(n, code="labels.none_common") for n in "ab"]
+    for results in (unnamed, other, failed, [good[0], unnamed[1]]):
+        for pair in ((good, results), (results, good)):
+            with pytest.raises(InputError, match=r"evaluation\.versus"):
+                differences(*pair)
+    assert differences(unnamed, unnamed)["label 1"]["dice"].mean == 0
 
 
 def test_confusion_is_added_up_in_ml() -> None:

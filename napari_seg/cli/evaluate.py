@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = _compare(pairs, arguments.tolerance_mm, quiet) + unpaired
     if arguments.output:
         write_cases(results, arguments.output)  # first, because a large comparison and its statistics take longer
-    versus = None
+    versus, fault = None, None
     if arguments.versus:
         pairs, _ = find_pairs(arguments.versus, references, classes=classes or None, **options)
         compared = {result.name for result in results if not result.code}
@@ -140,11 +140,14 @@ def run(arguments: argparse.Namespace) -> int:
             text = f"{arguments.versus} has {count} of {counted(len(compared), 'case')}; the others are not compared"
             print(f"napari-seg: {text}", file=sys.stderr)
         others = _compare(pairs, arguments.tolerance_mm, quiet)
-        versus = differences(results, others)
         for result in others:
             if result.code:
                 text = f"{arguments.versus.name}/{result.name}: {result.code}: {result.message}"
                 print(f"napari-seg: not in the comparison: {text}", file=sys.stderr)
+        try:
+            versus = differences(results, others)
+        except InputError as error:  # the evaluation itself is printed and written before
+            fault = error
     table = summaries(results)
     if not arguments.json:
         _print_tables(results, table, arguments.tolerance_mm, versus)
@@ -161,6 +164,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if not arguments.json:
             print(f"report   {arguments.output / 'report.html'}")
+    if fault is not None:
+        raise fault
     if arguments.json:  # last, so that a report that can't be written is the only JSON output
         facts = summary(results, arguments.tolerance_mm, versus, table)
         print(json.dumps(facts | {"cases": [result.as_dict() for result in results]}, indent=2))

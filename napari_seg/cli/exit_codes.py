@@ -33,7 +33,10 @@ STOPPED = "stopped; finished results are kept, and the same command goes on"
 """What a command says that a person stopped."""
 
 _OF_CODES = {
-    **dict.fromkeys(("input.missing", "input.none", "cohort.no_manifest", "queue.empty"), ExitCode.NOTHING_FOUND),
+    **dict.fromkeys(
+        ("input.missing", "input.none", "cohort.no_manifest", "evaluation.versus", "queue.empty"),
+        ExitCode.NOTHING_FOUND,
+    ),
     **dict.fromkeys(("dataset.missing", "dataset.no_cases", "dataset.unknown"), ExitCode.NOTHING_FOUND),
     **dict.fromkeys(("cohort.changed", "cohort.network", "cohort.rules", "cohort.rules_unreachable"), ExitCode.USAGE),
     **dict.fromkeys(("queue.model", "output.exists", "output.unknown_origin", "run.longer"), ExitCode.USAGE),

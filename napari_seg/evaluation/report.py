@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_seg.errors import OutputError
+from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
 from napari_seg.evaluation.pairs import MEAN, CaseScores, segment_names
 from napari_seg.evaluation.statistics import (
@@ -71,15 +71,27 @@ def differences(ours: Sequence[CaseScores], others: Sequence[CaseScores]) -> dic
     """Return segment (and `MEAN`) -> metric -> paired difference, ours minus others, see `paired`.
 
     Segments that the other results do not know have no case, and those that only these know are left out. A result
-    without names may contain any label.
+    without names may contain any label, and is compared with another one without names only.
+
+    Raises:
+        InputError: `evaluation.versus`, no case of both has segments of the same names.
     """
+    compared = {result.name for result in ours if not result.code} & {one.name for one in others if not one.code}
+    ours, others = ([result for result in results if result.name in compared] for results in (ours, others))
     known = [set(segment_names(results)) for results in (ours, others)]
     unnamed = {name for name in set.union(*known) if _UNNAMED.fullmatch(name)}
+    named = [names - unnamed for names in known]
+    held = {name for one in (*ours, *others) for name, scores in one.scores.items() if scores.reference_ml > 0}
+    only_one_has_names = any(named) and bool((unnamed & held) - (known[0] & known[1]))
+    if not compared or only_one_has_names or (any(named) and not named[0] & named[1]):
+        first, second = (", ".join(sorted(names)) or "none" for names in known)
+        text = f"found the structures {first}, and in the results to compare with {second}"
+        raise InputError("evaluation.versus", f"{text}; expected the same names; {len(compared)} cases have both")
     names = [name for name in segment_names([*others, *ours]) if name in known[0] | unnamed]
     table: dict[str, dict[str, Difference]] = {name: {} for name in (*names, MEAN)}
     for metric in PERFECT:
         a, b = (
-            {r.name: _row(r, [n for n in names if n in of_model | unnamed], metric) for r in results if not r.code}
+            {r.name: _row(r, [n for n in names if n in of_model | unnamed], metric) for r in results}
             for results, of_model in zip((ours, others), known, strict=True)
         )
         pairs = paired(a, b, PERFECT[metric])
