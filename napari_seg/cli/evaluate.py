@@ -215,6 +215,8 @@ def _print_tables(
     console.print(table)
     means = values(results, MEAN, "dice")
     console.print("worst    " + ", ".join(f"{name} {means[name]:.4f}" for name in worst(means)), markup=False)
+    if versus:
+        console.print("versus   differences: these results minus the others")
     for name, metrics in (versus or {}).items():
         text = "; ".join(
             f"{metric} {figure(d.mean, '+.4f')}"

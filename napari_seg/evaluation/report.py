@@ -86,7 +86,8 @@ def differences(ours: Sequence[CaseScores], others: Sequence[CaseScores]) -> dic
     if not compared or only_one_has_names or (any(named) and not named[0] & named[1]):
         first, second = (", ".join(sorted(names)) or "none" for names in known)
         text = f"found the structures {first}, and in the results to compare with {second}"
-        raise InputError("evaluation.versus", f"{text}; expected the same names; {len(compared)} cases have both")
+        text += "; expected the same names: name structures alike, or give the meaning of the references with --labels"
+        raise InputError("evaluation.versus", f"{text} ({len(compared)} cases have both)")
     names = [name for name in segment_names([*others, *ours]) if name in known[0] | unnamed]
     table: dict[str, dict[str, Difference]] = {name: {} for name in (*names, MEAN)}
     for metric in PERFECT:
