@@ -258,10 +258,9 @@ def _print_without_before(found: Sequence[CorrectedLabels]) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    from napari_seg.errors import one_line
+    from napari_seg.errors import listed, one_line
 
-    more = f" and {len(names) - _MAX_LISTED} more" * (len(names) > _MAX_LISTED)
-    return ", ".join(one_line(name, _MAX_NAME) for name in names[:_MAX_LISTED]) + more
+    return listed([one_line(name, _MAX_NAME) for name in names], _MAX_LISTED)
 
 
 def _print_moved(earlier: TrainingSet, content: TrainingSet) -> None:

@@ -11,7 +11,7 @@ from shlex import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, Notice
+from napari_seg.errors import InputError, Notice, listed
 from napari_seg.evaluation.metrics import on_grid
 from napari_seg.evaluation.names import match_names
 from napari_seg.volume import Segment, Segmentation, distinct_color, labels_in
@@ -221,12 +221,6 @@ def with_labels_of(result: Segmentation, reference: Segmentation, name: str = "t
         segments=tuple(sorted(segments, key=lambda segment: segment.label)),
         notices=(*reference.notices, *_names_differ(only_result, only_reference, name)),
     )
-
-
-def listed(names: Collection[str]) -> str:
-    """Return the first three names, and the number of the others."""
-    first, more = [*names][:3], [*names][3:]
-    return f"{', '.join(first)}{f' and {len(more)} more' if more else ''}"
 
 
 def numbered(labels: Mapping[str, int]) -> str:

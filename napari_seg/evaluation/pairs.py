@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, NapariSegError, Notice
+from napari_seg.errors import InputError, NapariSegError, Notice, listed
 from napari_seg.evaluation.declared import Declared, as_planned, declared
 from napari_seg.evaluation.labels import (
     BACKGROUND,
     Classes,
     as_classes,
     do_overlap,
-    listed,
     mask_ignored,
     only_labelled,
     with_labels_of,

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from napari_seg.errors import InputError
-from napari_seg.evaluation.labels import BACKGROUND, Classes, is_annotated, labels_option, listed, numbered
+from napari_seg.errors import InputError, listed
+from napari_seg.evaluation.labels import BACKGROUND, Classes, is_annotated, labels_option, numbered
 from napari_seg.evaluation.metrics import Scores, compare_label_maps
 from napari_seg.evaluation.names import match_names
 from napari_seg.volume import Segment, Segmentation, distinct_color, labels_in

@@ -17,7 +17,7 @@ from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.naming import BIDS_SUFFIX, SUFFIX
 from napari_seg.cohort.results_below import label_maps_below
 from napari_seg.cohort.scan_files import is_of_headers_alone, scan_sha256
-from napari_seg.errors import Cancelled, InputError, NapariSegError
+from napari_seg.errors import Cancelled, InputError, NapariSegError, listed
 from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.endings import ITK_ENDINGS, NIFTI_ENDINGS, SEG_NRRD_ENDINGS, ending_of, has_ending
 from napari_seg.formats.find import find_scans
@@ -327,15 +327,10 @@ def _each_scan_once(found: Sequence[CorrectedLabels], with_uncorrected: bool) ->
     for several in of_scan.values():
         counted = several if with_uncorrected or len(several) == 1 else [one for one in several if not one.is_as_made]
         if len(counted) > 1:
-            text = f"found the label maps {_listed([one.name for one in counted])} of one scan; expected one"
+            text = f"found the label maps {listed([one.name for one in counted], _MAX_NAMED)} of one scan; expected one"
             error = InputError("accept.two_labels", f"{text}; name only the one to accept, or remove the others")
             faults |= {one.labels: error for one in counted}
     return [replace(one, fault=faults[one.labels]) if one.labels in faults else one for one in found]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMED} more" * (len(names) > _MAX_NAMED)
-    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def _scan_of(one: CorrectedLabels, cases: Sequence[Case], digests: _Digests, is_same_scan: bool) -> Scan | ChannelSet:
@@ -362,7 +357,8 @@ def _scan_of(one: CorrectedLabels, cases: Sequence[Case], digests: _Digests, is_
     elsewhere = [case for case in others if file in (case.name, _without_ending(case.source).rpartition("/")[2])]
     what = f"{len(named)} scans with the name of" if named else "no scan of"
     in_folder = " in its folder, but" if elsewhere and not named else ":"
-    candidates = f"{in_folder} {_listed([case.source for case in named or elsewhere])}" * bool(named or elsewhere)
+    sources = [case.source for case in named or elsewhere]
+    candidates = f"{in_folder} {listed(sources, _MAX_NAMED)}" * bool(sources)
     text = f"found {what} {one.name}{candidates}; expected one scan whose files its record states, or that has its name"
     raise InputError("accept.no_scan", f"{text}; name the folder of the scans that were segmented")
 

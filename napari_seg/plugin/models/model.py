@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from psygnal import Signal
 
-from napari_seg.errors import BundleError
+from napari_seg.errors import BundleError, listed
 from napari_seg.plugin.job import Job, Jobs
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.models.permission import Permission, permission_of
@@ -307,9 +307,8 @@ class ModelsModel:
         if not damages:
             self._show(Message("info", f"{title}: all files are as they were installed."))
             return
-        shown = ", ".join(f"{damage.file} ({damage.fault})" for damage in damages[:3])
-        more = f" and {len(damages) - 3} more" if len(damages) > 3 else ""
-        text = f"{title}: these files are not as they were installed: {shown}{more}. Remove the model and add it again."
+        shown = listed([f"{damage.file} ({damage.fault})" for damage in damages])
+        text = f"{title}: these files are not as they were installed: {shown}. Remove the model and add it again."
         self._show(Message("error", text))
 
     def _on_removed(self, title: str, freed: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from napari_seg.errors import BundleError, one_line
+from napari_seg.errors import BundleError, listed, one_line
 from napari_seg.plugin.messages import gui_text_of
 from napari_seg.plugin.models.permission import Permission
 
@@ -179,7 +179,7 @@ def _row_of(bundle: Bundle, store: Path, use: dict[str, int]) -> ModelRow:
     return ModelRow(
         name=name,
         title=bundle.name,
-        finds=_listed([segment.name for segment in bundle.segments]),
+        finds=listed([segment.name for segment in bundle.segments], _MAX_NAMES),
         modality=bundle.modality,
         size_bytes=use.get(name.partition(":")[0], 0) if is_installed else 0,
         licence=licence.name or name_of(stated) or stated,
@@ -200,7 +200,7 @@ def _row_of_task(bundle: TaskBundle) -> ModelRow:
     return ModelRow(
         name=name,
         title=bundle.name,
-        finds=_listed([segment.name for segment in bundle.segments]),
+        finds=listed([segment.name for segment in bundle.segments], _MAX_NAMES),
         modality=bundle.modality,
         size_bytes=sum(size_of(part.root) for part in bundle.parts),
         licence=bundle.licence,
@@ -218,7 +218,7 @@ def _row_of_entry(entry: Entry) -> ModelRow:
     return ModelRow(
         name=entry.name,
         title=entry.title,
-        finds=_listed(entry.finds),
+        finds=listed(entry.finds, _MAX_NAMES),
         modality=entry.modality,
         size_bytes=entry.size_bytes or 0,
         licence=entry.licence,
@@ -233,11 +233,6 @@ def _row_of_entry(entry: Entry) -> ModelRow:
         structures=entry.finds,
         listed_way="after consent" if entry.needs_consent else "refused" if entry.refused else "at once",
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more
 
 
 def size_text(size: int) -> str:
