@@ -51,7 +51,12 @@ def check_hidden(output: Path) -> None:
 
 def is_own_folder(path: Path) -> bool:
     """Return whether a path is a folder itself, and neither a link nor a junction to one."""
-    return path.is_dir() and path.resolve() == path.parent.resolve() / path.name
+    return path.is_dir() and not _is_link(path)
+
+
+def _is_link(path: Path) -> bool:
+    """Return whether a path is a link or a junction; links above it do not count."""
+    return path.resolve() != path.parent.resolve() / path.name
 
 
 def check_folders(output: Path, cases: Iterable[Case]) -> None:
@@ -65,7 +70,7 @@ def check_folders(output: Path, cases: Iterable[Case]) -> None:
     for folder in dict.fromkeys(case.folder for case in cases):
         for part in (*reversed(folder.parents[:-1]), folder):
             path = output / part
-            if part.name and os.path.lexists(path) and path.resolve() != path.parent.resolve() / path.name:
+            if part.name and os.path.lexists(path) and _is_link(path):
                 text = f"{path} is a link, and results are written and replaced only in the output folder itself"
                 raise OutputError("output.folder", f"{text}; replace the link by a folder, or choose another with -o")
 
