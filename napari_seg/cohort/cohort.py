@@ -256,9 +256,7 @@ class Cohort:
         settings = settings_content(self.settings)
         with Manifest.open(self.output, read_only=True) as manifest:
             rows = {compared(row.name): row for row in manifest.rows()}
-            models = {model.id: model for model in manifest.models()}
-            overwrite = self.settings.overwrite
-            resume = Resume(self.output, models, manifest.all_settings(), self._redo, overwrite)
+            resume = Resume(self.output, manifest, self._redo, self.settings.overwrite)
         for case in self.cases:
             row, bundle = rows.get(compared(case.key)), case.bundle
             if row is not None and row.has_result and bundle is not None:

@@ -186,9 +186,7 @@ class _Loop:
         Files are looked at before the transaction, in which other runners wait.
         """
         rows = {compared(row.name): row for row in self._manifest.rows()}
-        models = {model.id: model for model in self._manifest.models()}
-        overwrite = self._run.settings.overwrite
-        resume = Resume(self._run.output, models, self._manifest.all_settings(), self._run.redo, overwrite)
+        resume = Resume(self._run.output, self._manifest, self._run.redo, self._run.settings.overwrite)
         earlier: list[int] = []
         chosen: list[tuple[Case, CaseRow | None]] = []
         others: list[int] = []

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.cohort.case import Case
+from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import OutputFile
 from napari_seg.cohort.outputs import are_unchanged, is_damaged
-from napari_seg.cohort.rows import CaseRow, ModelRow
+from napari_seg.cohort.rows import CaseRow
 from napari_seg.cohort.scan_files import fingerprint_if_same, is_of_headers_alone
 from napari_seg.cohort.settings import RunSettings, differences
 from napari_seg.errors import CohortError
@@ -65,8 +66,7 @@ class Resume:
 
     Args:
         output: the output folder.
-        models: number -> model, of the manifest.
-        settings: number -> settings, of the manifest.
+        manifest: its manifest; models and settings are read at once, so that it need not stay open.
         redo: results to make again.
         overwrite: whether results that a person edited are made again, too.
 
@@ -79,14 +79,13 @@ class Resume:
     def __init__(
         self,
         output: Path,
-        models: Mapping[int, ModelRow],
-        settings: Mapping[int, Mapping[str, Any]],
+        manifest: Manifest,
         redo: Redo,
         overwrite: bool,
     ) -> None:
         self._output = output
-        self._models = models
-        self._settings = settings
+        self._models = {model.id: model for model in manifest.models()}
+        self._settings = manifest.all_settings()
         self._redo = redo
         self._overwrite = overwrite
         self.changes: dict[int, dict[str, str]] = {}
