@@ -253,7 +253,8 @@ def test_a_plan_says_what_the_run_does(
     plan = Cohort(scans, out).plan(with_time=False)
     assert {one.case.key: one.is_done for one in plan.cases} == {"a": False, "C": True}
     assert [(one.key, one.code) for one in plan.refused] == [("b", "output.exists")]
-    assert {one.name: one.code for one in Cohort(scans, out)} == {"a": "", "b (2)": "output.exists", "c": ""}
+    run = Cohort(scans, out)
+    assert {one.name: one.code for one in run} == {"a": "", "b": "output.exists", "c": ""}
     plan = Cohort(scans, out, redo="changed").plan(with_time=False)
     assert {one.case.key: one.is_done for one in plan.cases} == {"a": True, "b": False, "C": True}
 
@@ -286,6 +287,28 @@ def test_another_scan_of_the_same_name_replaces_nothing(scans: Path, tmp_path: P
     assert "belongs to another scan" in result.message
     assert content(out) == before
     assert statuses(list(Cohort(other, out, redo="changed"))) == {"a": "done"}
+
+
+def test_results_of_scans_that_changed_or_swapped_their_names_count_no_longer(
+    scans: Path, tmp_path: Path, no_network: list[str]
+) -> None:
+    out, table, swapped = tmp_path / "out", tmp_path / "scans.csv", "image,name\na.nii.gz,P2\nb.nii.gz,P1\n"
+    head = phantoms.head()
+    for number, name in enumerate("abc"):
+        phantoms.write_nifti(replace(head, array=head.array + number), tmp_path / f"{name}.nii.gz")
+    table.write_text("image,name\na.nii.gz,P1\nb.nii.gz,P2\nc.nii.gz,P3\n")
+    list(Cohort(table, out))
+    table.write_text(swapped)
+    cohort = Cohort(table, out)
+    assert {one.name: one.code for one in cohort} == {"P1": "output.exists", "P2": "output.exists"}
+    assert (cohort.results_left_out, cohort.other_results, set(cohort.volumes()["name"])) == (2, 1, {"P3"})
+    phantoms.write_nifti(replace(head, array=head.array + 200), tmp_path / "c.nii.gz")
+    table.write_text("image,name\na.nii.gz,P1\nb.nii.gz,P2\nc.nii.gz,P3\n")
+    cohort = Cohort(table, out)
+    assert {one.name: one.code for one in cohort} == {"P1": "", "P2": "", "P3": "output.exists"}
+    assert set(cohort.volumes()["name"]) == {"P1", "P2"}
+    table.write_text(swapped)
+    assert statuses(list(Cohort(table, out, redo="changed"))) == {"P1": "done", "P2": "done"}
 
 
 def test_equal_headers_with_other_pixel_files_are_other_scans(tmp_path: Path, no_network: list[str]) -> None:

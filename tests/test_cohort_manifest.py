@@ -129,9 +129,25 @@ def test_a_folder_without_a_manifest_and_one_that_is_damaged_are_named(tmp_path:
 
 def test_a_manifest_of_a_later_version_is_refused(tmp_path: Path) -> None:
     with Manifest.open(tmp_path) as manifest:
-        manifest.set_meta("format", "2")
-    with pytest.raises(CohortError, match="format 2; expected 1"):
+        manifest.set_meta("format", "3")
+    with pytest.raises(CohortError, match="format 3; expected 2"):
         Manifest.open(tmp_path)
+
+
+def test_a_manifest_of_an_earlier_version_gets_places(tmp_path: Path) -> None:
+    with Manifest.open(tmp_path) as manifest:
+        manifest.add_case("a", {"state": "done"})
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("ALTER TABLE cases DROP COLUMN place")
+        connection.execute("DELETE FROM meta WHERE key = 'salt'")
+        connection.execute("UPDATE meta SET value = '1' WHERE key = 'format'")
+    connection.close()
+    with Manifest.open(tmp_path, read_only=True) as manifest:
+        assert [(row.name, row.place, manifest.salt) for row in manifest.rows()] == [("a", "", "")]
+    for _ in range(2):
+        with Manifest.open(tmp_path) as manifest:
+            assert [(row.name, row.place, len(manifest.salt)) for row in manifest.rows()] == [("a", "", 64)]
+            assert manifest.meta("format") == "2"
 
 
 def test_a_program_that_keeps_the_file_locked_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

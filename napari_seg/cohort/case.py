@@ -25,7 +25,6 @@ class Case:
         bundle: model that segments it; None if the run has one model for all cases.
         model_name: short name of the model, which ends the name of the case if several models segment the scan.
         is_named: whether a list gives the name, which then never gives way to that of an earlier result.
-        levels: public names of all folders above the first file, links not resolved; never written.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Case:
     bundle: Bundle | None = None
     model_name: str = ""
     is_named: bool = False
-    levels: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

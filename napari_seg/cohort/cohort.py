@@ -136,10 +136,11 @@ class Cohort:
         if not has_manifest(self.output):
             return list(cases)
         with Manifest.open(self.output, read_only=True) as manifest:
-            models = {model.id: model.name for model in manifest.models()}
-            known_layout = manifest.meta("layout") or "flat"
+            if self.selection.layout != (manifest.meta("layout") or "flat"):  # results lie elsewhere on purpose
+                return list(cases)
+            models = {model.id: model for model in manifest.models()}
             results = [row for row in manifest.rows(("done", "failed", "skipped")) if row.has_result]
-            return with_known_names(cases, results, models, self.selection.layout, known_layout)
+            return with_known_names(cases, results, models, manifest.salt, model_digest)
 
     @cached_property
     def selected(self) -> SelectedCases:

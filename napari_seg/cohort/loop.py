@@ -30,7 +30,7 @@ from napari_seg.cohort.resume import Resume, Wanted, other_scan, settings_conten
 from napari_seg.cohort.rows import NOT_PLANNED, CaseRow, Claim
 from napari_seg.cohort.run import Excluded, GuardedView, Run
 from napari_seg.cohort.runners import Runner
-from napari_seg.cohort.scan_files import fingerprint, input_bytes, is_same
+from napari_seg.cohort.scan_files import fingerprint, input_bytes, is_same, place_digest
 from napari_seg.cohort.used_models import UsedModel, used_models
 from napari_seg.cohort.workers import Failed, Finished, PlanLine, Pool, Step, Work
 from napari_seg.errors import Cancelled, CohortError, EnvironmentFault, NapariSegError, OutputError
@@ -136,6 +136,7 @@ class _Loop:
         self._manifest = manifest
         self._runner = runner
         self._models = models
+        self._salt = manifest.salt
         self._settings = settings_content(run.settings)
         self._settings_number = 0
         self._view = GuardedView(run.view)
@@ -191,7 +192,9 @@ class _Loop:
         chosen: list[tuple[Case, CaseRow | None]] = []
         others: list[int] = []
         suspects: set[int] = set()
+        outdated: dict[str, list[CaseRow]] = {}
         excluded = list(self._run.excluded)
+        places = {place_digest(case.scan, self._salt) for case in self._run.cases} - {""}
         for case in self._run.cases:
             if self._run.stop.count:
                 raise _stopped()
@@ -201,6 +204,8 @@ class _Loop:
                 chosen.append((case, row))
             elif decision == "other scan":
                 excluded.append(_of_another_scan(case, resume.refusals[case.key]))
+                if row is not None and row.place in places:  # the scan of that place has changed, or its name
+                    outdated[case.key] = [row]
             elif row is not None and decision == "busy":
                 others.append(row.id)
                 self._planned[row.id] = _Planned(case, row.attempts)
@@ -212,7 +217,7 @@ class _Loop:
             for file in () if row is None else row.outputs.values():
                 place_below(self._run.output, file.path)
         self._keys = {compared(case.key) for case in self._run.cases}
-        left_out = {} if self._run.is_joined else self._left_out(rows)
+        left_out = {} if self._run.is_joined else {**self._left_out(rows), **outdated}
         counted = {row.id for key, row in rows.items() if row.state == "done" and key not in self._keys}
         no_longer = {row.id for some in left_out.values() for row in some}
         self._run.others, self._run.left_out = len(counted - no_longer), len(no_longer)
@@ -288,19 +293,16 @@ class _Loop:
             rows: name as it is compared -> case of the manifest.
         """
         results = {key: row for key, row in rows.items() if row.has_result and key not in self._keys}
-        by_fingerprint: dict[str, list[CaseRow]] = {}
+        alike: dict[str, list[CaseRow]] = {}
         for row in results.values():
-            by_fingerprint.setdefault(row.fingerprint, []).append(row)
+            for digest in {row.place, row.fingerprint} - {""}:
+                alike.setdefault(digest, []).append(row)
         found: dict[str, list[CaseRow]] = {}
         for one in self._run.excluded if results else ():
-            now, named = "" if one.scan is None else fingerprint(one.scan), results.get(compared(one.name))
-            if now and now in by_fingerprint:
-                found[one.name] = by_fingerprint[now]
-            elif (
-                named is not None
-                and named.source == one.source
-                and (one.scan is None or is_same(one.scan, named.fingerprint, named.input_sha256))
-            ):
+            if one.scan is not None:
+                place, now = place_digest(one.scan, self._salt), fingerprint(one.scan)
+                found[one.name] = alike.get(place) or alike.get(now) or []
+            elif (named := results.get(compared(one.name))) is not None and named.source == one.source:
                 found[one.name] = [named]
         return found
 
@@ -407,6 +409,7 @@ class _Loop:
             "format": case.scan.format,
             "model": model.number,
             "settings": self._settings_number,
+            "place": place_digest(case.scan, self._salt),
             "fingerprint": fingerprint(case.scan),
             "input_bytes": input_bytes(case.scan),
         }

@@ -2,7 +2,7 @@
 
 The manifest decides what is done; files alone do not. Only runners write it: one at a time, or several that were
 started to share the work. Other programs may read it at any time. It contains no absolute path and nothing of a
-patient: a scan is known by its public relative path and by a fingerprint of its content.
+patient: a scan is known by its public relative path, a fingerprint of its content, and a salted digest of its path.
 
 States of a case: "waiting"; "running", a runner claimed it; "moving", its files are complete and are being renamed into
 place; "done"; "failed"; "skipped", a filter or a rule excluded it.
@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self, get_args
 
@@ -36,7 +37,10 @@ from napari_seg.version import __version__
 FILE = "manifest.sqlite"
 """Name of the manifest in the output folder."""
 
-FORMAT = "1"
+FORMAT = "2"
+
+_EARLIER_FORMAT = "1"
+"""Format without the places of scans, which are added when a run opens the file."""
 
 _WAIT_SECONDS = 30.0
 """Time to wait for another program that writes the manifest."""
@@ -59,7 +63,8 @@ CREATE TABLE models (
 CREATE TABLE cases (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE COLLATE NOCASE,
     source TEXT NOT NULL DEFAULT '', format TEXT NOT NULL DEFAULT '',
-    modality TEXT NOT NULL DEFAULT '', fingerprint TEXT NOT NULL DEFAULT '', input_sha256 TEXT NOT NULL DEFAULT '',
+    modality TEXT NOT NULL DEFAULT '', place TEXT NOT NULL DEFAULT '',
+    fingerprint TEXT NOT NULL DEFAULT '', input_sha256 TEXT NOT NULL DEFAULT '',
     input_bytes INTEGER NOT NULL DEFAULT 0, model INTEGER REFERENCES models (id),
     settings INTEGER REFERENCES settings (id), state TEXT NOT NULL,
     stage TEXT NOT NULL DEFAULT '', runner INTEGER REFERENCES runners (id), attempts INTEGER NOT NULL DEFAULT 0,
@@ -120,7 +125,7 @@ class Manifest:
         except BaseException:
             connection.close()
             raise
-        if known != FORMAT:
+        if known not in (FORMAT, _EARLIER_FORMAT):
             connection.close()
             text = f"{path} has the format {known}; expected {FORMAT}; use the version of napari-seg that wrote it"
             raise CohortError("cohort.manifest", text)
@@ -154,8 +159,11 @@ class Manifest:
                     raise CohortError("cohort.manifest", text)
                 for statement in filter(str.strip, _TABLES.split(";")):
                     run(statement)
-                values = {"format": FORMAT, "version": __version__, "created": str(time.time())}
+                values = {"format": FORMAT, "version": __version__, "created": str(time.time()), "salt": token_hex()}
                 self._connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+            elif self.meta("format") == _EARLIER_FORMAT:
+                run("ALTER TABLE cases ADD COLUMN place TEXT NOT NULL DEFAULT ''")
+                run("INSERT OR REPLACE INTO meta VALUES ('format', ?), ('salt', ?)", (FORMAT, token_hex()))
 
     def use_wal(self, on: bool) -> bool:
         """Switch WAL on or off, and return whether the file is in the required mode; not while others have it open."""
@@ -237,6 +245,11 @@ class Manifest:
         """Return a value of the run as a whole; None if there is none."""
         row = self._read("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
+
+    @property
+    def salt(self) -> str:
+        """Salt of the digests of places; "" in a file of an earlier version, which has none."""
+        return self.meta("salt") or ""
 
     def set_meta(self, key: str, value: str) -> None:
         """Set a value of the run as a whole."""

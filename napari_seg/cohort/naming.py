@@ -8,7 +8,7 @@ import re
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -131,7 +131,6 @@ class NamedScan:
         folders: folders between the input and the scan.
         source: as for `Case`.
         place: as for `Case`.
-        levels: as for `Case`.
     """
 
     scan: Scan | ChannelSet
@@ -140,13 +139,12 @@ class NamedScan:
     folders: tuple[str, ...]
     source: str
     place: str
-    levels: tuple[str, ...]
 
 
 def named_cases(scans: Sequence[Scan | ChannelSet], inputs: Sequence[Path], given: Sequence[str] = ()) -> list[Case]:
     """Return the cases of scans for a run with one model and all results in one folder; see `named_scans`."""
     named = named_scans(scans, inputs, given)
-    return [Case(one.name, one.source, one.place, one.scan, levels=one.levels) for one in named]
+    return [Case(one.name, one.source, one.place, one.scan) for one in named]
 
 
 def named_scans(
@@ -190,8 +188,7 @@ def named_scans(
         below = folders.below(root, file.parent)
         source = _source(scan, file, root, folders)
         place = str(place_of(scan.files[0], real_folders))
-        all_above = folders.below(Path(file.anchor), file.parent)
-        found.append(NamedScan(scan, name, stem, below, source, place, all_above))
+        found.append(NamedScan(scan, name, stem, below, source, place))
     return found
 
 
@@ -316,32 +313,6 @@ def _with_folders(names: list[str], folders: list[tuple[str, ...]]) -> list[str]
     """Return the names preceded by their folders, without leading folders that all of them share."""
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
     return ["_".join([*levels[shared:], name]) for levels, name in zip(folders, names, strict=True)]
-
-
-def possible_stems(scan: Scan | ChannelSet, levels: Sequence[str]) -> list[str]:
-    """Return the names without folders that a scan can have, whatever was searched and whatever else was found.
-
-    Args:
-        scan: the scan.
-        levels: names of all folders above its first file.
-    """
-    if scan.name or not isinstance(scan, ChannelSet):
-        return [scan.name]
-    depth = len(Path(os.path.abspath(common_folder(scan))).parts) - 1
-    return ["_".join(levels[number:depth]) for number in range(depth)]
-
-
-def with_folders_above(stem: str, levels: Sequence[str]) -> Iterator[str]:
-    """Yield the names that a scan can have in one folder of results, without a number.
-
-    Args:
-        stem: its name without folders.
-        levels: names of all folders above its first file.
-    """
-    informative = [level for level in levels if not _IMAGES.fullmatch(level.casefold())]
-    for folders in (levels, informative):
-        for number in range(len(folders) + 1):
-            yield "_".join([*folders[number:], stem])
 
 
 def compared(name: str) -> str:

@@ -15,7 +15,7 @@ from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import OutputFile
 from napari_seg.cohort.outputs import are_unchanged, is_damaged
 from napari_seg.cohort.rows import CaseRow
-from napari_seg.cohort.scan_files import fingerprint_if_same, is_of_headers_alone
+from napari_seg.cohort.scan_files import fingerprint_if_same, is_of_headers_alone, place_digest
 from napari_seg.cohort.settings import RunSettings, differences
 from napari_seg.errors import CohortError
 from napari_seg.version import __version__
@@ -86,6 +86,7 @@ class Resume:
         self._output = output
         self._models = {model.id: model for model in manifest.models()}
         self._settings = manifest.all_settings()
+        self._salt = manifest.salt
         self._redo = redo
         self._overwrite = overwrite
         self.changes: dict[int, dict[str, str]] = {}
@@ -120,6 +121,7 @@ class Resume:
         if not self._has_files(row):
             return "run"
         now = {"state": "done", "code": "", "message": "", "source": case.source, "fingerprint": fingerprint or ""}
+        now["place"] = place_digest(case.scan, self._salt)
         if any(getattr(row, name) != value for name, value in now.items()):
             self.changes[row.id] = now
         return "keep"

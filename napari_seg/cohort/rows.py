@@ -70,6 +70,7 @@ class CaseRow:
         source: public path of the scan, relative to the folder of the inputs.
         format: format of the scan.
         modality: DICOM's code of the modality, once the scan was read.
+        place: digest of the path of the scan; see `scan_files.place_digest`.
         fingerprint: digest of sizes, times and single blocks of the scan's files; see `scan_files.fingerprint`.
         input_sha256: digest of the whole files of the scan, once it was segmented.
         input_bytes: size of the files of the scan.
@@ -102,6 +103,7 @@ class CaseRow:
     source: str = ""
     format: str = ""
     modality: str = ""
+    place: str = ""
     fingerprint: str = ""
     input_sha256: str = ""
     input_bytes: int = 0

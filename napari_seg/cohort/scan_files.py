@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from napari_seg.cohort.outputs import sha256_of
+from napari_seg.formats.archive import shown
 from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.itk import with_pixel_files
 from napari_seg.formats.scan import Scan
@@ -65,6 +67,20 @@ def _blocks(file: Path) -> bytes:
             stream.seek(middle + distance)
             blocks += stream.read(_BLOCK_BYTES)
     return blocks
+
+
+def place_digest(scan: Scan | ChannelSet, salt: str) -> str:
+    """Return a digest of where a scan lies, links not resolved; "" without a salt.
+
+    The path may contain the name of a patient. The digest shows whether two paths are equal, and no path without
+    guessing it whole.
+
+    Args:
+        scan: the scan.
+        salt: text of the manifest, which makes its digests differ from those of others.
+    """
+    path = os.path.normcase(os.path.abspath(shown(scan.files[0])))
+    return hashlib.sha256(f"{salt} {path}".encode(errors="surrogateescape")).hexdigest() if salt else ""
 
 
 def is_same(scan: Scan | ChannelSet, known_fingerprint: str, known_sha256: str) -> bool:

@@ -199,8 +199,7 @@ def _placed(
                     refused.append(_unused(scan, places, problem))
                 continue
             case = Case(spot.name, scan.source, scan.place, scan.scan, spot.folder, spot.suffix, bundle)
-            model_name, is_named = short_names[reference], bool(unit[1])
-            cases.append(replace(case, model_name=model_name, is_named=is_named, levels=scan.levels))
+            cases.append(replace(case, model_name=short_names[reference], is_named=bool(unit[1])))
     for candidate, reason in unused:
         scan = named[candidate.scan, candidate.name]
         (skipped if isinstance(reason, Choice) else refused).append(_unused(scan, places, reason))
