@@ -99,7 +99,8 @@ def localise(
             f"the similarity of the scan to the template {spec.template!r} is {similarity:.2f}; expected at least "
             f"{spec.min_similarity:.2f}, from {shown}, or a scan shorter than {spec.crop_below_mm:g} mm such as those "
             f"that the network was trained on ({bundle.images or 'crops around the structure'}); is this another part "
-            "of the body? choose another model (--model); otherwise check the orientation of the scan",
+            "of the body? choose another model (--model; 'napari-seg models search' finds models to install); "
+            "otherwise check the orientation of the scan",
         )
     _check_plausible(to_scan[:3, :3])
     regions = [_region(volume, bundle, spec, region, to_scan) for region in spec.regions]

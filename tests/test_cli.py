@@ -147,6 +147,10 @@ def test_exit_codes_of_wrong_usage(tmp_path: Path, bundle: str, capsys: pytest.C
         main(["predict"])
     assert caught.value.code == 1
     (tmp_path / "text.nii").write_text("x")
+    for option in ("--structures", "--modality"):  # which takes all words that follow
+        with pytest.raises(SystemExit):
+            main(["predict", option, "liver", str(tmp_path / "text.nii"), "-o", "out"])
+        assert f"text.nii was taken for a value of {option}; put INPUT before {option}" in capsys.readouterr().err
     assert predict(tmp_path / "text.nii", "-o", tmp_path / "out", "--bundle", bundle) == 4
     assert predict(tmp_path / "text.nii", "-o", tmp_path / "text.nii" / "out", "--bundle", bundle) == 5
     assert files_below(tmp_path / "out") == []

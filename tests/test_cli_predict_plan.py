@@ -52,7 +52,7 @@ def test_a_scan_of_another_modality_is_refused_as_by_the_run(
     words = ["predict", str(tmp_path / "series"), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*words, "--dry-run"]) == 4
     printed = capsys.readouterr().out
-    assert "bundle.modality: the scan is CT; bundle 'Hippocampus, anterior and posterior' was trained on MR" in printed
+    assert "bundle.modality: the scan is CT; model 'Hippocampus, anterior and posterior' was trained on MR" in printed
     assert "0 to run (none), 0 done before, 0 skipped, 1 refused" in printed
 
 

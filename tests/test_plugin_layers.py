@@ -354,7 +354,7 @@ def test_the_window_does_not_speak_of_the_command_line() -> None:
     texts = [text for text in texts_of_the_library() if re.search(r"(?<![\w.-])--[a-z]", text)]
     assert any("--volume" in text for text in texts)
     for text in texts:
-        assert not re.search(r"(?<![\w.-])--[a-z]|napari-seg (bundles|models list)", as_gui_text(text)), text
+        assert not re.search(r"(?<![\w.-])--[a-z]|napari-seg (bundles|models (list|search))", as_gui_text(text)), text
     fault = InputError("series.several_volumes", "5 times; choose one with --volume, 0 to 4")
     assert gui_text_of(fault) == (
         "5 times; choose one with the volume box below the list in the Study tab, 0 to 4 (series.several_volumes)"

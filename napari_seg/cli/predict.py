@@ -217,9 +217,17 @@ def memory_size(text: str) -> int:
     return int(float(found[1]) * units[found[2]])
 
 
+def _no_input(arguments: argparse.Namespace) -> str:
+    """Return the message for missing inputs, which an option that takes several words may have swallowed."""
+    for flag, words in (("--structures", arguments.structures), ("--modality", arguments.modality)):
+        if taken := next((word for word in words if Path(word).exists()), ""):
+            return f"INPUT is missing, since {taken} was taken for a value of {flag}; put INPUT before {flag}"
+    return "the following arguments are required: INPUT, or --channel for each image of a case"
+
+
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.inputs and not arguments.channel:
-        arguments.refuse("the following arguments are required: INPUT, or --channel for each image of a case")
+        arguments.refuse(_no_input(arguments))
     _check_options(arguments)
     if arguments.dry_run:
         return _dry_run(arguments)

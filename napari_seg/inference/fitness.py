@@ -94,8 +94,9 @@ def check_modality(modality: str, bundle: Bundle) -> None:
     if found and expected and found != expected:
         raise BundleError(
             "bundle.modality",
-            f"the scan is {modality}; bundle {bundle.name!r} was trained on {bundle.modality}; choose another "
-            "scan or another bundle ('napari-seg models list' lists them)",
+            f"the scan is {modality}; model {bundle.name!r} was trained on {bundle.modality}; choose a model for "
+            f"{found}: 'napari-seg models list' lists those on this machine, 'napari-seg models search {found}' those "
+            "that can be installed",
         )
 
 

@@ -52,6 +52,8 @@ _IN_THE_WINDOW = (
     (r"; remove it first, give --replace, or another name with --name", "; remove it first"),
     (r"; give another with --name", ""),
     (r"; in a script, --accept-licence accepts it", ""),
+    (r"'napari-seg models list' lists those .*", "“Models…” in the Segment tab lists them"),
+    (r"--model; 'napari-seg models search' finds .* install", "“Models…” in the Segment tab lists more"),
     (r"'napari-seg models (list|add)'", "“Models…” in the Segment tab"),
     (r"--([a-z]+)-([a-z]+)", r"“\1 \2”"),  # of the command line alone
     (r"--([a-z]+)", r"“\1”"),

@@ -95,10 +95,8 @@ def _part(part: Part, task: Task, trust: bool) -> NnunetBundle:
 def _missing(task: Task, parts: list[Part]) -> BundleError:
     folders = ", ".join(str(folder) for folder in weight_folders())
     models = ", ".join(f"{weights_of(p.number).folder} ({p.trainer}, {p.plans}, {p.configuration})" for p in parts)
-    text = (
-        f"the weights of TotalSegmentator's task {task.name!r} are not on this machine: {models}; looked in {folders}"
-    )
-    return BundleError("bundle.unknown", f"{text}; {_advice(task)}")
+    text = f"the weights of TotalSegmentator's task {task.name!r} are not on this machine; {_advice(task)}"
+    return BundleError("bundle.unknown", f"{text}; looked in {folders} for {models}")
 
 
 def _advice(task: Task) -> str:
