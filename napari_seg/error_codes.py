@@ -1233,8 +1233,8 @@ CODES = {
     ),
     "improve.model": Code(
         "error",
-        "The model is not one that napari-seg can train further: it is of another program, an ensemble, has structures "
-        "that overlap, or is run where another model finds something.",
+        "The model is not one that napari-seg can train further: it is of another program, has structures that "
+        "overlap, or is run where another model finds something.",
         "Train a new model on the folder of accepted cases with `napari-seg train`.",
     ),
     "improve.no_structure": Code(

@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import yaml
 
 from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.read import read_bundle
@@ -245,6 +246,15 @@ def test_other_models_are_refused(model: Path, tmp_path: Path) -> None:
         improve(folder, foreign, tmp_path / "out", max_minutes=1)
     assert not (tmp_path / "out").exists()
     assert not (folder / "rounds").exists()
+
+
+def test_an_ensemble_is_improved_from_its_first_network(model: Path, tmp_path: Path) -> None:
+    single = inherited_choices(read_bundle(shutil.copytree(model, tmp_path / "five")), tmp_path / "out")
+    path = tmp_path / "five" / "configs" / "inference.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["network_def"] = {"_target_": "segnets.Ensemble", "members": 2, "network": content["network_def"]}
+    path.write_text(yaml.safe_dump(content))
+    assert inherited_choices(read_bundle(tmp_path / "five"), tmp_path / "out") == single
 
 
 def test_a_model_in_boxes_stays_one(tmp_path: Path) -> None:

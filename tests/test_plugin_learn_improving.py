@@ -24,6 +24,7 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import BundleError, Cancelled
 from napari_seg.learning.compare import MEAN, ComparedStructure
 from napari_seg.learning.improve import Improvement
+from napari_seg.learning.inherit import check_improvable
 from napari_seg.learning.training_set import AcceptedCase, Part, Provenance, TrainingSet
 from napari_seg.plugin.learn import improving
 from napari_seg.plugin.learn.accepting import AcceptModel
@@ -74,6 +75,7 @@ CONTENT = TrainingSet({"front": 1}, ("T1",), 1, (case(1, "training"), case(2, "v
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImproveModel]:
     monkeypatch.setattr(improving, "WorkerProcess", Worker)
+    monkeypatch.setattr(improving, "check_improvable", lambda bundle: {})
     monkeypatch.setattr("napari_seg.plugin.preferences.remember_bundle", lambda folder: None)
     monkeypatch.setattr(SegmentModel, "runnable_bundle", property(lambda self: self.bundle))
     session = Session(viewer := ViewerModel())
@@ -249,6 +251,18 @@ def test_a_model_that_can_not_be_improved_is_explained(model: ImproveModel, monk
     assert "(improve.model)" in text_of(model)
     assert model.job is None
     assert model.obstacle == ""
+
+
+def test_a_model_that_can_not_be_improved_is_refused_before_any_case_is_corrected(
+    model: ImproveModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(improving, "check_improvable", check_improvable)
+    model.accepting.content = None
+    model.segmenting.bundle = replace(read_bundle(write_plain_bundle(tmp_path / "other")), kind="nnunet")
+    model.find_output()
+    model.session.jobs.wait()
+    assert "can't be improved: it is a model of the kind nnunet" in model.obstacle
+    assert model.status == model.obstacle
 
 
 def test_closing_the_panel_stops_the_training_in_an_orderly_way(

@@ -104,7 +104,7 @@ def test_cases_are_ranked_by_what_the_run_knows_if_there_are_no_scans(model: Whi
     assert first.basis == "confidence"
     assert first.why.startswith("most uncertain: nose, mean probability 0.40, median of all cases")
     assert "2 cases to correct, 0 accepted" in text_of(model)
-    assert "Choose the folder of the scans" in text_of(model)
+    assert "choose the folder of the scans" in text_of(model)
     assert model.job is None
 
 

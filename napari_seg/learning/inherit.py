@@ -31,16 +31,14 @@ def inherited_choices(bundle: Bundle, out: Path) -> Choices:
         out: folder of the new model.
 
     Raises:
-        BundleError: `improve.model`, only bundles whose network this program can train are improved: one network of
-            `segnets` with classes that exclude each other; `bundle.untrusted`, its config holds foreign code.
+        BundleError: as `check_improvable`; `bundle.untrusted`, its config holds foreign code.
         TrainingError: `weights.missing`.
     """
-    content = _config(bundle)
+    content = check_improvable(bundle)
+    name = content["network_def"]["_target_"].removeprefix("segnets.")
     with with_segnets():
-        target = str(content["network_def"].get("_target_"))
-        name = target.removeprefix("segnets.")
-        if not target.startswith("segnets.") or name not in networks():
-            raise _refusal(bundle, f"its network is {target}")
+        if name not in networks():
+            raise _refusal(bundle, f"its network is segnets.{name}")
         taken = {key: content[key] for key in _TAKEN}
         if text := foreign_code(taken):
             raise BundleError(
@@ -61,11 +59,17 @@ def inherited_choices(bundle: Bundle, out: Path) -> Choices:
     )
 
 
-def _config(bundle: Bundle) -> dict[str, Any]:
-    """Return the content of the config for inference.
+def check_improvable(bundle: Bundle) -> dict[str, Any]:
+    """Return the config for inference of a model that can be improved; of an ensemble, with its first network.
+
+    It is read as data, and nothing of it runs, so that a person can be told before any work.
+
+    Args:
+        bundle: the model.
 
     Raises:
-        BundleError: `improve.model`.
+        BundleError: `improve.model`, only bundles whose network this program can train are improved: networks of
+            `segnets` with classes that exclude each other.
     """
     import yaml
 
@@ -78,10 +82,15 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError("too large")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not all(content[key] for key in _TAKEN) or not isinstance(content["network_def"], dict):
+        if content["network_def"]["_target_"] == "segnets.Ensemble":
+            content["network_def"] = content["network_def"]["network"]
+        target = str(content["network_def"]["_target_"])
+        if not all(content[key] for key in _TAKEN):
             raise ValueError("incomplete")
     except (OSError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError) as error:
         raise _refusal(bundle, f"it has no configs/{path.name} as napari-seg train writes it") from error
+    if not target.startswith("segnets."):
+        raise _refusal(bundle, f"its network is {target}")
     if content.get("regions"):
         raise _refusal(bundle, "its structures overlap, which accepted label maps can't hold")
     return dict(content)
@@ -90,8 +99,8 @@ def _config(bundle: Bundle) -> dict[str, Any]:
 def _refusal(bundle: Bundle, found: str) -> BundleError:
     return BundleError(
         "improve.model",
-        f"model {bundle.name!r} can't be improved: {found}; expected a model of napari-seg train with one network. "
-        "To begin a new one, run napari-seg train on the folder of accepted cases",
+        f"model {bundle.name!r} can't be improved: {found}; expected a model of napari-seg train. "
+        "To begin a new one, train on the folder of accepted cases",
     )
 
 

@@ -16,6 +16,7 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import BundleError, Cancelled, counted, printable
 from napari_seg.learning.compare import MEAN, MIN_PATIENTS, ComparedStructure
 from napari_seg.learning.improve import Improvement, begun_output, improve, is_begun, next_output, read_improvement
+from napari_seg.learning.inherit import check_improvable
 from napari_seg.plugin.job import Job, JobProgress
 from napari_seg.plugin.messages import Message, as_gui_text, message_of
 from napari_seg.plugin.train.run import RunFollower, line_of, progress_of
@@ -138,8 +139,15 @@ class ImproveModel:
         if self._looking is not None:
             self._looking.abandon()
         self._fault = ""
+        bundle = self.segmenting.bundle
+
+        def look() -> FoundOutput:
+            assert bundle is not None
+            check_improvable(bundle)
+            return find()
+
         self._looking = self.session.jobs.start(
-            lambda _: find(), on_result=self._on_found, on_error=self._on_fault, on_end=self._on_looked
+            lambda _: look(), on_result=self._on_found, on_error=self._on_fault, on_end=self._on_looked
         )
         self.changed.emit()
 
@@ -164,12 +172,14 @@ class ImproveModel:
             return "Choose between the new model and the old one first."
         if self.segmenting.runnable_bundle is None:
             return "Choose a trusted model in the Segment tab."
+        if self._fault:
+            return self._fault
         if content is None or not content.cases:
             return "Accept cases first: about five make a difference."
         if not content.part_of("training") or not content.part_of("validation"):
             return "Accept cases of another patient: one is needed for training, and one to compare both models."
         if self.output is None:
-            return self._fault or "Looking for a folder for the new model …"
+            return "Looking for a folder for the new model …"
         return ""
 
     @property
@@ -227,8 +237,10 @@ class ImproveModel:
 
     @property
     def status(self) -> str:
-        """What goes on, in a line for a person; "" while nothing does."""
+        """What goes on, or why nothing can, in a line for a person; "" otherwise."""
         line = "" if self.state is None else line_of(self.state)
+        if self.job is None and self._fault:
+            return self._fault
         if self.job is None:
             return f"Begun before: {line}" if self.is_begun and line else "Begun before." if self.is_begun else ""
         if self.job.is_stopping:

@@ -159,8 +159,10 @@ class WhichNextModel:
         if failed:
             messages.append(Message("warning", f"{failed} could not be ranked; the last rows say why."))
         if any(case.basis == "confidence" for case in open_cases):
-            text = "Ranked by the confidence of the run. Choose the folder of the scans to rank by disagreement."
-            messages.append(Message("info", text))
+            text = "Ranked by the confidence of the run"
+            if choices.scans is None:
+                text = f"{text}; choose the folder of the scans to rank by disagreement"
+            messages.append(Message("info", f"{text}."))
         self.session.show_messages(*messages, lasting=True)
 
     def _on_end(self) -> None:
