@@ -759,6 +759,12 @@ CODES = {
         "A function of `napari_seg.editing` was called with an axis that a volume does not have.",
         "Give 0, 1 or 2.",
     ),
+    "edit.cropped": Code(
+        "notice",
+        "A structure reaches the edge of a DICOM SEG or a cropped `.seg.nrrd`, which leave out empty planes. It was "
+        "edited as if the scan went on there.",
+        "If the scan ends there, convert the label map with `--scan` first, and edit the result.",
+    ),
     "edit.empty_slice": Code(
         "error",
         "The structure has no voxels in the slice that it is to be copied from.",

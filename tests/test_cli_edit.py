@@ -10,14 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edited import GRID, ball
+from phantoms import write_series
 
 from napari_seg.cli.main import main
 from napari_seg.errors import OutputError
 from napari_seg.formats import kinds
+from napari_seg.formats.dicom.seg import same_labels
+from napari_seg.formats.dicom.seg_write import write_dicom_seg
 from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.label_maps import check_no_intensities, read_label_map
+from napari_seg.formats.nifti import write_nifti
+from napari_seg.formats.nrrd import write_seg_nrrd
+from napari_seg.formats.read import read
 from napari_seg.formats.record import made_by_in, read_record, record_path, write_labels_record
-from napari_seg.volume import Segment, Segmentation
+from napari_seg.volume import Segment, Segmentation, Volume
 
 SEGMENTS = (Segment(4, "liver", (200, 60, 40)), Segment(9, "spleen", (90, 30, 160)))
 VOXEL_ML = GRID.voxel_ml
@@ -335,3 +341,50 @@ def test_islands_are_listed_and_nothing_is_written(tmp_path: Path, capsys: pytes
     for wrong in (["--list-islands", "-o", "out"], ["--list-islands", "--fill-holes"], ["--fill-holes"]):
         with pytest.raises(SystemExit):
             run("edit", tmp_path / "in", *wrong)
+
+
+@pytest.mark.parametrize("name", ["frames.dcm", "cropped.seg.nrrd"])
+def test_a_cropped_label_map_is_edited_as_the_whole_one(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    array = ball((9, 12, 6), 6.0).astype(np.uint8)
+    segments = (Segment(1, "liver", (200, 60, 40)),)
+    whole, cropped = Segmentation(array, GRID, segments), tmp_path / name
+    write_nifti(whole, tmp_path / "whole.nii.gz")
+    if name == "frames.dcm":
+        files = write_series(Volume(np.zeros((1, *GRID.shape), np.int16), GRID), tmp_path / "scan")
+        write_dicom_seg(whole, read(files[0].parent).source, cropped)
+    else:
+        start, stop = np.argwhere(array).min(axis=0), np.argwhere(array).max(axis=0) + 1
+        i, j, k = (slice(*ends) for ends in zip(start, stop, strict=True))
+        write_seg_nrrd(Segmentation(array[i, j, k].copy(), GRID.box(start, stop), segments), cropped)
+    for operation in (("--erode", 2.6), ("--dilate", 2.6), ("--smooth", 2)):
+        results = []
+        for path in (tmp_path / "whole.nii.gz", cropped):
+            output = tmp_path / f"{path.stem}{operation[0]}.nii.gz"
+            assert run("edit", path, "-o", output, *operation) == 0
+            results.append(read_label_map(output))
+        assert same_labels(results[1], results[0])
+        assert results[0].array.any()
+    found = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1].strip() for line in found] == ["edit.cropped"] * 3
+    assert run("edit", cropped, "-o", tmp_path / "filled.nii.gz", "--fill-holes") == 0
+    assert read_label_map(tmp_path / "filled.nii.gz").grid.matches(read_label_map(cropped).grid)
+    if name == "cropped.seg.nrrd":  # one edit after the other is as both at once
+        for path in ("whole.nii.gz", name):
+            assert run("edit", tmp_path / path, "-o", tmp_path / f"once_{path}", "--erode", 2.6) == 0
+            assert run("edit", tmp_path / f"once_{path}", "-o", tmp_path / f"twice_{path}", "--dilate", 6) == 0
+        assert same_labels(read_label_map(tmp_path / f"twice_{name}"), read_label_map(tmp_path / "twice_whole.nii.gz"))
+
+
+@pytest.mark.parametrize("name", ["whole.nii.gz", "whole.seg.nrrd"])
+def test_nothing_is_eroded_at_the_edge_of_the_scan(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """An empty plane shows that the label map was not cropped: its edges are those of the scan."""
+    array = np.zeros(GRID.shape, np.uint8)
+    array[:, :, :2] = 4
+    write_label_map(Segmentation(array, GRID, SEGMENTS[:1]), tmp_path / name)
+    assert run("edit", tmp_path / name, "-o", tmp_path / "out.nii.gz", "--erode", 2.6) == 0
+    result = read_label_map(tmp_path / "out.nii.gz").array
+    assert (result[:, :, 0] == 4).all()
+    assert not result[:, :, 1:].any()
+    assert not capsys.readouterr().err

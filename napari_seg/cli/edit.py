@@ -293,8 +293,16 @@ def _edit(
     from napari_seg.editing.operations import apply_operations
     from napari_seg.errors import InputError, OutputError
     from napari_seg.formats.atomic import not_written, set_aside
+    from napari_seg.formats.endings import SEG_NRRD_ENDINGS, has_ending
     from napari_seg.formats.kinds import write_label_map
-    from napari_seg.formats.label_maps import check_no_intensities, read_label_map, with_all_segments_named
+    from napari_seg.formats.label_maps import (
+        check_no_intensities,
+        cropped_axes,
+        on_grid,
+        read_label_map,
+        union_box,
+        with_all_segments_named,
+    )
     from napari_seg.formats.record import edited_record, read_record, record_path, write_record
     from napari_seg.volume import select_segments
 
@@ -327,7 +335,10 @@ def _edit(
     check_no_intensities(found, original)
     before = with_all_segments_named(found)
     edited = [segment.label for segment in select_segments(before.segments, structures, original.name)]
-    after = apply_operations(before, operations, edited)
+    after = apply_operations(before, operations, edited, cropped_axes(before, original))
+    both = union_box(before.grid, after.grid)  # a cropped label map has other edges than before
+    if not has_ending(output, SEG_NRRD_ENDINGS):  # only .seg.nrrd is known to be cropped when it is read again
+        after = on_grid(after, both, output)
     content = edited_record(after, original, edit)
     is_as_made = (read_record(record_path(original)) or {}).get("sha256") == digest
     try:
@@ -339,8 +350,8 @@ def _edit(
         write_record(record, content)
     except OSError as error:
         raise not_written(str(record), error) from error
-    report["structures"] = _volumes(before, after, edited)
-    report["notices"] = [str(notice) for notice in before.notices]
+    report["structures"] = _volumes(on_grid(before, both, original), on_grid(after, both, output), edited)
+    report["notices"] = [str(notice) for notice in after.notices]
     return report
 
 

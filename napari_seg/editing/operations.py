@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, Notice, listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,13 @@ class Operation:
         value = {"": "", "view": f" {self.view}"}.get(unit, f" {self.size:g} {unit}")
         return f"{self.name}{value}"
 
+    @property
+    def reach_mm(self) -> float:
+        """Distance in mm over which the operation looks from the surface of a structure."""
+        from napari_seg.editing.shape import GAUSSIAN_END
+
+        return {"smooth": GAUSSIAN_END * self.size, "erode": self.size, "dilate": self.size}.get(self.name, 0.0)
+
     def axis(self, grid: Grid) -> int:
         """Return the index axis of a grid that the view looks along; on an oblique grid the nearest one."""
         return grid.patient_axes()[0][get_args(View).index(self.view)]
@@ -113,28 +121,78 @@ class Operation:
 
 
 def apply_operations(
-    segmentation: Segmentation, operations: Sequence[Operation], structures: Sequence[int]
+    segmentation: Segmentation, operations: Sequence[Operation], structures: Sequence[int], cropped: Sequence[int] = ()
 ) -> Segmentation:
     """Return a segmentation after operations, one after the other, each on one structure after the other.
 
     A structure without voxels stays as it is, and so does one without empty slices between its slices.
 
+    Beyond the edge of a scan nothing is known, and the operations take it so (see `shape`). The edge of a label map
+    that leaves out empty planes is not that of the scan: background lies beyond it, and structures grow into it.
+
     Args:
         segmentation: label map; it is not modified.
         operations: operations in their order.
         structures: labels of the structures.
+        cropped: index axes along which the label map may leave out empty planes. Along these the result has the planes
+            that are not empty, and a notice says which structures lay at the edge.
 
     Raises:
         InputError: `edit.nothing_left`, `edit.size`, ...; see the function of each operation.
+        EnvironmentFault: `environment.memory`.
     """
-    labels = segmentation.array.copy()
+    widened = _widened(segmentation, operations, structures, cropped) if cropped else segmentation
+    labels = widened.array.copy()
     for operation in operations:
         for label in structures:
             try:
-                change = operation.change(labels, segmentation.grid, label)
+                change = operation.change(labels, widened.grid, label)
             except InputError as error:
                 if error.code not in _NOTHING_TO_DO:
                     raise
             else:
                 change.apply(labels)
-    return replace(segmentation, array=labels, confidence={}, confidence_maps=None)
+    edited = replace(widened, array=labels, confidence={}, confidence_maps=None)
+    return _narrowed(edited, cropped) if cropped else edited
+
+
+def _widened(
+    segmentation: Segmentation, operations: Sequence[Operation], structures: Sequence[int], cropped: Sequence[int]
+) -> Segmentation:
+    """Return a segmentation with as much background around it as operations look at; see `apply_operations`."""
+    import numpy as np
+
+    from napari_seg.editing.structure import margin_of
+    from napari_seg.memory import check_fits
+
+    array, grid = segmentation.array, segmentation.grid
+    margins = np.sum([margin_of(grid, operation.reach_mm) for operation in operations], axis=0) + 1
+    steps = [int(margins[axis]) if axis in cropped else 0 for axis in range(3)]
+    shape = [size + 2 * step for size, step in zip(grid.shape, steps, strict=True)]
+    check_fits(3 * prod(shape) * array.itemsize, "editing the label map")
+    faces = [np.moveaxis(array, axis, 0)[end] for axis in cropped for end in (0, -1)]
+    names = [
+        segment.name
+        for segment in segmentation.segments
+        if segment.label in structures and any((face == segment.label).any() for face in faces)
+    ]
+    notices = segmentation.notices
+    if names and any(operation.reach_mm for operation in operations):
+        text = f"found {listed(names)} at the edge of a label map that may leave out empty planes; it was edited as if"
+        text = f"{text} the scan went on there; if the scan ends there, use convert with --scan and edit the result"
+        notices = (*notices, Notice("edit.cropped", text))
+    padded = np.pad(array, [(step, step) for step in steps])
+    stop = [size + step for size, step in zip(grid.shape, steps, strict=True)]
+    return replace(segmentation, array=padded, grid=grid.box([-step for step in steps], stop), notices=notices)
+
+
+def _narrowed(segmentation: Segmentation, cropped: Sequence[int]) -> Segmentation:
+    """Return a segmentation without the empty planes at its edges along some axes; unchanged without any voxel."""
+    from napari_seg.editing.change import box_of
+
+    found = box_of(segmentation.array > 0)
+    if found is None:
+        return segmentation
+    i, j, k = (found[axis] if axis in cropped else slice(0, size) for axis, size in enumerate(segmentation.grid.shape))
+    grid = segmentation.grid.box((i.start, j.start, k.start), (i.stop, j.stop, k.stop))
+    return replace(segmentation, array=segmentation.array[i, j, k].copy(), grid=grid)

@@ -192,6 +192,23 @@ def is_cropped(path: Path) -> bool:
     )
 
 
+def cropped_axes(segmentation: Segmentation, path: Path) -> tuple[int, ...]:
+    """Return the index axes along which planes beyond the edges of a label map may be missing; none for a full one.
+
+    A DICOM segmentation leaves out empty slices, and .seg.nrrd may be cropped along all axes to what is not empty. If
+    a plane at an edge is empty, the label map was not cropped.
+
+    Args:
+        segmentation: label map as `read_label_map` reads it without a grid.
+        path: its file.
+    """
+    if not is_cropped(path):
+        return ()
+    axes = (0, 1, 2) if has_ending(path, SEG_NRRD_ENDINGS) else (2,)
+    faces = (np.moveaxis(segmentation.array, axis, 0)[end] for axis in axes for end in (0, -1))
+    return axes if all(face.any() for face in faces) else ()
+
+
 def on_common_grid(
     first: tuple[Segmentation, Path], second: tuple[Segmentation, Path]
 ) -> tuple[Segmentation, Segmentation]:
@@ -211,9 +228,14 @@ def on_common_grid(
         return one, on_grid(other, one.grid, other_path) if is_cropped(other_path) else other
     if not is_cropped(other_path):
         return on_grid(one, other.grid, one_path), other
-    ends = np.rint(one.grid.to_index(np.concatenate([one.grid.corners_mm, other.grid.corners_mm]))).astype(int)
-    both = one.grid.box(ends.min(axis=0).tolist(), (ends.max(axis=0) + 1).tolist())
+    both = union_box(one.grid, other.grid)
     return on_grid(one, both, one_path), on_grid(other, both, other_path)
+
+
+def union_box(one: Grid, other: Grid) -> Grid:
+    """Return the smallest grid, in the voxels of the first, that holds two grids of one lattice."""
+    ends = np.rint(one.to_index(np.concatenate([one.corners_mm, other.corners_mm]))).astype(int)
+    return one.box(ends.min(axis=0).tolist(), (ends.max(axis=0) + 1).tolist())
 
 
 def _selected(segmentation: Segmentation, only: Sequence[str], path: Path) -> Segmentation:
