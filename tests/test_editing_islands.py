@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from edited import GRID, edited
 
-from napari_seg.editing.islands import Island, keep_largest, list_islands, remove_small_islands
+from napari_seg.editing.islands import Island, keep_largest, list_islands, remove_small_islands, take_island
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 
@@ -52,6 +52,21 @@ def test_islands_below_a_volume_are_removed(min_voxels: float, left: list[int]) 
     assert np.array_equal(after == 9, labels == 9)
     if left:
         assert [island.voxels for island in list_islands(after, GRID, LABEL)] == left
+
+
+def test_an_island_is_taken_by_a_voxel() -> None:
+    labels = three_islands()
+    removed, given, kept = (labels.copy() for _ in range(3))
+    removed[18, 2:5, 12] = 0
+    given[18, 2:5, 12] = 9
+    kept[2:5, 3:7, 1:3] = kept[12, 20, 9] = kept[13, 21, 10] = 0
+    voxel = (18, 3, 12)
+    assert np.array_equal(edited(labels, take_island(labels, GRID, LABEL, voxel)), removed)
+    assert np.array_equal(edited(labels, take_island(labels, GRID, LABEL, voxel, into=9)), given)
+    assert np.array_equal(edited(labels, take_island(labels, GRID, LABEL, voxel, is_kept=True)), kept)
+    for wrong, code in (((9, 9, 8), r"edit\.not_in_structure"), ((99, 0, 0), r"edit\.outside")):
+        with pytest.raises(InputError, match=code):
+            take_island(labels, GRID, LABEL, wrong)
 
 
 def test_a_structure_without_voxels_is_refused() -> None:

@@ -210,6 +210,56 @@ def test_grow_takes_the_range_of_the_tissue(tools: Tools, viewer: ViewerModel) -
     assert "edit.out_of_range" in model.session.messages[0].text
 
 
+def two_blocks(viewer: ViewerModel, gap: int) -> Labels:
+    """Show a structure of two blocks of 3 x 3 x 3 voxels, side by side or apart."""
+    layer = labels_of(viewer)
+    layer.data[...] = 0
+    layer.data[2:5, 2:5, 2:5] = layer.data[2:5, 2:5, 5 + gap : 8 + gap] = 1
+    layer.selected_label = 1
+    return layer
+
+
+def test_a_click_takes_an_island_or_all_others(tools: Tools, viewer: ViewerModel) -> None:
+    layer, model = two_blocks(viewer, gap=2), tools.model
+    tools.choose("island")
+    drag(viewer, [(3, 3, 3)], button=2)  # keeps only it
+    model.session.jobs.wait()
+    assert model.preview is not None
+    assert (model.preview.added, model.preview.removed) == (0, 27)
+    tools.cut_into = 2
+    drag(viewer, [(3, 3, 8)])
+    model.session.jobs.wait()
+    model.apply()
+    assert (layer.data[2:5, 2:5, 2:5] == 1).all()
+    assert (layer.data[2:5, 2:5, 7:10] == 2).all()
+    drag(viewer, [(1, 1, 1)])
+    model.session.jobs.wait()
+    assert "(edit.not_in_structure)" in text_of(model)
+
+
+def test_clicks_divide_objects_that_touch(tools: Tools, viewer: ViewerModel) -> None:
+    layer, model = two_blocks(viewer, gap=0), tools.model
+    tools.choose("divide")
+    drag(viewer, [(3, 3, 1)])
+    assert "Click on the structure." in text_of(model)
+    drag(viewer, [(3, 3, 3)])
+    assert "Click on the next object." in text_of(model)
+    assert model.preview is None
+    drag(viewer, [(3, 3, 6)])
+    model.session.jobs.wait()
+    model.apply()
+    one, other = np.unique(layer.data[2:5, 2:5, 2:5]), np.unique(layer.data[2:5, 2:5, 5:8])
+    assert one == 1
+    assert other > 1
+    drag(viewer, [(3, 3, 3)])  # a new division begins
+    assert "Click on the next object." in text_of(model)
+    assert not model.has_pending
+
+
+def text_of(model: EditModel) -> str:
+    return "\n".join(message.text for message in model.session.messages)
+
+
 @pytest.mark.parametrize("use", ["inside", "outside"])
 def test_a_lasso_cuts(use: Any, tools: Tools, viewer: ViewerModel) -> None:
     layer, model = labels_of(viewer), tools.model

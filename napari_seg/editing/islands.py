@@ -1,17 +1,18 @@
-"""Islands of a structure: list them, keep the largest, remove small ones.
+"""Islands of a structure: list them, keep the largest, remove small ones, or one that a person clicks on.
 
 An island is a set of voxels that are connected by faces, edges or corners, and not connected to the rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.editing.change import Box, Change
-from napari_seg.editing.structure import find_structure, pieces, relabel
+from napari_seg.editing.structure import check_label, check_voxel, find_structure, pieces, relabel
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 
@@ -81,6 +82,43 @@ def remove_small_islands(labels: NDArray[np.unsignedinteger], grid: Grid, label:
     box, mask, numbers, sizes = _find_islands(labels, label)
     mask[mask] = (sizes * grid.voxel_ml < min_ml * (1 - 1e-9))[numbers]
     return relabel(labels, box, mask, 0)
+
+
+def take_island(
+    labels: NDArray[np.unsignedinteger],
+    grid: Grid,
+    label: int,
+    voxel: Sequence[int],
+    *,
+    is_kept: bool = False,
+    into: int = 0,
+) -> Change:
+    """Return the change that removes one island of a structure, or all others.
+
+    Args:
+        labels: (I, J, K) label map.
+        grid: its grid.
+        label: label of the structure.
+        voxel: (3,) a voxel of the island.
+        is_kept: keep the island, and remove all others.
+        into: label that the removed voxels get.
+
+    Raises:
+        InputError: `edit.absent`, `edit.label`; `edit.outside` or `edit.not_in_structure`, the voxel lies outside the
+            scan or the structure.
+    """
+    place = check_voxel(voxel, labels.shape)
+    if into:
+        check_label(labels, into)
+    box, mask, numbers, _ = _find_islands(labels, label)
+    if labels[place] != label:
+        text = f"voxel {place} has the label {labels[place]}; expected {label}: click on the structure"
+        raise InputError("edit.not_in_structure", text)
+    of_each = np.zeros(mask.shape, np.int32)
+    of_each[mask] = numbers
+    i, j, k = (n - side.start for n, side in zip(place, box, strict=True))
+    mask[mask] = (numbers == of_each[i, j, k]) != is_kept
+    return relabel(labels, box, mask, into)
 
 
 def _find_islands(

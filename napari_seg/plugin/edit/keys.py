@@ -62,12 +62,23 @@ def _run(name: str) -> Callable[[EditWindow], object]:
     return lambda tab: tab.model.run(name)
 
 
-_TOOL_KEYS = {"click": "I", "scribble": "S", "box": "R", "grow": "G", "lasso": "A", "cut": "K", "brush": "T"}
+_TOOL_KEYS = {
+    "click": "I",
+    "scribble": "S",
+    "box": "R",
+    "grow": "G",
+    "lasso": "A",
+    "cut": "K",
+    "island": "Shift-O",
+    "divide": "Shift-B",
+    "brush": "T",
+}
 _OPERATION_KEYS = {
     "fill_between": "N",
     "copy_to_next": "J",
     "copy_to_previous": "Shift-J",
     "fill_holes": "H",
+    "fill_holes_in_slices": "Shift-F",
     "smooth": "Shift-S",
     "dilate": "D",
     "erode": "Shift-D",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_seg.plugin.edit.tools import CLICKED
+
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from numpy.typing import NDArray
@@ -58,7 +60,7 @@ class Mouse:
         if tools.tool == "brush":
             if event.button == _LEFT and (voxel := self._voxel(event.position)) is not None:
                 tools.begin_stroke(voxel)
-        elif tools.tool in ("click", "grow"):
+        elif tools.tool in CLICKED:
             yield from self._click(viewer, event, is_included)
         else:
             yield from self._drag(viewer, event, is_included)

@@ -14,6 +14,7 @@ from napari_seg.editing.change import Change
 from napari_seg.editing.interpolate import interpolate, interpolate_sides
 from napari_seg.editing.operations import OPERATIONS, Operation
 from napari_seg.editing.plane import center_plane, plane_between
+from napari_seg.editing.shape import fill_holes
 from napari_seg.editing.split import split
 from napari_seg.errors import InputError, counted
 from napari_seg.geometry import Grid
@@ -72,6 +73,12 @@ def needed_slice(situation: Situation) -> tuple[int, int]:
     if situation.slice_shown is None:
         raise InputError("edit.no_plane", "the main canvas shows no plane of the labels; show one of their planes")
     return situation.slice_shown
+
+
+def unused(situation: Situation) -> list[int]:
+    """Return the free labels that no voxel has; the table does not know yet what was painted last."""
+    present = set(labels_in(situation.labels))
+    return [one for one in situation.free if one not in present]
 
 
 @dataclass(frozen=True)
@@ -155,8 +162,12 @@ def _fill_between(s: Situation) -> Change:
 
 
 def _split(s: Situation) -> Change:
-    present = set(labels_in(s.labels))  # the table does not know yet what was painted last
-    return split(s.labels, s.grid, s.label, into=[one for one in s.free if one not in present])
+    return split(s.labels, s.grid, s.label, into=unused(s))
+
+
+def _fill_holes_in_slices(s: Situation) -> Change:
+    axis, _ = needed_slice(s)
+    return fill_holes(s.labels, s.grid, s.label, axis=axis, overwrite=s.overwrite)
 
 
 def _copy_to(s: Situation, step: int) -> Change:
@@ -189,6 +200,11 @@ WINDOW_OPERATIONS: Mapping[str, WindowOperation] = {
         tip="Add a layer of this thickness; other structures stay, unless the structure may replace them.",
     ),
     "fill_holes": _shared("fill-holes", "Fill holes"),
+    "fill_holes_in_slices": WindowOperation(
+        "Fill in slices",
+        "Fill what the structure encloses in a slice, in all slices of the plane in the main canvas.",
+        _fill_holes_in_slices,
+    ),
     "keep_largest": replace(_shared("keep-largest", "Keep largest"), run=_keep_largest),
     "remove_islands": replace(_shared("remove-islands", "Remove islands"), run=_remove_islands),
     "fill_between": WindowOperation(

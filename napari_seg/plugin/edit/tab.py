@@ -143,8 +143,8 @@ class EditTab(QWidget):
             [("smooth", 3), ("erode", 3), ("dilate", 3), (self._size_box, 3)],
             [("remove_islands", 6), (self._volume_box, 3), ("split", 3)],
             [("keep_largest", 6), ("fill_holes", 6)],
-            [("fill_between", 6), (copy_button, 6)],
-            [(self._combine_button, 12)],
+            [("fill_between", 6), ("fill_holes_in_slices", 6)],
+            [(self._combine_button, 6), (copy_button, 6)],
         ]
         for r, line in enumerate(rows):
             c = 0

@@ -39,7 +39,7 @@ class ToolBox(QWidget):
             self._build_range(): ("grow", "brush"),
             self._build_limits(): ("grow",),
             self._build_lasso(): ("lasso",),
-            self._build_cut(): ("lasso", "cut"),
+            self._build_cut(): ("lasso", "cut", "island"),
         }
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

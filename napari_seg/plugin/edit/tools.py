@@ -19,19 +19,24 @@ from psygnal import Signal
 from napari_seg.editing.change import Box, Change
 from napari_seg.editing.cut import cut_by_lasso, cut_by_plane
 from napari_seg.editing.grow import grow, suggest_range
+from napari_seg.editing.islands import take_island
 from napari_seg.editing.plane import plane_through_line
 from napari_seg.editing.prompts import Prompts, from_lasso
+from napari_seg.editing.split import split
 from napari_seg.errors import InputError
 from napari_seg.plugin.edit.model import Request
-from napari_seg.plugin.edit.operations import Situation, needed_image
+from napari_seg.plugin.edit.operations import Situation, needed_image, unused
 from napari_seg.plugin.layer_info import placement_of
-from napari_seg.plugin.messages import message_of
+from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.napari_private import restrict_brush
 
 if TYPE_CHECKING:
     from napari_seg.plugin.edit.model import EditModel
 
-ToolName = Literal["click", "scribble", "box", "grow", "lasso", "cut", "brush"]
+ToolName = Literal["click", "scribble", "box", "grow", "lasso", "cut", "island", "divide", "brush"]
+
+CLICKED: tuple[ToolName, ...] = ("click", "grow", "island", "divide")
+"""Tools that act on clicks, while a drag moves the camera."""
 
 LassoUse = Literal["inside", "outside", "find"]
 """What a lasso does: cut off what lies inside or outside of it, or find the structure in it."""
@@ -88,6 +93,18 @@ TOOLS: Mapping[ToolName, Tool] = {
         "Drag a line: the smaller part of the structure on one side of it is cut off, in all slices.",
         "Drag a line; the smaller part is cut off.",
     ),
+    "island": Tool(
+        "Island",
+        "Click on an island, a part that touches no other part of the structure: it is removed, or given to another "
+        "structure. Right-click, or Alt- or Ctrl-click, keeps only it.",
+        "Click: remove the island. Right or Alt-click: keep only it.",
+    ),
+    "divide": Tool(
+        "Divide",
+        "Click on each of several objects that touch: the structure is divided between them, and each further one "
+        "gets a label of its own.",
+        "Click on each object.",
+    ),
     "brush": Tool(
         "Brush",
         "napari's brush, which paints only where the intensity is in the range.",
@@ -114,7 +131,7 @@ class Tools:
         neck_mm: radius of the widest bridge to other tissue that it does not grow over.
         lasso_use: what a lasso does.
         all_slices: whether a lasso cuts all slices, or only the one it is drawn in.
-        cut_into: label of the part that the lasso or the knife cuts off; 0 removes it.
+        cut_into: label of what the lasso, the knife or a click on an island cuts off; 0 removes it.
     """
 
     changed = Signal()
@@ -130,6 +147,8 @@ class Tools:
         self._tool: ToolName | None = None
         self._layer: Labels | None = None
         self._grown_from: tuple[int, int, int] | None = None
+        self._objects: list[tuple[int, int, int]] = []
+        """Voxels of the objects that a structure is divided into."""
         model.changed.connect(self._follow)
         model.views.added.connect(self._restrict)
         self._follow()
@@ -151,6 +170,7 @@ class Tools:
     def choose(self, tool: ToolName | None) -> None:
         """Choose a tool, or none."""
         layer, was_brush = self.model.layer, self._tool == "brush"
+        self._objects = []
         self._tool = None  # so that a change of napari's mode does not end the new tool
         if layer is not None:
             if tool is not None:
@@ -200,6 +220,16 @@ class Tools:
             self._grown_from = voxel
             self._pick(voxel)
             self._grow()
+        elif self._tool == "island":
+            into = self.cut_into
+            self.model.start(
+                Request(
+                    "Island",
+                    lambda s: take_island(s.labels, s.grid, s.label, voxel, is_kept=not is_included, into=into),
+                )
+            )
+        elif self._tool == "divide" and is_included:
+            self._divide(voxel)
 
     def begin_stroke(self, voxel: tuple[int, int, int]) -> None:
         """Take the range for the brush from the tissue where a stroke begins."""
@@ -248,6 +278,21 @@ class Tools:
 
         self.model.start(Request("Lasso", compute))
 
+    def _divide(self, voxel: tuple[int, int, int]) -> None:
+        """Divide the structure between all objects that were clicked on since the last change."""
+        layer, structure, session = self.model.layer, self.model.structure, self.model.session
+        if layer is None or structure is None or layer.data[voxel] != structure.label:
+            session.show_messages(Message("warning", "Click on the structure."))
+            return
+        if len(self._objects) > 1 and self.model.request_name != "Divide":
+            self._objects = []
+        self._objects = [one for one in self._objects if layer.data[one] == structure.label] + [voxel]
+        seeds = tuple(self._objects)
+        if len(seeds) > 1:
+            self.model.start(Request("Divide", lambda s: split(s.labels, s.grid, s.label, seeds=seeds, into=unused(s))))
+        else:
+            session.show_messages(Message("info", "Click on the next object."))
+
     def _grow(self) -> None:
         voxel, low, high, max_mm, neck_mm = self._grown_from, self.low, self.high, self.max_mm, self.neck_mm
         if voxel is None:
@@ -287,6 +332,7 @@ class Tools:
             if self._layer is not None:
                 self._layer.events.mode.connect(self._on_mode)
             self._tool = None
+            self._objects = []
             self._attend()
             self.changed.emit()
 
