@@ -23,7 +23,7 @@ from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.train import run as module
 from napari_seg.plugin.train.model import TrainModel
-from napari_seg.plugin.train.run import Trained
+from napari_seg.plugin.train.run import Trained, Wish
 from napari_seg.training.choices import Choices
 from napari_seg.training.history import read_state
 
@@ -141,7 +141,7 @@ def text_of(model: TrainModel) -> str:
 
 
 def test_a_plan_writes_nothing(model: TrainModel, pretended: Pretended, data: Path) -> None:
-    assert "Choose a folder" in model.obstacle
+    assert "Choose scans" in model.obstacle
     model.choose_dataset(data)
     assert model.output == data.with_name("heads_model")
     assert model.obstacle == ""
@@ -152,6 +152,26 @@ def test_a_plan_writes_nothing(model: TrainModel, pretended: Pretended, data: Pa
     assert not model.output.exists()
     assert not model.is_resumed
     assert not model.can_use
+
+
+def test_lists_and_several_data_sets_are_planned_together(
+    model: TrainModel, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes: list[Wish] = []
+    monkeypatch.setattr(TrainModel, "_make_plan", lambda self, wish, job: wishes.append(wish) or PLAN)
+    table = data.with_name("scans.v2.csv")
+    table.write_text("image,label\n")
+    model.add_dataset(table)
+    assert (model.output, model.dataset_text) == (data.with_name("scans_model"), str(table))
+    for _ in range(2):
+        model.add_dataset(data)
+    assert model.dataset_text == "scans.v2.csv + heads"
+    model.start_plan()
+    model.session.jobs.wait()
+    (wish,) = wishes
+    assert (wish.dataset, wish.more) == (table, (data,))
+    model.choose_dataset(data)
+    assert model.more == ()
 
 
 def test_a_training_is_followed_to_its_end_and_its_model_used(

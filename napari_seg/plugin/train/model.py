@@ -37,7 +37,8 @@ class TrainModel:
         used: emitted after a trained model was selected in the Segment tab.
         session: receives messages, and runs jobs.
         segmenting: state of the Segment tab.
-        dataset: folder of the data set.
+        dataset: folder, list or archive of the data set.
+        more: further data sets, which are combined with it.
         output: folder of the bundle that is trained.
         max_minutes: time limit in minutes; 0: none.
         plan: the plan; empty if there is none yet.
@@ -54,6 +55,7 @@ class TrainModel:
         self.session = session
         self.segmenting = segmenting
         self.dataset: Path | None = None
+        self.more: tuple[Path, ...] = ()
         self.output: Path | None = None
         self._output_is_chosen = False
         self.max_minutes = 0.0
@@ -68,13 +70,34 @@ class TrainModel:
 
     # choosing
 
-    def choose_dataset(self, folder: Path) -> None:
-        """Set the folder of the data set, and next to it the folder of the model unless the user chose one."""
-        self.dataset = folder
+    def choose_dataset(self, path: Path) -> None:
+        """Set the data set, and next to it the folder of the model unless the user chose one.
+
+        Args:
+            path: its folder, list or archive.
+        """
+        self.dataset, self.more = path, ()
         self._choices = replace(self._choices, labels="")  # they name the values of another data set
         if not self._output_is_chosen:
-            self.output = folder.parent / f"{folder.name or 'data'}_model"
+            name = path.name.split(".")[0] if path.is_file() else path.name
+            self.output = path.parent / f"{name or 'data'}_model"
         self._forget()
+
+    def add_dataset(self, path: Path) -> None:
+        """Add a data set; the first one if there is none yet."""
+        if self.dataset is None:
+            self.choose_dataset(path)
+        elif path != self.dataset and path not in self.more:
+            self.more = (*self.more, path)
+            self._choices = replace(self._choices, labels="")
+            self._forget()
+
+    @property
+    def dataset_text(self) -> str:
+        """The data sets in a line for a person."""
+        if not self.more:
+            return str(self.dataset or "not chosen")
+        return " + ".join(path.name or str(path) for path in (self.dataset, *self.more) if path is not None)
 
     def choose_output(self, folder: Path) -> None:
         """Set the folder of the model; if it holds a training, show how far that came."""
@@ -145,7 +168,7 @@ class TrainModel:
         if self.job is not None:
             return "A training is running." if self.is_training else "The plan is being made."
         if self.dataset is None or self.output is None:
-            return "Choose a folder of scans with their label maps."
+            return "Choose scans with their label maps."
         return ""
 
     @property
@@ -195,7 +218,7 @@ class TrainModel:
         assert self.output is not None
         self.is_training = is_training
         choices = TrainChoices() if self.is_resumed else self._choices
-        wish = Wish(self.dataset, self.output, choices, self.max_minutes)
+        wish = Wish(self.dataset, self.output, choices, self.max_minutes, self.more)
         on_result: Callable[[Any], object] = self._on_trained if is_training else partial(self._on_planned, wish)
         self.job = self.session.jobs.start(partial(work, wish), on_result=on_result, on_end=self._on_end)
         self.session.show_messages()

@@ -40,16 +40,18 @@ class Wish:
     """What a person wants to plan or train.
 
     Attributes:
-        dataset: folder of the data set.
+        dataset: folder, list or archive of the data set.
         output: folder of the bundle that is trained.
         choices: choices of the training; none for one that is resumed.
         minutes: time limit in minutes; 0: none.
+        more: further data sets.
     """
 
     dataset: Path
     output: Path
     choices: TrainChoices
     minutes: float
+    more: tuple[Path, ...] = ()
 
     @property
     def limits(self) -> dict[str, float]:
@@ -145,6 +147,7 @@ def _plan(wish: Wish, job: Job, worker: WorkerProcess, *, dry_run: bool) -> dict
     options: dict[str, Any] = {
         "dry_run": dry_run,
         "timed": True,
+        "more": wish.more,
         "limits": wish.limits,
         "callbacks": {"report": report},
     }

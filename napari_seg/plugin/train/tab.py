@@ -1,14 +1,16 @@
-"""The Train tab in Qt: a folder of scans with label maps in, a trained model out, and its progress as curves."""
+"""The Train tab in Qt: scans with label maps in, a trained model out, and its progress as curves."""
 
+from collections.abc import Callable
 from html import escape
+from pathlib import Path
 
 from qtpy.QtCore import Qt, QUrl
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QLabel, QMenu, QProgressBar, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import ask_folder, button, row, scrolled
+from napari_seg.plugin.controls import ask_file, ask_folder, button, plain_tip, row, scrolled
 from napari_seg.plugin.train.figures import CurvesView, PreviewView
 from napari_seg.plugin.train.label_table import LabelTable
 from napari_seg.plugin.train.model import TrainModel
@@ -28,7 +30,20 @@ class TrainTab(QWidget):
         for label in (self._dataset, self._output):
             label.setElideMode(Qt.TextElideMode.ElideMiddle)
             label.setEllipsesWidth(10)  # the padding of napari's themes
-        self._dataset_button = button("Data…", "Choose the folder of the scans and their label maps.", self._on_dataset)
+        self._dataset_button = button("Data…", "Choose the scans and their label maps.")
+        menu = QMenu(self)
+        menu.addAction("Folder…").triggered.connect(lambda *_: self._on_dataset(ask_folder, self.model.choose_dataset))
+        menu.addAction("List or archive…").triggered.connect(
+            lambda *_: self._on_dataset(ask_file, self.model.choose_dataset)
+        )
+        menu.addSeparator()
+        menu.addAction("Add another folder…").triggered.connect(
+            lambda *_: self._on_dataset(ask_folder, self.model.add_dataset)
+        )
+        menu.addAction("Add another list or archive…").triggered.connect(
+            lambda *_: self._on_dataset(ask_file, self.model.add_dataset)
+        )
+        self._dataset_button.setMenu(menu)
         self._output_button = button(
             "Model folder…",
             "The model, its checkpoints and its report are written here. A folder with a training resumes it.",
@@ -85,9 +100,9 @@ class TrainTab(QWidget):
 
     # from the user to the model
 
-    def _on_dataset(self) -> None:
-        if (folder := ask_folder(self, "Folder of scans and label maps")) is not None:
-            self.model.choose_dataset(folder)
+    def _on_dataset(self, ask: Callable[[QWidget, str], Path | None], use: Callable[[Path], object]) -> None:
+        if (path := ask(self, "Scans and label maps")) is not None:
+            use(path)
 
     def _on_output(self) -> None:
         if (folder := ask_folder(self, "Folder of the model")) is not None:
@@ -101,7 +116,8 @@ class TrainTab(QWidget):
 
     def _refresh(self) -> None:
         model = self.model
-        self._dataset.setText(str(model.dataset or "not chosen"))
+        self._dataset.setText(model.dataset_text)
+        self._dataset.setToolTip(plain_tip("\n".join(map(str, filter(None, (model.dataset, *model.more))))))
         self._output.setText(str(model.output or "not chosen"))
         with signals_blocked(self._minutes):
             self._minutes.setValue(model.max_minutes)
