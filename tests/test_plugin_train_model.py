@@ -313,7 +313,7 @@ def test_a_folder_with_a_training_shows_how_far_it_came(model: TrainModel, tmp_p
     assert model.state is not None
     assert model.status.startswith("Epoch 4 of 10")
     assert model.fraction is None
-    assert "Choose a folder" in model.obstacle
+    assert "Choose scans" in model.obstacle
     model.choose_output(tmp_path / "elsewhere")
     model.session.jobs.wait()
     assert model.state is None
