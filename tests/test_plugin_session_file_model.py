@@ -446,6 +446,7 @@ def test_images_without_files_are_saved_with_their_voxels(head: Volume, tmp_path
     model.save(tmp_path / "a.napari-seg")
     session.jobs.wait()
     assert "Not in the session file: my points" in texts(model)
+    assert "holds the voxels of head, half, because no file does" in texts(model)
     back, _ = opened(tmp_path / "a.napari-seg")
     assert [layer.name for layer in back.layers] == ["head", "head, confidence", "half"]
     for one, two in zip(viewer.layers, back.layers, strict=False):
@@ -457,6 +458,30 @@ def test_images_without_files_are_saved_with_their_voxels(head: Volume, tmp_path
     assert volume_of(back.layers[2]) is not None
     assert back.layers[1].colormap.name == "inferno"
     np.testing.assert_allclose(smooth.data, back.layers[2].data)
+
+
+def test_a_session_whose_scan_cannot_be_read_is_not_saved(scan: Path, tmp_path: Path) -> None:
+    viewer, model = viewer_on(scan)
+    labels = viewer.layers[1]
+    assert isinstance(labels, Labels)
+    path = tmp_path / "a.napari-seg"
+    model.save(path)
+    model.session.jobs.wait()
+    assert "Scans are referred to, not copied." in texts(model)
+    before = path.read_bytes()
+
+    labels.data_setitem((np.array([3]), np.array([4]), np.array([5])), 4)
+    (tmp_path / "study").rename(tmp_path / "away")
+    model.save(path)
+    model.session.jobs.wait()
+    assert "connect their drive" in texts(model)
+    assert "(file.unreadable)" in texts(model)
+    assert path.read_bytes() == before
+    assert state_of(labels).is_unsaved
+    (tmp_path / "away").rename(tmp_path / "study")
+    model.save(path)
+    model.session.jobs.wait()
+    assert not state_of(labels).is_unsaved
 
 
 def test_labels_without_a_place_stay_unsaved(scan: Path, tmp_path: Path) -> None:

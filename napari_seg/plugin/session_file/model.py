@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_seg.errors import OutputError, counted
+from napari_seg.errors import OutputError, counted, listed
 from napari_seg.formats.archive import origin
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.layer_info import frame_of, infos_of, share_frame
@@ -130,7 +130,10 @@ class SessionFileModel:
     def _on_saved(self, path: Path, result: SaveResult) -> None:
         result.mark_saved()
         self.path = path
-        messages = [Message("info", f"Saved the session: {path.name}. Scans are referred to, not copied.")]
+        text = "Scans are referred to, not copied."
+        if result.copied:
+            text = f"It holds the voxels of {listed(result.copied)}, because no file does; others are referred to."
+        messages = [Message("info", f"Saved the session: {path.name}. {text}")]
         if result.left_out:
             names = ", ".join(result.left_out[:5]) + (" …" if len(result.left_out) > 5 else "")
             messages.insert(

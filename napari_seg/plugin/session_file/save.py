@@ -54,10 +54,12 @@ class SaveResult:
     Attributes:
         saved: layers that are in the file.
         left_out: names of the layers that are not.
+        copied: names of the scans whose voxels are in the file, because no file holds them.
     """
 
     saved: tuple[TakenLayer, ...]
     left_out: tuple[str, ...]
+    copied: tuple[str, ...] = ()
 
     def mark_saved(self) -> None:
         """Note that labels and prompts were saved; later edits are still unsaved."""
@@ -88,6 +90,7 @@ def save(
         opened: session that layers of the viewer were opened from; None without one.
 
     Raises:
+        InputError: `file.unreadable`, the files of a scan can't be read now, so that nothing can refer to them.
         OutputError: as `write_session`.
     """
     from napari_seg.formats.nifti import write_map
@@ -99,6 +102,7 @@ def save(
         layers: list[ScanLayer | ImageLayer | LabelsLayer] = writer.kept_layers()
         kept = len(layers)
         saved: list[TakenLayer] = []
+        copied: list[str] = []
         left_out = [*taken.left_out, *(() if opened is None else opened.unread_names)]
         for one in taken.layers:
             check()
@@ -113,6 +117,8 @@ def save(
                     write_map(array, layer.grid.grid(), files[-1])
             layers.append(layer)
             saved.append(one)
+            if isinstance(layer, ImageLayer) and layer.is_scan:
+                copied.append(one.name)
         active = None if taken.active is None else taken.layers[taken.active]
         content = SessionContent(
             program=f"{PROGRAM} {__version__}",
@@ -127,7 +133,7 @@ def save(
         )
         check()
         write_session(content, dict(zip(content.stored(), files, strict=True)), path)
-    return SaveResult(tuple(saved), tuple(left_out))
+    return SaveResult(tuple(saved), tuple(left_out), tuple(copied))
 
 
 class _LayerWriter:
@@ -141,6 +147,9 @@ class _LayerWriter:
     Attributes:
         salt: salt of the session file.
         scans: scans that are kept by reference.
+
+    Raises:
+        InputError: `file.unreadable`, the files of a scan can't be read now.
     """
 
     def __init__(self, layers: Sequence[TakenLayer], opened: OpenedSession | None) -> None:
@@ -155,8 +164,11 @@ class _LayerWriter:
             assert volume is not None
             try:
                 saved = saved_scan(volume, self.salt)
-            except OSError:  # its files are gone: its voxels are saved
-                continue
+            except OSError as error:  # copied voxels may show a face, and lose the link to the series
+                text = f"the files of {title_of(volume)!r} can't be read now ({error.strerror}); expected them where they "
+                text += "were when it was opened, because a session refers to scans; connect their drive and save "
+                text += "again, or save the labels by themselves (Save as)"
+                raise InputError("file.unreadable", text) from error
             if saved in self.scans[: len(unread)]:  # it was opened by itself since
                 self._scan_numbers[key] = self.scans.index(saved)
                 self._names[self._scan_numbers[key]] = title_of(volume)
