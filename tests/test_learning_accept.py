@@ -332,6 +332,7 @@ def test_the_files_of_a_conversion_are_not_taken_for_those_of_the_series(tmp_pat
     folder = tmp_path / "set"
     accept(labels("Liver", grid=series.grid), series, folder, Provenance())
     source = Source("nifti", (tmp_path / "converted.nii.gz",))
+    source.files[0].touch()
     case = accept(labels("Liver", grid=series.grid), replace(series, source=source), folder, Provenance())
     assert scan_of(folder, case).source.files == series.source.files
 
@@ -396,6 +397,7 @@ def test_what_a_model_found_wrongly_is_accepted_as_empty(tmp_path: Path) -> None
 def test_the_patient_in_the_name_of_a_file_counts(tmp_path: Path) -> None:
     for seed, name in enumerate(("sub-01_ses-1_T1w.nii.gz", "sub-02_T1w.nii.gz", "sub-01_ses-2_T1w.nii.gz")):
         source = Source("nifti", (tmp_path / name,))
+        source.files[0].touch()
         accept(labels("Liver"), scan(seed, source=source), tmp_path / "set", Provenance())
     assert [case.patient for case in read_training_set(tmp_path / "set").cases] == [
         "patient 1",
@@ -432,17 +434,30 @@ def test_scans_of_one_patient_of_dicom_are_in_one_part(tmp_path: Path, series: V
     assert [case.part for case in cases] == ["training", "training", "validation"]
 
 
+@pytest.mark.parametrize("format_", ["dicom", "nifti"])
+def test_a_scan_whose_files_are_away_is_refused(tmp_path: Path, series: Volume, format_: Any) -> None:
+    accept(labels("Liver", grid=series.grid), series, tmp_path / "set", Provenance())
+    before = everything(tmp_path / "set")
+    second = phantom_series(tmp_path / "study" / "second")
+    if format_ == "nifti":
+        second = replace(second, source=Source("nifti", (tmp_path / "study" / "sub-01.nii",)))
+    (tmp_path / "study").rename(tmp_path / "away")
+    with pytest.raises(InputError, match=r"file\.unreadable.*connect their drive"):
+        accept(labels("Liver", grid=second.grid), second, tmp_path / "set", Provenance())
+    assert everything(tmp_path / "set") == before
+
+
 def test_a_series_that_changed_is_not_trained_on(tmp_path: Path, series: Volume) -> None:
     accept(labels("Liver", grid=series.grid), series, tmp_path / "set", Provenance())
     put_beside = phantom_series(tmp_path / "study" / "x")
     for old, new in zip(series.source.files, put_beside.source.files, strict=True):
         old.write_bytes(new.read_bytes())
     assert refused(tmp_path) == "series.changed"
-    for file in series.source.files:
-        file.unlink()
+    (tmp_path / "study").rename(tmp_path / "away")
     assert refused(tmp_path) == "series.moved"
-    # a copy needs none of them
+    (tmp_path / "away").rename(tmp_path / "study")
     accept(labels("Liver", grid=series.grid), series, tmp_path / "set", Provenance(), copy_series=True)
+    (tmp_path / "study").rename(tmp_path / "away")  # a copy needs none of them
     with with_segnets():
         assert gather(tmp_path / "set", tmp_path / "out" / "data", {}) is None
     assert [path.name for path in (tmp_path / "set" / "imagesTr").iterdir()] == ["case0001.nii.gz"]

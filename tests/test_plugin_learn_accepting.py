@@ -335,7 +335,7 @@ def test_a_patient_in_both_parts_is_declared(model: AcceptModel, head: Volume, t
     accept(found_in(third), third, tmp_path / "set", Provenance(), patient="sub-08")
     scan = model.scan
     info = LayerInfo.require(scan)
-    source = replace(head.source, files=(Path("sub-07_T1w.nii.gz"),))
+    source = replace(head.source, files=(phantoms.write_nifti(third, tmp_path / "sub-07_T1w.nii.gz"),))
     replace(info, volume=replace(info.volume, array=third.array, source=source)).attach(scan)
     accepted(model)
     model.replace()
@@ -344,8 +344,10 @@ def test_a_patient_in_both_parts_is_declared(model: AcceptModel, head: Volume, t
     assert "case0002 is now for training: scans of its patient are trained on." in text
 
 
-def test_scans_of_one_patient_are_mentioned(model: AcceptModel, viewer: ViewerModel, head: Volume) -> None:
-    source = replace(head.source, files=(Path("sub-01_T1w.nii.gz"),))
+def test_scans_of_one_patient_are_mentioned(
+    model: AcceptModel, viewer: ViewerModel, head: Volume, tmp_path: Path
+) -> None:
+    source = replace(head.source, files=(phantoms.write_nifti(head, tmp_path / "sub-01_T1w.nii.gz"),))
     for more in (1, 2):
         viewer.layers.clear()
         volume = replace(head, array=head.array + more, source=source)

@@ -89,7 +89,8 @@ def accept(
         may_replace: whether the labels of a scan that was accepted before are replaced.
 
     Raises:
-        InputError: `accept.not_a_set`, the folder holds something else; `accept.busy`; `accept.again`, the scan was
+        InputError: `file.unreadable`, the files of the scan can't be read any more, so that its patient is unknown;
+            `accept.not_a_set`, the folder holds something else; `accept.busy`; `accept.again`, the scan was
             accepted before and may not be replaced; `accept.mirrored`, the set has the scan in another orientation;
             `accept.grid`, labels and scan do not fit; `accept.channels`, the other scans of the set have other
             channels; `accept.unnamed`, labels without a name; `accept.same_name`, two structures with one name;
@@ -353,7 +354,7 @@ def _is_same_series(scan: Volume, digest: str) -> bool:
         return False
     try:
         return ReferencedScan("", "dicom", scan.source.absolute().files, digest).read().grid.matches(scan.grid)
-    except NapariSegError:
+    except InputError:  # too little memory is no reason to copy it
         return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations, product
@@ -36,7 +35,7 @@ class ScanIdentity:
         values: digest of their values in any order, see `value_digest`.
         who: digest of its patient in a training set, see `AcceptedCase.who`; "" if the patient is unknown.
         series: digest of its DICOM series in a training set, see `AcceptedCase.series`; "" if there is none.
-        input_sha256: digest of its files, see `AcceptedCase.input_sha256`; "" if they can't be read.
+        input_sha256: digest of its files, see `AcceptedCase.input_sha256`; "" if it has none.
     """
 
     scan: Volume
@@ -48,11 +47,18 @@ class ScanIdentity:
 
     @classmethod
     def of(cls, scan: Volume) -> ScanIdentity:
-        """Return the identity of a scan."""
-        files, input_sha256 = scan.source.files, ""
-        with suppress(OSError):  # they were moved since they were read
-            if files:  # a run has those of a series in the order of their paths
-                input_sha256 = scan_sha256(sorted(files) if scan.source.format == "dicom" else files)
+        """Return the identity of a scan.
+
+        Raises:
+            InputError: `file.unreadable`, its files can't be read any more.
+        """
+        files = scan.source.files
+        try:  # a run has those of a series in the order of their paths
+            input_sha256 = scan_sha256(sorted(files) if scan.source.format == "dicom" else files) if files else ""
+        except OSError as error:  # the patient and the series would be unknown
+            text = f"the files of this scan can't be read now ({error.strerror}); expected them where they were when it "
+            text += "was opened, because they tell the patient; connect their drive, or open the scan where it is now"
+            raise InputError("file.unreadable", text) from error
         return cls(scan, voxel_digest(scan), value_digest(scan), input_sha256=input_sha256)
 
     def in_set(self, content: TrainingSet, patient: str = "") -> ScanIdentity:
@@ -61,14 +67,16 @@ class ScanIdentity:
         Args:
             content: the training set.
             patient: identifier of the patient; "": as the files of the scan state it.
+
+        Raises:
+            InputError: `file.unreadable` and the like, a file of its series can't be read any more.
         """
         files, series = self.scan.source.files, ""
         if self.scan.source.format == "dicom" and files:
             from napari_seg.formats.dicom.series import patient_of, series_of, study_of
 
-            with suppress(InputError):  # the file was moved since it was read
-                patient = patient or patient_of(files[0]) or study_of(files[0])
-                series = series_of(files[0])
+            patient = patient or patient_of(files[0]) or study_of(files[0])
+            series = series_of(files[0])
         elif files and (found := _PATIENT.match(files[0].name.removesuffix(ending_of(files[0], NIFTI_ENDINGS)))):
             patient = patient or found[0]
         return replace(self, who=content.digest_of(patient), series=content.digest_of(series))
