@@ -107,11 +107,13 @@ class Source:
         format: format of the files.
         files: files of this volume, in the order of its slices.
         stack: slices in the files of a DICOM series; None for other formats, or if only the files are known.
+        volume: number of the volume that was chosen among several in these files, counted from 0; None if none was.
     """
 
     format: Format = ""
     files: tuple[Path, ...] = ()
     stack: DicomStack | None = field(default=None, compare=False)
+    volume: int | None = None
 
     def absolute(self) -> Source:
         """Return the same files by their absolute paths."""

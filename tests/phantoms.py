@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from napari_seg.formats.scan import Scan
 from napari_seg.geometry import Grid
 from napari_seg.volume import Volume
 
@@ -60,6 +61,13 @@ def write_nifti(volume: Volume, path: Path, dtype: type | None = None) -> Path:
     image.set_qform(volume.grid.affine, code=1)
     nibabel.loadsave.save(image, path)
     return path
+
+
+def write_volumes(volume: Volume, path: Path) -> Scan:
+    """The scan in a NIfTI file of two volumes: that of the phantom, and another one on its grid."""
+    array = np.stack([volume.array[0], volume.array[0] // 2], axis=-1)
+    nibabel.loadsave.save(nibabel.nifti1.Nifti1Image(array, volume.grid.affine), path)
+    return Scan(path.name, "nifti", (path,))
 
 
 def write_series(

@@ -183,6 +183,15 @@ def test_a_set_of_an_earlier_version_without_patients_knows_its_labels(tmp_path:
     assert read_training_set(folder).cases == (first,)
 
 
+def test_volumes_of_one_file_are_of_one_patient_unless_others_are_stated(tmp_path: Path) -> None:
+    scan = phantoms.write_volumes(phantoms.head(), tmp_path / "dce.nii.gz")
+    volumes = [scan.read(number) for number in (0, 1)]
+    cases = [put_series(tmp_path / "set", one) for one in volumes]
+    assert [(case.patient, case.part) for case in cases] == [("patient 1", "training")] * 2
+    cases = [put_series(tmp_path / "stated", one, patient=f"sub-{n}") for n, one in enumerate(volumes)]
+    assert [(case.patient, case.part) for case in cases] == [("patient 1", "training"), ("patient 2", "validation")]
+
+
 def test_patients_in_names_are_those_that_a_training_finds() -> None:
     with with_segnets():
         from segnets.data.patients import PATIENT

@@ -100,6 +100,23 @@ def test_restored_labels_belong_to_the_scan_that_they_were_made_on(tmp_path: Pat
     assert info.scan_mark is None
 
 
+def test_restored_labels_belong_to_the_volume_of_a_file_that_they_were_made_on(head: Volume, tmp_path: Path) -> None:
+    scan = phantoms.write_volumes(head, tmp_path / "two.nii")
+    volumes = [scan.read(number) for number in (0, 1)]
+    autosave, viewer = Autosave(tmp_path / "unsaved"), ViewerModel()
+    layer = layer_of(labels_layer(found_in(head), place(head.grid), "lesion", scan=volumes[1].source))
+    assert isinstance(layer, Labels)
+    state_of(layer).count_edit()
+    autosave.write_copies(autosave.due([layer]))
+    (back,) = Unsaved(autosave.folder, ("lesion",), 0).read(None)
+    _session = Session(viewer)
+    viewer.add_layer(back)
+    viewer.add_layer(layer_of(image_layers(volumes[0])[0]))
+    assert LayerInfo.require(back).scan.files == ()
+    viewer.add_layer(layer_of(image_layers(volumes[1])[0]))
+    assert LayerInfo.require(back).scan == volumes[1].source
+
+
 def test_copies_remain_until_the_last_edit_is_saved(
     model: StructuresModel, viewer: ViewerModel, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from napari_seg.plugin.job import SAVING_WORKER
 from napari_seg.plugin.labels_on_scan import on_scan
 from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo
-from napari_seg.plugin.layers import image_layers, labels_layer
+from napari_seg.plugin.layers import image_layers, labels_layer, layer_of
 from napari_seg.plugin.learn import accepting
 from napari_seg.plugin.learn.accepting import AcceptModel
 from napari_seg.plugin.placement import place
@@ -253,6 +253,23 @@ def test_the_scan_is_the_one_of_the_labels_not_the_selected_one(
     viewer.layers.selection.active = labels_of(viewer)
     assert model.session.scan is not first
     assert model.scan is first
+
+
+def test_the_scan_is_the_volume_of_the_labels_not_another_one_of_the_file(
+    model: AcceptModel, viewer: ViewerModel, head: Volume, tmp_path: Path
+) -> None:
+    scan = phantoms.write_volumes(head, tmp_path / "two.nii")
+    viewer.layers.clear()
+    volumes = [scan.read(number) for number in (0, 1)]
+    for volume in volumes:
+        viewer.add_layer(layer_of(image_layers(volume)[0]))
+    layer = layer_of(labels_layer(found_in(head), place(head.grid), "found", scan=volumes[0].source))
+    viewer.add_layer(layer)
+    model.session.choose_scan(viewer.layers[1])
+    viewer.layers.selection.active = layer
+    assert model.scan is viewer.layers[0]
+    viewer.layers.remove(viewer.layers[0])
+    assert model.obstacle == "Open the scan of these labels."
 
 
 def test_restored_labels_are_not_accepted_on_another_scan(model: AcceptModel, viewer: ViewerModel) -> None:

@@ -529,10 +529,7 @@ def test_a_damaged_file_changes_nothing(scan: Path, tmp_path: Path) -> None:
 
 
 def test_a_scan_of_several_volumes_is_opened_at_the_same_one(head: Volume, tmp_path: Path) -> None:
-    import nibabel
-
-    array = np.stack([head.array[0], head.array[0] // 2], axis=-1)
-    nibabel.loadsave.save(nibabel.nifti1.Nifti1Image(array, head.grid.affine), tmp_path / "two.nii.gz")
+    scan = phantoms.write_volumes(head, tmp_path / "two.nii.gz")
     from napari_seg.plugin.study.entries import find_entries
     from napari_seg.plugin.study.model import StudyModel
 
@@ -548,6 +545,15 @@ def test_a_scan_of_several_volumes_is_opened_at_the_same_one(head: Volume, tmp_p
     assert isinstance(back, Image)
     assert back.name == "two, volume 1"
     np.testing.assert_array_equal(back.data, layers[0].data)
+
+    viewer.add_layer(StudyModel.read(entry, entry.read_options(0), None)[0][0])
+    for number in (0, 1):
+        labels = labels_layer(found_in(head), place(head.grid), "labels", scan=scan.read(number).source)
+        viewer.add_layer(layer_of(labels))
+    model.save(tmp_path / "a.napari-seg")
+    session.jobs.wait()
+    content = read_content(tmp_path / "a.napari-seg")
+    assert [content.scans[layer.scan].volume for layer in content.layers] == [1, 0, 0, 1]
 
 
 def test_the_model_of_the_session_is_chosen(scan: Path, tmp_path: Path) -> None:

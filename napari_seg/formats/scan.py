@@ -7,7 +7,7 @@ is always a scan, so that a damaged one is reported as a failed case instead of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -101,4 +101,5 @@ class Scan:
             text = f"{self.files[0].name} lies inside another archive; unpack the outer archive first"
             raise InputError("archive.nested", text)
         name = self.name if self.format == "dicom" else ""
-        return read_in_worker(read, self.files, memory_bytes=memory_bytes, name=name)
+        found = read_in_worker(read, self.files, memory_bytes=memory_bytes, name=name)
+        return replace(found, source=replace(found.source, volume=volume))

@@ -84,7 +84,8 @@ def accept(
         part: what the case is for; None: validation for the second of each five patients, otherwise training. All
             scans of a patient, and a case that was accepted before, stay in the part that they are in.
         patient: identifier of the patient, which is not written; "": that of the DICOM series or else of its study, or
-            the part of a file's name such as `sub-01`, or a patient of its own.
+            the part of a file's name such as `sub-01`, or that of another volume of the same file, or a patient of its
+            own.
         copy_series: copy the voxels of a DICOM series, too.
         may_replace: whether the labels of a scan that was accepted before are replaced.
 
@@ -388,6 +389,7 @@ def _patient(
     of_scan = [case for case in every if identity.is_of(case) or (known and case.name == known.name)]
     same = [case for case in of_scan if not (who and case.who) or case.who == who]
     same += [case for case in every if who and case.who == who]
+    same += [case for case in every if identity.shares_files(case) and not (who and case.who)]
     numbers = {case.patient for case in same}
     of_patient = [case for case in every if case.patient in numbers]
     parts = {case.part for case in (*of_patient, *of_scan)}

@@ -90,6 +90,10 @@ class ScanIdentity:
         """Return whether a case is of this scan, in any orientation, or with other voxels in the same DICOM files."""
         return case.scan == self.voxels or self.values == case.values or self.shares_series(case)
 
+    def shares_files(self, case: AcceptedCase) -> bool:
+        """Return whether a case is of a scan with the same files, such as another volume of one file."""
+        return self.input_sha256 != "" and self.input_sha256 == case.input_sha256
+
     def shares_series(self, case: AcceptedCase) -> bool:
         """Return whether the scan has files of the DICOM series of a case, as this machine knows them.
 

@@ -88,7 +88,7 @@ class Unsaved:
             table.edits, table.painted = 1, True
             self._restore_model(layer, work.get("model", {}))
             if scan := work.get("scan"):
-                mark = ScanMark(scan["salt"], tuple(scan["digests"]), scan["blocks"])
+                mark = ScanMark(scan["salt"], tuple(scan["digests"]), scan["blocks"], scan.get("volume"))
                 replace(LayerInfo.require(layer), scan_mark=mark).attach(layer)
             table.earlier_actions = tuple(EditAction(**action) for action in work.get("actions", ()))
             layer.selected_label = work.get("selected_label", layer.selected_label)  # prompts belong to it

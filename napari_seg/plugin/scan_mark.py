@@ -66,21 +66,25 @@ class ScanMark:
         salt: key of the digests.
         digests: digests of the first files of the scan; a mark without any fits no scan.
         blocks: number of blocks, as in `digest_of_ends`.
+        volume: number of the volume in these files, as in `Source`.
     """
 
     salt: str
     digests: tuple[str, ...]
     blocks: int = 0
+    volume: int | None = None
 
     @classmethod
     def of(cls, source: Source) -> ScanMark:
         """Return the mark of a scan, with a new salt; it fits no scan if the files can't be read."""
         salt = secrets.token_hex(16)
-        return cls(salt, _digests(source, salt, _BLOCKS), _BLOCKS)
+        return cls(salt, _digests(source, salt, _BLOCKS), _BLOCKS, source.volume)
 
     def fits(self, source: Source) -> bool:
         """Return whether a scan has this mark."""
-        return bool(self.digests) and _digests(source, self.salt, self.blocks)[: len(self.digests)] == self.digests
+        if not self.digests or source.volume != self.volume:
+            return False
+        return _digests(source, self.salt, self.blocks)[: len(self.digests)] == self.digests
 
 
 def _digests(source: Source, salt: str, blocks: int) -> tuple[str, ...]:

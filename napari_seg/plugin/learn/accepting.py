@@ -25,7 +25,7 @@ from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.napari_private import history_lengths
 from napari_seg.plugin.preferences import preferences, remember_training_set
 from napari_seg.plugin.segment.channels import input_of
-from napari_seg.volume import Segmentation, Volume
+from napari_seg.volume import Segmentation, Source, Volume
 
 if TYPE_CHECKING:
     from napari_seg.plugin.segment.model import SegmentModel
@@ -205,15 +205,17 @@ class AcceptModel:
     def scan(self) -> Image | None:
         """The scan of the labels: the one that they were made from, or that they lie on; otherwise the selected one.
 
-        None for restored labels whose scan is not open, although others are.
+        None for restored labels whose scan is not open, although others are, and for those of another volume of an open
+        file.
         """
-        labels, scans = self.labels, self._scans
-        if labels is None or not scans or LayerInfo.require(labels).scan_mark is not None:
+        labels = self.labels
+        if labels is None or LayerInfo.require(labels).scan_mark is not None:
             return None
-        files = LayerInfo.require(labels).scan.files
+        source = LayerInfo.require(labels).scan
+        scans = [scan for scan in self._scans if not _is_other_volume(volume_of(scan), source)]
         fitting = [scan for scan in scans if has_grid_of(labels, scan) or lies_on(labels, scan)]
-        own = [scan for scan in fitting if (one := volume_of(scan)) is not None and one.source.files == files]
-        return next(iter((*own, *fitting, *scans)))
+        own = [scan for scan in fitting if (one := volume_of(scan)) is not None and one.source == source]
+        return next(iter((*own, *fitting, *scans)), None)
 
     @property
     def _scans(self) -> list[Image]:
@@ -381,6 +383,11 @@ def _accept(wish: Wish, job: Job) -> Accepted | Question:
     unchecked, empty = (tuple(name for name in others if bool(names[name]) is wanted) for wanted in (True, False))
     moved = tuple(moved_to_training(before, content))
     return Accepted(wish, case, content, scan.source.files, unchecked, empty, moved, is_new=case not in before.cases)
+
+
+def _is_other_volume(scan: Volume | None, source: Source) -> bool:
+    """Return whether a scan is another volume in the same files."""
+    return scan is not None and scan.source.files == source.files != () and scan.source.volume != source.volume
 
 
 def _before(segmentation: Segmentation, info: LayerInfo) -> Segmentation | None:

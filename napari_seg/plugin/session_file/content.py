@@ -302,8 +302,11 @@ class SessionContent(Part):
 
     def scan_mark(self, number: int) -> ScanMark:
         """Return the mark of a scan; one that fits no scan if there is no such number."""
-        files = self.scans[number].files if number < len(self.scans) else ()
-        return ScanMark(self.salt, tuple(mark.digest for mark in files[:MAX_FILES_OF_MARK]))
+        if number >= len(self.scans):
+            return ScanMark(self.salt, ())
+        scan = self.scans[number]
+        digests = tuple(mark.digest for mark in scan.files[:MAX_FILES_OF_MARK])
+        return ScanMark(self.salt, digests, volume=scan.volume)
 
     def frame_array(self) -> NDArray[np.float64] | None:
         """Return the frame; None if it is missing or is no orthogonal matrix."""

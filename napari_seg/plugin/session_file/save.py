@@ -310,7 +310,7 @@ class _LayerWriter:
             return self._unread[before.scan]
         for key, number in self._scan_numbers.items():
             volume = self._volumes[key]
-            if volume is not None and info.scan.files and volume.source.files == info.scan.files:
+            if volume is not None and info.scan.files and volume.source == info.scan:
                 return number
         return None
 
