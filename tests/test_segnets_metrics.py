@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
@@ -16,6 +17,7 @@ from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
+from segnets.errors import TrainingError
 from segnets.metrics import CaseMetric, Dice, HausdorffDistance, Summary, SurfaceDice
 from segnets.training.preview import case_dice
 
@@ -74,7 +76,9 @@ def test_the_rule_is_that_of_napari_seg() -> None:
             assert [getattr(scores[n], name) for n in (1, 2)] == pytest.approx(list(values), nan_ok=True)
 
 
-def test_a_missed_structure_lowers_every_mean_and_a_true_negative_none(tmp_path: Path) -> None:
+def test_a_missed_structure_lowers_every_mean_and_a_true_negative_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = Engine(lambda e, b: None)
     engine.state.epoch_length, engine.state.metric_details = 3, {}
     for name, metric in (("mean_dice", Dice()), ("hd95_mm", HausdorffDistance(percentile=95))):
@@ -89,6 +93,16 @@ def test_a_missed_structure_lowers_every_mean_and_a_true_negative_none(tmp_path:
     engine.state.metric_details = {"mean_dice": torch.full((2, 2), torch.nan)}
     Summary(tmp_path / "summary.json", {"0": "background", "1": "a", "2": "b"})(engine)
     assert json.loads((tmp_path / "summary.json").read_text())["mean_dice"] == {"mean": None, "a": None, "b": None}
+    before = (tmp_path / "summary.json").read_text()
+
+    def fill_disk(path: Path, text: str) -> None:
+        path.write_bytes(text[:9].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fill_disk)
+    with pytest.raises(TrainingError, match=r"output\.disk_full"):
+        Summary(tmp_path / "summary.json", {"0": "background", "1": "a", "2": "b"})(engine)
+    assert (tmp_path / "summary.json").read_text() == before
 
 
 def measured(metric: CaseMetric, *cases: str) -> Engine:

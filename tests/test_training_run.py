@@ -36,6 +36,9 @@ def test_a_fold_is_finished_when_its_epochs_or_its_minutes_are_over(tmp_path: Pa
     (fold / "model.pt").touch()
     assert not folds._finished(fold, {})
     (fold / "evaluation" / "summary.json").touch()
+    assert not folds._finished(fold, {})  # of an evaluation that a kill or a full disk has ended
+    assert folds.cross_validated_cases(tmp_path, 1) == {}
+    (fold / "evaluation" / "summary.json").write_text("{}")
     assert folds._finished(fold, {"learning_rate": 0.1})
     assert folds._finished(fold, {"max_minutes": 30})
     assert not folds._finished(fold, {"max_minutes": 60})
@@ -56,7 +59,7 @@ def test_a_fold_says_how_far_it_was_trained(
         (out / "fold_1" / "evaluation").mkdir(parents=True, exist_ok=True)
         line = {"epoch": 1, "step": 16, "mean_dice": 0.1, "planned_steps": 4000}
         (out / "fold_1" / "history.jsonl").write_text(json.dumps(line) + "\n")
-        (out / "fold_1" / folds.SUMMARY).write_text('{"mean_dice": {"mean": 0.1}}')
+        (out / "fold_1" / "evaluation" / "summary.json").write_text('{"mean_dice": {"mean": 0.1}}')
 
     monkeypatch.setattr(folds, "run", pretend)
     assert folds.cross_validate(out, dataset, 2, 1, report=print) == {"mean": [0.1]}
@@ -109,6 +112,28 @@ def test_an_ensemble_cut_short_says_what_it_lacks(
         run.ship(out, out / "weights.pt", {"Dice": 0.5})
     assert (out / "models" / "model.pt").read_bytes() == b"weights"
     assert (out / METADATA).read_text() == before
+
+
+def test_scores_stay_while_the_weights_are_the_same(tmp_path: Path) -> None:
+    scores = {"part": "test", "cases": 6}
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    run_metrics = {"validation mean Dice": 0.8}
+    (tmp_path / METADATA).write_text(json.dumps({"eval_metrics": {}, "description": "heads"}))
+    run.ship(tmp_path, tmp_path / "weights.pt", run_metrics)
+    metadata = json.loads((tmp_path / METADATA).read_text())
+    metadata["eval_metrics"]["mean Dice of the test part"] = 0.7
+    (tmp_path / METADATA).write_text(json.dumps(metadata | {"napari_seg": {"evaluation": scores}}))
+    run.ship(tmp_path, tmp_path / "weights.pt", run_metrics, (40, 400))  # a later start that was refused or interrupted
+    metadata = json.loads((tmp_path / METADATA).read_text())
+    assert metadata["eval_metrics"] == run_metrics | {"mean Dice of the test part": 0.7}
+    assert metadata["napari_seg"] == {"evaluation": scores}
+    assert metadata["description"] == "heads Trained for 40 of 400 planned steps."
+    (tmp_path / "weights.pt").write_bytes(b"changed")
+    run.ship(tmp_path, tmp_path / "weights.pt", run_metrics)
+    metadata = json.loads((tmp_path / METADATA).read_text())
+    assert (metadata["eval_metrics"], metadata["napari_seg"]) == (run_metrics, {})
 
 
 def test_folds_that_there_can_not_be_leave_nothing_behind(dataset: Path, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from monai.data import MetaTensor
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric, DiceMetric, HausdorffDistanceMetric, SurfaceDiceMetric
 
+from segnets.files import replacing
+
 logger = logging.getLogger(__name__)
 
 
@@ -131,5 +133,5 @@ class Summary:
             means = {"mean": mean, **dict(zip(self.names, each, strict=True))}
             summary[metric] = {name: round(m, 6) if m == m else None for name, m in means.items()}
             logger.info(f"{metric}: " + ", ".join(f"{name} {m:.4f}" for name, m in means.items()))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(summary, indent=2))
+        with replacing(self.path) as part:
+            part.write_text(json.dumps(summary, indent=2))

@@ -10,12 +10,13 @@ from typing import Any
 
 from napari_seg.bundles.spec import METADATA
 from napari_seg.formats.atomic import atomic_write
+from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.training.history import RUN, read_history, read_summary
 from napari_seg.training.postprocessing import METRIC, OPTION, LargestGain, measure_gains, set_largest, with_kept
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, command, is_evaluated, ship, training_command
-from napari_seg.training.scores import EVALUATION, SUMMARY, Cases, read_patients, write_scores
+from napari_seg.training.scores import EVALUATION, Cases, read_means, read_patients, write_scores
 from napari_seg.training.segnets_modules import with_segnets
 
 
@@ -80,7 +81,7 @@ def cross_validate(
         if (steps := read_summary(folder).steps) and steps[0] < steps[1]:
             report(f"fold {fold} of {folds} was trained for {steps[0]} of {steps[1]} planned steps")
         run(evaluating, stop_file)
-    folders = [folder for n in range(folds) if ((folder := root / f"fold_{n}") / SUMMARY).is_file()]
+    folders = [folder for n in range(folds) if read_means(folder := root / f"fold_{n}") is not None]
     gains = _gains(root, folders) if len(folders) == folds else []
     dice = _dice(folders, gains)
     if len(folders) == folds:
@@ -97,7 +98,7 @@ def cross_validate(
 def cross_validated_cases(root: Path, folds: int) -> Cases:
     """Return the scores of all cases, each by the fold that it did not train; empty before all folds are finished."""
     folders = [root / f"fold_{n}" for n in range(folds)]
-    if not all((folder / SUMMARY).is_file() for folder in folders):
+    if any(read_means(folder) is None for folder in folders):
         return {}
     gains = _gains(root, folders)
     of_folds = [with_kept(folder, gains) for folder in folders]
@@ -121,8 +122,8 @@ def _dice(folders: Sequence[Path], gains: Sequence[LargestGain]) -> dict[str, li
     kept = {gain.structure for gain in gains if gain.is_kept}
     dice: dict[str, list[float]] = {}
     for folder in folders:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        scores = {name: summary[METRIC if name in kept else "mean_dice"][name] for name in summary["mean_dice"]}
+        means = read_means(folder) or {}
+        scores = {name: means[METRIC if name in kept else "mean_dice"][name] for name in means.get("mean_dice", ())}
         if kept:
             known = [score for name, score in scores.items() if name != "mean" and score is not None]
             scores["mean"] = mean(known) if known else None
@@ -183,11 +184,10 @@ def _make_ensemble(root: Path, folds: int, dice: dict[str, list[float]], gains: 
         set_largest(content, numbers)
         text = yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None)
         atomic_write(path, f"{comment}\n{text}")
-    with with_segnets():
+    with with_segnets(), TemporaryFolder() as folder:  # not in the bundle: another machine may end the last fold, too
         from segnets.training.weights import merge_checkpoints
 
-        merged = root / "models" / "ensemble.unfinished"
+        merged = folder / "model.pt"
         merge_checkpoints([root / f"fold_{n}" / "model.pt" for n in range(folds)], merged)
-    means = {name: mean(values) for name, values in dice.items() if values}
-    ship(root, merged, {f"mean Dice over {folds} folds, {name}": value for name, value in means.items()})
-    merged.unlink()
+        means = {name: mean(values) for name, values in dice.items() if values}
+        ship(root, merged, {f"mean Dice over {folds} folds, {name}": value for name, value in means.items()})

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from napari_seg.training.history import RUN, RunSummary, ended_since, read_summa
 from napari_seg.training.pace import read_configs
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
-from napari_seg.training.scores import EVALUATION, SUMMARY, Part, read_patients, read_scores, write_scores
+from napari_seg.training.scores import EVALUATION, SUMMARY, Part, read_means, read_patients, read_scores, write_scores
 from napari_seg.training.segnets_modules import with_segnets
 
 _TRAINED_FOR = re.compile(r" Trained for \d+ of \d+ planned steps\.$")
@@ -146,9 +147,11 @@ def evaluate_unseen(root: Path, dataset_dir: Path) -> None:
 
 
 def is_evaluated(run_folder: Path) -> bool:
-    """Return whether a run was evaluated after its last weights were written."""
-    summary, weights = run_folder / SUMMARY, weights_of(run_folder)
-    return weights is not None and summary.is_file() and summary.stat().st_mtime >= weights.stat().st_mtime
+    """Return whether a run was evaluated completely after its last weights were written."""
+    weights = weights_of(run_folder)
+    if weights is None or read_means(run_folder) is None:
+        return False
+    return (run_folder / SUMMARY).stat().st_mtime >= weights.stat().st_mtime
 
 
 def _unseen_part(root: Path, dataset_dir: Path) -> Part:
@@ -199,17 +202,22 @@ def weights_of(run_folder: Path) -> Path | None:
 def ship(root: Path, weights: Path, metrics: Mapping[str, float], steps: tuple[int, int] | None = None) -> None:
     """Copy weights into the bundle and write their metrics into its metadata; each file is replaced atomically.
 
+    The scores of an evaluation stay if they are of the same weights.
+
     Args:
         root: folder of the bundle.
         weights: file of the weights.
         metrics: name -> value, for `eval_metrics`.
         steps: trained and planned steps; the description reports a training that stopped early.
     """
-    with atomic_file(root / WEIGHTS) as unfinished:
-        shutil.copyfile(weights, unfinished)
     metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
-    metadata["eval_metrics"] = {name: round(value, 4) for name, value in metrics.items()}
-    metadata.get("napari_seg", {}).pop(EVALUATION, None)  # the scores of other weights
+    if not ((root / WEIGHTS).is_file() and cmp(weights, root / WEIGHTS, shallow=False)):
+        metadata["eval_metrics"] = {}
+        if metadata.get("napari_seg", {}).pop(EVALUATION, None):  # even a kill leaves no scores of other weights
+            atomic_write(root / METADATA, json.dumps(metadata, indent=4) + "\n")
+        with atomic_file(root / WEIGHTS) as unfinished:
+            shutil.copyfile(weights, unfinished)
+    metadata["eval_metrics"] |= {name: round(value, 4) for name, value in metrics.items()}
     description = _TRAINED_FOR.sub("", str(metadata.get("description", "")))
     if steps and steps[0] < steps[1]:
         description += f" Trained for {steps[0]} of {steps[1]} planned steps."

@@ -50,6 +50,18 @@ def read_scores(folder: Path, metric: str = "mean_dice") -> dict[str, dict[str, 
     return read_case_scores(folder, CASES, metric)
 
 
+def read_means(folder: Path) -> dict[str, Any] | None:
+    """Return the means of the evaluation of a run, as `segnets.metrics.Summary` writes them; None without complete ones.
+
+    Args:
+        folder: folder of the run.
+    """
+    with suppress(OSError, ValueError, RecursionError):
+        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else None
+    return None
+
+
 def read_patients(folder: Path) -> dict[str, str]:
     """Return case -> patient in the evaluation of a run."""
     return history.read_patients(folder, CASES)
