@@ -279,6 +279,26 @@ def test_patients_are_found_in_names_of_converted_cases(tmp_path: Path) -> None:
     assert json.loads((into / "dataset.json").read_text()) == description
 
 
+def test_cases_without_a_partner_are_faults(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", {"liver": 1}), write(tmp_path / "b", {"liver": 1}, cases=("q1", "q2"))
+    (second / "labelsTr" / "q2.nii.gz").unlink()  # as in a copy that is not complete
+    assert "partner.no_label  q2  there is no label" in refused(tmp_path / "data", first, second, code="data.faults")
+
+
+def test_the_steps_of_a_plan_count_the_replayed_cases_that_train(tmp_path: Path) -> None:
+    names = [f"q{number}" for number in range(10)]
+    old, new = write(tmp_path / "a", {"liver": 1}, cases=names), write(tmp_path / "b", {"liver": 1}, cases=("p1", "p2"))
+    listing = json.loads((old / "dataset.json").read_text())
+    for number, entry in enumerate(listing["training"]):
+        entry["split"] = "test" if number > 5 else "validation" if number > 2 else "train"
+    (old / "dataset.json").write_text(json.dumps(listing))
+    plan = plan_bundle(new, tmp_path / "out", Choices(), replay=[old], dry_run=True)
+    assert plan["parts"] == {"training": 5, "validation": 3, "test": 4}
+    # an epoch shows the 2 new cases and as many replayed ones
+    assert plan["settings"]["max_epochs"]["why"].startswith("about 4000 steps at 2 per epoch")
+    assert plan["settings"]["batch_size"]["value"] == 2
+
+
 def test_equal_names_of_different_images_are_reported(tmp_path: Path) -> None:
     roots = write(tmp_path / "a", {"liver": 1}), write(tmp_path / "bb", {"spleen": 1})
     said: list[str] = []

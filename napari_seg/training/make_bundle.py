@@ -54,6 +54,7 @@ def make_bundle(
     out: Path,
     choices: Choices,
     counts: Mapping[str, int],
+    replayed: int,
     timing: Timing | None,
     converted: Gathered | None,
 ) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def make_bundle(
         out: folder that it is meant for; another one in a dry run.
         choices: choices of the user.
         counts: "training", "validation", "test" -> number of cases.
+        replayed: number of replayed cases of the training part.
         timing: how to time the training; None: it is not timed.
         converted: how the data set was converted; None: it is read as it is.
     """
@@ -113,11 +115,10 @@ def make_bundle(
     outputs = len(class_names(values, bool(regions)))
     parts = len(values_of.parts) if values_of is not None and values_of.parts else None
     share = choices.settings.get("replay_share", 0.5)
-    others, replayed = len(dataset.cases) - len(dataset.replayed), len(dataset.replayed)
     of_epoch = replace(
         found,
-        cases=passage_length(others, replayed, share),
-        trained_on=passage_length(max(1, counts["training"] - replayed), replayed, share),  # replayed cases only train
+        cases=passage_length(len(dataset.cases) - len(dataset.replayed), len(dataset.replayed), share),
+        trained_on=passage_length(max(1, counts["training"] - replayed), replayed, share),
     )
     plan, network = _plan_network(of_epoch, choices, device, outputs, parts, compared=timing is not None)
     if regions and "regions" not in choices.options:

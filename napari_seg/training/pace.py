@@ -79,8 +79,7 @@ def measure_pace(
     for name, value in values.items():
         parser[name] = value
     split = parser.get_parsed_content("cases")
-    names = {case["name"] for case in split("training")}
-    replayed = len(names.intersection(parser.get_parsed_content("found_dataset").replayed))
+    replayed = split.count_replayed()
     sizes, timed = {}, {}
     chosen: dict[str, Any] = {"train#sampler#replayed": []}  # of the few timed cases none is replayed
     for part, section, count in (("training", "train", 2), ("validation", "validate", 1)):

@@ -222,7 +222,7 @@ def _plan(
     parts = {part: divided.count(part) for part in ("training", "validation", "test")}
     _clear(root)
     marker.touch()
-    return make_bundle(dataset, root, out, choices, parts, timing, converted)
+    return make_bundle(dataset, root, out, choices, parts, divided.count_replayed(), timing, converted)
 
 
 def _check_number(written: dict[str, Any], number: int) -> None:

@@ -51,7 +51,7 @@ def read_scores(folder: Path, metric: str = "mean_dice") -> dict[str, dict[str, 
 
 
 def read_means(folder: Path) -> dict[str, Any] | None:
-    """Return the means of the evaluation of a run, as `segnets.metrics.Summary` writes them; None without complete ones.
+    """Return the means of the evaluation of a run, as `segnets.metrics.Summary` writes them; None if not complete.
 
     Args:
         folder: folder of the run.

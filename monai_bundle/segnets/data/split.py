@@ -88,6 +88,15 @@ class Split:
         """
         return sum(map(len, self._parts[part]))
 
+    def count_replayed(self) -> int:
+        """Return the number of replayed cases in the training part.
+
+        Raises:
+            TrainingError: as `count`.
+        """
+        names = {case["name"] for of_patient in self._parts["training"] for case in of_patient}
+        return len(names.intersection(self.dataset.replayed))
+
     @cached_property
     def _parts(self) -> dict[str, list[list[Case]]]:
         """Part -> the cases of each of its patients."""

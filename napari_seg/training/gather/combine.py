@@ -41,6 +41,7 @@ from napari_seg.training.gather.gather import (
     gather,
     list_faults,
     refuse_unclear,
+    refuse_unpaired,
     refuse_unrecorded,
 )
 from napari_seg.training.gather.pair import PassedOver, unread_files
@@ -112,6 +113,7 @@ def combine(
         found = find_dataset(path, **reading) if converted is None else find_dataset(folder, "decathlon")
         datasets.append(found)
         if converted is None:
+            refuse_unpaired(found)
             folder = folder_of(path)
             listed = [(case["name"], as_paths(case["image"])) for case in found.cases]
             origins.append({name: CaseSource(folder, found.patients[name], images) for name, images in listed})

@@ -210,6 +210,21 @@ def refuse_unclear(dataset: Dataset) -> None:
         raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
 
 
+def refuse_unpaired(dataset: Dataset) -> None:
+    """Refuse a data set with images or label maps that have no partner.
+
+    Raises:
+        TrainingError: `data.faults`.
+    """
+    faults: list[Fault] = []
+    for case in dataset.unpaired:
+        has, lacks = ("image", "label") if "image" in case else ("label", "image")
+        text = f"there is no {lacks} for this {has}; add it, or remove the {has}"
+        faults.append((f"partner.no_{lacks}", case["name"], text))
+    if faults:
+        raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
+
+
 def refuse_unrecorded(dataset: Dataset, folder: Path) -> None:
     """Refuse a list that an earlier version may have read with other patients, if no converted data record them.
 
@@ -303,12 +318,7 @@ def _pairs_of(dataset: Dataset, colours: Colours) -> list[Pair]:
             not here.
     """
     faults: list[Fault] = []
-    if dataset.unpaired:
-        for case in dataset.unpaired:
-            has, lacks = ("image", "label") if "image" in case else ("label", "image")
-            text = f"there is no {lacks} for this {has}; add it, or remove the {has}"
-            faults.append((f"partner.no_{lacks}", case["name"], text))
-        raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
+    refuse_unpaired(dataset)
     pairs = []
     are_by_structure = any(len(_as_list(case["label"])) > 1 for case in dataset.cases)
     for case in dataset.cases:
