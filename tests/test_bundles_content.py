@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import sys
 import time
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from bundles import write_threshold_bundle
+from PIL import Image
 
 from napari_seg.bundles import content as module
-from napari_seg.bundles.content import code_lines, content_hash
+from napari_seg.bundles.content import code_lines, consent_hash, content_hash
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import BundleError
 
@@ -92,6 +94,38 @@ def test_logs_and_caches_of_a_training_are_data_and_its_configs_are_not(root: Pa
     assert digest(root) == before
     (root / "training" / "plan.json").write_text("[]")
     assert digest(root) != before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("models/net.nii", "models/net.nii.gz", "docs/a.png", "a.tif", "scans/a.dcm", "models/model.safetensors"),
+        *("training/net", "training/net.html", "training/curve.png", "training/log.jsonl", "fold_0/net.nii"),
+    ],
+)
+def test_consent_covers_what_a_module_could_load_whatever_its_name_is(root: Path, name: str) -> None:
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes(b"image")
+    before = consent_hash(read_bundle(root))
+    (root / name).write_bytes(pickle.dumps(Path))
+    bundle = read_bundle(root)
+    assert consent_hash(bundle) != before
+    assert ("pickle", "pathlib.Path") in [(line.cause, line.text) for line in code_lines(bundle) if line.file == name]
+
+
+def test_consent_holds_while_a_training_goes_on(root: Path) -> None:
+    (root / "training").mkdir()
+
+    def written(number: int) -> str:
+        Image.new("L", (2, 2), number).save(root / "training" / "curve.png")
+        (root / "training" / "progress.jsonl").write_text(json.dumps({"step": number}) + "\n")
+        for name in ("training/latest.pt", "models/model.pt"):
+            torch.save({"model": {"weight": torch.full((3,), number)}}, root / name)
+        return consent_hash(read_bundle(root))
+
+    assert written(1) == written(2)
+    (root / "training" / "curve.png").write_bytes(b"PK\x03\x04")
+    assert consent_hash(read_bundle(root)) != written(2)
 
 
 @pytest.mark.parametrize("name", ["evil.py", "evil.pyc", "inner/evil.py"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable
@@ -57,6 +58,17 @@ def test_consent_is_remembered_until_the_content_changes(root: Path) -> None:
     load_model(bundle, "cpu")
     forget(bundle.root)
     assert refusal(lambda: check_runnable(bundle)).code == "bundle.untrusted"
+
+
+def test_a_module_s_pickle_in_a_file_named_as_an_image_needs_new_consent(root: Path) -> None:
+    image = root / "models" / "template.nii"
+    image.write_bytes(b"template")
+    remember(read_bundle(root))
+    check_runnable(read_bundle(root))
+    image.write_bytes(pickle.dumps(Path))
+    assert not is_trusted(read_bundle(root))
+    error = refusal(lambda: load_model(read_bundle(root), "cpu"))
+    assert error.code == "bundle.trust_changed"
 
 
 def test_consent_holds_for_a_copy_and_not_for_the_folder(root: Path, tmp_path: Path) -> None:

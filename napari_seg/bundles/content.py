@@ -1,8 +1,11 @@
-"""Files of a bundle that can act, their hash, and the lines in them that would run; nothing of the bundle runs here.
+"""Files of a bundle that can act, their hashes, and the lines in them that would run; nothing of the bundle runs here.
 
-Code, configs, TorchScript and whatever is not known to be data count with their content. Images, and weights that hold
-only tensors, are data: they count with their names, so that a bundle which is trained further stays the same program.
-So do the tables, logs and caches in the folders of a training.
+`consent_hash` is what a user consents to. All files count with their content, whatever their names end with, because
+the bundle's code can read any of them as code or data. Two kinds count with their names only, so that a bundle which is
+trained further needs no new consent: weights that hold only tensors, and the JSON lines and PNG figures that a training
+writes into its folders. Both are known by their content, and no loader of pickles takes them.
+`content_hash` identifies the program, for `model_digest`, and also counts images and all outputs of a training with
+their names only.
 `__pycache__` and `.git` do not count, because napari-seg never reads them.
 """
 
@@ -48,6 +51,12 @@ _MAX_SOURCE_BYTES = 2**20
 
 _DATA_ENDINGS = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".nii", ".nii.gz", ".png", ".safetensors", ".tif", ".tiff")
 """Endings of images and of weights in a format that can't hold code."""
+
+_LOG_STARTS = {".jsonl": b"{", ".png": b"\x89PNG\r\n\x1a\n"}
+"""Ending of an output that changes while a training runs -> its first bytes, with which no pickle and no zip begins."""
+
+_PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
+"""First bytes of a pickle since protocol 2, and of a zip archive."""
 
 _UNREAD = {"__pycache__", ".git"}
 
@@ -133,7 +142,8 @@ class BundleFile:
     Attributes:
         path: where it is.
         name: path in the bundle, with "/" on every system.
-        is_data: whether it counts with its name only.
+        is_data: whether `content_hash` counts it with its name only.
+        may_change: whether `consent_hash` does, too.
         target: where it leads, for a link to a folder or to a file outside the bundle; "" for all other files.
         leads_out: whether it is a file outside the bundle.
     """
@@ -141,6 +151,7 @@ class BundleFile:
     path: Path
     name: str
     is_data: bool
+    may_change: bool
     target: str = ""
     leads_out: bool = False
 
@@ -159,21 +170,23 @@ def files_of(root: Path) -> list[BundleFile]:
         try:
             status = path.stat()
         except OSError:  # a broken link, or a file that only others may read
-            found.append(BundleFile(path, name, True))
+            found.append(BundleFile(path, name, True, True))
             continue
         if stat.S_ISDIR(status.st_mode):  # a link; the files in its target are found there
-            found.append(BundleFile(path, name, True, target=os.readlink(path)))
+            found.append(BundleFile(path, name, True, True, target=os.readlink(path)))
             continue
         if not stat.S_ISREG(status.st_mode):
             raise _link(root, f"{name} is a pipe, a socket or a device")
-        is_data = is_output(name) or _is_data(path, status)
+        is_tensors = _is_tensors(path, status)
+        is_data = is_tensors or is_output(name) or name.lower().endswith(_DATA_ENDINGS)
+        may_change = is_tensors or (is_output(name) and _is_log(path))
         target = ""
         if path.is_symlink() and not (real := path.resolve()).is_relative_to(root.resolve()):
             target = str(real)
             if not is_data:
                 raise _link(root, f"{name} is a link to a file outside the bundle")
         size += 0 if is_data else status.st_size
-        found.append(BundleFile(path, name, is_data, target, leads_out=bool(target)))
+        found.append(BundleFile(path, name, is_data, may_change, target, leads_out=bool(target)))
         if len(found) > MAX_FILES or size > MAX_BYTES:
             raise BundleError(
                 "bundle.too_large",
@@ -184,6 +197,18 @@ def files_of(root: Path) -> list[BundleFile]:
 
 
 def content_hash(bundle: Bundle) -> str:
+    """Return the SHA-256 of a bundle's program, as 64 hexadecimal digits: see `model_digest` for its data.
+
+    Args:
+        bundle: any bundle.
+
+    Raises:
+        BundleError: as for `files_of`; `bundle.unreadable`, a file can't be read.
+    """
+    return _hash_of(bundle, [(file, not file.is_data) for file in files_of(bundle.root)])
+
+
+def consent_hash(bundle: Bundle) -> str:
     """Return the SHA-256 of everything in a bundle that can act, as 64 hexadecimal digits.
 
     Args:
@@ -192,10 +217,15 @@ def content_hash(bundle: Bundle) -> str:
     Raises:
         BundleError: as for `files_of`; `bundle.unreadable`, a file can't be read.
     """
+    return _hash_of(bundle, [(file, not file.may_change) for file in files_of(bundle.root)])
+
+
+def _hash_of(bundle: Bundle, files: list[tuple[BundleFile, bool]]) -> str:
+    """Return the SHA-256 of files, each with whether its content counts, and not only its name."""
     digest = hashlib.sha256()
-    for file in files_of(bundle.root):
+    for file, counts in files:
         content = ""
-        if not file.is_data:
+        if counts:
             try:
                 with file.path.open("rb") as stream:
                     content = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -275,12 +305,24 @@ def _link(root: Path, found: str) -> BundleError:
     )
 
 
-def _is_data(path: Path, status: os.stat_result) -> bool:
-    name = path.name.lower()
-    if name.endswith(_DATA_ENDINGS):
-        return True
+def _is_tensors(path: Path, status: os.stat_result) -> bool:
+    """Return whether a file is weights of torch that hold only tensors."""
     state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return Path(name).suffix in WEIGHTS_ENDINGS and _weights_kind(path, state) == "data"
+    return path.suffix.lower() in WEIGHTS_ENDINGS and _weights_kind(path, state) == "data"
+
+
+def _is_log(path: Path) -> bool:
+    """Return whether an output is of a kind that changes while a training runs, by its ending and its first bytes."""
+    start = _LOG_STARTS.get(path.suffix.lower())
+    return start is not None and _begins_with(path, (start,))
+
+
+def _begins_with(path: Path, starts: tuple[bytes, ...]) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(max(map(len, starts))).startswith(starts)
+    except OSError:
+        return False
 
 
 def is_output(name: str) -> bool:
@@ -328,7 +370,7 @@ def _lines_of(root: Path, file: BundleFile, used: set[str]) -> Iterator[CodeLine
             yield from (replace(line, is_used=file.path.name in used) for line in lines)
     elif suffix == ".conf":
         yield from (replace(line, is_used=False) for line in _matching(file.path, name, _LOGGING, "logging"))
-    elif suffix in WEIGHTS_ENDINGS and not file.is_data:
+    elif not file.may_change and (suffix in WEIGHTS_ENDINGS or _begins_with(file.path, _PICKLE_STARTS)):
         content = inspect_weights(file.path)
         if content.kind == "program":
             yield CodeLine(name, 0, "", "program")

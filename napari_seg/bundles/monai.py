@@ -23,7 +23,7 @@ from napari_seg.bundles.config.objects import fitted_config
 from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.config.resolve import Resolver
 from napari_seg.bundles.config.sections import Sections, find_sections
-from napari_seg.bundles.content import content_hash
+from napari_seg.bundles.content import consent_hash
 from napari_seg.bundles.dimensions import REFERENCE_KEYS
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.model import Model
@@ -51,7 +51,7 @@ def load_monai(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Mode
     weights = find_weights(resolver)
     runs_code = way_of(bundle, resolver).needs_consent
     states = [str(path.stat().st_mtime_ns) for path in (inference_config(bundle.root), weights.path)]
-    states += [content_hash(bundle)] if runs_code else []
+    states += [consent_hash(bundle)] if runs_code else []
     return _load(bundle.root, weights, tuple(states), device, dtype, runs_code, (bundle.output, bundle.spatial_dims))
 
 

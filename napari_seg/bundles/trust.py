@@ -1,8 +1,8 @@
 """Consent to run a bundle's code, and checks before a bundle runs. Nothing of the bundle runs here.
 
-Consent holds for one content hash (see `content.py`) and is remembered in `trust.json` of the store. If anything in the
-bundle that can act changes, consent is asked again. A bundle that a program read with `read_bundle(..., trust=True)`,
-and the shipped bundle, need no hash.
+Consent holds for one `consent_hash` (see `content.py`) and is remembered in `trust.json` of the store. If anything in
+the bundle that can act changes, consent is asked again. A bundle that a program read with
+`read_bundle(..., trust=True)`, and the shipped bundle, need no hash.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.config.read import inference_config, read_config
-from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash, files_of
+from napari_seg.bundles.content import Cause, CodeLine, code_lines, consent_hash, files_of
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.parts import nnunet_models
 from napari_seg.bundles.places import store_root
@@ -54,7 +54,7 @@ def is_trusted(bundle: Bundle) -> bool:
         return True
     consents = _read_consents()
     try:
-        return bool(consents) and content_hash(bundle) in consents
+        return bool(consents) and consent_hash(bundle) in consents
     except BundleError:
         return False
 
@@ -63,12 +63,12 @@ def remember(bundle: Bundle) -> str:
     """Remember the user's consent to a bundle's present content, and that of its coarse bundle; return its hash.
 
     Raises:
-        BundleError: as for `content_hash`.
+        BundleError: as for `consent_hash`.
         OSError: the store can't be written.
     """
     if bundle.coarse is not None:
         remember(read_coarse(bundle))
-    digest = content_hash(bundle)
+    digest = consent_hash(bundle)
     folder = str(bundle.root.resolve())
     consents = {key: entry for key, entry in _read_consents().items() if entry.get("folder") != folder}
     consents[digest] = {"name": bundle.name, "folder": folder, "since": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -85,9 +85,9 @@ def forget(root: Path) -> None:
     digests = set()
     with suppress(BundleError):  # the folder tells which consents are meant, too
         bundle = read_bundle(root)
-        digests.add(content_hash(bundle))
+        digests.add(consent_hash(bundle))
         if bundle.coarse is not None:
-            digests.add(content_hash(read_coarse(bundle)))
+            digests.add(consent_hash(read_coarse(bundle)))
     consents, folder = _read_consents(), root.resolve()
     kept = {
         key: entry
@@ -112,7 +112,7 @@ def check_consent(bundle: Bundle) -> None:
     links = [file for file in files_of(bundle.root) if file.leads_out]
     if not (needs_consent or links):
         return
-    digest, consents = content_hash(bundle), _read_consents()
+    digest, consents = consent_hash(bundle), _read_consents()
     if digest in consents:
         return
     name, folder = one_line(bundle.root.name, 120), str(bundle.root.resolve())
@@ -142,7 +142,7 @@ def _consents_file() -> Path:
 
 
 def _read_consents() -> dict[str, dict[str, Any]]:
-    """Return content hash -> the consent to it; nothing if the file is missing or damaged."""
+    """Return consent hash -> the consent to it; nothing if the file is missing or damaged."""
     try:
         with _consents_file().open("rb") as file:
             entries = json.loads(file.read(_MAX_TRUST_BYTES)).get("trusted")

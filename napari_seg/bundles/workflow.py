@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from napari_seg.bundles.causes import cause_of
 from napari_seg.bundles.config.read import inference_config
-from napari_seg.bundles.content import content_hash
+from napari_seg.bundles.content import consent_hash
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.workflow_plan import RUN_IDS, WorkflowPlan, plan_workflow
 from napari_seg.errors import BundleError, ChoiceNeeded, InputError, Notice, one_line
@@ -60,7 +60,7 @@ def run_workflow(
         bundle: a bundle whose code may run.
         device: torch's name of a device.
         progress: called with the stages "loading" and "segmenting" twice a second; if it raises, the process is killed.
-        digest: content hash that the user trusted; "" if it need not be compared.
+        digest: consent hash that the user trusted; "" if it need not be compared.
 
     Returns:
         Labels on the scan's grid, without confidence; the scan's notices and those on the labels.
@@ -126,7 +126,7 @@ def run_config(
         case: key -> file or files of the case.
         folder: folder of this run; the result lies in `result`.
         device: torch's name of a device.
-        digest: content hash that the user trusted; "" if it need not be compared.
+        digest: consent hash that the user trusted; "" if it need not be compared.
         progress: called while it runs.
 
     Raises:
@@ -134,7 +134,7 @@ def run_config(
     """
     _redirect_output(folder / "printed.txt")
     root, stage = bundle.root, "loading"
-    if digest and content_hash(bundle) != digest:
+    if digest and consent_hash(bundle) != digest:
         text = f"the code of bundle {root.name!r} changed while it was started; check it and start again"
         raise BundleError("bundle.trust_changed", text)
     stop = _heartbeat(lambda: progress(stage, 0, 1))

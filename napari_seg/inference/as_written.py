@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from napari_seg.bundles.content import content_hash
+from napari_seg.bundles.content import consent_hash
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.bundles.workflow import run_workflow
@@ -40,7 +40,7 @@ def segment_as_written(volume: Volume, bundle: Bundle, options: SegmentOptions, 
         )
     check_fit(volume, bundle)
     device = resolve_device(options.device, options.precision)
-    digest = "" if bundle.trusted else content_hash(bundle)  # before the check, so that a later change is noticed
+    digest = "" if bundle.trusted else consent_hash(bundle)  # before the check, so that a later change is noticed
     check_runnable(bundle)
     result = run_workflow(volume, bundle, device, progress, digest)
     notices = [*result.notices, *find_implausible(result, bundle.min_confidence)]

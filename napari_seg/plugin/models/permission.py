@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from napari_seg.bundles.content import CodeLine, code_lines, content_hash
+from napari_seg.bundles.content import CodeLine, code_lines, consent_hash
 from napari_seg.bundles.read import read_coarse
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_consent, check_runnable, remember
@@ -28,7 +28,7 @@ class Permission:
             consent first; "changed", the same, because the content changed since an earlier consent; "refused", it
             can't run.
         reasons: why it needs consent, or why it is refused, as text for the user.
-        digest: content hash that a consent is for; "" if none is needed.
+        digest: consent hash that a consent is for; "" if none is needed.
         lines: lines of the bundle that would run beyond napari-seg's control.
         runs_as_written: MONAI runs its config as written, because napari-seg's own inference can't express it.
     """
@@ -78,7 +78,7 @@ def permission_of(bundle: Bundle) -> Permission:
         runs_as_written = ways[0].kind == "workflow"
         if not any(way.needs_consent for way in ways):
             return Permission("not needed")
-        digest, lines = content_hash(bundle), tuple(code_lines(bundle))
+        digest, lines = consent_hash(bundle), tuple(code_lines(bundle))
     except BundleError as error:
         return Permission("refused", (gui_text_of(error),))
     asked = Permission(
@@ -100,7 +100,7 @@ def give_consent(bundle: Bundle, shown: Permission) -> Permission:
         BundleError: the content can't be consented to.
         OSError: the store can't be written.
     """
-    if content_hash(bundle) != shown.digest:
+    if consent_hash(bundle) != shown.digest:
         return replace(permission_of(bundle), kind="changed")
     remember(bundle)
     return permission_of(bundle)
