@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from napari_seg.bundles.dimensions import image_dimensions
+from napari_seg.bundles.dimensions import image_dimensions, takes_2d_images
 
 WINDOWS, WHOLE = {"_target_": "SlidingWindowInferer"}, {"_target_": "monai.inferers.SimpleInferer"}
 SLICES = {"_target_": "SliceInferer", "roi_size": [64, 64]}
@@ -32,3 +32,22 @@ def test_dimensions_are_those_of_the_windows_or_of_the_network(
     config: dict[str, Any], spatial_shape: Any, expected: int
 ) -> None:
     assert image_dimensions(config, spatial_shape) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "spatial_shape", "expected"),
+    [
+        ({"inferer": WINDOWS | {"roi_size": [64, 64]}}, None, True),
+        ({"inferer": "@windows", "windows": SLICES}, None, True),
+        ({"inferer": {"_target_": "scripts.Mine", "inner": WHOLE}, "network_def": {"spatial_dims": 2}}, None, True),
+        ({"inferer": {"_target_": "scripts.Mine", "inner": WHOLE}, "network_def": {"spatial_dims": 3}}, None, False),
+        (
+            {"inferer": WINDOWS | {"roi_size": [64, 64, 64]}, "network_def": {"_target_": "scripts.Net"}},
+            [64] * 3,
+            False,
+        ),
+        ({}, None, False),
+    ],
+)
+def test_networks_of_slices_take_2d_images_too(config: dict[str, Any], spatial_shape: Any, expected: bool) -> None:
+    assert takes_2d_images(config, spatial_shape) == expected

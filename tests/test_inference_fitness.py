@@ -12,6 +12,7 @@ import phantoms
 import pytest
 from bundles import write_threshold_bundle
 from monai.transforms import Compose, Orientationd, Spacingd
+from nnunet_models import configuration, write_model
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
@@ -21,7 +22,7 @@ from napari_seg.geometry import Grid
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.fitness import check_fit, doubts
 from napari_seg.inference.segment import segment
-from napari_seg.volume import Volume
+from napari_seg.volume import Source, Volume
 
 
 def volume_of(array: np.ndarray, spacing_mm: tuple = (1, 1, 1), orientation: str = "RAS", modality: str = "") -> Volume:
@@ -59,9 +60,32 @@ def test_other_channels_and_modalities_are_refused(bundle: Bundle) -> None:
 def test_one_slice_is_for_models_of_2d_images(bundle: Bundle) -> None:
     scan = volume_of(np.zeros((8, 8, 1), np.int16))
     check_fit(scan, replace(bundle, spatial_dims=2))
-    with pytest.raises(BundleError, match="the scan has one slice") as caught:
-        check_fit(scan, bundle)
-    assert caught.value.code == "bundle.dimensions"
+    slices = replace(bundle, takes_one_slice=True)
+    for volume, other, segmented in (
+        (scan, bundle, "volumes"),
+        (replace(scan, source=Source("image2d")), bundle, "volumes"),
+        (scan, slices, "volumes slice by slice"),
+    ):
+        with pytest.raises(BundleError, match=f"the scan has one slice; .* segments {segmented};") as caught:
+            check_fit(volume, other)
+        assert caught.value.code == "bundle.dimensions"
+    check_fit(replace(scan, source=Source("image2d")), slices)
+
+
+def test_a_model_of_slices_takes_one_slice_of_any_format_if_it_lies_as_in_training(tmp_path: Path) -> None:
+    model = read_bundle(write_model(tmp_path, "2d", configuration((16, 16), (1.0, 1.0)), seed=1))
+    array = np.random.default_rng(0).normal(size=(40, 32, 1)).astype(np.float32)
+    found = []
+    for format in ("nifti", "itk", "dicom", "image2d"):
+        scan = replace(volume_of(array, (0.5, 0.5, 5)), source=Source(format))
+        found.append(segment(scan, model, device="cpu").array)
+        assert np.array_equal(found[0], found[-1])
+    assert len(np.unique(found[0])) > 1
+    both = segment(replace(scan, source=Source("nifti")), f"{model.root.parent}:2d+2d", device="cpu")
+    assert np.array_equal(both.array, found[0])
+    across = replace(model, configuration=replace(model.configuration, transpose=(2, 0, 1)))
+    with pytest.raises(BundleError, match="segments volumes slice by slice"):
+        check_fit(scan, across)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,7 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, Task, TaskBundle
 from napari_seg.errors import BundleError, Cancelled, EnvironmentFault, Notice
 from napari_seg.geometry import Grid
+from napari_seg.inference.fitness import check_fit
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.scan import segment_scan
 from napari_seg.inference.segment import segment
@@ -272,6 +274,23 @@ def test_nothing_far_from_a_structure_of_the_coarser_task_stays() -> None:
     steps = int(4 / np.mean(volume.grid.spacing_mm))
     near = ndimage.binary_dilation(volume.array[0] > 600, iterations=steps)
     assert np.array_equal(found.array > 0, near & (volume.array[0] > 0))
+
+
+def test_a_thin_scan_has_one_plane_in_the_voxel_size_of_its_task() -> None:
+    thick, run = scan(), Runner()
+    volume = replace(thick, array=thick.array[..., :4], grid=thick.grid.box((0, 0, 0), (*thick.grid.shape[:2], 4)))
+
+    def checked(image: Volume, model: NnunetBundle, *arguments: Any) -> Segmentation:
+        check_fit(image, model)
+        return run(image, model, *arguments)
+
+    coarse = task((100, 3), spacing_mm=(20.0, 20.0, 20.0))
+    assert segment_task(volume, coarse, SegmentOptions(), ignore_progress, checked).grid == volume.grid
+    assert 1 in run.seen[0][1].grid.shape[2:]
+    assert [image.grid.shape[2] for image, model, _ in task_runs(volume, coarse, SegmentOptions())] == [1]
+    one = replace(thick, array=thick.array[..., :1], grid=thick.grid.box((0, 0, 0), (*thick.grid.shape[:2], 1)))
+    with pytest.raises(BundleError, match="the scan has one slice"):
+        segment_task(one, coarse, SegmentOptions(), ignore_progress, checked)
 
 
 def test_a_task_refuses_scans_of_another_modality() -> None:

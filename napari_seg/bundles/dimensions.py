@@ -14,6 +14,17 @@ def image_dimensions(config: dict[str, Any], spatial_shape: Any = None) -> Liter
         config: from `read_config`.
         spatial_shape: of the network's image, from the metadata; None if it has none.
     """
+    return _dimensions(config, spatial_shape)[0]
+
+
+def takes_2d_images(config: dict[str, Any], spatial_shape: Any = None) -> bool:
+    """Return whether the network takes 2D images, be they slices of a volume; the arguments are as above."""
+    dimensions, inferers = _dimensions(config, spatial_shape)
+    return dimensions == 2 or "SliceInferer" in inferers or _network_dimensions(config, spatial_shape) == 2
+
+
+def _dimensions(config: dict[str, Any], spatial_shape: Any) -> tuple[Literal[2, 3], list[str]]:
+    """Return what `image_dimensions` returns, and the names of the inferer's components."""
     waiting, seen, names = [resolved(config, config.get("inferer"))], set(), []
     while waiting:
         entry = waiting.pop()
@@ -23,10 +34,14 @@ def image_dimensions(config: dict[str, Any], spatial_shape: Any = None) -> Liter
         names.append(str(entry.get("_target_", "")).rpartition(".")[2])
         size = resolved(config, entry.get("roi_size"))
         if names == ["SlidingWindowInferer"] and isinstance(size, list | tuple):
-            return 2 if len(size) == 2 else 3
+            return 2 if len(size) == 2 else 3, names
         waiting += [resolved(config, value) for value in entry.values()]
     if set(names) - {"SimpleInferer", "SlidingWindowInferer"}:
-        return 3  # slices of a volume, or a way of the bundle's own
+        return 3, names  # slices of a volume, or a way of the bundle's own
+    return _network_dimensions(config, spatial_shape), names
+
+
+def _network_dimensions(config: dict[str, Any], spatial_shape: Any) -> Literal[2, 3]:
     network = resolved(config, config.get("network_def"))
     if isinstance(network, dict):
         dimensions = [resolved(config, network.get(key)) for key in ("spatial_dims", "dimensions")]

@@ -29,7 +29,7 @@ from typing import Any, Literal, get_args
 
 from napari_seg.bundles.config.read import inference_config, merged_config, read_config
 from napari_seg.bundles.config.resolve import Resolver
-from napari_seg.bundles.dimensions import adds_guidance, image_dimensions, image_keys
+from napari_seg.bundles.dimensions import adds_guidance, image_dimensions, image_keys, takes_2d_images
 from napari_seg.bundles.output import Output, independent_channels
 from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.spec import Bundle, CoarseSpec, LocaliserSpec, RegionSpec
@@ -76,7 +76,7 @@ def bundle_of(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     if not all(0 < value < 1 for value in thresholds):
         raise ValueError(f"thresholds are probabilities between 0 and 1, not {thresholds}")
     background = names.get(0, "")
-    output, dimensions = _output(root, metadata, images, channels, thresholds, background)
+    output, dimensions, takes_one_slice = _output(root, metadata, images, channels, thresholds, background)
     channels_of_labels = output.channels_of_labels(max(channels, *(n + 1 for n in names)) if names else channels)
     network_segments = _segments(ours.get("network_segments", ())) or tuple(
         Segment(label, names.get(channel) or f"segment {label}", distinct_color(label))
@@ -111,6 +111,7 @@ def bundle_of(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         background=background,
         output=output,
         spatial_dims=dimensions,
+        takes_one_slice=takes_one_slice,
         out_channels=channels,
         channel_names=input_names,
     )
@@ -179,18 +180,23 @@ def _output(
     channels: int,
     thresholds: tuple[float, ...],
     background: str,
-) -> tuple[Output, Literal[2, 3]]:
-    """Return how a bundle's channels become labels, and the dimensions of its images; defaults for an odd config."""
+) -> tuple[Output, Literal[2, 3], bool]:
+    """Return how a bundle's channels become labels, the dimensions of its images, and whether it takes one slice.
+
+    An odd config gets the defaults.
+    """
     found: Output | tuple[str, ...] = ()
     dimensions: Literal[2, 3] = 3
+    takes_one_slice = False
     with suppress(Exception):  # a foreign file can hold anything; it is checked before the bundle runs
         config = Resolver(read_config(inference_config(root)), root, None, metadata).entries
-        dimensions = image_dimensions(config, next(iter(images.values())).get("spatial_shape"))
+        shape = next(iter(images.values())).get("spatial_shape")
+        dimensions, takes_one_slice = image_dimensions(config, shape), takes_2d_images(config, shape)
         found = read_output(config, channels, thresholds, background)
     if isinstance(found, Output):
-        return found, dimensions
+        return found, dimensions, takes_one_slice
     declared = Output(decision="thresholds", channels=independent_channels(thresholds, "none"))
-    return declared if thresholds else Output(), dimensions
+    return declared if thresholds else Output(), dimensions, takes_one_slice
 
 
 def _channels(value: Any) -> int:

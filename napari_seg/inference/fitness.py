@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_seg.bundles.nnunet.configuration import Configuration
+from napari_seg.bundles.nnunet.configuration import Configuration, NnunetBundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, Notice
 from napari_seg.formats.channels import in_order
@@ -71,13 +71,25 @@ def check_fit(volume: Volume, bundle: Bundle) -> None:
             f"the scan has {volume.grid.shape[2]} slices; bundle {bundle.name!r} segments 2D images; choose another "
             "bundle, or an image of one slice",
         )
-    if bundle.spatial_dims == 3 and volume.grid.shape[2] == 1 and volume.source.format != "image2d":
+    if volume.grid.shape[2] == 1 and not _takes_one_slice(volume, bundle):
+        segmented = "volumes slice by slice" if bundle.takes_one_slice else "volumes"
         raise BundleError(
             "bundle.dimensions",
-            f"the scan has one slice; bundle {bundle.name!r} segments volumes; choose the whole volume, or a bundle "
-            "for 2D images",
+            f"the scan has one slice; bundle {bundle.name!r} segments {segmented}; choose the whole volume, or a "
+            "bundle for 2D images",
         )
     check_modality(volume.modality, bundle)
+
+
+def _takes_one_slice(volume: Volume, bundle: Bundle) -> bool:
+    """Return whether a bundle segments a scan of one slice."""
+    if bundle.spatial_dims == 2:
+        return True
+    if isinstance(bundle, NnunetBundle) and bundle.configuration.is_2d:
+        return arranged_grid(volume, bundle.configuration).shape[0] == 1  # the slices of other plans lie across it
+    if bundle.kind == "monai" and volume.source.format != "image2d":
+        return False  # its transforms may turn a volume, and its slices may lie across another axis
+    return bundle.takes_one_slice
 
 
 def check_modality(modality: str, bundle: Bundle) -> None:

@@ -188,7 +188,7 @@ class Looker:
             "volume": kept.get("volume"),
             "resample_tilt": bool(kept.get("resample_tilt")),
             "memory_bytes": self.options.memory_bytes,
-            "one_slice": bundle.spatial_dims == 2,
+            "one_slice": bundle.takes_one_slice,
         }
         try:
             volume = scan.read(**within, channels=bundle.in_channels)

@@ -143,6 +143,7 @@ def _bundle(training: Training, configuration: Configuration, previous: NnunetBu
         output=output,
         out_channels=len(configuration.region_labels) or len(segments) + 1,
         configuration=configuration,
+        takes_one_slice=configuration.is_2d,
         folds=training.folds,
         checkpoint=training.checkpoint,
         previous=previous,
@@ -206,6 +207,7 @@ def _ensemble(members: list[NnunetBundle], folder: Path) -> EnsembleBundle:
         channel_names=first.channel_names,
         output=first.output,
         out_channels=first.out_channels,
+        takes_one_slice=all(member.takes_one_slice for member in members),
         members=tuple(members),
     )
 

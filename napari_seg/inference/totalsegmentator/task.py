@@ -256,10 +256,13 @@ def _run_parts(
 
 
 def _needed(bundle: TaskBundle, segments: Sequence[Segment]) -> list[tuple[Part, NnunetBundle]]:
-    """Return the models that can find one of some segments, and those that help a step."""
+    """Return the models that can find one of some segments, and those that help a step.
+
+    They take one slice: in the task's voxel size a thin scan, which passed `check_fit`, may have no more.
+    """
     wanted = {segment.label for segment in segments}
     return [
-        (part, replace(model, overlap=bundle.task.overlap))
+        (part, replace(model, overlap=bundle.task.overlap, takes_one_slice=True))
         for part, model in zip(bundle.task.parts, bundle.parts, strict=True)
         if not part.labels or wanted.intersection(label for _, label in part.labels)
     ]
