@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from nnunet_models import configuration, save_checkpoint, write_model
 
 from napari_seg.bundles.load import load_model
+from napari_seg.bundles.nnunet import checkpoint
 from napari_seg.bundles.nnunet.checkpoint import read_nnunet_checkpoint
 from napari_seg.bundles.nnunet.network import build_network
 from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.weights.checkpoint import read_checkpoint
 from napari_seg.errors import BundleError
+from napari_seg.geometry import Grid
+from napari_seg.inference.segment import segment
+from napari_seg.volume import Volume
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +147,36 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 def test_copies_of_folds_are_no_folds(tmp_path: Path) -> None:
     root = write_model(tmp_path, folds=(0, "0_backup"))
     assert read_bundle(root).folds == ("fold_0",)
+
+
+def test_a_result_names_the_weights_that_made_it_whatever_lies_there_now(tmp_path: Path) -> None:
+    root = write_model(tmp_path)
+    path = root / "fold_0" / "checkpoint_final.pth"
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    array = np.random.default_rng(0).normal(size=(1, 16, 16, 16)).astype(np.float32)
+    scan, replaced = Volume(array, Grid((16, 16, 16), np.eye(4))), []
+
+    def replace_weights(stage: str, done: int, total: int) -> None:
+        if stage == "segmenting" and done and not replaced:
+            path.unlink()
+            replaced.append(True)
+
+    found = segment(scan, read_bundle(root), device="cpu", backend="torch", progress=replace_weights)
+    assert replaced
+    assert found.run["weights"] == {"fold_0": sha256}
+
+
+def test_weights_that_are_replaced_while_they_are_read_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    root = write_model(tmp_path)
+    other = write_model(tmp_path / "other", seed=1) / "fold_0" / "checkpoint_final.pth"
+
+    def read(one: Path) -> Any:
+        shutil.copy(other, one)
+        return read_checkpoint(one)
+
+    monkeypatch.setattr(checkpoint, "read_checkpoint", read)
+    with pytest.raises(BundleError, match="was replaced while it was read"):
+        load_model(read_bundle(root), "cpu")
+    assert not list(store.rglob("*.safetensors"))

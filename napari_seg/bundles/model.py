@@ -55,6 +55,7 @@ class Model:
         statistics: measurements of earlier runs; written by `inference`.
         others: the same model in other number formats; see `computing_in`.
         mirror_axes: axes along which mirror images may be averaged, as the training says; empty: it does not say.
+        weights_sha256: folder of a fold -> SHA-256 of the checkpoint that was read, for a model of nnU-Net.
     """
 
     network: torch.nn.Module
@@ -68,6 +69,7 @@ class Model:
     statistics: RunStatistics = field(default_factory=RunStatistics)
     others: dict[torch.dtype, Model] = field(default_factory=dict)
     mirror_axes: tuple[int, ...] = ()
+    weights_sha256: dict[str, str] = field(default_factory=dict)
 
     def computing_in(self, dtype: torch.dtype) -> Model:
         """Return this model in another number format; both share network, weights and the costs of windows."""

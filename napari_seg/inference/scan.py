@@ -165,9 +165,7 @@ def run_of(settings: RegionSettings) -> dict[str, Any]:
     """Return how the model was run, with the digests of its weights if it is one of nnU-Net."""
     run = {"match": settings.options.match, **settings.run}
     if isinstance(settings.bundle, NnunetBundle):
-        from napari_seg.bundles.nnunet.checkpoint import weights_digests
-
-        run["weights"] = weights_digests(settings.bundle)
+        run["weights"] = dict(settings.model.weights_sha256)
     if settings.previous is not None:
         run["previous"] = dict(settings.previous.run)
     return run

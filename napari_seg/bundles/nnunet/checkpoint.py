@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.places import kept_folder
 from napari_seg.bundles.weights.checkpoint import UnsafeCheckpoint, read_checkpoint
 from napari_seg.errors import BundleError, one_line
@@ -37,10 +36,12 @@ class Checkpoint:
         mirror_axes: axes along which the training mirrored images; mirror images may be averaged along these only.
         trainer: name of the trainer.
         configuration: name of the configuration; "" if the checkpoint has none.
+        sha256: digest of the file that was read.
     """
 
-    def __init__(self, weights: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    def __init__(self, weights: dict[str, torch.Tensor], facts: dict[str, Any], sha256: str) -> None:
         self.weights = weights
+        self.sha256 = sha256
         self.mirror_axes = tuple(int(axis) for axis in facts.get("mirror_axes") or ())
         self.trainer = str(facts.get("trainer") or "")
         self.configuration = str(facts.get("configuration") or "")
@@ -50,17 +51,19 @@ def read_nnunet_checkpoint(path: Path) -> Checkpoint:
     """Return the weights of a checkpoint, on the CPU, and what else a run needs.
 
     Raises:
-        BundleError: `bundle.weights`, it is missing, damaged or no checkpoint of nnU-Net; `bundle.weights_unsafe`, it
-            holds more than tensors and plain data.
+        BundleError: `bundle.weights`, it is missing, damaged or no checkpoint of nnU-Net, or was replaced meanwhile;
+            `bundle.weights_unsafe`, it holds more than tensors and plain data.
     """
     try:
-        kept = kept_folder() / f"{digest_of(path)}.safetensors"
+        sha256 = digest_of(path)
+        kept = kept_folder() / f"{sha256}.safetensors"
         if kept.is_file():
             try:
                 return _kept(kept)
             except Exception as error:  # damaged, or another's; it is written again
                 log.info("%s can't be used (%s); the checkpoint is read", kept.name, type(error).__name__)
-        checkpoint = _parsed(read_checkpoint(path), path.stat().st_size)
+        checkpoint = _parsed(read_checkpoint(path), path.stat().st_size, sha256)
+        is_same = digest_of(path) == sha256
     except UnsafeCheckpoint as error:
         text = f"{_shown(path)} was not loaded: {one_line(error, 200)}; expected a checkpoint that nnU-Net saved"
         raise BundleError("bundle.weights_unsafe", text) from None
@@ -69,6 +72,9 @@ def read_nnunet_checkpoint(path: Path) -> Checkpoint:
         raise BundleError(
             "bundle.weights", f"{_shown(path)} can't be used ({one_line(cause, 200)}); expected a checkpoint of nnU-Net"
         ) from error
+    if not is_same:
+        text = f"{_shown(path)} was replaced while it was read; wait until its training has ended, and start again"
+        raise BundleError("bundle.weights", text)
     _keep(checkpoint, kept)
     return checkpoint
 
@@ -116,11 +122,6 @@ def load_weights(network: torch.nn.Module, checkpoint: Checkpoint, name: str) ->
     network.load_state_dict(chosen, strict=False, assign=True)
 
 
-def weights_digests(bundle: NnunetBundle) -> dict[str, str]:
-    """Return the SHA-256 of the checkpoint of each fold, by the name of its folder."""
-    return {fold: digest_of(bundle.root / fold / bundle.checkpoint) for fold in bundle.folds}
-
-
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits; a file is read once, and again after it changed."""
     status = path.stat()
@@ -133,12 +134,13 @@ def _digest(path: Path, size: int, changed_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parsed(content: Any, size: int) -> Checkpoint:
+def _parsed(content: Any, size: int, sha256: str) -> Checkpoint:
     """Return what a run needs of a checkpoint's content.
 
     Args:
         content: what was read.
         size: bytes of the file.
+        sha256: digest of the file.
 
     Raises:
         ValueError: it is no checkpoint of nnU-Net.
@@ -173,7 +175,7 @@ def _parsed(content: Any, size: int) -> Checkpoint:
         "trainer": _text(content.get("trainer_name")),
         "configuration": _text(arguments.get("configuration")),
     }
-    return Checkpoint(named, facts)
+    return Checkpoint(named, facts, sha256)
 
 
 def _text(value: Any) -> str:
@@ -203,7 +205,7 @@ def _kept(path: Path) -> Checkpoint:
     facts = _facts_in(path)
     if facts["checkpoint"] != path.stem or not {*facts["mirror_axes"]} <= {0, 1, 2}:
         raise ValueError("it was written for another checkpoint")
-    return Checkpoint(read_checkpoint(path), facts)
+    return Checkpoint(read_checkpoint(path), facts, path.stem)
 
 
 def _keep(checkpoint: Checkpoint, path: Path) -> None:

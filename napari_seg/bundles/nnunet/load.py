@@ -73,6 +73,7 @@ def _load(bundle: NnunetBundle, states: tuple[int, ...], device: torch.device, d
     """Load a model; `states` tells a model that changed on disk from the one in memory."""
     configuration = bundle.configuration
     networks: list[torch.nn.Module] = []
+    weights_sha256: dict[str, str] = {}
     mirror_axes: tuple[int, ...] | None = None
     for fold in bundle.folds:
         checkpoint = read_nnunet_checkpoint(bundle.root / fold / bundle.checkpoint)
@@ -80,6 +81,7 @@ def _load(bundle: NnunetBundle, states: tuple[int, ...], device: torch.device, d
         network = _network(bundle)
         load_weights(network, checkpoint, f"{fold} of {one_line(bundle.root.name, 120)!r}")
         networks.append(network)
+        weights_sha256[fold] = checkpoint.sha256
         mirror_axes = checkpoint.mirror_axes if mirror_axes is None else mirror_axes  # those of the first fold
     assert mirror_axes is not None
     network = networks[0] if len(networks) == 1 else FoldAverage(networks)
@@ -96,7 +98,17 @@ def _load(bundle: NnunetBundle, states: tuple[int, ...], device: torch.device, d
     windows = WindowSettings(
         (size[0], size[1], size[2]), (0.0 if configuration.is_2d else overlap, overlap, overlap), mode="nnunet"
     )
-    return Model(network.to(device).eval(), configuration, windows, device, dtype, bundle.output, mirror_axes=axes)
+    network = network.to(device).eval()
+    return Model(
+        network,
+        configuration,
+        windows,
+        device,
+        dtype,
+        bundle.output,
+        mirror_axes=axes,
+        weights_sha256=weights_sha256,
+    )
 
 
 def _check_configuration(bundle: NnunetBundle, fold: str, checkpoint: Checkpoint) -> None:
