@@ -1764,6 +1764,12 @@ CODES = {
     "series.transfer_syntax": Code(
         "error", "The pixels are compressed in a way that can't be read.", "Export the series uncompressed."
     ),
+    "series.two_versions": Code(
+        "error",
+        "Two files have the identifiers of one DICOM image and other pixels, as if the images were filtered or defaced, "
+        "and saved with the identifiers of the originals.",
+        "Give the folder of one version, or move the files of the other one away.",
+    ),
     "series.unknown": Code(
         "error",
         "A training set refers to a DICOM series, and this machine does not know where that lies.",

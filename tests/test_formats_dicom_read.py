@@ -68,6 +68,25 @@ def test_copies_of_an_instance_count_once(tmp_path, head):
     assert np.array_equal(read(tmp_path).array, head.array)
 
 
+def test_copies_with_other_pixels_are_refused(tmp_path, head):
+    paths = write_series(head, tmp_path / "original")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "denoised").mkdir()
+    for path in paths[3:5]:
+        dataset = pydicom.dcmread(path)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.save_as(tmp_path / "packed" / path.name)
+    assert np.array_equal(read(tmp_path).array, head.array)
+    dataset = pydicom.dcmread(paths[7])
+    dataset.PixelData = (dataset.pixel_array // 2).tobytes()
+    dataset.save_as(tmp_path / "denoised" / paths[7].name)
+    error = refusal(tmp_path)
+    assert error.code == "series.two_versions"
+    assert "original" in error.message
+    assert "denoised" in error.message
+    assert np.array_equal(read(tmp_path / "original").array, head.array)
+
+
 def test_each_slice_is_rescaled_by_its_own_slope(tmp_path, head):
     slopes = [0.5 + 0.01 * k for k in range(14)]
     write_series(head, tmp_path, rescale=lambda k: (slopes[k], -20.0 - k))

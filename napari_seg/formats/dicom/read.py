@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from napari_seg.formats.dicom.frames import Frame, frames_of
 from napari_seg.formats.dicom.geometry import arrange, source_of
 from napari_seg.formats.dicom.headers import Header, read_header
 from napari_seg.formats.dicom.pixels import check_whole, read_pixels, stated_bytes
+from napari_seg.formats.dicom.private_words import public_name
 from napari_seg.formats.dicom.series import series_name
 from napari_seg.volume import SolvedStack, Source, Volume
 
@@ -129,13 +131,36 @@ def frames_among(headers: Sequence[Header], frames: Sequence[Sequence[int]] = ()
     Args:
         headers: headers of the files.
         frames: for each file, the frames that count; empty for all.
+
+    Raises:
+        InputError: `series.two_versions`, frames with the same identifiers have other pixels.
     """
     found: dict[tuple, Frame] = {}
     for header, own in zip(headers, frames or repeat(None), strict=False):
+        copies = []
         for frame in frames_of(header):
             if own is None or frame.index in own:
-                found.setdefault(frame.identity, frame)
+                first = found.setdefault(frame.identity, frame)
+                if first is not frame:
+                    copies.append((first, frame))
+        if copies:
+            _check_copies(copies)
     return list(found.values())
+
+
+def _check_copies(copies: Sequence[tuple[Frame, Frame]]) -> None:
+    """Refuse frames of a file that have the identifiers, but not the pixels, of frames before."""
+    one, other = (frame.header for frame in copies[0])
+    if filecmp.cmp(one.path, other.path, shallow=False):
+        return
+    values = [read_pixels(frames, frames[0].label) for frames in zip(*copies, strict=True)]
+    if not np.array_equal(*values):
+        folders = [public_name(header.path.parent.name, header.tags) or "a folder" for header in (one, other)]
+        text = (
+            f"{one.label} in {folders[0]} and {other.label} in {folders[1]} have the same identifiers and other pixels"
+        )
+        text = f"{text}, so these are two versions of one series; give the folder or the files of one of them"
+        raise InputError("series.two_versions", text)
 
 
 def _check_scalar(header: Header, name: str) -> None:
