@@ -1731,6 +1731,12 @@ CODES = {
         "The series mixes kinds of images, such as magnitude and phase, in one stack.",
         "Separate them; `--volume` chooses one if the message offers it.",
     ),
+    "series.mixed_rescale": Code(
+        "error",
+        "Some slices of the series state a rescale slope or intercept and others do not, so that their values do not "
+        "compare.",
+        "Export the series again, without removing attributes.",
+    ),
     "series.mixed_size": Code(
         "error",
         "The slices of the series have different numbers of pixels.",
@@ -1761,13 +1767,19 @@ CODES = {
         "A file of several frames does not say where each lies.",
         "Export it as NIfTI, or again with the positions of its frames.",
     ),
+    "series.no_intercept": Code(
+        "notice",
+        "A CT series states no rescale intercept and has no value below 0, so its values are probably no Hounsfield "
+        "units; stored values are often 1024 higher.",
+        "Export the series again, without removing attributes.",
+    ),
     "series.transfer_syntax": Code(
         "error", "The pixels are compressed in a way that can't be read.", "Export the series uncompressed."
     ),
     "series.two_versions": Code(
         "error",
-        "Two files have the identifiers of one DICOM image and other pixels, as if the images were filtered or defaced, "
-        "and saved with the identifiers of the originals.",
+        "Two files have the identifiers of one DICOM image and other pixels, as if an image was filtered or defaced, "
+        "and saved with the identifiers of the original.",
         "Give the folder of one version, or move the files of the other one away.",
     ),
     "series.unknown": Code(

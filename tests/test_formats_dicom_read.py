@@ -98,6 +98,31 @@ def test_each_slice_is_rescaled_by_its_own_slope(tmp_path, head):
     assert off_by.max() > 0
 
 
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+def test_slices_without_the_rescaling_of_the_others_are_refused(tmp_path, head, keyword):
+    def remove(k, dataset):
+        if k % 2:
+            delattr(dataset, keyword)
+
+    write_series(head, tmp_path / "mixed", rescale=lambda k: (0.5, -1024.0), edit=remove)
+    error = refusal(tmp_path / "mixed")
+    assert error.code == "series.mixed_rescale"
+    assert keyword in error.message
+    write_series(head, tmp_path / "plain", edit=remove)  # without effect
+    assert np.array_equal(read(tmp_path / "plain").array, head.array)
+
+
+def test_a_ct_without_intercept_has_a_notice(tmp_path, head):
+    def remove(k, dataset):
+        dataset.Modality = "CT"
+        del dataset.RescaleIntercept
+
+    below = phantoms.Volume(head.array - 1000, head.grid)
+    for name, volume, codes in (("stored", head, ["series.no_intercept"]), ("hounsfield", below, [])):
+        write_series(volume, tmp_path / name, edit=remove)
+        assert [notice.code for notice in read(tmp_path / name).notices] == codes
+
+
 def test_whole_intercepts_keep_integers_while_they_fit(tmp_path, head):
     write_series(head, tmp_path / "fits", rescale=lambda k: (1.0, -1024.0))
     assert read(tmp_path / "fits").array.dtype == np.int16

@@ -32,6 +32,10 @@ _VECTORS = (
 """Vectors of nuclear medicine: for each frame its slice, and other indices that may distinguish volumes."""
 
 
+RESCALING = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
+"""Keywords of slope and intercept, and the values that change nothing, for files that do not state them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One slice: its geometry in DICOM's frame, LPS+, and how its stored values are rescaled.
@@ -51,6 +55,7 @@ class Frame:
         image_type: all values of DICOM's ImageType or FrameType.
         slope: rescale slope: value = stored value * slope + intercept.
         intercept: rescale intercept.
+        assumed: keywords of slope and intercept if the file does not state them, so that 1 and 0 were assumed.
         tile: first row and column of the slice in a stored frame that is a mosaic; None if the slice is the frame.
     """
 
@@ -68,6 +73,7 @@ class Frame:
     image_type: tuple[str, ...]
     slope: float
     intercept: float
+    assumed: tuple[str, ...] = ()
     tile: tuple[int, int] | None = None
 
     @property
@@ -259,8 +265,10 @@ def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], attrib
         )
     kinds = (lookup(f"{modality}FrameTypeSequence", "FrameType") for modality in ("MRImage", "CTImage", "PET"))
     frame_type = next((tuple(kind) for kind in kinds if kind), None)
-    slope = _number(lookup("PixelValueTransformationSequence", "RescaleSlope"), missing=1.0)
-    intercept = _number(lookup("PixelValueTransformationSequence", "RescaleIntercept"), missing=0.0)
+    stated = {keyword: lookup("PixelValueTransformationSequence", keyword) for keyword in RESCALING}
+    slope, intercept = (
+        float(assumed if stated[keyword] is None else stated[keyword]) for keyword, assumed in RESCALING.items()
+    )
     if not slope or not np.isfinite([slope, intercept]).all():
         raise InputError("file.bad_header", f"{label} rescales its values by {slope} and {intercept}; re-export it")
     return Frame(
@@ -278,12 +286,8 @@ def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], attrib
         image_type=frame_type or image_type(tags),
         slope=slope,
         intercept=intercept,
+        assumed=tuple(keyword for keyword, value in stated.items() if value is None),
     )
-
-
-def _number(value: Any, missing: float) -> float:
-    """Return a value as a number; another one if it is missing."""
-    return missing if value is None else float(value)
 
 
 def _numbers(values: Any, count: int) -> NDArray[np.float64] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_seg.errors import InputError, Notice
-from napari_seg.formats.dicom.frames import Frame, frames_of
+from napari_seg.formats.dicom.frames import RESCALING, Frame, frames_of
 from napari_seg.formats.dicom.geometry import arrange, source_of
 from napari_seg.formats.dicom.headers import Header, read_header
 from napari_seg.formats.dicom.pixels import check_whole, read_pixels, stated_bytes
@@ -76,8 +76,12 @@ def read_series(
         _check_scalar(header, name)
         check_whole(header)
     frames, stack = arrange(frames_among(headers), name, volume, tilted=resample_tilt)
+    _check_rescaling(frames, name)
     slices = read_pixels(frames, name)
     notices = _notices(headers, len(frames), name)
+    if first.get("Modality") == "CT" and "RescaleIntercept" in frames[0].assumed and slices.min() >= 0:
+        text = f"{name} is CT and states no RescaleIntercept, and no value is below 0: air should have -1000 HU"
+        notices = (*notices, Notice("series.no_intercept", f"{text}; the stored values were kept"))
     if stack.is_tilted:
         from napari_seg.formats.dicom.tilt import straightened
 
@@ -173,6 +177,18 @@ def _check_scalar(header: Header, name: str) -> None:
         )
     if tags.get("ModalityLUTSequence"):
         raise InputError("series.lookup_table", f"{label} in {name} maps its values by a table; expected a slope")
+
+
+def _check_rescaling(frames: Sequence[Frame], name: str) -> None:
+    """Refuse slices without a slope or an intercept among slices that have one."""
+    for keyword, neutral in RESCALING.items():
+        values = [frame.slope if keyword == "RescaleSlope" else frame.intercept for frame in frames]
+        without = [frame for frame in frames if keyword in frame.assumed]
+        other = next((value for value in values if value != neutral), neutral)
+        if without and other != neutral:
+            text = f"{len(without)} of {len(frames)} slices of {name} state no {keyword}, such as {without[0].label}"
+            text = f"{text}, and others {other:g}, so that their values do not compare; export it again"
+            raise InputError("series.mixed_rescale", text)
 
 
 def _notices(headers: Sequence[Header], count: int, name: str) -> tuple[Notice, ...]:
