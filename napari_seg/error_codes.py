@@ -1423,6 +1423,12 @@ CODES = {
         "A label map holds more labels than a comparison takes, as one does that numbers single objects.",
         "Give one label to each kind of structure.",
     ),
+    "labels.slices_skipped": Code(
+        "notice",
+        "A structure has contours on every second slice, or fewer; only these slices are filled, and its volume is too "
+        "small if it continues between them.",
+        "Fill the slices between (`napari-seg edit --fill-between`, or in the Edit tab) if it continues there.",
+    ),
     "labels.type": Code(
         "error",
         "The values are no labels: negative, fractional, too large, or several per voxel.",

@@ -173,6 +173,38 @@ def test_contours_of_one_structure_may_be_stored_in_several_items(
     assert found.notices == ()
 
 
+def test_contours_on_every_second_slice_are_reported(series: Volume, tmp_path: Path) -> None:
+    labels = np.zeros(series.grid.shape, np.uint8)
+    labels[4:9, 5:12, [2, 4, 6, 9]], labels[11:15, 5:12, 3:6] = 1, 2
+    segments = (Segment(1, "one", (255, 0, 0)), Segment(2, "two", (0, 255, 0)))
+    write_rtstruct(Segmentation(labels, series.grid, segments), series.source, tmp_path / "contours.dcm")
+    found = read_rtstruct(tmp_path / "contours.dcm", series.grid)
+    assert np.array_equal(found.array, labels)
+    assert [(notice.code, notice.segment) for notice in found.notices] == [("labels.slices_skipped", "one")]
+
+
+def test_structures_with_one_number_are_refused(structures: pydicom.Dataset, series: Volume, tmp_path: Path) -> None:
+    third = copy.deepcopy(structures.StructureSetROISequence[1])
+    third.ROINumber, third.ROIName = 3, "three"
+    structures.StructureSetROISequence.append(third)
+    structures.StructureSetROISequence[1].ROINumber = structures.ROIContourSequence[1].ReferencedROINumber = 1
+    structures.save_as(tmp_path / "x.dcm")
+    for only in ((), ("one",), ("two",)):
+        with pytest.raises(InputError, match=r"file\.bad_header: .* one and two the number 1,"):
+            read_rtstruct(tmp_path / "x.dcm", series.grid, only)
+    assert not read_rtstruct(tmp_path / "x.dcm", series.grid, ["three"]).array.any()
+
+
+def test_contours_without_a_description_are_reported(
+    structures: pydicom.Dataset, series: Volume, tmp_path: Path
+) -> None:
+    del structures.StructureSetROISequence[1]
+    structures.save_as(tmp_path / "x.dcm")
+    found = read_rtstruct(tmp_path / "x.dcm", series.grid)
+    assert found.voxel_counts() == {1: 5 * 7 * 3}
+    assert [notice.code for notice in found.notices] == ["labels.undescribed"]
+
+
 @pytest.mark.parametrize("kind", ["OPEN_PLANAR", "POINT", None])
 def test_structures_without_closed_contours_are_reported(
     structures: pydicom.Dataset, series: Volume, tmp_path: Path, kind: str | None

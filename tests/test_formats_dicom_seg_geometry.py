@@ -113,6 +113,29 @@ def test_thick_slices_with_possible_gaps_are_reported(series: Volume, tmp_path: 
     assert on_scan.notices == ()
 
 
+@pytest.mark.parametrize(
+    ("slices", "edit", "code"),
+    [
+        ([3, 5, 7], lengths(SpacingBetweenSlices=5, SliceThickness=5), "geometry.other_grid"),
+        ([3, 7, 13], lengths(SpacingBetweenSlices=5, SliceThickness=None), "geometry.other_grid"),
+        ([3, 5, 7], lengths(SpacingBetweenSlices=None, SliceThickness=5), "geometry.frames_apart"),
+        ([3], lengths(SpacingBetweenSlices=5, SliceThickness=5), "geometry.spacing_contradicted"),
+        ([3, 4, 5], lengths(SpacingBetweenSlices=5, SliceThickness=5), ""),
+    ],
+)
+def test_a_segmentation_of_thicker_slices_is_not_read_as_one_with_gaps(
+    series: Volume, tmp_path: Path, slices: list[int], edit: Edit, code: str
+) -> None:
+    path = edited(box(series, slices), series, tmp_path / "x.dcm", edit)
+    if code == "geometry.other_grid":
+        with pytest.raises(InputError, match=r"geometry\.other_grid"):
+            read_dicom_seg(path, scan=series.grid)
+        assert read_dicom_seg(path).grid.spacing_mm[2] == pytest.approx(5)
+    else:
+        found = read_dicom_seg(path, scan=series.grid)
+        assert [notice.code for notice in found.notices] == [code] * bool(code)
+
+
 def test_the_scan_gives_the_spacing_that_the_file_does_not_state(series: Volume, tmp_path: Path) -> None:
     nothing = lengths(SliceThickness=None, SpacingBetweenSlices=None)
     for slices in ([4], [3, 5, 7]):

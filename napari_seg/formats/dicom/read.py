@@ -157,8 +157,8 @@ def _check_copies(copies: Sequence[tuple[Frame, Frame]]) -> None:
     one, other = (frame.header for frame in copies[0])
     if filecmp.cmp(one.path, other.path, shallow=False):
         return
-    values = [read_pixels(frames, frames[0].label) for frames in zip(*copies, strict=True)]
-    if not np.array_equal(*values):
+    first, second = (read_pixels(frames, frames[0].label) for frames in zip(*copies, strict=True))
+    if not np.array_equal(first, second):
         folders = [public_name(header.path.parent.name, header.tags) or "a folder" for header in (one, other)]
         text = (
             f"{one.label} in {folders[0]} and {other.label} in {folders[1]} have the same identifiers and other pixels"

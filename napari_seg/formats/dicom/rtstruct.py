@@ -52,20 +52,32 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
         extend: enlarge the grid by whole voxels where contours reach beyond it.
 
     Raises:
-        InputError: `file.*`; `geometry.not_on_slices`, contours lie between the slices of the grid, or outside of it;
-            `labels.overlap`, structures share voxels; `labels.unknown`, it lacks a required structure.
+        InputError: `file.*`, such as two structures with one number; `geometry.not_on_slices`, contours lie between the
+            slices of the grid, or outside of it; `labels.overlap`, structures share voxels; `labels.unknown`, it lacks
+            a required structure.
     """
     dataset = read_object(path)
     file_name = object_label(dataset, path)
     text = f"{file_name} is not a usable RT structure set ({{kind}})"
     with quiet_pydicom(), without_private_text(InputError, "file.bad_header", text):
-        names = {int(roi.ROINumber): str(roi.get("ROIName") or "") for roi in dataset.StructureSetROISequence}
+        described = [(int(roi.ROINumber), str(roi.get("ROIName") or "")) for roi in dataset.StructureSetROISequence]
+        names = dict(described)
         structures = list(_structures(dataset, names, only, grid))
-    if missing := set(only) - set(names.values()):
+        drawn = {int(item.ReferencedROINumber) for item in _items(dataset) if item.get("ContourSequence")}
+    for number, name in described:
+        if name != (other := names[number]) and (not only or {name, other} & set(only)):
+            text = (
+                f"{file_name} gives {name} and {other} the number {number}, so that their contours can't be told apart"
+            )
+            raise InputError("file.bad_header", f"{text}; expected a number of its own for each; export it again")
+    if absent := set(only) - set(names.values()):
         known = ", ".join(names.values())
-        raise InputError("labels.unknown", f"{file_name} has no structure {', '.join(sorted(missing))}; it has {known}")
+        raise InputError("labels.unknown", f"{file_name} has no structure {', '.join(sorted(absent))}; it has {known}")
     text = f"in {file_name} has no closed contour, only points or open lines; no voxel is inside"
     notices = [Notice("labels.not_closed", f"{one.name} {text}", one.name) for one in structures if one.is_open]
+    if not only and (missing := sorted(drawn - names.keys())):
+        text = f"{file_name} holds contours of structures {_listed(missing)} that it does not describe"
+        notices.append(Notice("labels.undescribed", f"{text}; they are left out"))
     if extend:
         grid, structures = _extended(grid, structures)
     else:
@@ -124,7 +136,7 @@ def _structures(dataset: Dataset, names: Mapping[int, str], only: Sequence[str],
         grid: grid of the scan.
     """
     items: dict[int, list[Dataset]] = {}
-    for item in dataset.get("ROIContourSequence") or ():  # some programs write several items of one structure
+    for item in _items(dataset):  # some programs write several items of one structure
         items.setdefault(int(item.ReferencedROINumber), []).append(item)
     for label, number in enumerate(sorted(names), start=1):
         if only and names[number] not in only:
@@ -134,6 +146,11 @@ def _structures(dataset: Dataset, names: Mapping[int, str], only: Sequence[str],
         color = next((color for item in own if (color := _color(item))), distinct_color(label))
         is_open = not contours and any(item.get("ContourSequence") for item in own)
         yield _Structure(label, names[number] or f"structure {number}", color, contours, is_open)
+
+
+def _items(dataset: Dataset) -> Sequence[Dataset]:
+    """Return the items of the contours of structures."""
+    return dataset.get("ROIContourSequence") or ()
 
 
 def _contours(item: Dataset, grid: Grid) -> list[_Contour]:
@@ -233,6 +250,11 @@ def _fill(array: NDArray, structure: _Structure, grid: Grid, file_name: str) -> 
         text = f"contours of {structure.name} in {file_name} overlap on slices {_listed(crossing)}"
         text = f"{text}; all voxels inside any of them count as inside"
         notices.append(Notice("labels.contours_overlap", text, structure.name))
+    drawn = sorted({contour.k for contour in structure.contours})
+    if len(drawn) > 1 and np.median(np.diff(drawn)) >= 2:
+        text = f"{structure.name} in {file_name} has contours on {len(drawn)} of the slices {drawn[0]} to {drawn[-1]}"
+        text = f"{text}, mostly without neighbours; the slices between them are empty; to fill them, use edit with"
+        notices.append(Notice("labels.slices_skipped", f"{text} --fill-between", structure.name))
     return notices
 
 

@@ -63,7 +63,8 @@ def layout_of(dataset: Dataset, name: str, scan: Grid | None = None) -> FrameLay
     Raises:
         InputError: `geometry.incomplete`, a frame has no position, orientation or pixel spacing;
             `geometry.mixed_orientation`; `geometry.uneven_spacing`, the frames do not lie on a regular grid, as under a
-            tilted gantry; `geometry.no_thickness`, one frame of unknown thickness.
+            tilted gantry; `geometry.no_thickness`, one frame of unknown thickness; `geometry.other_grid`, it was made
+            for thicker slices than the scan has.
     """
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     groups = functional_groups(dataset, name)
@@ -170,10 +171,22 @@ def _spacing(
         if found is None:
             text = f"{name} has one frame and does not say how thick it is; name the scan that it belongs to"
             raise InputError("geometry.no_thickness", text)
-        differs = of_scan is None and stated is not None and abs(stated - found) > MISPLACED_SLICES * found
-        return found, (_contradiction(name, stated, f"its one frame is {found:g} mm thick"),) if differs else ()
+        if of_scan is not None:
+            differs, text = _is_coarser(stated, of_scan), f"the slices of the scan are {of_scan:g} mm apart"
+        else:
+            differs = stated is not None and abs(stated - found) > MISPLACED_SLICES * found
+            text = f"its one frame is {found:g} mm thick"
+        return found, (_contradiction(name, stated, text),) if differs else ()
     smallest = float(np.diff(places).min())
     if of_scan is not None and (spacing := _fitting(places, smallest / of_scan)):
+        if stated is not None and _is_coarser(stated, of_scan) and _fitting(places, smallest / stated):
+            text = f"{name} was made for slices of {stated:g} mm, as its frames confirm, and the scan has slices of"
+            text = f"{text} {of_scan:g} mm, so that slices between its frames would count as empty"
+            raise InputError("geometry.other_grid", f"{text}; expected the scan that it was drawn on")
+        if stated is None and thickness and _is_coarser(thickness, of_scan) and _fitting(places, smallest / thickness):
+            text = f"slices of {name} are {thickness:g} mm thick and lie {smallest:g} mm apart or more"
+            text = f"{text}; slices of the scan, {of_scan:g} mm, between them count as empty"
+            return spacing, (Notice("geometry.frames_apart", text),)
         return spacing, ()
     spacing = None if stated is None else _fitting(places, smallest / stated)
     # ambiguous: empty slices between all frames, or frames on neighbouring slices
@@ -198,6 +211,11 @@ def _spacing(
         text = f"{text}; slices of {spacing:g} mm were assumed; name the scan if slices between them are empty"
         return spacing, (Notice("geometry.frames_apart", text),)
     return spacing, ()
+
+
+def _is_coarser(length: float | None, of_scan: float) -> bool:
+    """Return whether a distance or thickness of slices is that of two slices of the scan or more."""
+    return length is not None and length > 1.5 * of_scan
 
 
 def _fitting(places: NDArray[np.float64], slices: float, tolerance: float = MISPLACED_SLICES) -> float | None:
