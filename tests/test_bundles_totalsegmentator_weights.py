@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from napari_seg.bundles.places import store_root
+from napari_seg.bundles.totalsegmentator.read import read_task
 from napari_seg.bundles.totalsegmentator.table import task_of
 from napari_seg.bundles.totalsegmentator.weights import training_folder, weight_folders
+from napari_seg.errors import BundleError
 
 
 def training(folder: Path, name: str) -> Path:
     root = folder / name
-    root.mkdir(parents=True)
+    (root / "fold_0").mkdir(parents=True)
     (root / "plans.json").write_text("{}")
+    (root / "fold_0" / "checkpoint_final.pth").touch()
     return root
 
 
@@ -52,6 +56,18 @@ def test_a_folder_without_plans_is_no_model(tmp_path: Path) -> None:
     folder = training(tmp_path / "second" / "Dataset008_HepaticVessel", "nnUNetTrainer__nnUNetPlans__3d_fullres")
     (tmp_path / "first" / "Dataset008_HepaticVessel" / folder.name).mkdir(parents=True)
     assert training_folder(part, [tmp_path / "missing", tmp_path / "first", tmp_path / "second"]) == folder
+
+
+def test_a_folder_without_weights_is_passed_over_and_named(home: Path) -> None:
+    part, name = task_of("liver_vessels").parts[0], "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    half = training(weight_folders()[0] / "Dataset008_HepaticVessel", name)
+    (half / "fold_0" / "checkpoint_final.pth").unlink()
+    assert training_folder(part) is None
+    with pytest.raises(BundleError, match=rf"models add .*without weights, .*: {re.escape(str(half))}") as error:
+        read_task("liver_vessels")
+    assert error.value.code == "bundle.unknown"
+    whole = training(store_root() / "totalsegmentator" / "Dataset008_HepaticVessel", name)
+    assert training_folder(part) == whole
 
 
 def test_weights_are_looked_for_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:

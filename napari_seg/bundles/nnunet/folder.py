@@ -88,6 +88,15 @@ def read_training_folder(root: Path, folds: Sequence[str] = ()) -> Training:
     return Training(root, trainer, plans, configuration, found, checkpoint)
 
 
+def has_weights(root: Path, folds: Sequence[str | int] = ()) -> bool:
+    """Return whether a training has the weights of some folds, by the rules of `read_training_folder`."""
+    try:
+        _folds(root, [str(fold) for fold in folds])
+    except BundleError as error:
+        return error.code != "bundle.weights"  # whoever reads the folder gets any other error
+    return True
+
+
 def _only_configuration(root: Path, known: list[str]) -> str:
     """Return the configuration of a folder with a name of its own: that in its name, or the only one of its plans."""
     named = [name for name in known if re.search(rf"(^|__|\W){re.escape(name)}($|__|\W)", root.name)]

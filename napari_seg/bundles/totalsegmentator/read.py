@@ -18,7 +18,7 @@ from napari_seg.bundles.totalsegmentator.table import (
     weights_of,
 )
 from napari_seg.bundles.totalsegmentator.task import PREFIX, Part, Task, TaskBundle
-from napari_seg.bundles.totalsegmentator.weights import training_folder, weight_folders
+from napari_seg.bundles.totalsegmentator.weights import incomplete_folders, training_folder, weight_folders
 from napari_seg.errors import BundleError
 
 
@@ -96,7 +96,10 @@ def _missing(task: Task, parts: list[Part]) -> BundleError:
     folders = ", ".join(str(folder) for folder in weight_folders())
     models = ", ".join(f"{weights_of(p.number).folder} ({p.trainer}, {p.plans}, {p.configuration})" for p in parts)
     text = f"the weights of TotalSegmentator's task {task.name!r} are not on this machine; {_advice(task)}"
-    return BundleError("bundle.unknown", f"{text}; looked in {folders} for {models}")
+    text = f"{text}; looked in {folders} for {models}"
+    if halves := [str(folder) for part in parts for folder in incomplete_folders(part)]:
+        text = f"{text}; without weights, as if unpacking was stopped: {', '.join(halves)}"
+    return BundleError("bundle.unknown", text)
 
 
 def _advice(task: Task) -> str:

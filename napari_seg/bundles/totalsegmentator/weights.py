@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from napari_seg.bundles.nnunet.folder import has_weights
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.totalsegmentator.task import Part
 
@@ -37,14 +39,26 @@ def weight_folders() -> list[Path]:
 def training_folder(part: Part, folders: list[Path] | None = None) -> Path | None:
     """Return the folder of a model's training: the one of its trainer, plans and configuration; None if there is none.
 
+    A folder without weights does not count: TotalSegmentator unzips in place, and may have been stopped.
+
     Args:
         part: the model.
         folders: where to look; None: in `weight_folders()`.
     """
+    found = _training_folders(part, weight_folders() if folders is None else folders)
+    return next((folder for folder, is_complete in found if is_complete), None)
+
+
+def incomplete_folders(part: Part) -> list[Path]:
+    """Return the folders of a model's training that lack the weights."""
+    return [folder for folder, is_complete in _training_folders(part, weight_folders()) if not is_complete]
+
+
+def _training_folders(part: Part, folders: list[Path]) -> Iterator[tuple[Path, bool]]:
+    """Yield the folders of a model's training, each with whether it has the weights."""
     name = f"{part.trainer}__{part.plans}__{part.configuration}"
-    for folder in weight_folders() if folders is None else folders:
+    for folder in folders:
         with suppress(OSError):  # a folder that can't be listed
             for found in sorted(folder.glob(f"Dataset{part.number:03d}_*/{name}")):
                 if (found / "plans.json").is_file():
-                    return found
-    return None
+                    yield found, has_weights(found, part.folds)
