@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import subprocess
@@ -20,6 +21,7 @@ from napari_seg.bundles.store.catalogue import entry_of
 from napari_seg.bundles.store.installed import add, disk_use, installed, read_record, verify
 from napari_seg.bundles.store.licence import Licence
 from napari_seg.errors import Cancelled, NapariSegError
+from napari_seg.formats import archive
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = bytes(range(256)) * 8_000
@@ -247,6 +249,27 @@ def test_a_zip_of_the_web_is_installed(web: Web, bundle: Path) -> None:
     add(address, accept_licence=yes)
     assert verify("threshold") == []
     assert read_record("threshold").source == f"{web.url}/threshold_v0.1.0.zip"
+
+
+def test_a_zip_may_fill_the_disk_and_is_kept_if_it_does_not_fit(
+    web: Web, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.files["/threshold.zip"] = zipped(bundle)
+    monkeypatch.setattr(archive, "MAX_FREE_FRACTION", 0.0)  # of scans alone
+    with monkeypatch.context() as full:
+        full.setattr(module, "MIN_FREE_BYTES", 2**62)
+        assert code_of_add(f"{web.url}/threshold.zip") == "output.disk_full"
+        full.undo()
+
+        def write(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr(archive, "_unpack", write)
+        assert code_of_add(f"{web.url}/threshold.zip") == "output.disk_full"
+    assert not list(store_root().rglob("files"))
+    before = sum(sent for path, _, sent in web.requests)
+    add(f"{web.url}/threshold.zip", accept_licence=yes)
+    assert sum(sent for path, _, sent in web.requests) - before < len(WEIGHTS) / 10  # its licence alone
 
 
 def test_a_licence_that_shows_only_after_the_download_is_asked_for(web: Web, bundle: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from web import Web
@@ -18,7 +20,8 @@ from napari_seg.bundles.store.licence import Licence
 from napari_seg.bundles.store.tasks import add_task, read_task_record, remove_task, verify_task
 from napari_seg.bundles.totalsegmentator import table
 from napari_seg.bundles.totalsegmentator.table import parts_needed, task_of, weights_of
-from napari_seg.errors import Cancelled, NapariSegError
+from napari_seg.errors import Cancelled, NapariSegError, OutputError
+from napari_seg.formats import archive
 
 
 def yes(licence: Licence) -> bool:
@@ -31,9 +34,9 @@ def refuse(licence: Licence) -> bool:
 
 def zip_of(files: dict[str, bytes]) -> bytes:
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
+    with zipfile.ZipFile(packed, "w") as written:
         for name, content in files.items():
-            archive.writestr(name, content)
+            written.writestr(name, content)
     return packed.getvalue()
 
 
@@ -116,8 +119,9 @@ def test_weights_that_totalsegmentator_has_fetched_are_used(
     training = (
         tmp_path / "theirs" / weights_of(298).folder / "nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres"
     )
-    training.mkdir(parents=True)
+    (training / "fold_0").mkdir(parents=True)
     (training / "plans.json").write_text("{}")
+    (training / "fold_0" / "checkpoint_final.pth").touch()
     web.files |= release_of("liver_vessels")
     add_task("liver_vessels", accept_licence=yes, progress=lambda *_: None)
     assert [path.name for path in own().glob("Dataset*")] == ["Dataset008_HepaticVessel"]
@@ -170,6 +174,20 @@ def test_a_stopped_download_goes_on_where_it_was(web: Web) -> None:
     add_task("liver_vessels", accept_licence=refuse, progress=lambda *_: None)
     assert {path for path, _, _ in web.requests[before:]} <= {second}
     assert list(read_task_record().tasks) == ["liver_vessels"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "full")])
+def test_what_was_fetched_is_kept_if_unpacking_is_stopped(
+    web: Web, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    web.files |= release_of("total_fastest")
+    with monkeypatch.context() as stopped:
+        stopped.setattr(archive, "_unpack", Mock(side_effect=error))
+        with pytest.raises((KeyboardInterrupt, OutputError)):
+            add_task("total_fastest", accept_licence=yes, progress=lambda *_: None)
+    before = len(web.requests)
+    add_task("total_fastest", accept_licence=refuse, progress=lambda *_: None)
+    assert len(web.requests) == before
 
 
 def test_another_zip_than_at_the_first_time_is_refused(web: Web) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from napari_seg.errors import InputError
+from napari_seg.formats.atomic import is_disk_full, not_written
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.formats.walk import LeftOut
 
@@ -65,7 +66,8 @@ def unpacked(archive: Path) -> Path:
             folder = temporary.path / archive.name  # its name appears in messages
             try:
                 folder.mkdir()
-                links = _unpack(archive, folder, MAX_FILES)
+                max_bytes = int(MAX_FREE_FRACTION * shutil.disk_usage(folder).free)
+                links = _unpack(archive, folder, MAX_FILES, max_bytes)
             except BaseException:
                 temporary.cleanup()
                 raise
@@ -73,19 +75,26 @@ def unpacked(archive: Path) -> Path:
         return _unpacked[key][0]
 
 
-def unpack(archive: Path, folder: Path, max_files: int = MAX_FILES) -> int:
+def unpack(archive: Path, folder: Path, max_files: int, max_bytes: int) -> int:
     """Unpack all files of an archive into an empty folder, and return the number of links and devices left out.
 
     Args:
         archive: a zip or tar file.
         folder: an existing folder; if an error is raised, what it holds is incomplete.
         max_files: limit of the number of members.
+        max_bytes: limit of the bytes of all files.
 
     Raises:
         InputError: as for `unpacked`.
+        OutputError: `output.disk_full`.
     """
     with _damage_named(archive):
-        return _unpack(archive, folder, max_files)
+        try:
+            return _unpack(archive, folder, max_files, max_bytes)
+        except OSError as error:
+            if is_disk_full(error):
+                raise not_written(f"the files of {archive.name}", error) from error
+            raise
 
 
 def size_of_zip(archive: Path) -> tuple[int, int]:
@@ -174,9 +183,9 @@ def path_inside(name: str) -> PurePosixPath | None:
     return path
 
 
-def _unpack(archive: Path, folder: Path, max_files: int) -> int:
+def _unpack(archive: Path, folder: Path, max_files: int, max_bytes: int) -> int:
     """Unpack all files, and return the number of other members."""
-    free_bytes = int(MAX_FREE_FRACTION * shutil.disk_usage(folder).free)
+    left_bytes = max_bytes
     links = 0
     for count, (name, stream) in enumerate(_files_of(archive)):
         if count >= max_files:
@@ -197,8 +206,8 @@ def _unpack(archive: Path, folder: Path, max_files: int) -> int:
             raise InputError("archive.same_name", text) from None
         with file:
             while chunk := stream.read(_CHUNK_BYTES):
-                free_bytes -= len(chunk)
-                if free_bytes < 0:
+                left_bytes -= len(chunk)
+                if left_bytes < 0:
                     raise _too_large(archive)
                 file.write(chunk)
     return links

@@ -17,14 +17,14 @@ from napari_seg.bundles.nnunet.folder import CHECKPOINTS, find_trainings, is_tra
 from napari_seg.bundles.nnunet.plans import DATASET, PLANS
 from napari_seg.bundles.spec import METADATA
 from napari_seg.bundles.store.catalogue import NGC_URL, entry_of
-from napari_seg.bundles.store.download import Digest, RemoteFile, download
+from napari_seg.bundles.store.download import MIN_FREE_BYTES, Digest, RemoteFile, download
 from napari_seg.bundles.store.hub import fetch_repository
 from napari_seg.bundles.store.licence import Licence, is_licence_file, read_licence
 from napari_seg.bundles.store.limits import MAX_BYTES, MAX_FILES, check_name, is_spare, too_large
 from napari_seg.bundles.store.remote_zip import licence_in_zip
 from napari_seg.bundles.store.sources import Source
 from napari_seg.bundles.weights.links import listing_of
-from napari_seg.errors import DownloadError, StoreError, one_line
+from napari_seg.errors import DownloadError, OutputError, StoreError, one_line
 from napari_seg.formats.archive import names_in_zip, path_inside, size_of_zip, unpack
 from napari_seg.progress import Progress
 
@@ -235,14 +235,14 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def unzip(archive: Path, files: Path) -> None:
-    """Unpack a zip into a new folder, within limits.
+    """Unpack a zip into a new folder, within limits; if an error is raised, nothing of it is left.
 
     Raises:
         StoreError: `store.unsafe`, it holds links, devices or names that are no names on every system;
             `store.too_large`.
         InputError: it is damaged, or not to be trusted (`archive.*`, `file.*`).
+        OutputError: `output.disk_full`.
     """
-    files.mkdir()
     count, size = size_of_zip(archive)
     is_bomb = size > FREE_RATIO_BYTES and size > MAX_RATIO * archive.stat().st_size
     if is_bomb or size > MAX_BYTES or count > MAX_FILES:
@@ -250,5 +250,14 @@ def unzip(archive: Path, files: Path) -> None:
     for name in names_in_zip(archive):
         if path_inside(name) is not None:  # what leads out is refused as it is unpacked
             check_name(name.replace("\\", "/"))
-    if unpack(archive, files, MAX_FILES):
-        raise StoreError("store.unsafe", f"{archive.name} holds links, pipes or devices; expected files alone")
+    free = shutil.disk_usage(files.parent).free
+    if free - MIN_FREE_BYTES < size:
+        text = f"the files of {archive.name} need {size / 1e6:.0f} MB, and the disk has {free / 1e6:.0f} MB free"
+        raise OutputError("output.disk_full", f"{text}; free some space and run again")
+    files.mkdir()
+    try:
+        if unpack(archive, files, MAX_FILES, size):
+            raise StoreError("store.unsafe", f"{archive.name} holds links, pipes or devices; expected files alone")
+    except BaseException:
+        shutil.rmtree(files, ignore_errors=True)
+        raise

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from napari_seg.bundles.nnunet.folder import has_weights
 from napari_seg.bundles.store.download import Digest, RemoteFile, download
 from napari_seg.bundles.store.fetch import unzip
 from napari_seg.bundles.store.folders import (
@@ -43,7 +44,7 @@ from napari_seg.bundles.totalsegmentator.table import (
 )
 from napari_seg.bundles.totalsegmentator.task import PREFIX, Part, Task
 from napari_seg.bundles.totalsegmentator.weights import own_folder, training_folder
-from napari_seg.errors import DownloadError, StoreError
+from napari_seg.errors import DownloadError, InputError, StoreError
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.progress import Progress
 
@@ -233,10 +234,10 @@ def _fetch(weights: Weights, needed: list[Part], part: Path, report: Any) -> int
         _remove_noise(root)
         for one in needed:
             training = f"{one.trainer}__{one.plans}__{one.configuration}"
-            if not (root / training / "plans.json").is_file():
-                text = f"{archive.name} holds no {weights.folder}/{training}/plans.json"
+            if not (root / training / "plans.json").is_file() or not has_weights(root / training, one.folds):
+                text = f"{archive.name} holds no {weights.folder}/{training} with plans.json and weights"
                 raise StoreError("store.no_bundle", f"{text}; it is another model than expected")
-    except BaseException:  # what was fetched is of no use
+    except (StoreError, InputError):  # what was fetched is of no use
         archive.unlink(missing_ok=True)
         raise
     digests = digests_of(root)
