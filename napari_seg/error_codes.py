@@ -1319,6 +1319,11 @@ CODES = {
         "An annotation of COCO or labelme has another form or size than its image.",
         "Export the annotation again, with polygons or run lengths.",
     ),
+    "labels.bad_table": Code(
+        "notice",
+        "The table of structure names in the header of a NIfTI label map is damaged or too large; it was ignored.",
+        "Name the structures in a record next to the file, or in a `.seg.nrrd`.",
+    ),
     "labels.bad_value": Code("error", "The text is no label value.", "Write values as `3`, `2,3` or `10-19`."),
     "labels.beyond_scan": Code(
         "notice",

@@ -454,6 +454,18 @@ def case_of(
     return compare_pair(find_pairs(folder / "found", folder / "data" / "labels")[0][0])
 
 
+def test_names_in_headers_are_compared_unless_the_data_set_declares_others(tmp_path: Path) -> None:
+    found, expected = tmp_path / "found" / "a_seg.nii.gz", tmp_path / "data" / "labels" / "a.nii.gz"
+    for path, names in ((found, ("liver", "spleen")), (expected, ("spleen", "liver"))):
+        segments = tuple(Segment(n, name, (n, n, n)) for n, name in enumerate(names, 1))
+        write(replace(label_map({1: ONE, 2: TWO}), segments=segments), path)
+    (pair,) = find_pairs(found.parent, expected.parent)[0]
+    assert {name: scores.dice for name, scores in compare_pair(pair).scores.items()} == {"liver": 0, "spleen": 0}
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": {"liver": 1, "spleen": 2}}))
+    (pair,) = find_pairs(found.parent, expected.parent)[0]
+    assert {name: scores.dice for name, scores in compare_pair(pair).scores.items()} == {"liver": 1, "spleen": 1}
+
+
 @pytest.mark.parametrize(
     ("planned", "found", "names", "dice"),
     [

@@ -18,6 +18,7 @@ from napari.layers import Labels
 
 from napari_seg.errors import InputError
 from napari_seg.formats.kinds import write_label_map
+from napari_seg.formats.nifti import write_nifti
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
 from napari_seg.plugin.labels_on_scan import on_scan
@@ -57,7 +58,7 @@ def study(head: Volume, tmp_path: Path) -> Path:
     write_label_map(found, root / f"{scan.name}_seg.nii.gz")
     (root / f"{scan.name}_seg.json").write_text('{"program": "napari-seg 0.1.0", "segments": []}')
     write_label_map(found, root / "slicer.seg.nrrd")
-    write_label_map(found, root / "plain.nii.gz")
+    write_label_map(replace(found, segments=()), root / "plain.nii.gz")
     return root
 
 
@@ -226,3 +227,14 @@ def test_a_dropped_seg_lies_on_the_open_scan(study: Path, monkeypatch: pytest.Mo
     assert (kind, data.shape) == ("labels", scan.data.shape)
     labels = layer_of((data, settings, kind))
     assert LayerInfo.require(labels).scan == volume_of(scan).source  # type: ignore[union-attr]
+
+
+def test_nifti_with_names_in_its_header_opens_as_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari.viewer.current_viewer", lambda: None)
+    array = np.zeros((4, 3, 2), np.uint8)
+    array[1] = 5
+    found = Segmentation(array, Grid((4, 3, 2), np.eye(4)), (Segment(5, "liver", (255, 0, 0)),))
+    write_nifti(found, tmp_path / "total.nii.gz")
+    ((_, settings, kind),) = read_layers(str(tmp_path / "total.nii.gz"))
+    assert kind == "labels"
+    assert [one.name for one in LayerInfo.in_settings(settings).segments] == ["liver"]  # type: ignore[union-attr]

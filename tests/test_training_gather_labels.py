@@ -13,7 +13,7 @@ import SimpleITK
 from gathering import GRID, SEGMENTS, block, gathered, labels, load, names, refused, write
 
 from napari_seg.formats.itk import to_itk
-from napari_seg.formats.nifti import write_map
+from napari_seg.formats.nifti import write_map, write_nifti
 from napari_seg.formats.nrrd import write_seg_nrrd
 from napari_seg.geometry import Grid
 from napari_seg.training.segnets_modules import with_segnets
@@ -29,6 +29,16 @@ def test_names_of_segments_become_one_value_in_all_cases(tmp_path: Path) -> None
     assert description["labels"] == {"background": 0, "Liver": 1, "Tumour": 2}
     assert np.array_equal(load(found, description["training"][0])[1], labels().array)
     assert np.array_equal(load(found, description["training"][1])[1], np.array([0, 2, 1])[labels().array])
+
+
+def test_names_in_headers_hold_unless_the_data_set_declares_others(tmp_path: Path) -> None:
+    for declared in ({}, {"kidney": [1], "cyst": [2]}):
+        root = write(tmp_path / f"{len(declared)}", "p1/ct.nrrd", "p1/seg.nii.gz")
+        write_nifti(labels(), root / "p1" / "seg.nii.gz")
+        if declared:
+            (root / "labels.json").write_text(json.dumps(declared))
+        _, description = gathered(root)
+        assert description["labels"] == {"background": 0, **(declared or {"Liver": 1, "Tumour": 2})}
 
 
 def test_structures_that_share_voxels_become_regions(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def _write_files(
         OutputError: `output.not_equal`, a file reads back with other content; `output.disk_full`.
     """
     from napari_seg.evaluation.structure_statistics import structure_statistics
-    from napari_seg.formats.nifti import write_map
+    from napari_seg.formats.nifti import write_map, write_nifti
 
     targets = result_paths(case)
     outputs: dict[str, OutputFile] = {}
@@ -138,7 +138,7 @@ def _write_files(
     def path_of(role: str) -> Path:
         return staging / targets[role].name
 
-    write_map(found.array, found.grid, path_of("labels"))
+    write_nifti(found, path_of("labels"))
     outputs["labels"] = staged_file(path_of("labels"), targets["labels"])
     if settings.preview:
         from napari_seg.evaluation.overlay import draw_overlay

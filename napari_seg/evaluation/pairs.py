@@ -97,6 +97,7 @@ class Pair:
             images=[self.prediction],
             ignore_frame=self.ignore_frame,
             on_own_grid=is_cropped(self.prediction),
+            header_names=not self.declared,
         )
         prediction, reference = on_common_grid((prediction, self.prediction), (reference, self.reference))
         if self.ignored:
@@ -334,7 +335,7 @@ def compare_with(
     name, stated = "the reference", Declared()
     if isinstance(reference, Path):
         name, stated = file_label(reference), declared(reference)
-        segmentation = read_label_map(reference, prediction.grid, images=images)
+        segmentation = read_label_map(reference, prediction.grid, images=images, header_names=not stated.names)
         if is_cropped(reference):
             segmentation = on_grid(segmentation, prediction.grid, reference)
         reference = segmentation

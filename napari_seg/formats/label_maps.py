@@ -42,10 +42,12 @@ def read_label_map(
     images: Sequence[Path] = (),
     ignore_frame: bool = False,
     on_own_grid: bool = False,
+    header_names: bool = True,
 ) -> Segmentation:
     """Read a label map with the names of its segments from a segmentation of any format, in the worker process.
 
-    NIfTI, NRRD, MetaImage and 2D images hold labels; names come from the file or the record next to it. DICOM
+    NIfTI, NRRD, MetaImage and 2D images hold labels; names come from the record next to the file or, without a record,
+    from the file. DICOM
     segmentations and contours (RT structure sets) number their segments; they are put on the grid of a scan only if
     they belong to that scan, see `dicom.reference`.
 
@@ -57,6 +59,8 @@ def read_label_map(
         ignore_frame: put DICOM objects on `grid` although they are of another frame of reference, with a notice.
         on_own_grid: leave a DICOM segmentation on the grid that its frames span, and enlarge the grid where contours
             reach beyond it.
+        header_names: use the names in the header of a NIfTI file without a record; they may be out of date where a
+            data set declares the meaning of its values.
 
     Raises:
         InputError: the file can't be read; `labels.type`, its values are not whole numbers from 0 up; `labels.overlap`,
@@ -66,7 +70,7 @@ def read_label_map(
     if not (path.is_file() or path.is_dir()):
         raise InputError("file.unreadable", f"{path.name} is not a file, or is a broken link; check the path")
     options: dict[str, Any] = {"grid": grid, "only": tuple(only), "ignore_frame": ignore_frame}
-    options["on_own_grid"] = on_own_grid
+    options |= {"on_own_grid": on_own_grid, "header_names": header_names}
     read_files = partial(_read_files, images=[image.absolute() for image in images], **options)
     return read_in_worker(read_files, [path], name=file_label(path))
 
@@ -78,6 +82,7 @@ def _read_files(
     images: Sequence[Path],
     ignore_frame: bool,
     on_own_grid: bool,
+    header_names: bool = True,
 ) -> Segmentation:
     (path,) = files
     if is_image2d(path):
@@ -91,7 +96,7 @@ def _read_files(
         from napari_seg.formats.nifti import read_nifti
 
         scan = read_nifti(path, one_slice=True) if nifti_ending(path) else read(path)
-        return _selected(_labels(scan, path), only, path)
+        return _selected(_labels(scan, path, header_names), only, path)
     notices = () if grid is None else check_frame_of_reference(path, images, only, ignore_frame=ignore_frame)
     if modality == "SEG":
         from napari_seg.formats.dicom.seg import read_dicom_seg
@@ -109,19 +114,22 @@ def _read_files(
     return replace(found, notices=(*notices, *found.notices))
 
 
-def read_label_maps(path: Path, grid: Grid | None = None, *, images: Sequence[Path] = ()) -> list[Segmentation]:
+def read_label_maps(
+    path: Path, grid: Grid | None = None, *, images: Sequence[Path] = (), header_names: bool = True
+) -> list[Segmentation]:
     """Read a segmentation as one label map, or as several where its segments share voxels.
 
     Args:
         path: see `read_label_map`.
         grid: see `read_label_map`.
         images: see `read_label_map`.
+        header_names: see `read_label_map`.
 
     Raises:
         InputError: as `read_label_map`; `labels.overlap` only if two segments with the same name share voxels.
     """
     try:
-        return [read_label_map(path, grid, images=images)]
+        return [read_label_map(path, grid, images=images, header_names=header_names)]
     except InputError as error:
         if error.code != "labels.overlap":
             raise
@@ -248,11 +256,17 @@ def _selected(segmentation: Segmentation, only: Sequence[str], path: Path) -> Se
     return replace(segmentation, array=array, segments=segments)
 
 
-def _labels(volume: Volume, path: Path) -> Segmentation:
+def _labels(volume: Volume, path: Path, header_names: bool = True) -> Segmentation:
     if len(volume.array) != 1:
         raise InputError("labels.type", f"{path.name} holds {len(volume.array)} channels; expected one label per voxel")
     array = as_labels(volume.array[0], path.name)
-    return Segmentation(array, volume.grid, recorded_segments(path), notices=volume.notices)
+    segments, notices = recorded_segments(path), volume.notices
+    if not segments and header_names and volume.source.format == "nifti":
+        from napari_seg.formats.nifti import header_segments
+
+        segments, more = header_segments(volume.source.files[0])
+        notices = (*notices, *more)
+    return Segmentation(array, volume.grid, segments, notices=notices)
 
 
 def with_all_segments_named(segmentation: Segmentation) -> Segmentation:

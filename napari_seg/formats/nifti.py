@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from napari_seg.errors import ChoiceNeeded, InputError, Notice, OutputError
 from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.endings import nifti_ending, pair_ending
+from napari_seg.formats.label_table import MARK, from_xml, to_xml
 from napari_seg.formats.voxels import (
     DEFLATE_LIMIT,
     check_finite,
@@ -33,7 +35,7 @@ from napari_seg.formats.voxels import (
     truncated,
 )
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segmentation, Source, Volume
+from napari_seg.volume import Segment, Segmentation, Source, Volume
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -48,6 +50,9 @@ _PIXDIM_TOLERANCE = 0.01
 """Maximum relative difference between the voxel sizes of sform and pixdim."""
 
 _MM_OF_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+
+_MAX_EXTENSION_BYTES = 1 << 22
+"""Number of bytes after the header in which a table of labels is looked for."""
 
 
 def read_nifti(
@@ -150,9 +155,40 @@ def _header(path: Path) -> Any:
         return None
 
 
+def header_segments(path: Path) -> tuple[tuple[Segment, ...], tuple[Notice, ...]]:
+    """Return the segments that an extension of the header names, see `label_table`; and a notice if it is damaged.
+
+    Raises:
+        InputError: `file.*`, the file is no NIfTI file or is damaged.
+    """
+    header_path, data_path = _parts(path)
+    with _opened(header_path) as (stream, _):
+        header, is_analyze = _read_header(stream, header_path)
+        size = int(header.sizeof_hdr)
+        stream.seek(size)
+        length = _MAX_EXTENSION_BYTES
+        if data_path == header_path:
+            length = min(length, max(0, _data_offset(header, path, size) - size))
+        block = b"" if is_analyze else stream.read(length)
+    place = 4
+    while block[:1] not in (b"", b"\0") and place + 16 <= len(block):
+        (extension_size,) = struct.unpack_from(f"{header.endianness}i", block, place)
+        if extension_size < 16:
+            break
+        content = block[place + 8 : place + extension_size].strip(b"\0 \t\r\n")
+        if content.startswith(b"<") and MARK in content:
+            try:
+                return from_xml(content), ()
+            except ValueError as error:
+                text = f"{path.name} has a table of names in its header that can't be read ({error}); it was ignored"
+                return (), (Notice("labels.bad_table", text),)
+        place += extension_size
+    return (), ()
+
+
 def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
-    """Write a label map as NIfTI; see `write_map`."""
-    write_map(segmentation.array, segmentation.grid, path)
+    """Write a label map as NIfTI, with a table of its segments in the header, see `label_table`; see `write_map`."""
+    _write([segmentation.array], segmentation.grid, Path(path), segmentation.segments)
 
 
 def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
@@ -185,7 +221,7 @@ def write_map(array: NDArray, grid: Grid, path: str | os.PathLike[str]) -> None:
     _write([array], grid, Path(path))
 
 
-def _write(channels: Sequence[NDArray], grid: Grid, path: Path) -> None:
+def _write(channels: Sequence[NDArray], grid: Grid, path: Path, segments: Sequence[Segment] = ()) -> None:
     """Write channels (I, J, K), as a fourth axis if there are several, and compare the file read back."""
     import nibabel
 
@@ -204,6 +240,9 @@ def _write(channels: Sequence[NDArray], grid: Grid, path: Path) -> None:
         image.set_qform(None, code="unknown")
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = b"napari-seg"
+    table = to_xml(segments)
+    if table:
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(0, table))
     with verified_write(path, ending.lower()) as temporary_path:  # nibabel compresses by the ending
         try:
             nibabel.loadsave.save(image, temporary_path)
@@ -215,6 +254,8 @@ def _write(channels: Sequence[NDArray], grid: Grid, path: Path) -> None:
                 raise OutputError("output.not_equal", f"{path.name} has other values when it is read back; try again")
             if not np.allclose(found_grid.affine, grid.affine, rtol=1e-6, atol=1e-4):
                 raise OutputError("output.not_equal", f"{path.name} has another affine when it is read back")
+        if table and header_segments(temporary_path)[0] != from_xml(table):
+            raise OutputError("output.not_equal", f"{path.name} has other names when it is read back; try again")
 
 
 def _load(path: Path, volume: int | None = None, channels: int = 1) -> tuple[NDArray, Grid, tuple[Notice, ...]]:

@@ -47,11 +47,17 @@ class LabelMaps:
 def holds_labels(path: Path) -> bool:
     """Return whether a file holds labels or contours, by its header or the record next to it."""
     from napari_seg.cohort.naming import is_result
+    from napari_seg.formats.nifti import header_segments
     from napari_seg.formats.record import read_record
 
     if nifti_ending(path):
         record = read_record(record_path(path))
-        return is_result(path) or (record is not None and "segments" in record)
+        if is_result(path) or (record is not None and "segments" in record):
+            return True
+        try:
+            return bool(header_segments(path)[0])
+        except InputError:  # reading the file as a scan reports it
+            return False
     return has_ending(path, SEG_NRRD_ENDINGS) or kind_of(path) in ("SEG", "RTSTRUCT")
 
 

@@ -53,7 +53,7 @@ class CaseLabels:
     notices: tuple[Notice, ...] = ()
 
 
-def read_labels(pair: Pair, volume: Volume) -> CaseLabels:
+def read_labels(pair: Pair, volume: Volume, *, header_names: bool = True) -> CaseLabels:
     """Read the label maps of a pair as one.
 
     Voxels that several structures share get a label of their own, so that nothing is lost; `write` decides for the
@@ -62,6 +62,7 @@ def read_labels(pair: Pair, volume: Volume) -> CaseLabels:
     Args:
         pair: the pair.
         volume: its scan.
+        header_names: see `read_label_map`.
 
     Raises:
         InputError: as `read_label_maps`; `geometry.other_grid`, a label map lies elsewhere; `labels.same_name`, two
@@ -70,7 +71,7 @@ def read_labels(pair: Pair, volume: Volume) -> CaseLabels:
     """
     layers: list[Segmentation] = []
     for number, path in enumerate(pair.labels):
-        maps = _read(path, pair, volume)
+        maps = _read(path, pair, volume, header_names)
         if (highest := max((int(one.array.max(initial=0)) for one in maps), default=0)) > MAX_VALUE:
             text = f"{path.name} has the value {highest}; expected values up to {MAX_VALUE}; renumber its structures"
             raise InputError("labels.type", text)
@@ -96,7 +97,7 @@ def read_labels(pair: Pair, volume: Volume) -> CaseLabels:
     return CaseLabels(array, names, shared, listed, notices)
 
 
-def _read(path: Path, pair: Pair, volume: Volume) -> list[Segmentation]:
+def _read(path: Path, pair: Pair, volume: Volume, header_names: bool) -> list[Segmentation]:
     if pair.frame is not None:
         return [_frame(path, pair.frame)]
     if pair.colours:
@@ -109,7 +110,7 @@ def _read(path: Path, pair: Pair, volume: Volume) -> list[Segmentation]:
     images = list(pair.images[pair.drawn_on][1].files)
     if path.suffix.lower() == ".json":
         return [read_polygons(path, images[0], volume.grid)]
-    return read_label_maps(path, volume.grid, images=images)
+    return read_label_maps(path, volume.grid, images=images, header_names=header_names)
 
 
 def _frame(path: Path, frame: int) -> Segmentation:

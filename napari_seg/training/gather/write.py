@@ -270,7 +270,7 @@ def _write(
     ignored: Sequence[int],
 ) -> dict[str, Any]:
     volume = _read(pair)
-    found = read_labels(pair, volume)
+    found = read_labels(pair, volume, header_names=not labels)
     array, is_resolved = as_declared(found, labels, ignored) if labels else (table.unified(found), False)
     noticed = [notice.code for notice in (*volume.notices, *found.notices)]
     case: dict[str, Any] = {
