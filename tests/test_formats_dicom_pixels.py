@@ -152,7 +152,7 @@ def test_a_high_bit_that_the_pixels_contradict_is_ignored(
     tmp_path: Path, head: Volume, edit: Callable[[int, Dataset], None], lowest: int
 ) -> None:
     values = (head.array % 2000 + lowest).astype(np.int16)
-    values[..., values.shape[-1] // 2] = -16  # a padded slice, whose lowest bits are zero
+    values[..., [0, values.shape[-1] // 2]] = -16  # padded slices, whose lowest bits are zero
     write_series(Volume(values, head.grid), tmp_path, edit=edit)
     (scan,) = find_scans(tmp_path)
     assert np.array_equal(scan.read().array, values)

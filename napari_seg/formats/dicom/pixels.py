@@ -137,22 +137,47 @@ def _holds(dtype: np.dtype, values: NDArray, intercept: int) -> bool:
 
 
 def _decoded(frames: Sequence[Frame]) -> Iterator[tuple[int, NDArray]]:
-    """Yield the number k and the stored values (J, I) of each frame, file by file."""
+    """Yield the number k and the stored values (J, I) of each frame, file by file.
+
+    Frames that do not show by themselves where values lie in their words come last, see `_values_in`.
+    """
     by_file: dict[int, list[int]] = {}
     for k, frame in enumerate(frames):
         by_file.setdefault(id(frame.header), []).append(k)
     ends: set[bool] = set()
+    undecided: list[list[int]] = []
     for members in by_file.values():
-        header = frames[members[0]].header
-        slices: dict[int, list[int]] = {}
-        for k in members:  # a mosaic holds several slices in one stored frame
-            slices.setdefault(frames[k].index, []).append(k)
-        indices = list(slices)
-        plain = _read_plain(header, indices, ends)
-        stored = _decode(header, indices, ends) if plain is None else plain
-        for in_frame, values in zip(slices.values(), stored, strict=True):
-            for k in in_frame:
-                yield k, _tile(values, frames[k])
+        later = []
+        for in_frame, values in _stored(frames, members, ends):
+            if values is None:
+                later += in_frame
+            else:
+                yield from ((k, _tile(values, frames[k])) for k in in_frame)
+        if later:
+            undecided.append(later)
+    if undecided and not ends:
+        ends.add(True)  # as their headers state
+    for members in undecided:
+        for in_frame, values in _stored(frames, members, ends):
+            assert values is not None
+            yield from ((k, _tile(values, frames[k])) for k in in_frame)
+
+
+def _stored(frames: Sequence[Frame], members: list[int], ends: set[bool]) -> Iterator[tuple[list[int], NDArray | None]]:
+    """Yield the values (J, I) of each stored frame of one file, with the numbers of the frames that lie in it.
+
+    Args:
+        frames: all frames.
+        members: numbers of those in this file.
+        ends: see `_values_in`.
+    """
+    header = frames[members[0]].header
+    slices: dict[int, list[int]] = {}
+    for k in members:  # a mosaic holds several slices in one stored frame
+        slices.setdefault(frames[k].index, []).append(k)
+    indices = list(slices)
+    plain = _read_plain(header, indices, ends)
+    yield from zip(slices.values(), _decode(header, indices, ends) if plain is None else plain, strict=True)
 
 
 def _tile(values: NDArray, frame: Frame) -> NDArray:
@@ -163,7 +188,7 @@ def _tile(values: NDArray, frame: Frame) -> NDArray:
     return values[row : row + frame.rows, column : column + frame.columns]
 
 
-def _read_plain(header: Header, indices: list[int], ends: set[bool]) -> list[NDArray] | None:
+def _read_plain(header: Header, indices: list[int], ends: set[bool]) -> list[NDArray | None] | None:
     """Return the stored values (J, I) of frames of whole bytes in little endian order; None for any other file.
 
     The header describes them completely: the file need not be parsed again. For `ends`, see `_values_in`.
@@ -179,21 +204,22 @@ def _read_plain(header: Header, indices: list[int], ends: set[bool]) -> list[NDA
     dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
     with header.path.open("rb") as file:
         first = header.pixel_offset
-        frames = []
+        frames: list[NDArray | None] = []
         for index in indices:
             file.seek(first + index * prod(shape) * dtype.itemsize)
             values = np.fromfile(file, dtype, prod(shape))
             if values.size < prod(shape):
                 return None
-            frames.append(_values_in(values, header, ends).reshape(shape))
+            frames.append(_values_in(values.reshape(shape), header, ends))
     return frames
 
 
-def _values_in(words: NDArray, header: Header, ends: set[bool]) -> NDArray:
+def _values_in(words: NDArray, header: Header, ends: set[bool]) -> NDArray | None:
     """Return the values in the words of a frame; the other bits of a word are not part of its value.
 
     Values lie in the lowest bits today (PS3.5 8.1.1), in older files also in those that end with `HighBit`. Programs
-    that change the number of bits leave `HighBit` as it was, so it counts only where the words agree with it.
+    that change the number of bits leave `HighBit` as it was, so it counts only where the words agree with it. Words
+    that agree with both, as of a padded frame of one value, follow the other frames; None if these are not known yet.
 
     Args:
         words: (...) stored words.
@@ -212,9 +238,11 @@ def _values_in(words: NDArray, header: Header, ends: set[bool]) -> NDArray:
         return lowest
     is_upper = unused <= others and not (words & ((1 << unused) - 1)).any()
     is_lowest = bool((lowest == words).all()) or not (words.view(f"u{words.dtype.itemsize}") >> stored).any()
-    if is_upper and is_lowest and ends:  # such as a padded frame of one value
+    if is_upper and is_lowest and words.any():
+        if not ends:
+            return None
         is_upper = next(iter(ends))
-    if words.any():
+    elif words.any():
         ends.add(is_upper)
     if len(ends) > 1 or not (is_upper or is_lowest):
         raise _other_bits(header)
@@ -234,7 +262,7 @@ def _other_bits(header: Header) -> InputError:
     return InputError("file.bad_header", f"{text}, and its pixels can't be read so; export it again")
 
 
-def _decode(header: Header, indices: list[int], ends: set[bool]) -> Iterator[NDArray]:
+def _decode(header: Header, indices: list[int], ends: set[bool]) -> Iterator[NDArray | None]:
     """Yield the stored values (J, I) of frames of a file that pydicom decodes; for `ends`, see `_values_in`."""
     import pydicom
     from pydicom.encaps import get_frame
