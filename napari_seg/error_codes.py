@@ -1738,8 +1738,9 @@ CODES = {
         "Use the original series if there is one.",
     ),
     "series.mixed_image_type": Code(
-        "error",
-        "The series mixes kinds of images, such as magnitude and phase, in one stack.",
+        "error, notice",
+        "The series mixes kinds of images, such as magnitude and phase, in one stack. Slices that differ only in being "
+        "marked as derived are read as one volume, with a notice.",
         "Separate them; `--volume` chooses one if the message offers it.",
     ),
     "series.mixed_rescale": Code(

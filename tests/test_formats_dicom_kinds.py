@@ -99,6 +99,30 @@ def test_a_kind_with_one_slice_is_refused_with_its_series(tmp_path: Path, head: 
         scan.read()
 
 
+@pytest.mark.parametrize("is_second", [lambda k: k > 6, lambda k: k % 2, lambda k: k == 13])
+def test_a_stack_that_is_derived_in_parts_is_one_volume(
+    tmp_path: Path, head: Volume, is_second: Callable[[int], bool]
+) -> None:
+    def edit(k: int, dataset: Dataset) -> None:
+        dataset.ImageType = ["DERIVED" if is_second(k) else "ORIGINAL", "PRIMARY", "AXIAL"]
+
+    write_series(head, tmp_path, edit=edit)
+    (scan,) = find_scans(tmp_path)
+    for volume in (scan.read(), scan.read(volume=0)):
+        assert np.array_equal(volume.array, head.array)
+        assert [notice.code for notice in volume.notices] == ["series.mixed_image_type"]
+
+
+def test_a_stack_of_two_kinds_is_not_cut_into_two_scans(tmp_path: Path, head: Volume) -> None:
+    def edit(k: int, dataset: Dataset) -> None:
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "P" if k > 6 else "M"]
+
+    write_series(head, tmp_path, edit=edit)
+    (scan,) = find_scans(tmp_path)
+    with pytest.raises(InputError, match=r"series\.mixed_image_type"):
+        scan.read()
+
+
 def test_one_kind_of_the_frames_in_a_file_is_chosen(tmp_path: Path, head: Volume) -> None:
     order = [*range(14), *range(14)]
     write_enhanced(head, tmp_path / "mf", order=order)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats.dicom.frames import Frame, millimetres
 from napari_seg.formats.dicom.headers import Header
-from napari_seg.formats.dicom.kinds import names_of_kinds
+from napari_seg.formats.dicom.kinds import is_one_stack, names_of_kinds
 from napari_seg.formats.dicom.volumes import sort_into_volumes
 from napari_seg.geometry import RAS_FROM_LPS, SHEAR_TOLERANCE, Grid
 from napari_seg.volume import DicomInstance, DicomStack, SolvedStack, Source
@@ -138,6 +138,12 @@ def _one_volume(frames: Sequence[Frame], name: str, volume: int | None) -> list[
         else:
             same.append(frame)
     fault = _mixed(kinds, name) if len(kinds) > 1 else None
+    differences = {members[0].kind.difference(frames[0].kind) for members in kinds[1:]}
+    if differences == {"image_type"} and is_one_stack([frame.position for frame in frames], frames[0].orientation):
+        # slices of one stack: whether they are original or derived is no matter, what they show is
+        if fault is not None and len({frame.image_type[2:] for frame in frames}) > 1:
+            raise fault
+        kinds, fault = [list(frames)], None
     if fault is not None and min(len(members) for members in kinds) < 2:
         raise fault
     found, texts = [], []

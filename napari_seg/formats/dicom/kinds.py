@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from napari_seg.formats.dicom.private_words import words
 
 ORIENTATION_TOLERANCE = 1e-3
 """Maximum difference of direction cosines, and relative difference of pixel spacings, within one volume."""
+
+EVEN_TOLERANCE = 0.1
+"""Maximum difference of the distances of slices that count as one stack, relative to their mean."""
 
 MAX_NAME = 40
 """Maximum length of the part of a name that comes from image types."""
@@ -52,6 +56,18 @@ def _is_near(one: Sequence[float] | None, other: Sequence[float] | None, *, rela
     return all(
         abs(a - b) <= ORIENTATION_TOLERANCE * (abs(b) if relative else 1) for a, b in zip(one, other, strict=True)
     )
+
+
+def is_one_stack(positions: ArrayLike, orientation: Sequence[float] | NDArray[np.float64]) -> bool:
+    """Return whether slices lie at equal distances along their normal, each at a position of its own.
+
+    Args:
+        positions: (N, 3) in mm.
+        orientation: six direction cosines, of rows and columns.
+    """
+    depths = np.sort(np.reshape(positions, (-1, 3)) @ np.cross(*np.reshape(orientation, (2, 3))))
+    gaps = np.diff(depths)
+    return bool(gaps.size and gaps.min() > 0 and np.ptp(gaps) <= EVEN_TOLERANCE * gaps.mean())
 
 
 def names_of_kinds(kinds: Sequence[Kind]) -> list[str]:

@@ -79,6 +79,11 @@ def read_series(
     _check_rescaling(frames, name)
     slices = read_pixels(frames, name)
     notices = _notices(headers, len(frames), name)
+    if len(types := sorted({"/".join(frame.image_type) for frame in frames})) > 1:
+        text = (
+            f"slices of {name} are marked as {' and as '.join(types)}; they form one stack and were read as one volume"
+        )
+        notices = (*notices, Notice("series.mixed_image_type", text))
     if first.get("Modality") == "CT" and "RescaleIntercept" in frames[0].assumed and slices.min() >= 0:
         text = f"{name} is CT and states no RescaleIntercept, and no value is below 0: air should have -1000 HU"
         notices = (*notices, Notice("series.no_intercept", f"{text}; the stored values were kept"))

@@ -20,7 +20,7 @@ from napari_seg.formats.dicom.headers import (
     read_header,
     sop_class,
 )
-from napari_seg.formats.dicom.kinds import ORIENTATION_TOLERANCE, Kind, names_of_kinds
+from napari_seg.formats.dicom.kinds import ORIENTATION_TOLERANCE, Kind, is_one_stack, names_of_kinds
 from napari_seg.formats.dicom.private_words import Tags, is_private, private_words, without_private_words, words
 
 _SCANNERS = re.compile("(Enhanced|LegacyConvertedEnhanced)?(CT|MR|PET|PositronEmissionTomography)ImageStorage")
@@ -74,12 +74,14 @@ class _Part:
         tags: header values of the first file.
         files: files, each with its number among all files.
         frames: total number of slices.
+        positions: position of each file.
     """
 
     kind: Kind
     tags: Tags
     files: list[tuple[int, Path]] = field(default_factory=list)
     frames: int = 0
+    positions: list[Any] = field(default_factory=list)
 
     @property
     def may_be_a_volume(self) -> bool:
@@ -99,10 +101,11 @@ def find_series(
     """Return the image series among files of any format, in the order of their first files, and the files left out.
 
     A series that mixes images of different kinds (magnitude and phase, a reformatted plane) is split by kind, unless
-    one kind has a single slice or no usable geometry. Files are left out if they are not DICOM, hold no intensities
-    (reports, segmentations, plans, dose) or no pixels, are localizers, or are grey images without any geometry
-    (secondary captures, X-rays). A DICOM file with a damaged header becomes a series of its own, so that reading it
-    reports what is wrong. Only the paths of the files and the first header of each series are kept.
+    one kind has a single slice or no usable geometry, or the slices of kinds that differ only in the image type form
+    one stack. Files are left out if they are not DICOM, hold no intensities (reports, segmentations, plans, dose) or no
+    pixels, are localizers, or are grey images without any geometry (secondary captures, X-rays). A DICOM file with a
+    damaged header becomes a series of its own, so that reading it reports what is wrong. Only the paths and positions
+    of the files and the first header of each series are kept.
 
     Args:
         files: files of any format.
@@ -168,11 +171,13 @@ def _add(parts: list[_Part], n: int, header: Header) -> None:
         parts.append(part)
     part.files.append((n, header.path))
     part.frames += _slices_in(header.tags)
+    part.positions.append(header.tags.get("ImagePositionPatient"))
 
 
 def _series_of(parts: Sequence[_Part]) -> list[tuple[int, Series]]:
     """Return one series of all parts, or one for each if each may be a volume, with the number of its first file."""
     name = series_name(parts[0].tags)
+    parts = _united(parts)
     if len(parts) == 1 or not all(part.may_be_a_volume for part in parts):
         files = sorted(file for part in parts for file in part.files)
         return [(files[0][0], Series(name, tuple(path for _, path in files)))]
@@ -183,6 +188,28 @@ def _series_of(parts: Sequence[_Part]) -> list[tuple[int, Series]]:
     ]
 
 
+def _united(parts: Sequence[_Part]) -> list[_Part]:
+    """Return parts; those that differ only in the image type and whose slices form one stack become one part."""
+    groups: list[list[_Part]] = []
+    for part in parts:
+        group = next((one for one in groups if part.kind.difference(one[0].kind) == "image_type"), None)
+        if group is None:
+            groups.append([part])
+        else:
+            group.append(part)
+    united: list[_Part] = []
+    for group in groups:
+        files = sorted(file for part in group for file in part.files)
+        stated = (_numbers(position, 3) for part in group for position in part.positions)
+        positions = [position for position in stated if position is not None]
+        cosines, is_known = group[0].kind.orientation, len(positions) == len(files)
+        if len(group) > 1 and cosines is not None and is_known and is_one_stack(positions, cosines):
+            united.append(_Part(group[0].kind, group[0].tags, files, sum(part.frames for part in group)))
+        else:
+            united += group
+    return united
+
+
 def _kind(tags: Tags) -> Kind:
     """Return the kind of the images of a file; of an enhanced object, without the geometry of its frames."""
     stated = tags.get("ImageOrientationPatient"), tags.get("PixelSpacing")
@@ -191,14 +218,16 @@ def _kind(tags: Tags) -> Kind:
 
 @lru_cache(maxsize=1024)  # the files of a series share these values
 def _kind_of(orientation: Any, spacing_mm: Any, rows: int, columns: int, types: tuple[str, ...]) -> Kind:
-    def numbers(stated: Any, count: int) -> tuple[float, ...] | None:
-        try:
-            values = tuple(float(value) for value in stated)
-        except (TypeError, ValueError):
-            return None
-        return values if len(values) == count else None
+    return Kind(_numbers(orientation, 6), rows, columns, _numbers(spacing_mm, 2), types)
 
-    return Kind(numbers(orientation, 6), rows, columns, numbers(spacing_mm, 2), types)
+
+def _numbers(stated: Any, count: int) -> tuple[float, ...] | None:
+    """Return so many numbers; None for anything else."""
+    try:
+        values = tuple(float(value) for value in stated)
+    except (TypeError, ValueError):
+        return None
+    return values if len(values) == count else None
 
 
 def _reason_to_leave_out(header: Header) -> tuple[str, str] | None:
