@@ -56,10 +56,9 @@ class ScanIdentity:
         try:  # a run has those of a series in the order of their paths
             input_sha256 = scan_sha256(sorted(files) if scan.source.format == "dicom" else files) if files else ""
         except OSError as error:  # the patient and the series would be unknown
-            text = f"the files of this scan can't be read now ({error.strerror}); expected them where they were when "
-            text += (
-                "it was opened, because they tell the patient; connect their drive, or open the scan where it is now"
-            )
+            reason = error.strerror or type(error).__name__
+            text = f"the files of this scan can't be read now ({reason}); expected them where they were when it was "
+            text += "opened, because they tell the patient; connect their drive, or open the scan where it is now"
             raise InputError("file.unreadable", text) from error
         return cls(scan, voxel_digest(scan), value_digest(scan), input_sha256=input_sha256)
 

@@ -1,6 +1,7 @@
 """State of each labels layer that napari does not keep: edits, measurements, hidden structures. Without Qt.
 
-A state lives as long as its layer, even if the panel is closed. A duplicate of a layer gets a state of its own.
+A state lives as long as its layer, even if the panel is closed. A duplicate of a layer gets a state of its own, which
+begins as that of the original.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
@@ -165,15 +166,40 @@ class LabelsState:
 
 _STATES: WeakKeyDictionary[Labels, LabelsState] = WeakKeyDictionary()
 
+_INFOS: WeakSet[LayerInfo] = WeakSet()
+"""Infos of layers that have or had a state. A new layer with one of them is a copy: only napari shares infos."""
+
 
 def state_of(layer: Labels) -> LabelsState:
     """Return the state of a layer; edits are counted from the first call on."""
+    info = LayerInfo.of(layer)
     if layer not in _STATES:
         state = _STATES[layer] = LabelsState(history=history_lengths(layer))
+        if info is not None:
+            _begin_as_copy(state, layer, info)
         layer.events.data.connect(state._on_edited)
         layer.events.paint.connect(state._on_edited)
         layer.events.set_data.connect(state._on_drawn)
+    if info is not None:
+        _INFOS.add(info)
     return _STATES[layer]
+
+
+def _begin_as_copy(state: LabelsState, layer: Labels, info: LayerInfo) -> None:
+    """If a layer is a copy of another one, such as a duplicate, give it the edits of the original.
+
+    If the original is gone or has other labels, another program may have changed them: they count as edited.
+    """
+    others = [one for known in _STATES.keyrefs() if (one := known()) is not None and one is not layer]
+    same = [one for one in others if LayerInfo.of(one) is info]
+    if not same and info not in _INFOS:
+        return
+    if (original := next((one for one in same if np.array_equal(one.data, layer.data)), None)) is None:
+        state.edits, state.painted = 1, True
+        return
+    old = _STATES[original]
+    state.edits, state.saved, state.painted, state.hidden = old.edits, old.saved, old.painted, set(old.hidden)
+    state.earlier_actions = tuple(old.actions)
 
 
 def unsaved_in(layers: Iterable[Layer]) -> list[Labels]:

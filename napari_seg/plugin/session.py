@@ -15,6 +15,7 @@ from napari_seg.errors import InputError
 from napari_seg.plugin.contrast import widen_range
 from napari_seg.plugin.foreign_layers import TRANSFORM_EVENTS, adopt_image, adopt_labels, lies_on
 from napari_seg.plugin.job import Jobs
+from napari_seg.plugin.labels_state import state_of
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.messages import Message, message_of
 
@@ -170,6 +171,8 @@ class Session:
     def _adopt_new(self, layer: Layer) -> None:
         """Give a new layer its geometry, and watch the transform of a layer of another program."""
         layer.events.name.connect(self._follow)
+        if isinstance(layer, Labels):
+            state_of(layer)  # a duplicate is recognised by the info that it has now
         if isinstance(layer, Image | Labels):
             self._adopt(layer)
             info = LayerInfo.of(layer)

@@ -165,9 +165,10 @@ class _LayerWriter:
             try:
                 saved = saved_scan(volume, self.salt)
             except OSError as error:  # copied voxels may show a face, and lose the link to the series
-                text = f"the files of {title_of(volume)!r} can't be read now ({error.strerror}); expected them where "
-                text += "they were when it was opened, because a session refers to scans; connect their drive and "
-                text += "save again, or save the labels by themselves (Save as)"
+                reason = error.strerror or type(error).__name__
+                text = f"the files of {title_of(volume)!r} can't be read now ({reason}); expected them where they "
+                text += "were when it was opened, because a session refers to scans; connect their drive and save "
+                text += "again, or save the labels by themselves (Save as)"
                 raise InputError("file.unreadable", text) from error
             if saved in self.scans[: len(unread)]:  # it was opened by itself since
                 self._scan_numbers[key] = self.scans.index(saved)
