@@ -230,6 +230,31 @@ def test_a_question_goes_away_with_its_labels(model: AcceptModel, viewer: Viewer
     assert "Select labels" in model.obstacle
 
 
+def test_a_question_goes_away_if_labels_or_checks_change(
+    model: AcceptModel, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    accepted(model)
+    layer = labels_of(viewer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)
+    for change in (
+        lambda: layer.data_setitem((np.array([0]), np.array([0]), np.array([1])), 3),
+        lambda: model.structures.rename(3, "proboscis"),
+        lambda: model.check("left ball", False),
+    ):
+        accepted(model)
+        assert model.question is not None
+        change()
+        if model.question is not None:  # the labels are measured a moment later
+            model.replace()
+        assert model.question is None
+        assert "Accept again" in model.session.messages[0].text
+    assert read_training_set(tmp_path / "set").cases[0].revision == 1
+    model.start()
+    layer.undo()  # while it is compared with the set
+    model.session.jobs.wait()
+    assert model.question is None
+
+
 def test_labels_on_other_voxels_are_refused(model: AcceptModel, viewer: ViewerModel, tmp_path: Path) -> None:
     other = phantoms.head()
     other = replace(other, array=other.array[..., :-2], grid=replace(other.grid, shape=other.array[..., :-2].shape[1:]))

@@ -245,13 +245,13 @@ class AcceptModel:
         """Set whether a structure was checked; nothing is learned about others from this case."""
         assert self.labels is not None
         self._checks[self.labels] = {**self.checks, name: is_checked}
-        self.changed.emit()
+        self._follow()
 
     def forget_checks(self) -> None:
         """Forget what a person said about the structures."""
         if self.labels is not None:
             self._checks.pop(self.labels, None)
-            self.changed.emit()
+            self._follow()
 
     @property
     def obstacle(self) -> str:
@@ -283,8 +283,11 @@ class AcceptModel:
         self._start(Wish(snapshot, volumes, self.folder, self.checks, actions, reader))
 
     def replace(self) -> None:
-        """Accept the scan of the question, which replaces its earlier labels."""
+        """Accept the scan of the question, which replaces its earlier labels, unless something has changed since."""
         assert self.question is not None
+        self._follow()
+        if self.question is None:
+            return
         wish = replace(self.question.wish, replaces=True)
         self.question = None
         self._start(wish)
@@ -305,7 +308,9 @@ class AcceptModel:
         if isinstance(result, Question):
             self.question = result
             self.session.show_messages()
-            self.asked.emit()
+            self._follow()
+            if self.question is not None:
+                self.asked.emit()
             return
         if result.wish.folder == self.folder:
             self.content, self.fault = result.content, ""
@@ -327,8 +332,16 @@ class AcceptModel:
         self.changed.emit()
 
     def _follow(self) -> None:
-        if self.question is not None and self.question.wish.snapshot.layer is not self.labels:
-            self.question = None
+        """Drop a question about other labels than those on the screen, or about other checks."""
+        if self.question is not None:
+            wish = self.question.wish
+            layer, edits = wish.snapshot.layer, wish.snapshot.edits
+            if layer is not self.labels:
+                self.question = None
+            elif state_of(layer).edits != edits or wish.checks != self.checks:
+                self.question = None
+                text = "The labels or the checks have changed since the question. Accept again."
+                self.session.show_messages(Message("warning", text))
         self.changed.emit()
 
     def _volumes(self, labels: Labels, scan: Image) -> dict[str, Volume]:
