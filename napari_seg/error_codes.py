@@ -950,9 +950,8 @@ CODES = {
     # evaluation
     "evaluation.changed": Code(
         "error",
-        "The data set has other cases, patients or parts than when the training was planned, or an earlier version "
-        "planned it with a list and did not record the patients, so the requested part "
-        "could hold cases that the model was trained on.",
+        "The data set has other cases, files, patients or parts than when the training was planned, or its list has "
+        "another order, so the requested part could hold cases that the model was trained on.",
         "Restore the data set as it was planned; or evaluate new cases in a folder of their own, without `--part`.",
     ),
     "evaluation.versus": Code(
@@ -1713,6 +1712,12 @@ CODES = {
         "error",
         "The training has run for more epochs already than were requested.",
         "Give as many epochs or more, or choose another folder.",
+    ),
+    "run.outdated": Code(
+        "error",
+        "The training was planned by a version that did not record the files and patients of its cases, so that they "
+        "can't be compared with those of the data set.",
+        "Continue with the version that planned it, or train again in a new folder.",
     ),
     "run.stopped": Code("error", "You stopped the training.", "Give the same command again to resume it."),
     # series

@@ -16,7 +16,7 @@ from napari_seg.bundles.spec import WEIGHTS
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.errors import BundleError, Cancelled, OutputError
 from napari_seg.training import configurations, folds
-from napari_seg.training.choices import Choices, changed_settings, identity
+from napari_seg.training.choices import Choices, changed_settings
 from napari_seg.training.comparison import COMPARISON, read_comparison
 from napari_seg.training.configurations import (
     _convert,
@@ -204,8 +204,13 @@ def test_several_data_sets_are_combined_once_for_all_configurations(dataset: Pat
         from segnets.data import find_dataset
 
         found = find_dataset(read.folder, **read.choices(Choices(folds=3)).reading)
-    assert facts["dataset"] == identity(found)
     assert {Path(case["image"]).parents[1] for case in found.cases} == set(sources)  # they stay where they are
+    description["training"].pop()
+    (sources[1] / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(OutputError, match=r"output\.exists: data set 2 has other cases"):
+        _convert(sources, out, Choices(folds=3), facts, lambda text: None, dry_run=False)
+    with pytest.raises(OutputError, match=r"run\.outdated"):
+        _convert(sources, out, Choices(folds=3), facts | {"dataset": {}}, lambda text: None, dry_run=False)
 
 
 @pytest.mark.parametrize("where", ["value", "key"])

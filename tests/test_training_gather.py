@@ -15,11 +15,10 @@ import pytest
 import SimpleITK
 from gathering import GRID, gathered, image, labels, load, names, refused, write
 
-from napari_seg.errors import OutputError, TrainingError
+from napari_seg.errors import TrainingError
 from napari_seg.formats import archive as archive_module
 from napari_seg.formats.itk import to_itk
 from napari_seg.geometry import Grid
-from napari_seg.training.choices import identity
 from napari_seg.training.gather.gather import Continued, gather
 from napari_seg.training.segnets_modules import with_segnets
 
@@ -97,37 +96,13 @@ def test_all_scans_of_a_patient_stay_together(tmp_path: Path) -> None:
         def patients() -> dict[str, str]:
             return {name: who for name, who in find_dataset(found.folder).patients.items()}
 
-        converted = patients()
-        assert converted["sub-1"] == converted["sub-1_fu"]
-        assert len(set(converted.values())) == 3
-        description = json.loads((found.folder / "dataset.json").read_text())
-        description["training"][0]["patient"] = "patient 9"  # as an earlier version, whose training goes on
-        (found.folder / "dataset.json").write_text(json.dumps(description))
         planned = patients()
+        assert planned["sub-1"] == planned["sub-1_fu"]
+        assert len(set(planned.values())) == 3
         (found.folder / "labelsTr" / "sub-2.nii.gz").unlink()
         gather(root, found.folder, {}, continued=Continued(lambda *_: None, is_dry=False))
         assert (found.folder / "labelsTr" / "sub-2.nii.gz").is_file()
         assert patients() == planned
-
-
-def test_a_training_of_an_earlier_version_keeps_its_patients(tmp_path: Path) -> None:
-    cases = ("sub-1", "sub-1_fu", "sub-2_ses-1", "sub-2_ses-2")
-    root = write(tmp_path / "a", *(f"{folder}/{case}.nrrd" for folder in ("images", "labels") for case in cases))
-    with with_segnets():
-        gather(root, tmp_path / "data", {}, continued=Continued(lambda *_: None, is_dry=False, is_earlier=True))
-    description = json.loads((tmp_path / "data" / "dataset.json").read_text())
-    patients = [entry.get("patient") for entry in description["training"]]
-    assert patients == [None, "patient 1", "patient 2", "patient 2"]  # the first scan is apart, as it was planned
-    (root / "cases.csv").write_text(
-        "\n".join(["case_id,image,label", *(f"{c},images/{c}.nrrd,labels/{c}.nrrd" for c in cases)])
-    )
-    with with_segnets(), pytest.raises(OutputError, match="may have read other patients"):
-        gather(
-            root / "cases.csv",
-            tmp_path / "new",
-            {},
-            continued=Continued(lambda *_: None, is_dry=False, is_earlier=True),
-        )
 
 
 def test_patients_in_names_of_files_are_those_of_their_folder(tmp_path: Path) -> None:
@@ -140,7 +115,8 @@ def test_patients_in_names_of_files_are_those_of_their_folder(tmp_path: Path) ->
 
 def test_a_converted_list_keeps_its_split(tmp_path: Path) -> None:
     root = write(tmp_path / "a", "x.nrrd", "y.nrrd", "x_seg.nrrd", "y_seg.nrrd")
-    (root / "cases.csv").write_text("image,label,split,fold\nx.nrrd,x_seg.nrrd,train,3\ny.nrrd,y_seg.nrrd,test,\n")
+    table = "image,label,split,fold\nx.nrrd,x_seg.nrrd,train,3\ny.nrrd,y_seg.nrrd,test,\n"
+    (root / "cases.csv").write_text(table)
     found, _ = gathered(root)
     assert found is not None
     with with_segnets():
@@ -150,9 +126,13 @@ def test_a_converted_list_keeps_its_split(tmp_path: Path) -> None:
         assert dataset.parts == {"x": "training", "y": "test"}
         assert dataset.folds == {"x": 0}
         stated: list[Any] = []
-        continued = Continued(lambda cases, _: stated.append(identity(cases)), is_dry=True)
+        continued = Continued(lambda found, _: stated.append(found), is_dry=True)
+        for fold in (3, 4):
+            (root / "cases.csv").write_text(table.replace("3", str(fold)))
+            gather(root, found.folder, {}, continued=continued)
+        (root / "cases.csv").write_text(table.replace("test", "val"))
         gather(root, found.folder, {}, continued=continued)
-        assert stated == [identity(dataset)]  # so the plan of a converted list can be continued
+        assert [one == found.identity for one in stated] == [True, True, False]  # so its plan can be continued
 
 
 @pytest.mark.parametrize(
@@ -182,10 +162,8 @@ def test_folders_of_parts_are_the_split(tmp_path: Path) -> None:
     shutil.rmtree(found.folder)  # as before a model is shared
     stated: list[Any] = []
     with with_segnets():
-        for is_earlier in (True, False):
-            continued = Continued(lambda cases, _: stated.append(cases.parts), True, is_earlier)
-            gather(root, found.folder, {}, continued=continued)
-    assert [sorted(set(parts.values())) for parts in stated] == [[], ["test", "training", "validation"]]
+        gather(root, found.folder, {}, continued=Continued(lambda found, _: stated.append(found), is_dry=True))
+    assert stated == [found.identity]
     found, description = gathered(write(root, "more/c.nrrd", "more/c_seg.nrrd"))
     assert found is not None
     assert "split" not in description["training"][0]

@@ -17,7 +17,6 @@ from napari_seg.errors import OutputError, TrainingError
 from napari_seg.training.choices import Choices
 from napari_seg.training.describe import plan_rows
 from napari_seg.training.gather.combine import combine
-from napari_seg.training.gather.gather import Continued
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.segnets_modules import with_segnets
 
@@ -272,11 +271,26 @@ def test_patients_are_found_in_names_of_converted_cases(tmp_path: Path) -> None:
     into = tmp_path / "data"
     description = combined(into, first, second)
     assert [entry["patient"] for entry in description["training"]] == [f"patient {n}" for n in (1, 2, 3, 3, 4)]
-    description["training"][0]["patient"] = "patient 4"  # as an earlier version, whose training goes on
-    (into / "dataset.json").write_text(json.dumps(description))
-    with with_segnets():
-        combine([first, second], into, {}, {}, continued=Continued(lambda *_: None, is_dry=False))
-    assert json.loads((into / "dataset.json").read_text()) == description
+
+
+def test_a_list_in_another_order_is_not_the_planned_one(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", {"liver": 1}), write(tmp_path / "b", {"liver": 1}, cases=("q1", "q2"))
+    rows = []
+    for name in ("p1", "p2"):  # equal names of files: the cases are numbered by their rows
+        (first / name).mkdir()
+        for folder, file in (("imagesTr", "t1.nii.gz"), ("labelsTr", "seg.nii.gz")):
+            (first / folder / f"{name}.nii.gz").rename(first / name / file)
+        rows.append(f"{name}/t1.nii.gz,{name}/seg.nii.gz")
+    (first / "labels.json").write_text('{"1": "liver"}')
+    table, out = first / "cases.csv", tmp_path / "out"
+    table.write_text("\n".join(["image,label", *rows]))
+    plan = plan_bundle(table, out, Choices(), more=[second])
+    assert plan_bundle(table, out, Choices(), more=[second]) == plan
+    before = (out / "data" / "dataset.json").read_bytes()
+    table.write_text("\n".join(["image,label", *rows[::-1]]))
+    with pytest.raises(OutputError, match=r"output\.exists: data set 1 has other cases, .* or another order"):
+        plan_bundle(table, out, Choices(), more=[second])
+    assert (out / "data" / "dataset.json").read_bytes() == before
 
 
 def test_cases_without_a_partner_are_faults(tmp_path: Path) -> None:

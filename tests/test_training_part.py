@@ -12,11 +12,13 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from empty_sets import touch
 
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, OutputError
 from napari_seg.formats.itk import to_itk
 from napari_seg.geometry import Grid
-from napari_seg.training.choices import Choices, identity, patients_digest
+from napari_seg.training.choices import Choices
+from napari_seg.training.identity import identity_of
 from napari_seg.training.part import label_values, part_of
 from napari_seg.training.prepare import data_folder, plan_bundle
 from napari_seg.training.segnets_modules import with_segnets
@@ -99,32 +101,14 @@ def test_the_cases_of_folds_have_trained_the_ensemble(balls: Path, tmp_path: Pat
     ]
     rows = [f"{image},{label},{'test' if n == 3 else 'train'}" for n, image, label in cases]
     (tmp_path / "cases.csv").write_text("\n".join(["image,label,split", *rows]))
-    assert part_of(tmp_path / "cases.csv", "test", tmp_path) == (balls / "labelsTr", {"case_03"})
-
-
-@pytest.mark.parametrize(("split", "part"), [("train", ""), ("test", "test")])
-def test_the_patients_that_an_earlier_version_read_are_not_guessed(
-    balls: Path, tmp_path: Path, split: str, part: str
-) -> None:
-    rows = [
-        f"{n},{balls}/imagesTr/case_{n:02d}.nii.gz,{balls}/labelsTr/case_{n:02d}.nii.gz,{'train' if n < 8 else split}"
-        for n in range(10)
-    ]
-    table, out = tmp_path / "cases.csv", tmp_path / "out"
-    table.write_text("\n".join(["case_id,image,label,split", *rows]))
+    with pytest.raises(OutputError, match=r"run\.outdated"):
+        part_of(tmp_path / "cases.csv", "test", tmp_path)
     with with_segnets():
         from segnets.data import find_dataset
 
-        planned = identity(find_dataset(table))
-    (out / "configs").mkdir(parents=True)
-    (out / "configs" / "train.yaml").write_text("{cases: {}}")
-    (out / "plan.json").write_text(json.dumps({"choices": {}, "dataset": planned}))
-    for name in ("validation", "test"):
-        if name == part:
-            assert part_of(table, "test", out)[1] == {"case_08", "case_09"}
-        else:
-            with pytest.raises(InputError, match=r"evaluation\.changed"):
-                part_of(table, name, out)
+        planned = identity_of(find_dataset(tmp_path / "cases.csv"))
+    (tmp_path / "plan.json").write_text(json.dumps({"choices": {"folds": 3}, "dataset": planned}))
+    assert part_of(tmp_path / "cases.csv", "test", tmp_path) == (balls / "labelsTr", {"case_03"})
 
 
 @pytest.mark.parametrize(
@@ -135,6 +119,7 @@ def test_the_parts_of_another_data_set_are_not_those_of_the_training(
 ) -> None:
     def write_list(patients: str) -> None:
         rows = [f"imagesTr/case_{n:02d}.nii.gz,labelsTr/case_{n:02d}.nii.gz,{who}" for n, who in enumerate(patients)]
+        rows[:2] = rows[1::-1] if patients == "aa" + "bcdefghi" else rows[:2]
         (root / "cases.csv").write_text("\n".join(["image,label,patient", *rows]))
 
     root, out = tmp_path / "data", tmp_path / "out"
@@ -147,9 +132,7 @@ def test_the_parts_of_another_data_set_are_not_those_of_the_training(
         dataset = find_dataset(root / "cases.csv")
     (out / "configs").mkdir(parents=True)
     (out / "configs" / "train.yaml").write_text("{cases: {}}")
-    planned = identity(dataset) | {"layout": "decathlon"}  # the layout does not matter
-    plan = {"choices": {}, "dataset": planned, "patients": patients_digest(dataset)}
-    (out / "plan.json").write_text(json.dumps(plan))
+    (out / "plan.json").write_text(json.dumps({"choices": {}, "dataset": identity_of(dataset)}))
     _, trained = part_of(root / "cases.csv", "training", out)
     write_list(patients)
     if is_same:
@@ -157,3 +140,23 @@ def test_the_parts_of_another_data_set_are_not_those_of_the_training(
     else:
         with pytest.raises(InputError, match=r"evaluation\.changed"):
             part_of(root / "cases.csv", "test", out)
+
+
+def test_a_list_in_another_order_is_not_the_planned_one(tmp_path: Path) -> None:
+    out, names = tmp_path / "out", [f"{number:02d}" for number in range(10)]
+    touch(tmp_path, *(f"{name}/t1.nii.gz" for name in names), *(f"labels/{name}.nii.gz" for name in (*names, "new")))
+    rows = [f"{name}/t1.nii.gz,labels/{name}.nii.gz" for name in names]  # named case_0001, ... by their rows
+    table = tmp_path / "cases.csv"
+    table.write_text("\n".join(["image,label", *rows]))
+    (out / "configs").mkdir(parents=True)
+    (out / "configs" / "train.yaml").write_text("{cases: {}}")
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        planned = identity_of(find_dataset(table))
+    (out / "plan.json").write_text(json.dumps({"choices": {}, "dataset": planned}))
+    part_of(table, "test", out)
+    for others in (rows[::-1], [*rows[:-1], "09/t1.nii.gz,labels/new.nii.gz"]):
+        table.write_text("\n".join(["image,label", *others]))
+        with pytest.raises(InputError, match=r"evaluation\.changed: found other files"):
+            part_of(table, "test", out)

@@ -441,6 +441,8 @@ def test_a_disk_that_takes_nothing_is_said(
     def plan() -> None:
         plan_bundle(dataset, tmp_path / "out", Choices())
 
+    (tmp_path / "configs").mkdir()
+    (tmp_path / METADATA).write_text("{}")
     for owner, name, act in (
         (Path, "mkdir", plan),
         (Path, "touch", plan),

@@ -85,12 +85,12 @@ def test_a_bundle_of_converted_cases_is_planned_once(nrrd_balls: Path, tmp_path:
     assert not missing.exists()
     plan_bundle(nrrd_balls, out, choices)
     assert missing.read_bytes() == before[missing][0]
-    (out / "plan.json").write_text(json.dumps(plan | {"patients": "of others"}))
-    with pytest.raises(OutputError, match="cases of other patients"):
-        plan_bundle(nrrd_balls, out, choices)
-    del plan["patients"]  # as earlier versions have it
+    with pytest.raises(OutputError, match="other files, names, patients or parts of its cases, or another order;"):
+        plan_bundle(nrrd_balls, out, Choices(settings={"channels": ["scan"], "patient": "case_0"}))
+    del plan["dataset"]["rows"]  # as earlier versions have it
     (out / "plan.json").write_text(json.dumps(plan))
-    assert plan_bundle(nrrd_balls, out, choices) == plan
+    with pytest.raises(OutputError, match=r"run\.outdated: .* train again in a new folder"):
+        plan_bundle(nrrd_balls, out, choices)
 
 
 def test_a_received_bundle_is_checked_before_anything_is_converted(nrrd_balls: Path, tmp_path: Path) -> None:

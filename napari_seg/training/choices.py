@@ -232,37 +232,6 @@ def check_folds(folds: int | None, fold: int | None) -> None:
         raise BundleError("bundle.fold", f"found fold {fold}; {expected}")
 
 
-def identity(dataset: Dataset) -> dict[str, Any]:
-    """Return values that identify a data set wherever its folder lies; case names enter as a digest only.
-
-    The parts and folds that the data set states are part of it.
-    """
-    stated = [f"{name} {group}" for groups in (dataset.parts, dataset.folds) for name, group in groups.items()]
-    names = "\n".join([*(case["name"] for case in dataset.cases), *stated])
-    return {
-        "layout": dataset.layout,
-        "cases": len(dataset.cases),
-        "digest": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16],
-    }
-
-
-def patients_digest(dataset: Dataset) -> str:
-    """Return a digest of which cases are of one patient, whatever the patients are called."""
-    first: dict[str, int] = {}
-    groups = [first.setdefault(dataset.patients[case["name"]], n) for n, case in enumerate(dataset.cases)]
-    return hashlib.sha256(repr(groups).encode()).hexdigest()[:16]
-
-
-def has_same_patients(written: dict[str, Any], dataset: Dataset) -> bool:
-    """Return whether the cases of a data set are of the same patients as planned, so that they are split alike.
-
-    Args:
-        written: content of plan.json; one of an earlier version does not say which patients were planned.
-        dataset: the same cases.
-    """
-    return written.get("patients") in (None, patients_digest(dataset))
-
-
 def changed_settings(written: dict[str, Any], choices: Choices) -> dict[str, Any]:
     """Return the chosen settings that differ from an existing plan."""
     planned = {name: entry["value"] for name, entry in written["settings"].items()}
@@ -278,12 +247,12 @@ def _in_effect(written: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in planned.items() if value is not None} | written["choices"]
 
 
-def check_same(written: dict[str, Any], dataset: dict[str, Any], choices: Choices, out: str) -> None:
+def check_same(written: dict[str, Any], dataset: Mapping[str, Any], choices: Choices, out: str) -> None:
     """Check that an existing plan agrees with the data set and the choices, except for settings that may change.
 
     Args:
         written: content of plan.json.
-        dataset: `identity` of the data set.
+        dataset: `identity.identity` of the data set.
         choices: current choices; choices that were not made again stay as planned.
         out: name of the folder, for the message.
 
@@ -305,7 +274,9 @@ def check_same(written: dict[str, Any], dataset: dict[str, Any], choices: Choice
     if choices.fine_tune and choices.fine_tune["sha256"] != initial.get("sha256"):
         differing.append(f"initial weights {initial.get('file')!r}, now other weights {choices.fine_tune['file']!r}")
     if written["dataset"] != dataset:
-        differing.insert(0, f"a data set of {written['dataset']['cases']} cases, now another of {dataset['cases']}")
+        before, now = written["dataset"]["cases"], dataset["cases"]
+        other = "other files, names, patients or parts of its cases, or another order"
+        differing.insert(0, other if before == now else f"a data set of {before} cases, now another of {now}")
     if differing:
         raise OutputError(
             "output.exists",

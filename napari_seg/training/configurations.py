@@ -24,11 +24,12 @@ from napari_seg.errors import BundleError, OutputError
 from napari_seg.formats.atomic import atomic_file, atomic_write
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.training.advice import SEEN_FRACTION, lower_resolution
-from napari_seg.training.choices import IGNORE, READING, Choices, identity, patients_digest
+from napari_seg.training.choices import IGNORE, READING, Choices
 from napari_seg.training.comparison import COMPARISON, Row, rank, read_comparison, write_comparison
 from napari_seg.training.folds import cross_validate, cross_validated_cases, cross_validated_patients
 from napari_seg.training.gather.gather import DATA, Continued, Gathered, gather
 from napari_seg.training.history import RUN, read_history
+from napari_seg.training.identity import check_recorded
 from napari_seg.training.pace import Pace
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.report import write_report
@@ -39,7 +40,7 @@ from napari_seg.training.trust import check_stored_choices
 from napari_seg.training.write import PLAN
 
 if TYPE_CHECKING:
-    from segnets.data import Dataset
+    pass
 
 CONFIGURATIONS = ("2d", "3d", "3d_lowres")
 MIN_FACTOR = 2.0
@@ -184,22 +185,22 @@ def _convert(
         dry_run: write nothing if it was converted before.
     """
     with with_segnets():
-        from segnets.data import find_dataset
-
         from napari_seg.training.gather.combine import combine
 
         planned = record.get("converted", {}).get("data sets", [])
 
-        def check(dataset: Dataset, data_sets: Sequence[dict[str, Any]]) -> None:
-            if identity(dataset) != record["dataset"] or list(data_sets) != planned:
+        def check(found: Mapping[str, Any], data_sets: Sequence[dict[str, Any]]) -> None:
+            if found != record["dataset"] or list(data_sets) != planned:
                 raise OutputError(
                     "output.exists",
                     f"{root} compares configurations for other data; give the same data sets in the same order, or "
                     "choose a new folder with -o",
                 )
 
-        is_earlier = "patients" not in record
-        continued = Continued(check, dry_run, is_earlier) if "converted" in record else None
+        continued = None
+        if "converted" in record:
+            check_recorded(record, root)
+            continued = Continued(check, dry_run, planned)
         into, marker = root / DATA, root / COMPARISON
         if len(sources) > 1:
             converted: Gathered | None = combine(
@@ -211,10 +212,8 @@ def _convert(
             return _Read(sources[0], False, False), {}
         for text in converted.unused:
             report(text)
-        read = _Read(converted.folder, True, len(sources) > 1)
-        dataset = find_dataset(converted.folder, **read.choices(choices).reading)
-        facts = {"converted": converted.as_dict(), "dataset": identity(dataset)}
-        return read, facts | ({} if continued and is_earlier else {"patients": patients_digest(dataset)})
+        facts = {"converted": converted.as_dict(), "dataset": converted.identity}
+        return _Read(converted.folder, True, len(sources) > 1), facts
 
 
 def _plan(

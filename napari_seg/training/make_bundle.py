@@ -18,13 +18,12 @@ from napari_seg.training.choices import (
     Choices,
     check_names,
     check_packages,
-    identity,
     named_labels,
-    patients_digest,
 )
 from napari_seg.training.gather.gather import Gathered
 from napari_seg.training.gather.pair import unread_files
 from napari_seg.training.history import RUN
+from napari_seg.training.identity import identity_of
 from napari_seg.training.time_plan import fit_time
 from napari_seg.training.write import PLAN
 
@@ -134,8 +133,7 @@ def make_bundle(
     named = {label: of_label for label, of_label in values.items() if label != IGNORE}
     table = label_table(dataset, facts, named, converted.listed if converted else None)
     written = {
-        "dataset": identity(dataset),
-        "patients": patients_digest(dataset),
+        "dataset": converted.identity if converted else identity_of(dataset),
         "choices": choices.as_dict(),
         "fingerprint": found.as_dict(),
         "parts": dict(counts),

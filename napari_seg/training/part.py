@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError
 from napari_seg.evaluation.labels import Classes, read_classes
-from napari_seg.training.choices import READING, has_same_patients, identity
+from napari_seg.training.choices import READING
+from napari_seg.training.identity import check_recorded, identity_of
 from napari_seg.training.prepare import data_folder
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.write import PLAN
 
 if TYPE_CHECKING:
-    from segnets.data import Dataset
+    pass
 
 _SPLIT = ("fold", "folds", "fractions", "seed")
 """Arguments of `segnets.data.Split` in a bundle's train.yaml."""
@@ -50,7 +51,8 @@ def part_of(
         InputError: `input.missing`, `trained` has no plan; `input.folders`, the label maps lie in several folders;
             `evaluation.seen`, the bundle is an ensemble of folds, so its members were trained on all cases but those of
             a test part that the data set states; `evaluation.changed`, the data set has other cases, patients or parts
-            than `trained` was planned for, or an earlier version may have read other patients.
+            than `trained` was planned for.
+        OutputError: `run.outdated`, the plan of `trained` does not record them.
     """
     reading: dict[str, Any] = {}
     split: dict[str, Any] = {}
@@ -59,7 +61,7 @@ def part_of(
         plan = _plan(trained)
         dataset_dir = data_folder(dataset_dir, trained, plan)
         reading, split = _of_config(trained / "configs" / "train.yaml")
-    planned, folds = plan.get("dataset"), plan.get("choices", {}).get("folds")
+    planned, folds = plan.get("dataset", {}), plan.get("choices", {}).get("folds")
     split |= {"fold": 0, "folds": folds} if folds else {}
     with with_segnets():
         from segnets.data import Split, find_dataset
@@ -79,21 +81,18 @@ def part_of(
                 "data set; expected a data set of other patients, without --part. The scores of the cross-validation "
                 "are in configs/metadata.json",
             )
-        if planned is not None and not _is_planned(plan, dataset):
+        if trained is not None:
+            check_recorded(plan, trained)
+        if trained is not None and "converted" not in plan and planned != identity_of(dataset):
             count = len(dataset.cases)
-            found = f"{count} cases" if count != planned["cases"] else "other cases, patients or parts"
+            found = (
+                f"{count} cases" if count != planned["cases"] else "other files, patients or parts, or another order"
+            )
             raise InputError(
                 "evaluation.changed",
                 f"found {found}; expected the {planned['cases']} cases that {trained} was planned for, because others "
                 "in this part may have been trained on; restore the data set as it was planned, or evaluate new cases "
                 "in a folder of their own, without --part",
-            )
-        if planned is not None and "patients" not in plan and not _is_read_alike(dataset, part, split.get("fold")):
-            raise InputError(
-                "evaluation.changed",
-                f"{trained} was planned by an earlier version, which may have read other patients from this list, so "
-                "that cases in this part may have been trained on; expected a plan that records them, or a list whose "
-                "split states the parts; evaluate new cases in a folder of their own, without --part",
             )
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]
@@ -110,23 +109,6 @@ def _plan(trained: Path) -> dict[str, Any]:
         raise InputError("input.missing", f"there is no {trained / PLAN}; expected a folder that train wrote")
     plan: dict[str, Any] = json.loads((trained / PLAN).read_text(encoding="utf-8"))
     return plan
-
-
-def _is_planned(plan: dict[str, Any], dataset: Dataset) -> bool:
-    """Return whether a data set has the cases, patients, parts and folds of a plan, in whatever layout."""
-    is_same = plan["dataset"] | {"layout": dataset.layout} == identity(dataset)
-    return is_same and has_same_patients(plan, dataset)
-
-
-def _is_read_alike(dataset: Dataset, part: str, fold: int | None) -> bool:
-    """Return whether a part is the one that earlier versions read and split, which recorded no patients in plan.json.
-
-    From lists they took the first column of patients or cases, and no patient of the number 0.
-    """
-    if dataset.layout != "list" and "0" not in dataset.patients.values():
-        return True
-    stated = set(dataset.parts.values())
-    return part in stated if part == "test" else fold is None and {"training", "validation"} <= stated
 
 
 def _of_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -19,13 +19,12 @@ from napari_seg.training.choices import (
     check_same,
     check_same_labels,
     check_values,
-    has_same_patients,
-    identity,
 )
 from napari_seg.training.comparison import COMPARISON
 from napari_seg.training.gather.combine import combine
 from napari_seg.training.gather.gather import DATA, Continued, Gathered, gather
 from napari_seg.training.history import RUN
+from napari_seg.training.identity import check_recorded, identity_of
 from napari_seg.training.make_bundle import UNFINISHED, Timing, make_bundle
 from napari_seg.training.run import writing
 from napari_seg.training.segnets_modules import with_segnets
@@ -168,11 +167,18 @@ def _planned(
     written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
     if not trust:
         check_code(out, choices)
+    check_recorded(written, out)
     _check_number(written, len(sources))
     planned = written.get("converted", {}).get("data sets", [])
 
-    def check(dataset: Dataset, data_sets: Sequence[dict[str, Any]]) -> None:
-        check_same(written, identity(dataset), choices, str(out))
+    def check(found: Mapping[str, Any], data_sets: Sequence[dict[str, Any]], is_converted: bool = True) -> None:
+        check_same(written, found, choices, str(out))
+        if is_converted != ("converted" in written):
+            raise OutputError(
+                "output.exists",
+                f"{out} was planned for files of other formats, of which {'none' if is_converted else 'some'} had to "
+                "be converted; restore them to continue, or choose a new folder with -o",
+            )
         if list(data_sets) != planned:
             raise OutputError(
                 "output.exists",
@@ -182,18 +188,13 @@ def _planned(
 
     reading = Choices(settings=written["choices"].get("settings", {})).reading | choices.reading
     labels = written["choices"].get("labels", {})
-    continued = Continued(check, is_dry=dry_run, is_earlier="patients" not in written)
+    continued = Continued(check, dry_run, planned)
     converted = _converted(sources, replayed, out / DATA, reading, labels, report, continued=continued)
     if converted is None or not dry_run:
         dataset = _dataset(sources, converted, reading)
-        check_same(written, identity(dataset), choices, str(out))
+        if converted is None:
+            check(identity_of(dataset), (), is_converted=False)
         check_same_labels(written, dataset, str(out))
-        if not has_same_patients(written, dataset):
-            raise OutputError(
-                "output.exists",
-                f"{out} was planned with the cases of other patients, which would be split otherwise now; restore the "
-                "patients in the data set to continue, or choose a new folder with -o",
-            )
     check_folds(written["choices"].get("folds"), fold)
     check_packages(written["choices"].get("options", ()))
     return written

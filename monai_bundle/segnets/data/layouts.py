@@ -24,6 +24,7 @@ from segnets.data.pairing import (
     is_2d_image,
     list_endings,
     pair,
+    places_of,
     stem,
     without_channel,
 )
@@ -94,6 +95,11 @@ class Dataset:
     folds: dict[str, int] = field(default_factory=dict)
     unclear: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> list[tuple[str, ...]]:
+        """Paths of the images and the label map of each case below the data set, see `pairing.places_of`."""
+        return places_of(self.cases, self.root if self.root.is_dir() else self.root.parent)
 
 
 def find_dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -79,6 +80,43 @@ def list_endings(endings: Mapping[str, int]) -> str:
 def normalized(name: str) -> str:
     """Return a file name in Unicode form NFC; macOS writes an accent as a character of its own."""
     return unicodedata.normalize("NFC", name)
+
+
+def places_of(cases: Sequence[Case], root: Path) -> list[tuple[str, ...]]:
+    """Return the paths of the images of each case, and of its label map, below the folder of the data set.
+
+    They have / between folders and the Unicode form NFC, so that they are the same on all machines. If some images lie
+    elsewhere, as those of a list may, all images have their paths below the folder that they have in common; and so
+    have the label maps.
+
+    Args:
+        cases: cases with "image" and "label".
+        root: the folder.
+    """
+    places: list[tuple[str, ...]] = [() for _ in cases]
+    for key in ("image", "label"):
+        files = [path for case in cases for path in _as_list(case[key])]
+        below = iter(_below(files, root))
+        places = [
+            (*place, *(next(below) for _ in _as_list(case[key]))) for place, case in zip(places, cases, strict=True)
+        ]
+    return places
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _below(files: Sequence[str | Path], root: Path) -> list[str]:
+    """Return the paths of files below a folder, or else below the folder that they have in common."""
+    paths = [os.path.abspath(file) for file in files]
+    base = os.path.abspath(root)
+    if not all(Path(path).is_relative_to(base) for path in paths):
+        try:
+            base = os.path.commonpath([os.path.dirname(path) for path in paths])
+        except ValueError:  # on several drives of Windows
+            return [normalized(Path(path).as_posix()) for path in paths]
+    return [normalized(Path(os.path.relpath(path, base)).as_posix()) for path in paths]
 
 
 def stem(path: Path) -> str:

@@ -42,7 +42,6 @@ from napari_seg.training.gather.gather import (
     list_faults,
     refuse_unclear,
     refuse_unpaired,
-    refuse_unrecorded,
 )
 from napari_seg.training.gather.pair import PassedOver, unread_files
 from napari_seg.training.gather.patients import (
@@ -51,9 +50,9 @@ from napari_seg.training.gather.patients import (
     count_equal_names,
     folder_of,
     number_patients,
-    stated_patients,
 )
-from napari_seg.training.gather.write import RECORD, check_no_link, make_folders, recorded_names
+from napari_seg.training.gather.write import RECORD, check_no_link, make_folders
+from napari_seg.training.identity import Row, identity, identity_of
 from napari_seg.volume import Volume, as_labels, labels_in, smallest_label_type
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def combine(
             values; and those of `gather`.
         OutputError: the combined data set could not be written.
     """
-    from segnets.data import Dataset, find_dataset
+    from segnets.data import find_dataset
     from segnets.data.patients import MAY_SHARE, may_share_patients
 
     if len({path.resolve() for path in dataset_dirs}) < len(dataset_dirs):
@@ -105,15 +104,20 @@ def combine(
     left: list[PassedOver] = []
     notices: list[Notice] = []
     unused: list[str] = []
+    known: list[dict[str, Any]] = []
     origins: list[Mapping[str, CaseSource]] = []
     for number, path in enumerate(dataset_dirs, 1):
         folder = into / f"set{number}"
-        of_set = replace(continued, check=partial(_check_set, folder, number)) if continued else None
+        check = partial(_check_set, number, continued.data_sets[number - 1]) if continued else None
+        of_set = replace(continued, check=check) if continued and check else None
         converted = gather(path, folder, reading, report, marker, own=into.parent, continued=of_set)
         found = find_dataset(path, **reading) if converted is None else find_dataset(folder, "decathlon")
         datasets.append(found)
+        known.append(identity_of(found) if converted is None else converted.identity)
         if converted is None:
             refuse_unpaired(found)
+            if check:
+                check(known[-1], ())
             folder = folder_of(path)
             listed = [(case["name"], as_paths(case["image"])) for case in found.cases]
             origins.append({name: CaseSource(folder, found.patients[name], images) for name, images in listed})
@@ -121,8 +125,6 @@ def combine(
             origins.append(converted.sources)
         if continued is None:
             refuse_unclear(found)
-        elif continued.is_earlier:
-            refuse_unrecorded(found, into)
         texts = [*(found.unused if converted is None else converted.unused)]
         texts += ["its folds are not used, because several data sets are combined"] if found.folds else []
         unused += [f"data set {number}: {text}" for text in texts]
@@ -135,12 +137,20 @@ def combine(
     sources, table, ignored = number_classes(datasets, labels)
     cases = _named_cases(sources)
     parts = _parts(sources, cases)
-    described = tuple(_describe(source, source.number > len(sources) - replayed) for source in sources)
+    patients = _patients(origins, report)
+    of_cases = {
+        name: f"patient {patients[number, sources[number - 1].dataset.cases[own]['name']]}"
+        for (number, own), name in cases.items()
+    }
+    described = tuple(
+        _describe(source, of_set, source.number > len(sources) - replayed)
+        for source, of_set in zip(sources, known, strict=True)
+    )
+    of_all = identity(Row(name, (), who, parts.get(name, "")) for name, who in of_cases.items())
     if continued:
-        named_cases = tuple({"name": name} for name in cases.values())
-        continued.check(Dataset("decathlon", named_cases, parts=parts), described)
+        continued.check(of_all, described)
         if continued.is_dry:
-            return Gathered(into, tuple(left), (), described)
+            return Gathered(into, of_all, tuple(left), (), described)
     if marker is not None:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -152,8 +162,6 @@ def combine(
         names.get(name, name): [value for of_value, value in table.items() if name in of_value]
         for name in dict.fromkeys(name for of_value in table for name in sorted(of_value))
     }
-    patients = _patients(origins, report)
-    planned = stated_patients(into) if continued else {}
     for name, words in labels.items():
         if len(words) > 1 and name != IGNORE:
             complete = [str(source.number) for source in sources if is_complete(name, words, source.known)]
@@ -162,8 +170,7 @@ def combine(
     for (number, own), name in cases.items():
         source, case = sources[number - 1], sources[number - 1].dataset.cases[own]
         entry = {"name": name, "image": _image(case["image"], source.dataset.channels, channels)}
-        patient = planned.get(name) or f"patient {patients[number, case['name']]}"
-        entry |= {"label": written[name], "patient": patient}
+        entry |= {"label": written[name], "patient": of_cases[name]}
         labelled = annotated_values(source, table, labels)
         if (stated := source.dataset.labelled.get(case["name"])) is not None:
             labelled &= {source.values[value] for value in stated if value in source.values}
@@ -177,7 +184,7 @@ def combine(
         "training": training,
     }
     atomic_write(into / "dataset.json", json.dumps(description, indent=1) + "\n")
-    return Gathered(into, tuple(left), tuple(dict.fromkeys(notices)), described, unused=tuple(unused))
+    return Gathered(into, of_all, tuple(left), tuple(dict.fromkeys(notices)), described, unused=tuple(unused))
 
 
 def _parts(sources: Sequence[Source], cases: Mapping[tuple[int, int], str]) -> dict[str, str]:
@@ -191,21 +198,30 @@ def _parts(sources: Sequence[Source], cases: Mapping[tuple[int, int], str]) -> d
     return found
 
 
-def _check_set(folder: Path, number: int, dataset: Dataset, _: Sequence[dict[str, Any]]) -> None:
-    """Check that a data set has the cases that were converted for a plan.
+def _check_set(number: int, planned: Mapping[str, Any], found: Mapping[str, Any], _: Sequence[dict[str, Any]]) -> None:
+    """Check that a data set is the one that was planned, before anything of it is converted.
+
+    Args:
+        number: its number.
+        planned: its description in the plan.
+        found: its `identity`.
 
     Raises:
         OutputError: `output.exists`.
     """
-    if recorded_names(folder) not in (None, {case["name"] for case in dataset.cases}):
-        text = f"data set {number} has other cases than when {folder.parents[1]} was planned; give the same ones"
-        raise OutputError("output.exists", f"{text} in the same order, or choose a new folder with -o")
+    if planned["dataset"] != found:
+        raise OutputError(
+            "output.exists",
+            f"data set {number} has other cases, files, patients or parts than when the training was planned, or "
+            "another order; give the same ones in the same order, or choose a new folder with -o",
+        )
 
 
-def _describe(source: Source, is_replayed: bool) -> dict[str, Any]:
-    """Return the number of cases, the patients, and where each value came from, for plan.json."""
+def _describe(source: Source, identity: dict[str, Any], is_replayed: bool) -> dict[str, Any]:
+    """Return the identity, the number of cases, the classes, and where each value came from, for plan.json."""
     names = {name.casefold(): name for name in source.dataset.labels}
     return {
+        "dataset": identity,
         "cases": len(source.dataset.cases),
         "classes": sorted(names.get(name, name) for name in source.known),
         "values": {str(value): new for value, new in sorted(source.values.items()) if value},

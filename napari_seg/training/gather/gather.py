@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.errors import InputError, Notice, OutputError, TrainingError, counted
+from napari_seg.errors import InputError, Notice, TrainingError, counted
 from napari_seg.formats.archive import shown, unpacked
 from napari_seg.formats.endings import (
     ARCHIVE_ENDINGS,
@@ -27,10 +27,11 @@ from napari_seg.training.gather.dicom import dicom_pairs
 from napari_seg.training.gather.frames import Fault, as_stacks, count_frames, in_frames
 from napari_seg.training.gather.named import named_pairs, part_of
 from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
-from napari_seg.training.gather.patients import CaseSource, folder_of, stated_patients, with_patients
+from napari_seg.training.gather.patients import CaseSource, folder_of, with_patients
 from napari_seg.training.gather.polygons import polygon_pairs
 from napari_seg.training.gather.referenced import ENDING, referenced_scan
-from napari_seg.training.gather.write import RECORD, describe_notices, recorded_names, stated_cases, write_cases
+from napari_seg.training.gather.write import RECORD, describe_notices, write_cases
+from napari_seg.training.identity import identity
 from napari_seg.training.write import PLAN
 
 if TYPE_CHECKING:
@@ -50,15 +51,18 @@ class Gathered:
 
     Attributes:
         folder: the converted data set, in the Decathlon's layout.
+        identity: `identity` of the data set before the conversion.
         passed_over: what became no case.
         notices: what was noticed while reading, by code.
-        data_sets: {"cases", "classes", "values"} of each data set that was combined, see `combine`; else empty.
+        data_sets: {"dataset", "cases", "classes", "values"} of each data set that was combined, see `combine`; else
+            empty.
         listed: name of a case -> values of the structures that its files list, with voxels or without.
         sources: name of a case -> its files before the conversion; may hold identifiers, so it is never written.
         unused: what the data set states and is not used, see `segnets.data.Dataset`.
     """
 
     folder: Path
+    identity: dict[str, Any]
     passed_over: tuple[PassedOver, ...]
     notices: tuple[Notice, ...]
     data_sets: tuple[dict[str, Any], ...] = ()
@@ -77,15 +81,15 @@ class Continued:
     """How the data set of a planned training is read again: its converted cases stay as they are.
 
     Attributes:
-        check: called with the names, parts and folds of all cases and, for `combine`, with `Gathered.data_sets` before
-            anything is written; raises an error if they are not those of the plan.
+        check: called with `Gathered.identity` and `Gathered.data_sets` before anything is written; raises an error if
+            they are not those of the plan.
         is_dry: whether nothing may be written; else converted cases that are missing are written again.
-        is_earlier: whether an earlier version planned it, which took no parts from folders and found fewer patients.
+        data_sets: `Gathered.data_sets` of the plan.
     """
 
-    check: Callable[[Dataset, Sequence[dict[str, Any]]], None]
+    check: Callable[[Mapping[str, Any], Sequence[dict[str, Any]]], None]
     is_dry: bool
-    is_earlier: bool = False
+    data_sets: Sequence[Mapping[str, Any]] = ()
 
 
 def gather(
@@ -123,7 +127,6 @@ def gather(
     from segnets.errors import TrainingError as SegnetsError
 
     are_slices = reading.get("layout") == STACKS
-    is_earlier = continued is not None and continued.is_earlier
     reading = {name: value for name, value in reading.items() if not are_slices or name != "layout"}
     unknown: SegnetsError | None = None
     dataset: Dataset | None = None
@@ -142,8 +145,6 @@ def gather(
     if dataset is not None:
         if continued is None:
             refuse_unclear(dataset)
-        if is_earlier:
-            refuse_unrecorded(dataset, into)
         pairs, left = _pairs_of(dataset, colours), unread_files(dataset.unread)
         labels, ignored, unused = dataset.labels, dataset.ignored, dataset.unused
         if colours:
@@ -152,24 +153,19 @@ def gather(
         assert unknown is not None
         pairs, left = _search(dataset_dir, into, own or into.parent, reading, unknown)
         labels, ignored = stated_labels(unpacked(dataset_dir) if _is_archive(dataset_dir) else dataset_dir)
-        pairs, unused = _with_parts(pairs, dataset_dir)
-        if is_earlier:
-            pairs = [replace(pair, part="") for pair in pairs]
-        _report_patients(pairs, dataset_dir, report)
+        pairs, unused = _with_parts(pairs)
+        _report_patients(pairs, report)
     if any("^" in pair.name for pair in pairs):  # as between the names of a person in DICOM
         pairs = [replace(pair, name=f"case_{number:04d}") for number, pair in enumerate(pairs, 1)]
     pairs = as_stacks(pairs) if are_slices else pairs
-    earlier = _earlier_patients(pairs, dataset is None, "patient" in reading) if is_earlier else {}
     pairs, faults = in_frames(pairs)
     faults += _repeated(pairs)
-    if is_earlier:
-        pairs = [replace(pair, patient=earlier[pair.images, pair.frame is not None]) for pair in pairs]
-    pairs = with_distinct_names(pairs) if is_earlier else with_patients(with_distinct_names(pairs))
+    pairs = with_patients(with_distinct_names(pairs))
+    found = identity(pair.row for pair in pairs)
     if continued:
-        if recorded_names(into) is not None or all(pair.frame is None for pair in pairs):
-            continued.check(stated_cases(pairs, into), ())
+        continued.check(found, ())
         if continued.is_dry:
-            return Gathered(into, left, (), sources=_sources(pairs, dataset_dir))
+            return Gathered(into, found, left, (), sources=_sources(pairs, dataset_dir))
     if marker is not None:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -196,7 +192,7 @@ def gather(
         text = f"{frames} frames or pages are cases of their own{empty if written.empty else ''}"
         notices.append(Notice("data.frames", text))
     sources = _sources(pairs, dataset_dir)
-    return Gathered(into, left, tuple(notices), listed=written.listed, sources=sources, unused=unused)
+    return Gathered(into, found, left, tuple(notices), listed=written.listed, sources=sources, unused=unused)
 
 
 def refuse_unclear(dataset: Dataset) -> None:
@@ -223,45 +219,6 @@ def refuse_unpaired(dataset: Dataset) -> None:
         faults.append((f"partner.no_{lacks}", case["name"], text))
     if faults:
         raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
-
-
-def refuse_unrecorded(dataset: Dataset, folder: Path) -> None:
-    """Refuse a list that an earlier version may have read with other patients, if no converted data record them.
-
-    Args:
-        dataset: the data set.
-        folder: folder of its converted data.
-
-    Raises:
-        OutputError: `output.exists`.
-    """
-    are_stated = {"training", "validation"} <= set(dataset.parts.values())
-    if dataset.layout == "list" and not are_stated and not stated_patients(folder):
-        raise OutputError(
-            "output.exists",
-            "the training was planned by an earlier version, which may have read other patients from the list, and its "
-            "converted data are missing, which record them; restore the folder data, or choose a new folder with -o",
-        )
-
-
-def _earlier_patients(
-    pairs: Sequence[Pair], are_searched: bool, has_pattern: bool
-) -> dict[tuple[tuple[tuple[str, Scan], ...], bool], str]:
-    """Return (images, whether they are cut into frames) -> the patient that earlier versions found; "" for none.
-
-    A case without a patient was one of its own, by its name; so was one with the patient's name.
-
-    Args:
-        pairs: pairs before they are cut into frames.
-        are_searched: whether they come from a search, not from a known layout.
-        has_pattern: whether the user named the patients by a pattern.
-    """
-    found: dict[tuple[tuple[tuple[str, Scan], ...], bool], str] = {}
-    for pair in pairs:
-        is_own = pair.labels[0].suffix.lower() == ".json" if are_searched else pair.patient == pair.name
-        patient = pair.patient if has_pattern or not is_own else ""
-        found |= {(pair.images, False): patient, (pair.images, True): patient or pair.name}
-    return found
 
 
 def _sources(pairs: Sequence[Pair], dataset_dir: Path) -> dict[str, CaseSource]:
@@ -321,7 +278,7 @@ def _pairs_of(dataset: Dataset, colours: Colours) -> list[Pair]:
     refuse_unpaired(dataset)
     pairs = []
     are_by_structure = any(len(_as_list(case["label"])) > 1 for case in dataset.cases)
-    for case in dataset.cases:
+    for case, place in zip(dataset.cases, dataset.places, strict=True):
         images, labels = (tuple(Path(path) for path in _as_list(case[key])) for key in ("image", "label"))
         names = dataset.channels if len(dataset.channels) == len(images) > 1 else [str(n) for n in range(len(images))]
         try:
@@ -335,7 +292,7 @@ def _pairs_of(dataset: Dataset, colours: Colours) -> list[Pair]:
         structures = tuple(_entity(path) for path in labels) if is_by_structure else ()
         patient = dataset.patients[case["name"]]
         labelled = dataset.labelled.get(case["name"])
-        pair = Pair(case["name"], scans, labels, structures, patient, colours=colours, labelled=labelled)
+        pair = Pair(case["name"], scans, labels, structures, patient, colours=colours, labelled=labelled, place=place)
         part, fold = dataset.parts.get(case["name"], ""), dataset.folds.get(case["name"])
         pairs.append(replace(pair, part=part, fold=fold))
     if faults:
@@ -395,10 +352,11 @@ def _search(
         dataset_dir,
         reading.get("channels"),
     )
+    pairs, by_name = ([_placed(pair, dataset_dir) for pair in found_pairs] for found_pairs in (pairs, by_name))
     if (pattern := reading.get("patient")) is not None:
-        by_name = [replace(pair, patient=patient_of(_place(pair, dataset_dir), pattern)) for pair in by_name]
+        by_name = [replace(pair, patient=patient_of(pair.place[0], pattern)) for pair in by_name]
         for number, pair in enumerate(pairs):
-            place = _place(pair, dataset_dir)
+            place = pair.place[0]
             who = patient_of(place, pattern)
             if who != place or not pair.patient:  # a series without a match still states its patient
                 pairs[number] = replace(pair, patient=who)
@@ -448,16 +406,19 @@ def _is_bundle(folder: Path) -> bool:
     return is_planned or (folder / f"{PLAN}.unfinished").is_file() or (folder / RECORD).is_file()
 
 
-def _place(pair: Pair, dataset_dir: Path) -> str:
-    """Return the path of a pair's image below the data set, with / between folders."""
-    file = shown(pair.images[0][1].files[0])
+def _placed(pair: Pair, dataset_dir: Path) -> Pair:
+    """Return a pair that was found below the folder of the data set, or in its archive, with its place."""
+    from segnets.data.pairing import normalized
+
     root = shown(dataset_dir)
-    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+    files = [shown(file) for file in (*(scan.files[0] for _, scan in pair.images), *pair.labels)]
+    below = (file.relative_to(root) if file.is_relative_to(root) else file for file in files)
+    return replace(pair, place=tuple(normalized(file.as_posix()) for file in below))
 
 
-def _with_parts(pairs: Sequence[Pair], dataset_dir: Path) -> tuple[list[Pair], tuple[str, ...]]:
+def _with_parts(pairs: Sequence[Pair]) -> tuple[list[Pair], tuple[str, ...]]:
     """Return pairs with the parts that folders such as train/ and test/ above them state; and what is not used."""
-    parts = [part_of(PurePath(_place(pair, dataset_dir)).parent.parts) for pair in pairs]
+    parts = [part_of(PurePath(pair.place[0]).parent.parts) for pair in pairs]
     if len(set(parts)) > 1 and "training" in parts and "" not in parts:
         return [replace(pair, part=part) for pair, part in zip(pairs, parts, strict=True)], ()
     if len(set(parts) - {""}) > 1:
@@ -467,7 +428,7 @@ def _with_parts(pairs: Sequence[Pair], dataset_dir: Path) -> tuple[list[Pair], t
     return list(pairs), ()
 
 
-def _report_patients(pairs: Sequence[Pair], dataset_dir: Path, report: Callable[[str], None]) -> None:
+def _report_patients(pairs: Sequence[Pair], report: Callable[[str], None]) -> None:
     """Say how many patients the cases are of, if several are of one, or if folders hold several without a patient."""
     counts = Counter(pair.patient for pair in pairs if pair.patient)
     if counts and max(counts.values()) > 1:
@@ -478,7 +439,7 @@ def _report_patients(pairs: Sequence[Pair], dataset_dir: Path, report: Callable[
             "are not, give --set patient=PATTERN, which matches the part of a path that names the patient"
         )
     unknown = [pair for pair in pairs if not pair.patient]
-    folders = {PurePath(_place(pair, dataset_dir)).parent for pair in unknown if pair.images[0][1].format == "image2d"}
+    folders = {PurePath(pair.place[0]).parent for pair in unknown if pair.images[0][1].format == "image2d"}
     if 1 < len(folders) < len(unknown):
         report(
             f"{len(unknown)} images in {len(folders)} folders count as those of a patient each; if each folder holds "

@@ -26,6 +26,7 @@ from napari_seg.formats.find import Skipped
 from napari_seg.formats.itk import with_pixel_files
 from napari_seg.formats.scan import Scan
 from napari_seg.training.gather.colours import Colours
+from napari_seg.training.identity import Row
 
 ENDINGS = (
     *NIFTI_ENDINGS,
@@ -57,6 +58,7 @@ class Pair:
         only_structure: name of the label map's file if all cases have one file with this name; it is the structure if
             the files hold one value.
         is_stack: the pages of its TIFF files are slices of a volume.
+        place: paths of its images and label maps below the data set; may hold identifiers, so they are never written.
     """
 
     name: str
@@ -72,11 +74,17 @@ class Pair:
     drawn_on: int = 0
     only_structure: str = ""
     is_stack: bool = False
+    place: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Files of the images and the label maps."""
         return (*(file for _, scan in self.images for file in scan.files), *self.labels)
+
+    @property
+    def row(self) -> Row:
+        """What a plan records of the case."""
+        return Row(self.name, self.place, self.patient, self.part, self.fold, self.labelled)
 
     @property
     def key(self) -> str:

@@ -7,13 +7,11 @@ or else the case itself. Those of several data sets with an image in common are 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from napari_seg.formats.archive import shown
 from napari_seg.formats.itk import with_pixel_files
@@ -37,27 +35,6 @@ def with_patients(pairs: Sequence[Pair]) -> list[Pair]:
         return f"{file.parent}/{found}" if is_named else patient_of(pair.name)
 
     return [replace(pair, patient=pair.patient or of_name(pair)) for pair in pairs]
-
-
-def stated_patients(folder: Path) -> dict[str, str]:
-    """Return name of a case -> its patient as the dataset.json of a converted data set states it, "" if it does not.
-
-    A training that goes on must split the cases as before, so they keep their patients. Empty without a dataset.json.
-    """
-    return {_name(entry): str(entry.get("patient", "")) for entry in _entries(folder)}
-
-
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """Return the cases that the dataset.json of a converted data set lists; none if it is missing or damaged."""
-    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-        entries = json.loads((folder / "dataset.json").read_bytes())["training"]
-        return [entry for entry in entries if isinstance(entry["label"], str)]
-    return []
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    file: str = entry["label"]
-    return str(entry.get("name") or PurePosixPath(file).name.removesuffix(".nii.gz").removesuffix(".png"))
 
 
 class CaseSource(NamedTuple):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,7 @@ from napari_seg.formats.tiff_stack import read_tiff_stack
 from napari_seg.training.gather.frames import Fault
 from napari_seg.training.gather.labels import LabelTable, as_declared, described, read_labels
 from napari_seg.training.gather.pair import Pair
-from napari_seg.training.gather.patients import stated_patients
 from napari_seg.volume import Volume, smallest_label_type
-
-if TYPE_CHECKING:
-    from segnets.data import Dataset
 
 RECORD = "gathered.json"
 _VERSION = 1
@@ -174,8 +170,7 @@ def write_cases(
         named = {"background": 0, **named} | ({"ignore": list(ignored)} if ignored else {})
     if to_do or not keep:
         written_pairs = [pair for pair in pairs if pair.name in cases and not cases[pair.name]["empty"]]
-        patients = (stated_patients(folder) if keep else {}) or _numbered_patients(written_pairs)
-        _write_description(folder, written_pairs, cases, patients, named, order, channels)
+        _write_description(folder, written_pairs, cases, _numbered_patients(written_pairs), named, order, channels)
     empty = sum(case["empty"] for case in cases.values())
     of_name = {name.casefold(): tuple(values) for name, values in (labels or record.table.as_labels()).items()}
     listed = {
@@ -209,32 +204,6 @@ def _only_structure(pairs: Sequence[Pair], cases: Mapping[str, Mapping[str, Any]
     names = {pair.only_structure for pair in pairs if pair.name in cases}
     values = {value for case in cases.values() for value in case.get("voxels", {})}
     return {names.pop(): int(values.pop())} if len(names) == len(values) == 1 and "" not in names else {}
-
-
-def recorded_names(folder: Path) -> set[str] | None:
-    """Return the names of the cases that were converted into a folder; None without a record."""
-    cases = _Record.read(folder).cases
-    return {name for name, case in cases.items() if not case["empty"]} if cases else None
-
-
-def stated_cases(pairs: Sequence[Pair], folder: Path) -> Dataset:
-    """Return the names, parts and folds that the converted pairs have; call it within `with_segnets`.
-
-    Args:
-        pairs: pairs with distinct names.
-        folder: folder of the converted pairs; those that its record says were left out are none of the cases.
-    """
-    from segnets.data import Dataset
-
-    cases = _Record.read(folder).cases
-    pairs = [pair for pair in pairs if not cases.get(pair.name, {}).get("empty")]
-    order = sorted({pair.fold for pair in pairs if pair.fold is not None})
-    return Dataset(
-        "decathlon",
-        tuple({"name": pair.name} for pair in pairs),
-        parts={pair.name: pair.part for pair in pairs if pair.part},
-        folds={pair.name: order.index(pair.fold) for pair in pairs if pair.fold is not None},
-    )
 
 
 def make_folders(folder: Path, *names: str) -> None:
