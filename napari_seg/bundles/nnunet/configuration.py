@@ -6,8 +6,8 @@ Plain data. Axes are those of nnU-Net's arrays after `transpose_forward`. The ru
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from napari_seg.bundles.spec import Bundle
 
@@ -143,3 +143,32 @@ class EnsembleBundle(Bundle):
     """
 
     members: tuple[NnunetBundle, ...]
+
+
+def why_not_single(bundle: Bundle) -> str:
+    """Return why a model is more than one network for volumes whose structures exclude each other; "" if it is one.
+
+    Several folds are networks of one kind.
+    """
+    if not isinstance(bundle, NnunetBundle):
+        return "is no single model of nnU-Net"
+    if bundle.configuration.is_2d:
+        return "is a 2D model, which sees single slices"
+    if bundle.configuration.region_labels:
+        return "finds regions that overlap"
+    if bundle.previous is not None:
+        return "needs the result of a previous stage"
+    return ""
+
+
+def preprocessing_arguments(configuration: Configuration) -> dict[str, Any]:
+    """Return the arguments of `segnets.nnunet_preprocessing.NnunetPreprocessd` for a configuration, as plain data."""
+    return {
+        "keys": "image",
+        "spacing": list(configuration.spacing_mm),
+        "transpose": list(configuration.transpose),
+        "normalisation": [asdict(one) for one in configuration.normalisation],
+        "resample_image": asdict(configuration.resample_image),
+        "resample_values": asdict(configuration.resample_values),
+        "reorient": configuration.is_reoriented,
+    }

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from napari_seg.bundles.nnunet.configuration import Configuration, NnunetBundle
+from napari_seg.bundles.nnunet.configuration import (
+    Configuration,
+    NnunetBundle,
+    preprocessing_arguments,
+    why_not_single,
+)
 from napari_seg.bundles.nnunet.load import load_nnunet
-from napari_seg.bundles.nnunet.network import MODULE, OPERATIONS, channels
+from napari_seg.bundles.nnunet.network import MODULE, OPERATIONS, channels, plain_arguments
+from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.skeleton import example_metadata
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.bundles.store.licence import read_licence
@@ -50,7 +55,7 @@ def convert(bundle: Bundle, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError("store.exists", f"{folder} exists and is not empty; choose a new folder")
-    if reason := _why_not(bundle):
+    if reason := why_not_single(bundle):
         text = f"{one_line(bundle.name, 120)!r} can't become a MONAI bundle: it {reason}"
         raise BundleError(
             "bundle.convert", f"{text}; expected a model of volumes that finds labels, such as FOLDER:3d_fullres"
@@ -63,11 +68,12 @@ def convert(bundle: Bundle, folder: Path) -> None:
     torch.save(model.network.state_dict(), folder / WEIGHTS)
     configuration = bundle.configuration
     name = one_line(bundle.root.name, 120)
+    preprocessing = shipped_root() / "segnets" / "nnunet_preprocessing.py"
     texts = {
         METADATA.as_posix(): json.dumps(metadata, indent=4) + "\n",
         "configs/inference.json": json.dumps(inference, indent=4) + "\n",
         "scripts/__init__.py": "",
-        "scripts/nnunet.py": Path(__file__).with_name("standalone.py").read_text(encoding="utf-8"),
+        "scripts/nnunet.py": preprocessing.read_text(encoding="utf-8"),
         "docs/README.md": _README.format(
             name=bundle.name,
             version=version("napari-seg"),
@@ -81,19 +87,6 @@ def convert(bundle: Bundle, folder: Path) -> None:
         texts["LICENSE"] = licence + "\n"
     for path, text in texts.items():
         (folder / path).write_text(text, encoding="utf-8")
-
-
-def _why_not(bundle: Bundle) -> str:
-    """Return what a MONAI bundle can't hold; "" if it holds everything."""
-    if not isinstance(bundle, NnunetBundle):
-        return "is no single model of nnU-Net"
-    if bundle.configuration.is_2d:
-        return "is a 2D model, which sees single slices"
-    if bundle.configuration.region_labels:
-        return "finds regions that overlap"
-    if bundle.previous is not None:
-        return "needs the result of a previous stage"
-    return ""
 
 
 def _metadata(bundle: NnunetBundle) -> dict[str, Any]:
@@ -118,10 +111,10 @@ def _metadata(bundle: NnunetBundle) -> dict[str, Any]:
 
 
 def _network(configuration: Configuration) -> dict[str, Any]:
-    arguments = json.loads(configuration.network_arguments)
-    for key in OPERATIONS:
-        if arguments.get(key) is not None:
-            arguments[key] = f"$torch.nn.{arguments[key].rpartition('.')[2]}"
+    arguments = {
+        key: f"$torch.nn.{value}" if key in OPERATIONS and value else value
+        for key, value in plain_arguments(configuration).items()
+    }
     inputs, outputs = channels(configuration)
     return {
         "_target_": f"{MODULE}.{configuration.network_class}",
@@ -159,16 +152,7 @@ def _inference(bundle: NnunetBundle) -> dict[str, Any]:
             "transforms": [
                 {"_target_": "LoadImaged", "keys": "image", "reader": "NibabelReader"},
                 {"_target_": "EnsureChannelFirstd", "keys": "image"},
-                {
-                    "_target_": "scripts.nnunet.NnunetPreprocessd",
-                    "keys": "image",
-                    "spacing": list(configuration.spacing_mm),
-                    "transpose": list(configuration.transpose),
-                    "normalisation": [asdict(one) for one in configuration.normalisation],
-                    "resample_image": asdict(configuration.resample_image),
-                    "resample_values": asdict(configuration.resample_values),
-                    "reorient": configuration.is_reoriented,
-                },
+                {"_target_": "scripts.nnunet.NnunetPreprocessd", **preprocessing_arguments(configuration)},
             ],
         },
         "inferer": {

@@ -116,17 +116,23 @@ def build_network(configuration: Configuration, device: str = "cpu") -> torch.nn
     import torch
     from dynamic_network_architectures.architectures import unet
 
-    arguments = json.loads(configuration.network_arguments)
-    for key in OPERATIONS:
-        if arguments.get(key) is not None:
-            arguments[key] = getattr(torch.nn, _last(arguments[key]))
-    arguments |= {"deep_supervision": False}
+    arguments = {
+        key: getattr(torch.nn, value) if key in OPERATIONS and value else value
+        for key, value in plain_arguments(configuration).items()
+    }
+    arguments["deep_supervision"] = False
     inputs, outputs = channels(configuration)
     network_class = getattr(unet, configuration.network_class)
     # initial values must not move the random numbers of the caller
     with torch.random.fork_rng(devices=[]), torch.device(device):
         network: torch.nn.Module = network_class(input_channels=inputs, num_classes=outputs, **arguments)
     return network
+
+
+def plain_arguments(configuration: Configuration) -> dict[str, Any]:
+    """Return the arguments of a configuration's network, with the names of torch.nn's classes alone, such as Conv3d."""
+    arguments: dict[str, Any] = json.loads(configuration.network_arguments)
+    return {key: _last(value) if key in OPERATIONS and value else value for key, value in arguments.items()}
 
 
 def channels(configuration: Configuration) -> tuple[int, int]:

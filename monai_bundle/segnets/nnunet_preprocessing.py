@@ -1,7 +1,8 @@
 """Preprocessing of an nnU-Net model as a transform of MONAI, and the way back to the scan's grid.
 
-A bundle that `napari-seg models convert` writes holds a copy of this file as scripts/nnunet.py, so that it runs without
-napari-seg; it imports nothing but MONAI, NumPy, SciPy and torch. The rules are those of nnU-Net
+A training that begins from an nnU-Net model keeps its preprocessing. A bundle that `napari-seg models convert` writes
+holds a copy of this file as scripts/nnunet.py, so it imports nothing but MONAI, NumPy, SciPy and torch. The rules are
+those of nnU-Net
 (https://github.com/MIC-DKFZ/nnUNet, Apache-2.0; Isensee et al., Nature Methods 18, 2021).
 """
 
