@@ -239,6 +239,12 @@ CODES = {
         "The model of nnU-Net can't become a MONAI bundle: it is an ensemble, a cascade, sees slices or finds regions.",
         "Use the folder of nnU-Net itself; `napari-seg predict --model FOLDER` runs it.",
     ),
+    "bundle.fine_tune": Code(
+        "error",
+        "`--fine-tune` names a model of nnU-Net that can't be trained further here: it is an ensemble, a cascade, sees "
+        "slices or finds regions.",
+        "Name one configuration for volumes, such as `FOLDER:3d_fullres`, or train without `--fine-tune`.",
+    ),
     "bundle.nnunet": Code(
         "error",
         "The plans or the data set's description of an nnU-Net model can't be used, or ask for what nnU-Net itself "
@@ -1238,8 +1244,9 @@ CODES = {
     ),
     "improve.model": Code(
         "error",
-        "The model is not one that napari-seg can train further: it is of another program, has structures that "
-        "overlap, or is run where another model finds something.",
+        "The model is not one that napari-seg can train further: it has structures that overlap, is run "
+        "where another model finds something, is of another program than nnU-Net, or is a cascade, an ensemble or a 2D "
+        "model of nnU-Net.",
         "Train a new model on the folder of accepted cases with `napari-seg train`.",
     ),
     "improve.no_structure": Code(
@@ -1991,6 +1998,12 @@ CODES = {
         "The weights of `--fine-tune` differ from those that the training was planned with.",
         "Bring the old ones back and name them with `--fine-tune`, or choose a new folder.",
     ),
+    "weights.channels": Code(
+        "error",
+        "The data set has other channels than the model that the training begins from, or in another order, and this "
+        "model keeps its preprocessing for each of them.",
+        "Write the files of the channels with the numbers that the message lists, or train without `--fine-tune`.",
+    ),
     "weights.classes": Code(
         "error",
         "`--classes-from` names a class that the new network, or the network of the initial weights, does not have; or "
@@ -2003,7 +2016,7 @@ CODES = {
         "Use the weights of one network that was trained several times.",
     ),
     "weights.missing": Code(
-        "error", "The file with the weights does not exist.", "Give a `model.pt`, or a bundle's folder."
+        "error", "The file with the weights does not exist.", "Give a `model.pt`, a bundle's folder, or one of nnU-Net."
     ),
     "weights.nothing_fits": Code(
         "error",

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import yaml
+from nnunet_models import configuration, write_model
 
 from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.read import read_bundle
@@ -166,6 +167,33 @@ def test_new_and_missing_structures(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.slow
+def test_a_model_of_nnunet_is_improved(tmp_path: Path) -> None:
+    labels = {"background": 0, "front": 1, "side": 2}
+    changes = {"dataset_changes": {"labels": labels, "channel_names": {"0": "MRI"}}, "folds": (0, 1)}
+    source = write_model(tmp_path / "results", **changes)
+    old = read_bundle(source)
+    out = next_output(old)
+    assert out == tmp_path / "store" / "Dataset001_Phantom_3d_fullres_round1"
+    files = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    folder = fill(tmp_path / "set", range(3))
+    told: list[str] = []
+    found = improve(folder, old, out, max_minutes=5, settings=BRIEF, report=told.append)
+    assert any("Dataset001_Phantom 3d_fullres, fold 0, of 2 folds on 2 cases" in line for line in told)
+    assert {path: path.read_bytes() for path in files} == files
+    assert {path for path in source.rglob("*") if path.is_file()} == {*files}
+    new = read_bundle(out)
+    assert [one.name for one in new.segments] == ["front", "side", "back"], "nothing is forgotten"
+    assert [(row.structure, row.cases) for row in found.rows] == [("back", 1), ("front", 1), ("mean", 1)]
+    assert lineage(new)["parent"]["name"] == "Dataset001_Phantom 3d_fullres"
+    metadata = json.loads((out / METADATA).read_text())
+    assert metadata["data_source"].endswith("the nnU-Net model Dataset001_Phantom 3d_fullres, fold 0, of 2 folds")
+    # the result is a model like any other one, and can be improved again
+    again = inherited_choices(new, tmp_path / "again")
+    assert (again.network, again.settings["network_def"]["_target_"]) == ("NnunetUNet", "segnets.NnunetUNet")
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+@pytest.mark.slow
 def test_old_cases_are_replayed(model: Path, tmp_path: Path) -> None:
     folder = fill(tmp_path / "set", range(4, 7))
     out = tmp_path / "out"
@@ -227,6 +255,9 @@ def test_other_models_are_refused(model: Path, tmp_path: Path) -> None:
     for changed in ({"coarse": CoarseSpec("fast", 5)}, {"kind": "nnunet"}):
         with pytest.raises(BundleError, match=r"improve\.model"):
             inherited_choices(replace(read_bundle(model), **changed), tmp_path / "out")
+    flat = write_model(tmp_path / "flat", "2d", configuration((16, 16), (1, 1)))
+    with pytest.raises(BundleError, match=r"improve\.model.*sees single slices"):
+        improve(folder, flat, tmp_path / "out", max_minutes=1)
     foreign = tmp_path / "foreign"
     shutil.copytree(model, foreign)
     path = foreign / "configs" / "inference.yaml"

@@ -261,7 +261,7 @@ def test_a_model_that_can_not_be_improved_is_refused_before_any_case_is_correcte
     model.segmenting.bundle = replace(read_bundle(write_plain_bundle(tmp_path / "other")), kind="nnunet")
     model.find_output()
     model.session.jobs.wait()
-    assert "can't be improved: it is a model of the kind nnunet" in model.obstacle
+    assert "can't be improved: it is no single model of nnU-Net" in model.obstacle
     assert model.status == model.obstacle
 
 

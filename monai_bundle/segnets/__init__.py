@@ -10,9 +10,10 @@ from segnets.deeplab import DeepLabV3, DeepLabV3Plus
 from segnets.ensemble import Ensemble
 from segnets.fcn import FCN
 from segnets.multiview import MultiView
+from segnets.nnunet_unet import NnunetUNet
 from segnets.unet import UNet
 
-__all__ = ["FCN", "DeepLabV3", "DeepLabV3Plus", "Ensemble", "MultiView", "UNet", "bundle_root", "images"]
+__all__ = ["FCN", "DeepLabV3", "DeepLabV3Plus", "Ensemble", "MultiView", "NnunetUNet", "UNet", "bundle_root", "images"]
 
 
 def bundle_root() -> str:

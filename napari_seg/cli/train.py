@@ -99,7 +99,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="services to report to in this start: tensorboard (always written), mlflow, wandb, aim",
     )
-    parser.add_argument("--fine-tune", type=Path, metavar="W", help="start from these weights (a file or a bundle)")
+    parser.add_argument(
+        "--fine-tune",
+        metavar="W",
+        help="start from these weights: a file, a bundle, or a model of nnU-Net (FOLDER:3d_fullres), which keeps its "
+        "network and its preprocessing",
+    )
     parser.add_argument(
         "--replay",
         nargs="+",
@@ -161,11 +166,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import BundleError, Cancelled
-    from napari_seg.training.choices import Choices, changed_settings, check_trackers, describe_weights, distinct
+    from napari_seg.training.choices import Choices, changed_settings, check_trackers, distinct
     from napari_seg.training.comparison import COMPARISON
     from napari_seg.training.folds import cross_validate, fold_commands
     from napari_seg.training.prepare import data_folder, plan_bundle
     from napari_seg.training.run import train, training_command, writing
+    from napari_seg.training.start import with_start
 
     check_trackers(arguments.track)
     (dataset, *more), out = [path.resolve() for path in arguments.dataset], arguments.output.resolve()
@@ -194,8 +200,9 @@ def run(arguments: argparse.Namespace) -> int:
             for name, text in distinct(arguments.labels, "--labels").items()
         },
         folds=arguments.folds,
-        fine_tune=describe_weights(arguments.fine_tune, out) if arguments.fine_tune else {},
     )
+    if arguments.fine_tune:
+        choices = with_start(choices, arguments.fine_tune, out)
     limits = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
     limits = {name: value for name, value in limits.items() if value is not None}
     if arguments.compare is not None or (out / COMPARISON).is_file():

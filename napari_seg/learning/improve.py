@@ -108,7 +108,10 @@ class Improvement:
 
 
 def next_output(bundle: Bundle) -> Path:
-    """Return a free folder for an improved model: beside the old one, or in the store if that is the shipped one."""
+    """Return a free folder for an improved model: beside the old one, or in the store.
+
+    In the store are those of the shipped model and of models of other programs.
+    """
     return next(out for out in _outputs(bundle) if not out.exists())
 
 
@@ -136,9 +139,12 @@ def is_begun(out: Path) -> bool:
 
 def _outputs(bundle: Bundle) -> Iterator[Path]:
     """Yield the folders of the next models, taken or free, in their order."""
-    is_shipped = bundle.root.resolve() == shipped_root().resolve()
-    place = store_root() if is_shipped else bundle.root.resolve().parent
-    name = _ROUND.sub("", bundle.root.name if not is_shipped else "hippocampus") or "model"
+    place, name = bundle.root.resolve().parent, bundle.root.name
+    if bundle.root.resolve() == shipped_root().resolve():
+        place, name = store_root(), "hippocampus"
+    elif bundle.kind != "monai":  # the folders of other programs stay as they are
+        place, name = store_root(), re.sub(r"\W+", "_", bundle.name).strip("_")
+    name = _ROUND.sub("", name) or "model"
     for number in count(int(lineage(bundle).get("round", 0)) + 1):
         yield place / f"{name}_round{number}"
 
@@ -206,7 +212,8 @@ def improve(
                 close_round(listed)
             raise
         kind = "cases" if bundle.localiser is None else "crops"
-        report(f"fine-tuning on {plan['parts']['training']} {kind} for up to {max_minutes:g} minutes")
+        start = f"fine-tuning {model} " if (model := plan["choices"]["fine_tune"].get("model")) else "fine-tuning "
+        report(f"{start}on {plan['parts']['training']} {kind} for up to {max_minutes:g} minutes")
         with writing(out):
             _train(out, data, plan, max_minutes)
             report("comparing: the new model")
@@ -252,7 +259,8 @@ def _describe(out: Path, bundle: Bundle, content: TrainingSet, replayed: int) ->
     ours: dict[str, Any] = metadata.get("napari_seg", {})
     if ours.get("improved") != origin:
         metadata["version"] = f"0.{origin['round'] + 1}.0"
-        text = f"round {origin['round']}: {bundle.name} {bundle.version} fine-tuned on {origin['cases']} accepted cases"
+        old = f"{bundle.name} {bundle.version}".rstrip()
+        text = f"round {origin['round']}: {old} fine-tuned on {origin['cases']} accepted cases"
         metadata["changelog"] = {metadata["version"]: text}
         metadata |= inherited_metadata(bundle)
         metadata["napari_seg"] = {**ours, **metadata.get("napari_seg", {}), "improved": origin}

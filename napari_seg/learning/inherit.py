@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.errors import BundleError
 from napari_seg.training.choices import Choices, describe_weights
 from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.start import nnunet_choices, obstacle
 from napari_seg.training.trust import foreign_code
-from napari_seg.training.write import PLAN, networks, options
+from napari_seg.training.write import NNUNET, PLAN, networks, options
 
 _TAKEN = ("spacing_mm", "patch_size", "network_def", "preprocessing")
 """Ids in the config of a model that decide what its network sees, and its network."""
@@ -35,9 +37,11 @@ def inherited_choices(bundle: Bundle, out: Path) -> Choices:
         TrainingError: `weights.missing`.
     """
     content = check_improvable(bundle)
+    if isinstance(bundle, NnunetBundle):
+        return nnunet_choices(bundle, out)
     name = content["network_def"]["_target_"].removeprefix("segnets.")
     with with_segnets():
-        if name not in networks():
+        if name not in (*networks(), NNUNET):
             raise _refusal(bundle, f"its network is segnets.{name}")
         taken = {key: content[key] for key in _TAKEN}
         if text := foreign_code(taken):
@@ -62,19 +66,22 @@ def inherited_choices(bundle: Bundle, out: Path) -> Choices:
 def check_improvable(bundle: Bundle) -> dict[str, Any]:
     """Return the config for inference of a model that can be improved; of an ensemble, with its first network.
 
-    It is read as data, and nothing of it runs, so that a person can be told before any work.
+    A model of nnU-Net has none; then the result is empty. The config is read as data, and nothing of it runs, so that a
+    person can be told before any work.
 
     Args:
         bundle: the model.
 
     Raises:
-        BundleError: `improve.model`, only bundles whose network this program can train are improved: networks of
-            `segnets` with classes that exclude each other.
+        BundleError: `improve.model`, only models whose network this program can train are improved: networks of
+            `segnets` or of nnU-Net with classes that exclude each other.
     """
     import yaml
 
     if bundle.kind != "monai":
-        raise _refusal(bundle, f"it is a model of the kind {bundle.kind}")
+        if reason := obstacle(bundle):
+            raise _refusal(bundle, f"it {reason}")
+        return {}
     if bundle.coarse is not None:
         raise _refusal(bundle, "it is run where another model finds something")
     path = bundle.root / "configs" / "inference.yaml"
@@ -99,7 +106,7 @@ def check_improvable(bundle: Bundle) -> dict[str, Any]:
 def _refusal(bundle: Bundle, found: str) -> BundleError:
     return BundleError(
         "improve.model",
-        f"model {bundle.name!r} can't be improved: {found}; expected a model of napari-seg train. "
+        f"model {bundle.name!r} can't be improved: {found}; expected a model of napari-seg train or nnU-Net. "
         "To begin a new one, train on the folder of accepted cases",
     )
 

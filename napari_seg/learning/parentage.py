@@ -40,6 +40,8 @@ def inherited_metadata(bundle: Bundle) -> dict[str, Any]:
     Args:
         bundle: the old model.
     """
+    if bundle.kind != "monai":  # planning has stated its origin
+        return {}
     metadata = read_metadata(bundle.root)
     kept = {key: metadata[key] for key in _STATED if metadata.get(key)}
     source = str(kept.get("data_source", "not stated"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
@@ -24,8 +24,9 @@ from napari_seg.training.gather.gather import Gathered
 from napari_seg.training.gather.pair import unread_files
 from napari_seg.training.history import RUN
 from napari_seg.training.identity import identity_of
+from napari_seg.training.start import state_origin
 from napari_seg.training.time_plan import fit_time
-from napari_seg.training.write import PLAN
+from napari_seg.training.write import NNUNET, PLAN
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
@@ -81,7 +82,8 @@ def make_bundle(
     from napari_seg.training.memory_plan import find_device
     from napari_seg.training.write import class_names, fine_tuning_rate, networks, write_bundle
 
-    if choices.network not in (None, *networks()):
+    keeps_network = choices.network == NNUNET and "network_def" in choices.settings
+    if choices.network not in (None, *networks()) and not keeps_network:
         raise BundleError(
             "bundle.network_name", f"found network {choices.network!r}; expected one of {', '.join(networks())}"
         )
@@ -103,6 +105,8 @@ def make_bundle(
     values_of = ClassValues(dataset, names, labels or None, bool(regions), slices)
     facts = read_all(dataset.cases, root / RUN / "cache")
     check(dataset, values_of if classes else None, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
+    if keeps_network:
+        _check_channels(dataset.channels, choices, out)
     found = replace(
         fingerprint(dataset, facts, every_case=choices.plan == "nnunet"),
         trained_on=counts["training"],
@@ -130,6 +134,9 @@ def make_bundle(
         settings = {key: value for key, value in settings.items() if key not in READING}
         settings |= {"anywhere": True} if converted.data_sets else {}
     write_bundle(root, name, plan, found, values, replace(choices, settings=settings), regions)
+    weights = (out / choices.fine_tune["file"]).resolve() if choices.fine_tune else out
+    if model := choices.fine_tune.get("model"):
+        state_origin(root, weights, model)
     named = {label: of_label for label, of_label in values.items() if label != IGNORE}
     table = label_table(dataset, facts, named, converted.listed if converted else None)
     written = {
@@ -146,7 +153,6 @@ def make_bundle(
         "advice": advise(plan, found),
     }
     if choices.fine_tune:
-        weights = (out / choices.fine_tune["file"]).resolve()
         written["fine-tuning"] = _describe_origins(class_names(values, bool(regions)), weights, choices)
     elif choices.settings.get("classes_from"):
         raise TrainingError("weights.classes", "found --classes-from without --fine-tune; expected both, or neither")
@@ -177,9 +183,32 @@ def _describe_origins(classes: list[str], weights: Path, choices: Choices) -> st
 
     classes_from = choices.settings.get("classes_from")
     origins = match_classes(classes, stated_names(weights)[0], classes_from)
+    model = f"{model}: " if (model := choices.fine_tune.get("model")) else ""
     if origins is not None:
-        return str(origins)
-    return "no class has the name of one in the initial weights; the last layer is copied only if their number is equal"
+        return f"{model}{origins}"
+    left = "no class has the name of one in the initial weights; the last layer is copied only if their number is equal"
+    return f"{model}{left}"
+
+
+def _check_channels(channels: Sequence[str], choices: Choices, out: Path) -> None:
+    """Check that a data set has the channels of a network that keeps its preprocessing, in their order.
+
+    Raises:
+        TrainingError: `weights.channels`.
+    """
+    from segnets.training.matching import match_channels, stated_names
+
+    count = choices.settings["network_def"]["in_channels"]
+    old = stated_names((out / choices.fine_tune["file"]).resolve())[1] if choices.fine_tune else ()
+    order = match_channels(channels, old) or ()
+    if len(channels or [""]) != count or any(index not in (None, n) for n, index in enumerate(order)):
+        found = ", ".join(channels) or "1 channel"
+        expected = ", ".join(old) if len(old) == count else f"{count} channels"
+        raise TrainingError(
+            "weights.channels",
+            f"the data set has {found}; expected {expected}, as the model has its preprocessing for each of them; "
+            "write the files with these numbers, or train without --fine-tune",
+        )
 
 
 def _regions(dataset: Dataset, classes: dict[str, Any], choices: Choices) -> dict[str, int]:
@@ -272,6 +301,8 @@ def _plan_network(
         workers = min(MAX_WORKERS, max(1, (os.cpu_count() or 2) - 1))
         plan.set("num_workers", workers, "processes that augment the next cases, so that the GPU does not wait")
     definition = network_definition(plan, found, choices)
+    if name == NNUNET:
+        definition, plan.network_why = choices.settings["network_def"], "that of the nnU-Net model"
     arguments = {argument: value for argument, value in definition.items() if argument != "_target_"}
     network: dict[str, Any] = {
         "class": name,

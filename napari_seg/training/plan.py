@@ -258,6 +258,8 @@ def _to_multiple(shape: NDArray[np.float64]) -> list[int]:
 
 def _normalise(plan: TrainingPlan, found: Fingerprint) -> None:
     """Plan the normalisation: CT intensities (HU) share one scale, other images are normalised one by one."""
+    if "preprocessing" in plan.chosen:
+        return
     intensities = found.foreground
     if found.modality != "CT" or len(found.channels) > 1 or intensities["std"] == 0:
         plan.set(

@@ -20,7 +20,8 @@ from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError
 from napari_seg.training.choices import CODE, Choices
 from napari_seg.training.postprocessing import STEP
-from napari_seg.training.write import ONLY_OTHERS, networks
+from napari_seg.training.start import TRANSFORM
+from napari_seg.training.write import NNUNET, ONLY_OTHERS, networks
 
 _IMPORTABLE = {".py", ".pyc", ".pyo", ".pyd", ".so", ".dylib", ".pth"}
 
@@ -103,14 +104,14 @@ def foreign_code(content: Any) -> str:
 
 def _known_code() -> set[str]:
     """Return what this version's configs run, with the networks and the transforms that a plan may write."""
-    known = {f"_target_ segnets.{name}" for name in (*networks(), "Ensemble")}
+    known = {f"_target_ segnets.{name}" for name in (*networks(), NNUNET, "Ensemble")}
     for path in (shipped_root() / "configs").glob("*.yaml"):
         known |= set(_code(_read(path)))
     return known | {f"_target_ {name}" for name in _TRANSFORMS}
 
 
-_TRANSFORMS = (STEP, "monai.transforms.NormalizeIntensityd", "monai.transforms.ScaleIntensityRanged")
-"""Transforms that a bundle may have besides those of the shipped configs: postprocessing, normalisation."""
+_TRANSFORMS = (STEP, TRANSFORM, "monai.transforms.NormalizeIntensityd", "monai.transforms.ScaleIntensityRanged")
+"""Transforms that a bundle may have besides those of the shipped configs: postprocessing, nnU-Net's, normalisation."""
 
 
 def _is_region_rule(text: str) -> bool:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ CONFIGS = ("train", "evaluate", "inference")
 _OF_COMMANDS = ("multi_gpu_train", "compare_largest")
 """Files that are merged over a config by a command of their own."""
 PLAN = "plan.json"
+NNUNET = "NnunetUNet"
+"""Network of a bundle that begins from a model of nnU-Net, whose plans have its arguments."""
 
 
 def networks() -> list[str]:
     """Return the values of `--network`; call it within `with_segnets`."""
     import segnets
 
-    return [name for name in segnets.__all__ if "spatial_dims" in _parameters(getattr(segnets, name))]
+    found = [name for name in segnets.__all__ if "spatial_dims" in _parameters(getattr(segnets, name))]
+    return [name for name in found if name != NNUNET]
 
 
 def _parameters(network: Any) -> Any:
@@ -104,6 +108,8 @@ def write_bundle(
     trained_on = f"{found.trained_on} of " if choices.folds is None else ""  # the folds together see all
     how_many = f"{trained_on}{found.cases} cases"
     metadata = _metadata(name, plan, found, names, how_many, regions)
+    if choices.network == NNUNET:
+        metadata["required_packages_version"] |= {p: version(p) for p in ("dynamic_network_architectures", "scipy")}
     (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
     (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")
     readme = _README.format(name=name, description=metadata["description"], classes=metadata["label_classes"])
@@ -288,8 +294,6 @@ def _metadata(
     regions: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return the metadata; authors, source and licence of the data are "not stated", for the owner to fill in."""
-    from importlib.metadata import version
-
     metadata = json.loads((shipped_root() / METADATA).read_text(encoding="utf-8"))
     metadata.pop("napari_seg", None)
     classes = names if regions else names[1:]

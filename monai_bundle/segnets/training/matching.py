@@ -158,8 +158,13 @@ def in_order(names: Names | None) -> tuple[str, ...]:
 def stated_names(weights: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the classes and of the channels of a bundle to which a file of weights belongs.
 
-    The file lies in a folder of the bundle, as `models/model.pt` does. Both are empty if there is no metadata.json.
+    The file lies in a folder of the bundle, as `models/model.pt` does, or of a model of nnU-Net, which names them in
+    its dataset.json. Both are empty if there is neither.
     """
+    for folder in weights.resolve().parents[1:2]:
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            if (folder / "plans.json").is_file():
+                return _names_of_nnunet(json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
     for folder in weights.resolve().parents[1:4]:
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             content: Any = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
@@ -167,3 +172,10 @@ def stated_names(weights: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
             classes, channels = formats["outputs"]["pred"]["channel_def"], formats["inputs"]["image"]["channel_def"]
             return in_order({k: str(v) for k, v in classes.items()}), in_order({k: str(v) for k, v in channels.items()})
     return (), ()
+
+
+def _names_of_nnunet(dataset: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of classes without regions, and of channels, in a dataset.json of nnU-Net."""
+    values = {name: int(value) for name, value in dataset["labels"].items() if name != "ignore"}
+    channels = dataset.get("channel_names") or dataset["modality"]
+    return tuple(sorted(values, key=values.__getitem__)), in_order({k: str(v) for k, v in channels.items()})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from monai.networks.utils import copy_model_state
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -22,6 +25,11 @@ MIN_FRACTION = 0.1
 
 FIRST_MEMBER = "members.0."
 """Prefix of the tensors of an ensemble's first network."""
+
+_WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes of networks on several GPUs and of compiled networks."""
+
+_TWICE = "decoder.encoder."
 
 State = dict[str, torch.Tensor]
 
@@ -56,7 +64,8 @@ class Fit:
 def read_weights(path: str | Path) -> State:
     """Read the state dict in a file: a bare one, one under "model", or a checkpoint of a run (its averaged weights).
 
-    Of an `Ensemble`, as in a cross-validated bundle, the weights of the first member are returned, which is logged.
+    A checkpoint of nnU-Net is read too. Of an `Ensemble`, as in a cross-validated bundle, the weights of the first
+    member are returned, which is logged.
 
     Raises:
         TrainingError: weights.missing, weights.unreadable.
@@ -65,25 +74,48 @@ def read_weights(path: str | Path) -> State:
     if not path.is_file():
         raise TrainingError("weights.missing", f"{path} is no file; expected the model.pt of a run or of a bundle")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numbers()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch has several types of errors for a damaged file, and one for code in it
         raise TrainingError(
             "weights.unreadable", f"{path} holds no weights that can be read safely: {str(error).splitlines()[0]}"
         ) from error
-    for key in ("ema", "model", "network", "state_dict"):
+    for key in ("ema", "model", "network", "state_dict", "network_weights"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(x) for x in content.values()):
         raise TrainingError("weights.unreadable", f"{path} holds no state dict; expected a model.pt")
-    state = {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    state = {name: tensor for name, tensor in content.items()}
+    for prefix in _WRAPPERS:
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    state = {  # nnU-Net names the weights of the encoder twice
+        name: tensor
+        for name, tensor in state.items()
+        if not (name.startswith(_TWICE) and name.partition(".")[2] in state)
+    }
     if all(name.startswith("members.") for name in state):
         count = len({name.split(".")[1] for name in state})
         first = {name: tensor for name, tensor in state.items() if name.startswith(FIRST_MEMBER)}
         state = {name.removeprefix(FIRST_MEMBER): tensor for name, tensor in first.items()}
         logger.info("%s holds an ensemble of %d networks; the first one is used", path, count)
     return state
+
+
+def _numbers() -> list[Any]:
+    """Return what the pickles of NumPy's numbers call, which the history in nnU-Net's checkpoints holds."""
+    from numpy._core import multiarray
+
+    scalars = [(multiarray.scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
+    return [*scalars, np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"), (_encoded, "_codecs.encode")]
+
+
+def _encoded(text: str, encoding: str = "latin1") -> bytes:
+    """Return bytes as old pickles write them."""
+    if codecs.lookup(encoding).name != "iso8859-1":
+        raise ValueError(f"bytes in the encoding {encoding!r}")
+    return text.encode("latin1")
 
 
 def load_matching_weights(
@@ -116,7 +148,8 @@ def load_matching_weights(
         TrainingError: weights.nothing_fits, less than a tenth of the network's weights is in the file; weights.classes,
             `classes_from` does not fit the classes; also the errors of `read_weights`.
     """
-    given, own = read_weights(path), network.state_dict()
+    own = network.state_dict()
+    given = _under_all_names(read_weights(path), network)
     old_classes, old_channels = stated_names(Path(path))
     order = match_channels(in_order(channels), old_channels)
     adapted = _adapt_inputs(given, own, network, order)
@@ -154,6 +187,16 @@ def load_matching_weights(
     network.load_state_dict(updated)
     logger.info("fine-tuning from %s: %s", path, fit)
     return fit
+
+
+def _under_all_names(given: State, network: torch.nn.Module) -> State:
+    """Return weights with each tensor under all names that it has in the network, which may be several."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    same = {name: group for group in names.values() if len(group) > 1 for name in group}
+    found = {other: tensor for name, tensor in given.items() for other in same.get(name, ())}
+    return found | given
 
 
 def _heads(network: torch.nn.Module, given: State, origins: Origins) -> list[str]:

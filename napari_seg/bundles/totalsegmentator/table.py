@@ -108,6 +108,11 @@ def weights_of(number: int) -> Weights:
     return Weights(number, one["folder"], one["release"], one.get("size_bytes"))
 
 
+def is_weights_folder(name: str) -> bool:
+    """Return whether TotalSegmentator publishes weights in a folder of this name."""
+    return any(one["folder"] == name for one in _table()["weights"].values())
+
+
 def licensed_download(task: Task) -> str:
     """Return the commands that fetch the weights of a task for which TotalSegmentator asks a licence."""
     commands = f"'totalseg_set_license -l NUMBER' and 'totalseg_download_weights -t {task.name}'"

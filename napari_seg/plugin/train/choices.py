@@ -10,7 +10,8 @@ from typing import Any
 
 from napari_seg.bundles.spec import WEIGHTS
 from napari_seg.errors import TrainingError
-from napari_seg.training.choices import IGNORE, Choices, describe_weights
+from napari_seg.training.choices import IGNORE, Choices
+from napari_seg.training.start import with_start
 
 NETWORKS = ("UNet", "FCN", "DeepLabV3", "DeepLabV3Plus", "MultiView")
 """Values of `--network`; the modules of the networks need torch, which the window does not load."""
@@ -51,7 +52,7 @@ class TrainChoices:
         if path is not None and path.parts[-2:] == Path(WEIGHTS).parts:  # of a bundle
             path = path.parents[1]
         return cls(
-            network=made.get("network") or "",
+            network=made["network"] if made.get("network") in NETWORKS else "",  # nnU-Net's is that of its start
             size=made.get("size") or "",
             dims=made.get("dims") or 0,
             folds=made.get("folds") or 0,
@@ -90,10 +91,11 @@ class TrainChoices:
 
         Raises:
             TrainingError: `labels.bad_value`; `weights.missing`.
+            BundleError: as for `with_start`.
         """
         labels = labels_of(self.labels)
         values = [value for name, of_class in labels.items() if name != IGNORE for value in of_class]
-        return Choices(
+        choices = Choices(
             network=(self.network or None) if self.offers_network else None,
             dims=self.dims or None,
             size=(self.size or None) if self.offers_size else None,
@@ -101,8 +103,8 @@ class TrainChoices:
             options=("regions",) if len(values) > len(set(values)) else (),
             labels=labels,
             folds=self.folds or None,
-            fine_tune=describe_weights(self.fine_tune, output) if self.fine_tune is not None else {},
         )
+        return choices if self.fine_tune is None else with_start(choices, self.fine_tune, output)
 
 
 def labels_of(text: str) -> Labels:

@@ -1,0 +1,153 @@
+"""What a training begins from: the weights of a bundle, or a model of nnU-Net with its network and its preprocessing.
+
+A model of nnU-Net becomes a bundle like any other one: its network is `segnets.NnunetUNet`, its preprocessing
+`segnets.nnunet_preprocessing.NnunetPreprocessd`, and before the first step it gives the same labels. The optimizer,
+the augmentation and the loss are this program's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundles.nnunet.configuration import NnunetBundle, preprocessing_arguments, why_not_single
+from napari_seg.bundles.nnunet.folder import CHECKPOINTS, find_trainings, folds_in_words, is_training
+from napari_seg.bundles.nnunet.network import plain_arguments
+from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
+from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
+from napari_seg.bundles.store.licence import read_licence
+from napari_seg.bundles.totalsegmentator.table import is_weights_folder
+from napari_seg.errors import BundleError, one_line
+from napari_seg.formats.atomic import atomic_write
+from napari_seg.training.choices import CODE, Choices, describe_weights
+from napari_seg.training.write import NNUNET
+
+DATA_LICENCE = Path("docs", "data_license.txt")
+"""File of a bundle that states the rights in its data and the licence of its weights."""
+
+TRANSFORM = "segnets.nnunet_preprocessing.NnunetPreprocessd"
+
+_NETWORKS = ("network", "size", "plan")
+"""Choices that a model of nnU-Net makes itself."""
+
+
+def with_start(choices: Choices, start: str | Path, out: Path) -> Choices:
+    """Return choices with what a training begins from.
+
+    Args:
+        choices: choices of the user.
+        start: file of weights, folder of a bundle, or a model of nnU-Net: its folder, FOLDER:3d_fullres, or a
+            checkpoint in it.
+        out: folder of the new bundle.
+
+    Raises:
+        TrainingError: `weights.missing`.
+        BundleError: `bundle.fine_tune`, this model of nnU-Net can't be trained further; `bundle.setting`, a choice
+            that the model makes itself; and as for `read_nnunet`.
+    """
+    model = _nnunet(start)
+    if model is None:
+        return replace(choices, fine_tune=describe_weights(Path(start), out))
+    if reason := obstacle(model):
+        text = f"model {one_line(model.name, 120)!r} can't be trained further: it {reason}"
+        raise BundleError(
+            "bundle.fine_tune", f"{text}; expected a model of volumes that finds labels, such as FOLDER:3d_fullres"
+        )
+    assert isinstance(model, NnunetBundle)
+    begun = nnunet_choices(model, out)
+    chosen = [f"--{name} {value}" for name in _NETWORKS if (value := getattr(choices, name)) not in (None, NNUNET)]
+    chosen += [f"--dims {choices.dims}"] if choices.dims == 2 else []
+    chosen += [f"--set {name}" for name in choices.settings if re.split("#|::", name)[0] in begun.settings]
+    if chosen:
+        text = f"found {chosen[0]} with --fine-tune of a model of nnU-Net, which has its own network and preprocessing"
+        raise BundleError("bundle.setting", f"{text}; leave it out")
+    return replace(
+        choices,
+        network=begun.network,
+        dims=begun.dims,
+        options=tuple(dict.fromkeys((*begun.options, *choices.options))),
+        settings=begun.settings | choices.settings,
+        fine_tune=begun.fine_tune,
+    )
+
+
+def obstacle(bundle: Bundle) -> str:
+    """Return why a model that is no MONAI bundle can't be trained further; "" if it can. It costs nothing."""
+    if isinstance(bundle, NnunetBundle) and is_weights_folder(bundle.root.parent.name):
+        return "is a model of TotalSegmentator, which prepares its images in its own way"
+    return why_not_single(bundle)
+
+
+def _nnunet(start: str | Path) -> Bundle | None:
+    """Return the model of nnU-Net that a start names; None for anything else."""
+    path = Path(start)
+    if path.is_file():
+        root = path.resolve().parents[1]
+        is_ours = path.name in CHECKPOINTS and is_training(root)
+        return read_training(root, [path.resolve().parent.name.removeprefix("fold_")]) if is_ours else None
+    folder, configurations, folds = split_choice(str(start))
+    if (folder / WEIGHTS).is_file() or not find_trainings(folder):
+        return None
+    return read_nnunet(folder, configurations, folds)
+
+
+def nnunet_choices(bundle: NnunetBundle, out: Path) -> Choices:
+    """Return the choices of a training that continues a model of nnU-Net; of several folds, the first one.
+
+    Args:
+        bundle: a model without an `obstacle`.
+        out: folder of the new bundle.
+
+    Raises:
+        TrainingError: `weights.missing`.
+    """
+    configuration, fold = bundle.configuration, bundle.folds[0]
+    load: dict[str, Any] = {"_target_": "monai.transforms.LoadImaged", "keys": "image"}
+    load |= {"image_only": True, "ensure_channel_first": True}
+    preprocessing = {"_target_": TRANSFORM, **preprocessing_arguments(configuration), "spacing": "@spacing_mm"}
+    settings: dict[str, Any] = {
+        "spacing_mm": list(configuration.spacing_mm),
+        "patch_size": list(configuration.patch_size),
+        "network_def": {
+            "_target_": f"segnets.{NNUNET}",
+            "spatial_dims": 3,
+            "in_channels": bundle.in_channels,
+            "out_channels": "@num_classes",
+            "architecture": configuration.network_class,
+            "arguments": plain_arguments(configuration),
+        },
+        "preprocessing": {"_target_": "monai.transforms.Compose", "transforms": [load, preprocessing]},
+    }
+    others = f", of {len(bundle.folds)} folds" if len(bundle.folds) > 1 else ""
+    weights = describe_weights(bundle.root / fold / bundle.checkpoint, out)
+    weights["model"] = f"{_plain(bundle.name)}, {folds_in_words([fold])}{others}"
+    return Choices(network=NNUNET, dims=3, options=("crops_balanced",), settings=settings, fine_tune=weights)
+
+
+def state_origin(root: Path, weights: Path, model: str) -> None:
+    """Write into the documents of a planned bundle from which model of nnU-Net it begins, and under which licence.
+
+    Args:
+        root: folder of the bundle.
+        weights: checkpoint of the model.
+        model: its name.
+
+    Raises:
+        OSError: they can't be written.
+    """
+    licence = read_licence(weights.parents[1], model)
+    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+    metadata["data_source"] = f"not stated; the weights begin from those of the nnU-Net model {model}"
+    metadata |= {"license": licence.name} if licence.name else {}
+    atomic_write(root / METADATA, json.dumps(metadata, indent=4) + "\n")
+    own = (root / DATA_LICENCE).read_text(encoding="utf-8")
+    stated = f"Its licence:\n\n{licence.text}" if licence.text else "It states no licence: see its source."
+    atomic_write(root / DATA_LICENCE, f"{own}\nThe weights begin from those of the nnU-Net model {model}. {stated}\n")
+
+
+def _plain(name: str) -> str:
+    """Return a name that MONAI does not interpret."""
+    return one_line(name, 120).lstrip("$@%") if CODE.match(name) else one_line(name, 120)
