@@ -146,6 +146,26 @@ def test_smoothing_evens_the_outline_of_a_flat_structure() -> None:
     assert not after[28:30, 52:54].any()
 
 
+@pytest.mark.parametrize("overwrite", [(), (NEIGHBOUR,)])
+@pytest.mark.parametrize("is_enclosed", [True, False])
+def test_smoothing_opens_no_gap_towards_other_structures(overwrite: tuple[int, ...], is_enclosed: bool) -> None:
+    """A rough core that a shell encloses, or covers on one side."""
+    labels = np.zeros(GRID.shape, np.uint8)
+    centre = (9.0, 11.0, 7.0)
+    labels[ball(centre, 11.0)] = NEIGHBOUR
+    if not is_enclosed:
+        labels[:10] = 0
+    rough = ball(centre, 7.0) & (np.random.default_rng(0).random(GRID.shape) > 0.2)
+    labels[rough] = LABEL
+    after = edited(labels, smooth(labels, GRID, LABEL, 2.0, overwrite))
+    count = np.count_nonzero(labels == LABEL)
+    assert np.count_nonzero(after == LABEL) == pytest.approx(count, rel=0.01)
+    assert not ((after == 0) & (labels != 0))[11:].any()
+    if not overwrite:
+        assert np.array_equal(after == NEIGHBOUR, labels == NEIGHBOUR)
+    assert np.array_equal(after, labels) == (is_enclosed and not overwrite)
+
+
 def test_smoothing_removes_a_spike_and_fills_a_notch() -> None:
     labels = np.zeros(GRID.shape, np.uint8)
     labels[3:15, 5:20, 3:10] = LABEL

@@ -46,6 +46,9 @@ def smooth(
     and the structure keeps its own voxels of the next lower values instead, until it lacks `MAX_LOSS` of its volume.
     A structure that is flat and thin compared with the Gaussian therefore changes little.
 
+    Towards other structures no gap opens: a voxel that they would take, because they fill most of what is around it,
+    stays in the structure, or goes to the nearest one of `overwrite`. A structure that others enclose stays as it is.
+
     Args:
         labels: (I, J, K) label map.
         grid: its grid.
@@ -58,26 +61,56 @@ def smooth(
     """
     from scipy.ndimage import gaussian_filter
 
+    def blurred(part: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return gaussian_filter(part.astype(np.float32), sigmas, mode="nearest", truncate=GAUSSIAN_END)
+
+    def is_most_around(part: NDArray[np.bool_], own: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return where a part is more than half of what the Gaussian sees besides the structure."""
+        return 2 * blurred(part) + own > 1 if part.any() else part
+
     check_size(size_mm, "smoothing")
     margin = margin_of(grid, GAUSSIAN_END * size_mm)
     place, mask = find_structure(labels, label, margin)
     sigmas = [size_mm / spacing_mm for spacing_mm in grid.spacing_mm]
     boxes = regions(mask, margin)
-    blurred = []
+    replaced = [one for one in overwrite if one not in (0, label)]
+    values, may_join, may_leave, falls_to = [], [], [], []
     for box, around in boxes:
-        values = mask[around].astype(np.float32)
-        values = gaussian_filter(values, sigmas, mode="nearest", truncate=GAUSSIAN_END)
-        blurred.append(values[inside(box, around)])
-    own = np.concatenate([one[mask[box]] for (box, _), one in zip(boxes, blurred, strict=True)])
-    around_it = np.concatenate([one[~mask[box] & (one > 0)] for (box, _), one in zip(boxes, blurred, strict=True)])
-    threshold = np.partition(np.concatenate([around_it, own]), around_it.size)[around_it.size]
+        near, within = labels[place][around], inside(box, around)
+        is_own, is_open = near == label, np.isin(near, replaced)
+        own = blurred(is_own)
+        stays = is_most_around(~(is_own | is_open | (near == 0)), own)
+        values.append(own[within])
+        may_join.append((is_open | (near == 0))[within])
+        may_leave.append((is_own & ~stays)[within])
+        falls_to.append(_nearest(near, is_open, grid, is_own & is_most_around(is_open, own))[within])
+    own_values = np.concatenate([one[may] for one, may in zip(values, may_leave, strict=True)])
+    if not own_values.size:
+        return change_structure(labels, place, label, mask)
+    around_it = np.concatenate([one[may & (one > 0)] for one, may in zip(values, may_join, strict=True)])
+    threshold = np.partition(np.concatenate([around_it, own_values]), around_it.size)[around_it.size]
     joining = int(np.count_nonzero(around_it > threshold))
-    leaving = min(joining + int(MAX_LOSS * own.size), own.size - 1)
-    lowest_kept = min(threshold, np.partition(own, leaving)[leaving])
-    smoothed = np.zeros_like(mask)
-    for (box, _), one in zip(boxes, blurred, strict=True):
-        smoothed[box] = np.where(mask[box], one >= lowest_kept, one > threshold)
-    return change_structure(labels, place, label, smoothed, overwrite)
+    leaving = min(joining + int(MAX_LOSS * np.count_nonzero(mask)), own_values.size - 1)
+    lowest_kept = min(threshold, np.partition(own_values, leaving)[leaving])
+    after = np.array(labels[place])
+    for (box, _), one, joins, leaves, other in zip(boxes, values, may_join, may_leave, falls_to, strict=True):
+        leaves = leaves & (one < lowest_kept)
+        after[box][joins & (one > threshold)] = label
+        after[box][leaves] = other[leaves]
+    return Change(place, np.array(labels[place]), after)
+
+
+def _nearest(
+    labels: NDArray[np.unsignedinteger], others: NDArray[np.bool_], grid: Grid, voxels: NDArray[np.bool_]
+) -> NDArray[np.unsignedinteger]:
+    """Return at some voxels the label of the nearest one of others, in mm, and 0 everywhere else."""
+    from scipy.ndimage import distance_transform_edt
+
+    found = np.zeros_like(labels)
+    if voxels.any():
+        nearest = distance_transform_edt(~others, grid.spacing_mm, return_distances=False, return_indices=True)
+        found[voxels] = labels[tuple(nearest[:, voxels])]
+    return found
 
 
 def fill_holes(
