@@ -1601,6 +1601,12 @@ CODES = {
     "output.no_segments": Code(
         "error", "The output would hold no segment.", "Write a segmentation that holds at least one voxel."
     ),
+    "output.no_record": Code(
+        "notice",
+        "The file that would be the record of a NIfTI label map belongs to another program, such as the metadata of a "
+        "BIDS data set, and stays. Names are in the header; who made the labels is not recorded.",
+        "Choose another file name, or `.seg.nrrd`, if the origin matters.",
+    ),
     "output.not_equal": Code(
         "error",
         "The written file reads back with other content, so it was removed.",

@@ -54,22 +54,29 @@ def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
         make_output_folder(tmp_path / "file" / "below")
 
 
-def test_a_file_that_is_set_aside_comes_back_after_a_failure_only(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_text("old")
+def test_a_file_is_set_aside_when_the_other_gets_its_name(tmp_path: Path) -> None:
+    labels, record = tmp_path / "a.nii", tmp_path / "a.json"
+    record.write_text("old")
 
-    def interrupted() -> None:
-        with set_aside(path):
-            assert not path.exists()
+    def interrupted(after: bool) -> None:
+        with set_aside(record):
+            with atomic_file(labels) as hidden:
+                hidden.write_text("new")
+                assert record.read_text() == "old"  # what stays if the program is killed here
+                if not after:
+                    raise KeyboardInterrupt
+            assert not record.exists()
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_text() == "old"
-    with set_aside(path):
-        path.write_text("new")
-    assert path.read_text() == "new"
-    path.unlink()
-    with set_aside(path):
+    for after in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(after)
+        assert record.read_text() == "old"
+    with set_aside(record):
+        atomic_write(labels, "newer")
+    assert not record.exists()
+    atomic_write(record, "old")
+    with set_aside(record):
         pass
+    labels.unlink()
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from napari_seg.errors import OutputError
+from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.origin import origin_of
 from napari_seg.formats.record import (
     MAX_RECORD_BYTES,
@@ -86,12 +87,15 @@ def test_a_result_and_a_failure_are_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "nonsense", '{"program": "another"}', "[" * 100_000])
-def test_files_of_other_programs_are_no_records_and_stay(tmp_path: Path, text: str) -> None:
+def test_files_of_other_programs_are_no_records_and_stay(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     assert read_record(path) is None
     write_labels_record(found(), tmp_path / "a.nii", None)
     assert path.read_text() == text
+    assert "output.no_record" in caplog.text
 
 
 def test_a_file_too_large_for_a_record_is_not_read(tmp_path: Path) -> None:
@@ -119,6 +123,7 @@ def test_an_old_record_stays_only_if_its_labels_do(tmp_path: Path, name: str) ->
         fails()
     assert made_by_in(labels) == ("balls", "1.2")
     with new_record(labels, labels_record(found(), None)):
+        atomic_write(labels, "")
         assert not record_path(labels).exists()
     assert record_path(labels).exists() == (name == "a.nii.gz")
     assert made_by_in(labels) == (None if name == "a.nii.gz" else UNKNOWN)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from uuid import uuid4
 
 from napari_seg.errors import InputError, OutputError
+
+_before_rename: ContextVar[Callable[[], None]] = ContextVar("before_rename", default=lambda: None)
+"""What `set_aside` does before a file gets its name."""
 
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -53,6 +57,7 @@ def atomic_file(path: Path, ending: str = "", *, folder: Path | None = None) -> 
     hidden = (folder or path.parent) / f".{uuid4().hex}{ending}"
     try:
         yield hidden
+        _before_rename.get()()
         os.replace(hidden, path)
     finally:
         with suppress(OSError):  # the block has already raised the reason
@@ -75,7 +80,10 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def set_aside(path: Path) -> Iterator[None]:
-    """Give a file a hidden name during a block; afterwards it is removed, or gets its name back if the block raised.
+    """Remove a file when another one, which the block writes by `atomic_file`, gets its name.
+
+    Until then the file stays, so that a program that is killed while it writes leaves both files as they were. It also
+    comes back if the block raises.
 
     Args:
         path: the file; it may be missing.
@@ -84,14 +92,26 @@ def set_aside(path: Path) -> Iterator[None]:
         OSError: the file could not be renamed or removed.
     """
     hidden = path.with_name(f".{uuid4().hex}{path.suffix}")
-    with suppress(FileNotFoundError):
-        os.replace(path, hidden)
+
+    is_done = False
+
+    def rename() -> None:
+        nonlocal is_done
+        if not is_done:
+            is_done = True
+            with suppress(FileNotFoundError):
+                os.replace(path, hidden)
+
+    token = _before_rename.set(rename)
     try:
         yield
+        rename()  # if the block wrote none
     except BaseException:
         with suppress(FileNotFoundError):
             os.replace(hidden, path)
         raise
+    finally:
+        _before_rename.reset(token)
     hidden.unlink(missing_ok=True)
 
 

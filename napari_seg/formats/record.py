@@ -7,6 +7,7 @@ made the labels, and the names and colours of the segments; a run over scans add
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from napari_seg.formats.atomic import atomic_write, not_written, set_aside
 from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending, may_be_dicom, nifti_ending
 from napari_seg.version import __version__
 from napari_seg.volume import MAX_LABEL, Segment, Segmentation, Volume, rounded_ml
+
+logger = logging.getLogger(__name__)
 
 PROGRAM = "napari-seg"
 
@@ -130,9 +133,10 @@ def _names(segmentation: Segmentation) -> list[dict[str, Any]]:
 def new_record(labels: Path, content: Mapping[str, Any], *, original: Path | None = None) -> Iterator[None]:
     """Replace the record of labels together with the labels, which the block writes.
 
-    The old record is removed before the new one is written, so that no record lies next to labels that it does not
-    describe; it stays if the block raises. Only NIfTI gets a record: .seg.nrrd, which holds names and colours, loses
-    an old one, and other formats have none. A file of another program stays if it has no other names.
+    The old record is removed when the labels get their name, and the new one is written then, so that no record lies
+    next to labels that it does not describe; it stays if the block raises. Only NIfTI gets a record: .seg.nrrd, which
+    holds names and colours, loses an old one, and other formats have none. A file of another program stays if it has no
+    other names; a warning is logged that there is no record.
 
     Args:
         labels: file that the block writes.
@@ -157,6 +161,11 @@ def new_record(labels: Path, content: Mapping[str, Any], *, original: Path | Non
         if not (is_shared or is_foreign) or (is_nifti and stated and not names.items() <= stated.items()):
             text = f"{record} belongs to other labels than {labels.name} would hold"
             raise OutputError("output.exists", f"{text}; choose another folder or file name")
+        if is_nifti and is_foreign:
+            text = (
+                "output.no_record: %s belongs to another program, so that the origin of %s is not recorded next to it"
+            )
+            logger.warning(text, record, labels.name)
         yield
         return
     try:
