@@ -140,10 +140,17 @@ class Grid:
         indices = self.to_index(points_mm)
         return np.all((indices >= -0.5) & (indices <= np.array(self.shape) - 0.5), axis=-1)
 
-    def matches(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
-        """Return whether two grids have the same shape and no corner voxels further apart than a tolerance."""
+    def matches(self, other: Grid, tolerance_mm: float | None = None) -> bool:
+        """Return whether two grids have the same shape and no corner voxels further apart than a tolerance.
+
+        Args:
+            other: another grid.
+            tolerance_mm: None for 0.001 mm, or a tenth of a voxel if that is less, as in microscopy.
+        """
         if self.shape != other.shape:
             return False
+        if tolerance_mm is None:
+            tolerance_mm = min(1e-3, min(self.spacing_mm) / 10)
         return bool(np.linalg.norm(self.corners_mm - other.corners_mm, axis=1).max() <= tolerance_mm)
 
     # derived grids

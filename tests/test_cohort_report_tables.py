@@ -20,12 +20,12 @@ from napari_seg.cohort.report.tables import (
     CASES_JSON,
     VOLUMES_LONG,
     VOLUMES_WIDE,
-    text_cell,
     utc,
     write_tables,
 )
 from napari_seg.cohort.rows import CaseRow
 from napari_seg.errors import Notice
+from napari_seg.formats.csv_cells import text_cell
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_volumes_of_microscopy_have_significant_digits(name: FormatName, tmp_pat
     (path,) = write_as(name, small, tmp_path / f"x.{name}")
     rows = json.loads(path.read_text()) if name == "json" else list(csv.DictReader(path.open()))
     assert [float(row["volume_ml"]) for row in rows] == [6e-9]
+
+
+@pytest.mark.parametrize("name", ["csv", "json"])
+def test_a_name_is_no_formula_in_a_spreadsheet(name: FormatName, head: Volume, tmp_path: Path) -> None:
+    named = replace(box_in(head), segments=(Segment(1, '=HYPERLINK("x")', (255, 0, 0)),))
+    (path,) = write_as(name, named, tmp_path / f"x.{name}")
+    rows = json.loads(path.read_text()) if name == "json" else list(csv.DictReader(path.open()))
+    assert [row["name"] for row in rows] == ["'" * (name == "csv") + '=HYPERLINK("x")']
 
 
 def test_an_unknown_ending_is_refused_with_all_known_ones(head: Volume, tmp_path: Path) -> None:

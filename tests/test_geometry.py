@@ -171,3 +171,11 @@ def test_a_shift_of_a_third_of_a_voxel_is_no_whole_voxel_shift() -> None:
 def test_array_of_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match=r"geometry\.shape"):
         resample(np.zeros((2, 2, 2)), lps_grid(), lps_grid())
+
+
+def test_grids_of_voxels_in_nanometres_match_only_if_their_voxels_do() -> None:
+    grid = Grid((30, 20, 10), np.diag([1e-5, 1e-5, 2.5e-5, 1]))
+    rounded = Grid(grid.shape, grid.affine.astype(np.float32))
+    assert grid.matches(rounded)
+    assert not grid.matches(grid.mirrored(2))
+    assert not grid.matches(grid.box((1, 0, 0), (31, 20, 10)))

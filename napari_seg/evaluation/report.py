@@ -29,6 +29,7 @@ from napari_seg.evaluation.statistics import (
     worst,
 )
 from napari_seg.formats.atomic import atomic_write, refuse_other_files
+from napari_seg.formats.csv_cells import text_cell
 from napari_seg.version import __version__
 
 AVERAGED = ("dice", "iou", "precision", "recall", "hd95_mm", "nsd")
@@ -223,9 +224,10 @@ def _csv(results: Sequence[CaseScores]) -> str:
     for result in results:
         for name, scores in result.scores.items():
             numbers = ("" if isnan(value) else f"{value:.6g}" for value in asdict(scores).values())
-            writer.writerow([result.name, name, *numbers, "", ""])
+            writer.writerow([text_cell(result.name), text_cell(name), *numbers, "", ""])
         if result.code:
-            writer.writerow([result.name, "", *("" for _ in DEFINITIONS), result.code, result.message])
+            blank = ("" for _ in DEFINITIONS)
+            writer.writerow([text_cell(result.name), "", *blank, result.code, text_cell(result.message)])
     return text.getvalue()
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from napari_seg.errors import OutputError
+from napari_seg.errors import Notice, OutputError
 from napari_seg.formats.atomic import atomic_write, not_written, set_aside
 from napari_seg.formats.endings import NIFTI_ENDINGS, SEG_NRRD_ENDINGS, has_ending, may_be_dicom, nifti_ending
 from napari_seg.version import __version__
@@ -163,9 +163,9 @@ def new_record(labels: Path, content: Mapping[str, Any], *, original: Path | Non
             raise OutputError("output.exists", f"{text}; choose another folder or file name")
         if is_nifti and is_foreign:
             text = (
-                "output.no_record: %s belongs to another program, so that the origin of %s is not recorded next to it"
+                f"{record} belongs to another program, so that the origin of {labels.name} is not recorded next to it"
             )
-            logger.warning(text, record, labels.name)
+            logger.warning("%s", Notice("output.no_record", text))
         yield
         return
     try:

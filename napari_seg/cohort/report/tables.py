@@ -20,6 +20,7 @@ from napari_seg.cohort.report.distributions import LIMIT
 from napari_seg.cohort.report.facts import Facts
 from napari_seg.cohort.rows import CaseRow
 from napari_seg.formats.atomic import atomic_file
+from napari_seg.formats.csv_cells import text_cell
 from napari_seg.version import __version__
 
 CASES_CSV, CASES_JSON = "cases.csv", "cases.json"
@@ -55,8 +56,6 @@ CASE_COLUMNS = (
 LONG_COLUMNS = ("name", "source", "model", "structure", "volume_ml", "confidence", "modified_z", "is_unusual")
 WIDE_COLUMNS = ("name", "source", "model")
 """Columns of volumes_wide.csv before those of the structures, which are named <structure>_ml."""
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def write_tables(rows: Iterable[CaseRow], facts: Facts, folder: Path, unfinished: Path | None = None) -> None:
@@ -96,11 +95,6 @@ def write_tables(rows: Iterable[CaseRow], facts: Facts, folder: Path, unfinished
                 start = (text_cell(row.name), text_cell(row.source), text_cell(_model(row, facts)))
                 wide_table.writerow([*start, *(_number(row.volumes_ml.get(name)) for name in structures)])
         objects.write("\n]}\n")
-
-
-def text_cell(text: str) -> str:
-    """Return a text for a CSV cell, with an apostrophe before what a spreadsheet would run as a formula."""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def case_object(row: CaseRow, facts: Facts) -> dict[str, Any]:

@@ -99,24 +99,26 @@ def write_table(output: Path, rows: Sequence[Row], path: Path) -> None:
         CohortError: `cohort.no_manifest`, `cohort.manifest`.
     """
     from napari_seg.formats.atomic import verified_write
+    from napari_seg.formats.csv_cells import text_cell
 
     states = {row.name: row.state for row in list(rows)}
     with Manifest.open(output, read_only=True) as manifest:
         structures = list(dict.fromkeys(name for row in manifest.rows(("done",)) for name in row.volumes_ml))
         with verified_write(path, ".csv") as hidden, hidden.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["scan", "state", "seconds", *(f"{name} (ml)" for name in structures), "code", "remarks"])
+            columns = (text_cell(f"{name} (ml)") for name in structures)
+            table.writerow(["scan", "state", "seconds", *columns, "code", "remarks"])
             for row in manifest.rows():
                 volumes = [row.volumes_ml.get(name) if row.state == "done" else None for name in structures]
                 remarks = "; ".join([*filter(None, [row.message]), *(one.message for one in row.notices)])
                 table.writerow(
                     [
-                        row.name,
+                        text_cell(row.name),
                         states.get(row.name, row.state),
                         f"{row.seconds:.1f}" if row.seconds else "",
                         *("" if ml is None else f"{ml:.4f}" for ml in volumes),
                         row.code,
-                        remarks,
+                        text_cell(remarks),
                     ]
                 )
 
