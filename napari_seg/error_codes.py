@@ -1395,6 +1395,12 @@ CODES = {
         "A structure has only points or open lines, which enclose nothing.",
         "Nothing, if it is a marker; otherwise close its contours.",
     ),
+    "labels.not_masks": Code(
+        "error",
+        "A folder with several NIfTI files was given as one label map, and a file holds several values, so that it is "
+        "no mask of a single structure.",
+        "Give the path of one label map, or a folder with a mask for each structure.",
+    ),
     "labels.overlap": Code(
         "error",
         "Two structures share voxels, or one label value stands for two classes; a label map holds one label for each "

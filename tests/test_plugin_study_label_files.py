@@ -18,7 +18,7 @@ from napari.layers import Labels
 
 from napari_seg.errors import InputError
 from napari_seg.formats.kinds import write_label_map
-from napari_seg.formats.nifti import write_nifti
+from napari_seg.formats.nifti import write_map, write_nifti
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
 from napari_seg.plugin.labels_on_scan import on_scan
@@ -238,3 +238,16 @@ def test_nifti_with_names_in_its_header_opens_as_labels(tmp_path: Path, monkeypa
     ((_, settings, kind),) = read_layers(str(tmp_path / "total.nii.gz"))
     assert kind == "labels"
     assert [one.name for one in LayerInfo.in_settings(settings).segments] == ["liver"]  # type: ignore[union-attr]
+
+
+def test_a_folder_of_masks_opens_as_one_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari.viewer.current_viewer", lambda: None)
+    for row, name in enumerate(("liver", "spleen")):
+        array = np.zeros((4, 3, 2), np.uint8)
+        array[row] = 1
+        write_map(array, Grid((4, 3, 2), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    ((_, settings, kind),) = read_layers(str(tmp_path))
+    assert kind == "labels"
+    assert [one.name for one in LayerInfo.in_settings(settings).segments] == ["liver", "spleen"]  # type: ignore[union-attr]
+    write_map(np.arange(24, dtype=np.uint8).reshape(4, 3, 2), Grid((4, 3, 2), np.eye(4)), tmp_path / "mr.nii.gz")
+    assert [kind for _, _, kind in read_layers(str(tmp_path))] == ["image"] * 3

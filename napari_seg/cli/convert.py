@@ -21,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "(volumes). Label maps and contours are written to a temporary file, read back and compared, then renamed.",
         epilog="Example: napari-seg convert head_seg.nii.gz head_seg.dcm --scan study/head",
     )
-    parser.add_argument("input", type=Path, help="segmentation to convert")
+    parser.add_argument("input", type=Path, help="segmentation to convert, or a folder with a mask for each structure")
     parser.add_argument("output", type=Path, help="file to write; its ending selects the format")
     parser.add_argument(
         "--scan",

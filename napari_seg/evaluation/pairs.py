@@ -32,6 +32,7 @@ from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
 from napari_seg.formats.label_maps import is_cropped, on_common_grid, on_grid, read_label_map
+from napari_seg.formats.mask_folder import mask_files
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 logger = logging.getLogger(__name__)
@@ -177,8 +178,9 @@ def find_pairs(
     """Return a pair for each name in both folders, and a failed result for each file without a partner.
 
     Args:
-        predictions: a label map, or a folder of them: all its NIfTI files, or its 2D images if it contains no NIfTI
-            file. `case_01_seg.nii.gz` and `case_01_0000_seg.nii.gz` belong to the case `case_01`.
+        predictions: a label map, also a folder with a mask for each structure if `references` is one file; or a folder
+            of label maps: all its NIfTI files, or its 2D images if it contains no NIfTI file. `case_01_seg.nii.gz` and
+            `case_01_0000_seg.nii.gz` belong to the case `case_01`.
         references: the reference, or a folder of references.
         scans: the scan, or a folder of scans named `case_01.nii.gz` or `case_01_0000.nii.gz`; used only for figures.
         classes: meaning of the references' values; None: that of their names, which their dataset.json may declare.
@@ -199,7 +201,7 @@ def find_pairs(
         stated = as_planned(stated, planned)
     ignore_labels = tuple(dict.fromkeys((*ignored, *stated.ignored)))
     classes = classes or stated.regions or None
-    if predictions.is_file() and references.is_file():
+    if _is_label_map(predictions, references) and _is_label_map(references, predictions):
         scan = scans if scans and scans.is_file() else None
         case_name = _stem(Path(file_label(predictions)))
         labelled = stated.labelled.get(_stem(Path(file_label(references))))
@@ -388,6 +390,15 @@ def _segments(labels: Sequence[int], prediction: Segmentation, reference: Segmen
             f"found {', '.join(sorted(repeated))} twice; expected unique names other than background and mean",
         )
     return segments
+
+
+def _is_label_map(path: Path, other: Path) -> bool:
+    """Return whether a path is a single label map: a file, or a folder of masks none of which belongs to the other."""
+    if path.is_file():
+        return True
+    masks = mask_files(path) if other.is_file() else {}
+    own = _stem(other).removesuffix("_seg")
+    return bool(masks) and all(name.removesuffix("_seg").removesuffix("_0000") != own for name in masks)
 
 
 def _label_maps(path: Path) -> list[Path]:

@@ -15,7 +15,8 @@ from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.dicom.reference import check_frame_of_reference, segment_names
 from napari_seg.formats.endings import ITK_ENDINGS, SEG_NRRD_ENDINGS, has_ending, nifti_ending
 from napari_seg.formats.image2d import is_image2d, read_label_image2d
-from napari_seg.formats.in_worker import read_in_worker
+from napari_seg.formats.in_worker import MIN_SECONDS, read_in_worker
+from napari_seg.formats.mask_folder import mask_files, read_masks
 from napari_seg.formats.read import read
 from napari_seg.formats.record import recorded_segments
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
@@ -49,10 +50,10 @@ def read_label_map(
     NIfTI, NRRD, MetaImage and 2D images hold labels; names come from the record next to the file or, without a record,
     from the file. DICOM
     segmentations and contours (RT structure sets) number their segments; they are put on the grid of a scan only if
-    they belong to that scan, see `dicom.reference`.
+    they belong to that scan, see `dicom.reference`. A folder may hold a mask for each structure, see `mask_folder`.
 
     Args:
-        path: the file.
+        path: the file, or a folder of masks.
         grid: grid of the scan; contours need it, and a DICOM segmentation that leaves out empty slices is put on it.
         only: names of the segments to read; all if empty.
         images: files of the scan that `grid` is of.
@@ -69,6 +70,9 @@ def read_label_map(
     """
     if not (path.is_file() or path.is_dir()):
         raise InputError("file.unreadable", f"{path.name} is not a file, or is a broken link; check the path")
+    if masks := [*mask_files(path).values()]:
+        read_all = partial(read_masks, only=tuple(only))
+        return read_in_worker(read_all, masks, seconds=MIN_SECONDS * len(masks), name=path.name)
     options: dict[str, Any] = {"grid": grid, "only": tuple(only), "ignore_frame": ignore_frame}
     options |= {"on_own_grid": on_own_grid, "header_names": header_names}
     read_files = partial(_read_files, images=[image.absolute() for image in images], **options)
@@ -133,7 +137,7 @@ def read_label_maps(
     except InputError as error:
         if error.code != "labels.overlap":
             raise
-    names = read_in_worker(_names, [path], name=file_label(path))
+    names = [*mask_files(path)] or read_in_worker(_names, [path], name=file_label(path))
     if not names:
         raise InputError(
             "labels.overlap", f"{file_label(path)} holds segments without names that share voxels; name them first"

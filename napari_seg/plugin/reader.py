@@ -10,6 +10,7 @@ from typing import Any
 
 from napari_seg.errors import ChoiceNeeded, InputError, NapariSegError
 from napari_seg.formats.endings import ITK_ENDINGS, has_ending, nifti_ending
+from napari_seg.formats.mask_folder import mask_files
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
 from napari_seg.plugin.layers import image_layers
 from napari_seg.plugin.messages import gui_text_of
@@ -118,6 +119,9 @@ def _read(paths: list[Path], viewer: Any) -> Iterator[Volume | LabelMaps | Napar
             if path.is_file() and holds_labels(path):
                 yield read_labels(path, _scans_of(viewer))
                 continue
+            if mask_files(path) and (masks := _masks(path, viewer)):
+                yield masks
+                continue
             found = find_series_of(path) if _is_slice(path) else Found((), ())
             found = found if found.scans else find(path)
             if not found.scans:
@@ -132,6 +136,16 @@ def _read(paths: list[Path], viewer: Any) -> Iterator[Volume | LabelMaps | Napar
             except NapariSegError as fault:
                 _refused.update(dict.fromkeys(scan.files, time.monotonic()))
                 yield fault
+
+
+def _masks(folder: Path, viewer: Any) -> LabelMaps | None:
+    """Return the label map of a folder with a mask for each structure; None if a file is none."""
+    try:
+        return read_labels(folder, _scans_of(viewer))
+    except InputError as error:
+        if error.code not in ("labels.not_masks", "geometry.other_grid"):
+            raise
+        return None
 
 
 _refused: dict[Path, float] = {}
