@@ -228,7 +228,7 @@ CODES = {
     ),
     "bundle.network": Code(
         "error",
-        "The network can't be built, failed on this scan, or returned NaN.",
+        "The network can't be built, failed on this scan, or returned NaN or infinity.",
         "Check its weights and its network_def; the message shows the cause.",
     ),
     "bundle.network_name": Code(
@@ -929,6 +929,12 @@ CODES = {
     ),
     "environment.package": Code(
         "error", "An option needs a package that is not installed.", "Install the package that the message names."
+    ),
+    "environment.overflow": Code(
+        "notice",
+        "Float16, in which a GPU computes by default, can't hold the network's values; the scan was segmented again in "
+        "float32.",
+        "Choose `--precision float32`, which saves the first attempt.",
     ),
     "environment.precision": Code(
         "error",

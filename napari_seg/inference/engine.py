@@ -23,6 +23,7 @@ from napari_seg.bundles.windows import WindowSettings
 from napari_seg.inference.backends.averaging import averaged, displaced
 from napari_seg.inference.backends.base import autocast, check_output, first_output
 from napari_seg.inference.decide.region_labels import RegionLabels, check_inverse, labels_bytes
+from napari_seg.inference.not_finite import naming_overflow
 from napari_seg.inference.plan import Plan, check_whole
 from napari_seg.inference.prepare import prepare
 from napari_seg.inference.region import OnWindow, RegionTask, blaming, min_channels
@@ -106,7 +107,8 @@ def segment_region(
             settings.budget_bytes,
         )
         empty_logits = _empty_logits(windows, plan.cost.classes, output, backend.output_device)
-        with closing(backend), measuring() as measured:
+        precision = name_of(task.settings.model.dtype)
+        with closing(backend), measuring() as measured, naming_overflow(precision):
             run = _network_run(backend, task, plan, settings.windows, on_window, measured)
             logits = windows.logits(padded, plan.starts, run, empty_logits)
             for joined, strip in plan.strips:
@@ -119,7 +121,8 @@ def segment_region(
                     del block
                     if plan.trims_memory:
                         trim_heap()
-        confidence, notices = labels.finish()
+        with naming_overflow(precision):
+            confidence, notices = labels.finish()
         notices = [*backend.notices, *notices]
         settings.notices.extend(notice for notice in notices if notice not in settings.notices)
         _log_measured(region.name, plan, estimated, measured)
@@ -164,8 +167,9 @@ def _decide_whole(
         check_output(logits, 1, shown.shape[1:], channels)
     on_window(1, 1)
     logits = logits[0].float()
-    labels.add((0, 0, 0), logits[..., None] if model.spatial_dims == 2 else logits)
-    confidence, notices = labels.finish()
+    with naming_overflow(name_of(model.dtype)):
+        labels.add((0, 0, 0), logits[..., None] if model.spatial_dims == 2 else logits)
+        confidence, notices = labels.finish()
     settings.notices.extend(notices)
     return confidence
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,12 +17,13 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.ways import way_of
-from napari_seg.errors import BundleError, one_line
+from napari_seg.errors import BundleError, Notice, one_line
 from napari_seg.formats.label_maps import label_map_doubts
 from napari_seg.inference.as_written import segment_as_written
 from napari_seg.inference.ensemble import segment_ensemble
 from napari_seg.inference.fitness import fitted
 from napari_seg.inference.nnunet.largest import keep_largest
+from napari_seg.inference.not_finite import Float16Overflow
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.scan import segment_scan
 from napari_seg.progress import Progress, ignore_progress
@@ -68,16 +70,27 @@ def segment(
     report = progress or ignore_progress
     check_structures(bundle, options.structures)
     steps = read_postprocessing(bundle) if options.postprocess else ()
+    found = _found(volume, bundle, options, report)
     if isinstance(bundle, TaskBundle):
-        from napari_seg.inference.totalsegmentator.task import segment_task
+        return found
+    return _only(keep_largest(found, steps) if steps else found, options.structures)
 
-        return segment_task(volume, bundle, options, report)
-    if isinstance(bundle, EnsembleBundle):
-        found = segment_ensemble(volume, bundle, options, report)
+
+def _found(volume: Volume, bundle: Bundle, options: SegmentOptions, report: Progress) -> Segmentation:
+    """Return what a bundle finds, in float32 if float16 can't hold its values."""
+    run: Callable[..., Segmentation]
+    if isinstance(bundle, TaskBundle):
+        from napari_seg.inference.totalsegmentator.task import segment_task as run
+    elif isinstance(bundle, EnsembleBundle):
+        run = segment_ensemble
     else:
         run = segment_as_written if way_of(bundle).kind == "workflow" else segment_scan
-        found = run(volume, bundle, options, report)
-    return _only(keep_largest(found, steps) if steps else found, options.structures)
+    with suppress(Float16Overflow):
+        return run(volume, bundle, options, report)
+    found = run(volume, bundle, replace(options, precision="float32"), report)
+    text = "the scan was segmented again in float32, because float16 can't hold the network's values; choose "
+    notice = Notice("environment.overflow", f"{text}--precision float32, which saves the first attempt")
+    return replace(found, notices=(*found.notices, notice))
 
 
 def check_structures(bundle: Bundle, names: Sequence[str]) -> None:

@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seg.bundles.output import Output
-from napari_seg.errors import BundleError, EnvironmentFault
+from napari_seg.errors import EnvironmentFault
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.geometry import Grid
 from napari_seg.inference.decide.cells import MAX_LOGITS, interpolated_along_axes
 from napari_seg.inference.decide.decider import Decider
 from napari_seg.inference.decide.region_labels import RegionLabels
+from napari_seg.inference.not_finite import not_finite
 from napari_seg.inference.windows.layout import Triple
 from napari_seg.memory import describe_bytes, resident_bytes
 from napari_seg.volume import ConfidenceMaps
@@ -196,7 +197,6 @@ class _Adder(Decider):
             is_argmax = self.average.output.decision == "argmax"
             probabilities = values.softmax(dim=0) if is_argmax else values.sigmoid()
             if probabilities.isnan().any():
-                text = "the network returned NaN (no number); its weights are damaged"
-                raise BundleError("bundle.network", text)
+                raise not_finite()
             voxels[axis] = slice(first, min(first + step, end))
             self.average.add(tuple(voxels), probabilities.permute(order).numpy(force=True))

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_seg.errors import BundleError
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, parallel_axes
 from napari_seg.inference.decide.cells import (
     MAX_LOGITS,
@@ -28,6 +27,7 @@ from napari_seg.inference.decide.cells import (
     winners_of,
     winners_of_cells,
 )
+from napari_seg.inference.not_finite import not_finite
 from napari_seg.inference.windows.layout import Triple
 from napari_seg.volume import ConfidenceMaps
 
@@ -124,7 +124,7 @@ class Decider:
             strip_start: start of the strip on `axes[1]`; a strip starts with the last voxel of the previous strip.
 
         Raises:
-            BundleError: `bundle.network`, logits are NaN.
+            NotFinite: logits that decide are NaN or infinity.
         """
         cells_start, extended_logits = self._extended(start, logits, strip_start)
         winners = self._winners(extended_logits)
@@ -156,9 +156,9 @@ class Decider:
         step = max(1, MAX_LOGITS // (len(logits) * prod(winners.shape[1:])))
         for planes, planes_winners in zip(logits.split(step, dim=1), winners.split(step), strict=True):
             classes = winners_of(planes, self.thresholds)
-            if torch.isnan(planes.gather(0, classes[None]) if self.thresholds is None else planes).any():
-                text = "the network returned NaN (no number); its weights are damaged"
-                raise BundleError("bundle.network", text)
+            values = planes.gather(0, classes[None]) if self.thresholds is None else planes
+            if not (values < torch.inf).all():  # -inf is the logarithm of a probability of 0, NaN is not less
+                raise not_finite()
             planes_winners.copy_(classes)
         return winners
 
