@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -44,3 +46,12 @@ def test_a_scan_in_which_nothing_is_found_needs_a_look() -> None:
 def test_labels_without_a_name_do_not_count() -> None:
     found = disagreement_of([line("1177"), line("1100")], {1: "front"}, "")
     assert found.structures == {"front": 0}
+
+
+def test_counting_takes_the_memory_of_a_plane() -> None:
+    maps = [np.random.default_rng(n).integers(0, 3, (64, 64, 64), np.uint8) for n in range(2)]
+    tracemalloc.start()
+    disagreement_of(maps, NAMES, "")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < maps[0].size

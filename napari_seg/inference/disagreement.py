@@ -47,13 +47,25 @@ def disagreement_of(
         members: the members in words.
     """
     count = max([*names, *(int(one.max(initial=0)) for one in label_maps)], default=0) + 1
-    sizes = [np.bincount(one.ravel(), minlength=count) for one in label_maps]
+    sizes = [_counts(one, one, count) for one in label_maps]
     found = {label: name for label, name in names.items() if any(size[label] for size in sizes)}
     dice: dict[str, list[float]] = {name: [] for name in found.values()}
     for first, second in combinations(range(len(label_maps)), 2):
-        is_equal = label_maps[first] == label_maps[second]
-        common = np.bincount(label_maps[first][is_equal], minlength=count)
+        common = _counts(label_maps[first], label_maps[second], count)
         for label, name in found.items():
             total = int(sizes[first][label] + sizes[second][label])
             dice[name].append(2 * int(common[label]) / total if total else 1.0)
     return Disagreement({name: 1 - fmean(values) for name, values in dice.items()}, members)
+
+
+def _counts(
+    one: NDArray[np.unsignedinteger], other: NDArray[np.unsignedinteger], count: int
+) -> NDArray[np.signedinteger]:
+    """Return the number of voxels with each label below `count` in both label maps, plane by plane.
+
+    NumPy's bincount makes int64 numbers of all that it counts.
+    """
+    found = np.zeros(count, np.int64)
+    for plane, other_plane in zip(one, other, strict=True):
+        found += np.bincount(plane[plane == other_plane], minlength=count)
+    return found
