@@ -153,6 +153,23 @@ def test_arguments_that_monai_would_run_are_refused(tmp_path: Path) -> None:
     assert raised.value.code == "bundle.nnunet"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to write to")
+@pytest.mark.parametrize("name", ["model.pt", "inference.json", "README.md"])
+def test_a_full_disk_leaves_nothing_that_a_second_attempt_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    bundle, out, opened = read_bundle(write_model(tmp_path)), tmp_path / "out", Path.open
+    with monkeypatch.context() as full:
+        full.setattr(
+            Path, "open", lambda path, *a, **k: opened(Path("/dev/full") if path.name == name else path, *a, **k)
+        )
+        with pytest.raises(OSError, match="No space left"):
+            convert(bundle, out)
+    assert not list(out.iterdir())
+    convert(bundle, out)
+    assert not [one for one in check(out) if one.level == "error"]
+
+
 def test_models_that_a_bundle_can_not_hold_are_refused(tmp_path: Path) -> None:
     flat = write_model(tmp_path / "flat", "2d", configuration((16, 16), (1, 1)))
     labels = {"background": 0, "whole": [1, 2], "core": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ mirror images. Trained by {trainer}, plans {plans}, configuration {configuration
 
 
 def convert(bundle: Bundle, folder: Path) -> None:
-    """Write a model of nnU-Net as a MONAI bundle.
+    """Write a model of nnU-Net as a MONAI bundle; if an error is raised, the folder stays empty.
 
     Args:
         bundle: a model of one configuration for volumes, with labels.
@@ -63,9 +64,6 @@ def convert(bundle: Bundle, folder: Path) -> None:
     assert isinstance(bundle, NnunetBundle)
     inference, metadata = _inference(bundle), _metadata(bundle)
     model = load_nnunet(bundle, torch.device("cpu"), torch.float32)
-    for part in ("configs", "docs", "models", "scripts"):
-        (folder / part).mkdir(parents=True)
-    torch.save(model.network.state_dict(), folder / WEIGHTS)
     configuration = bundle.configuration
     name = one_line(bundle.root.name, 120)
     preprocessing = shipped_root() / "segnets" / "nnunet_preprocessing.py"
@@ -85,8 +83,19 @@ def convert(bundle: Bundle, folder: Path) -> None:
     }
     if licence := read_licence(bundle.root, name).text:
         texts["LICENSE"] = licence + "\n"
-    for path, text in texts.items():
-        (folder / path).write_text(text, encoding="utf-8")
+    parts = ("configs", "docs", "models", "scripts")
+    try:
+        for part in parts:
+            (folder / part).mkdir(parents=True)
+        with (folder / WEIGHTS).open("wb") as file:  # torch raises no OSError if it opens the file itself
+            torch.save(model.network.state_dict(), file)
+        for path, text in texts.items():
+            (folder / path).write_text(text, encoding="utf-8")
+    except BaseException:
+        for part in parts:
+            shutil.rmtree(folder / part, ignore_errors=True)
+        (folder / "LICENSE").unlink(missing_ok=True)
+        raise
 
 
 def _metadata(bundle: NnunetBundle) -> dict[str, Any]:
