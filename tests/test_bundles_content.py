@@ -118,14 +118,16 @@ def test_consent_holds_while_a_training_goes_on(root: Path) -> None:
 
     def written(number: int) -> str:
         Image.new("L", (2, 2), number).save(root / "training" / "curve.png")
+        (root / "training" / "events.out.tfevents.1.vm.2.0").write_bytes(b"H" + bytes(7) + bytes([number]))
         (root / "training" / "progress.jsonl").write_text(json.dumps({"step": number}) + "\n")
         for name in ("training/latest.pt", "models/model.pt"):
             torch.save({"model": {"weight": torch.full((3,), number)}}, root / name)
         return consent_hash(read_bundle(root))
 
     assert written(1) == written(2)
-    (root / "training" / "curve.png").write_bytes(b"PK\x03\x04")
-    assert consent_hash(read_bundle(root)) != written(2)
+    for name in ("curve.png", "progress.jsonl", "events.out.tfevents.1.vm.2.0"):
+        (root / "training" / name).write_bytes(b"PK\x03\x04")
+        assert consent_hash(read_bundle(root)) != written(2)
 
 
 @pytest.mark.parametrize("name", ["evil.py", "evil.pyc", "inner/evil.py"])

@@ -2,8 +2,8 @@
 
 `consent_hash` is what a user consents to. All files count with their content, whatever their names end with, because
 the bundle's code can read any of them as code or data. Two kinds count with their names only, so that a bundle which is
-trained further needs no new consent: weights that hold only tensors, and the JSON lines and PNG figures that a training
-writes into its folders. Both are known by their content, and no loader of pickles takes them.
+trained further needs no new consent: weights that hold only tensors, and the JSON lines, PNG figures and TensorBoard
+events that a training writes into its folders. Both are known by their content, and no loader of pickles takes them.
 `content_hash` identifies the program, for `model_digest`, and also counts images and all outputs of a training with
 their names only.
 `__pycache__` and `.git` do not count, because napari-seg never reads them.
@@ -52,8 +52,12 @@ _MAX_SOURCE_BYTES = 2**20
 _DATA_ENDINGS = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".nii", ".nii.gz", ".png", ".safetensors", ".tif", ".tiff")
 """Endings of images and of weights in a format that can't hold code."""
 
-_LOG_STARTS = {".jsonl": b"{", ".png": b"\x89PNG\r\n\x1a\n"}
-"""Ending of an output that changes while a training runs -> its first bytes, with which no pickle and no zip begins."""
+_LOG_STARTS = (
+    (re.compile(r".+\.jsonl"), (b"{",)),
+    (re.compile(r".+\.png"), (b"\x89PNG\r\n\x1a\n",)),
+    (re.compile(r"events\.out\.tfevents\..+"), (b"H" + bytes(7), b"\x18" + bytes(7))),  # the length of the first record
+)
+"""Names of outputs that change while a training runs, and their first bytes, with which no pickle and no zip begins."""
 
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 """First bytes of a pickle since protocol 2, and of a zip archive."""
@@ -312,9 +316,8 @@ def _is_tensors(path: Path, status: os.stat_result) -> bool:
 
 
 def _is_log(path: Path) -> bool:
-    """Return whether an output is of a kind that changes while a training runs, by its ending and its first bytes."""
-    start = _LOG_STARTS.get(path.suffix.lower())
-    return start is not None and _begins_with(path, (start,))
+    """Return whether an output is of a kind that changes while a training runs, by its name and its first bytes."""
+    return any(pattern.fullmatch(path.name) and _begins_with(path, starts) for pattern, starts in _LOG_STARTS)
 
 
 def _begins_with(path: Path, starts: tuple[bytes, ...]) -> bool:
