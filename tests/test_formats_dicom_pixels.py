@@ -13,13 +13,16 @@ from phantoms import write_enhanced, write_series
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRBigEndian, JPEGBaseline8Bit, RLELossless
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, ExplicitVRBigEndian, JPEGBaseline8Bit, RLELossless
 
 from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats.dicom.read import read_series
+from napari_seg.formats.dicom.seg_write import write_dicom_seg
 from napari_seg.formats.find import find_scans
+from napari_seg.formats.label_maps import read_label_map
 from napari_seg.memory import limited_to
-from napari_seg.volume import Volume
+from napari_seg.volume import Segment, Segmentation, Volume
 
 
 def halve(keyword: str) -> Callable[[int, Dataset], None]:
@@ -49,6 +52,40 @@ def test_pixels_that_are_longer_than_claimed_are_refused(
     assert error.code == "file.bad_header"
     assert "holds 1040 bytes of pixels" in error.message
     assert "in all 520 bytes" in error.message
+
+
+DEFLATED_FRAMES, MPEG2, HTJ2K = "1.2.840.10008.1.2.8.1", "1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.201"
+
+
+@pytest.mark.parametrize("syntax", [DEFLATED_FRAMES, MPEG2, HTJ2K])
+def test_a_compression_without_a_decoder_is_no_damage(tmp_path: Path, head: Volume, syntax: str) -> None:
+    if syntax == HTJ2K and get_decoder(UID(HTJ2K)).is_available:
+        pytest.skip("pylibjpeg is installed")
+
+    def packed(dataset: Dataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
+        dataset.PixelData = encapsulate([bytes(100)] * int(dataset.get("NumberOfFrames") or 1))
+        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+
+    write_series(head, tmp_path / "plain")
+    volume = find_scans(tmp_path / "plain")[0].read()
+    for path in (tmp_path / "plain").iterdir():
+        dataset = pydicom.dcmread(path)
+        packed(dataset)
+        (tmp_path / "packed").mkdir(exist_ok=True)
+        save_as(dataset, tmp_path / "packed" / path.name)
+    assert refusal(tmp_path / "packed").code == "series.transfer_syntax"
+    labels = Segmentation((volume.array[0] > 500).astype(np.uint8), volume.grid, (Segment(1, "one", (255, 0, 0)),))
+    write_dicom_seg(labels, volume.source, tmp_path / "seg.dcm")
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    packed(dataset)
+    save_as(dataset, tmp_path / "seg.dcm")
+    with pytest.raises(InputError, match=r"series\.transfer_syntax"):
+        read_label_map(tmp_path / "seg.dcm")
+
+
+def save_as(dataset: Dataset, path: Path) -> None:
+    pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=True, force_encoding=True)
 
 
 def test_more_frames_than_claimed_are_refused(tmp_path: Path, head: Volume) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from napari_seg.errors import InputError
 from napari_seg.formats.dicom.frames import Frame
 from napari_seg.formats.dicom.headers import BIG_ENDIAN, EXPLICIT, IMPLICIT, Header, quiet_pydicom, transfer_syntax_of
 from napari_seg.formats.voxels import check_memory
+
+if TYPE_CHECKING:
+    from pydicom.pixels.decoders.base import Decoder
+    from pydicom.uid import UID
 
 MAX_EXCESS = 0.25
 """Maximum excess of the pixels in a file over those that its header states, as a fraction: some files are padded."""
@@ -266,13 +270,13 @@ def _decode(header: Header, indices: list[int], ends: set[bool]) -> Iterator[NDA
     """Yield the stored values (J, I) of frames of a file that pydicom decodes; for `ends`, see `_values_in`."""
     import pydicom
     from pydicom.encaps import get_frame
-    from pydicom.pixels import get_decoder
     from pydicom.uid import RLELossless
 
     try:
         with quiet_pydicom():
             dataset = pydicom.dcmread(header.path, specific_tags=list(_PIXEL_KEYWORDS), force=True)
             syntax = transfer_syntax_of(dataset)
+            decoder = decoder_of(syntax, header.label)
             if syntax.is_encapsulated:
                 count = max(_count(header, "NumberOfFrames"), 1)
                 _check_size_of_jpeg(header, get_frame(dataset.PixelData, indices[0], number_of_frames=count))
@@ -283,13 +287,12 @@ def _decode(header: Header, indices: list[int], ends: set[bool]) -> Iterator[NDA
                 dataset.BitsStored = dataset.BitsAllocated
             # pydicom only warns here that it cuts off rows beyond those that the header claims
             warnings.filterwarnings("error", message="The decoded RLE segment")
-            for values, _ in get_decoder(syntax).iter_array(dataset, indices=indices, raw=True):
+            for values, _ in decoder.iter_array(dataset, indices=indices, raw=True):
                 yield _values_in(values, header, ends) if has_words else values
-    except NotImplementedError:
-        text = f"{header.label} is compressed in a way that can't be read here; export it uncompressed"
-        raise InputError("series.transfer_syntax", text) from None
     except InputError:
         raise
+    except NotImplementedError:
+        raise _unreadable(header.label) from None
     except Exception as error:
         kind = type(error).__name__
         raise InputError(
@@ -297,6 +300,32 @@ def _decode(header: Header, indices: list[int], ends: set[bool]) -> Iterator[NDA
             f"the pixels of {header.label} can't be decoded ({kind}): the file is cut or damaged; copy or export it "
             "again",
         ) from None
+
+
+def decoder_of(syntax: UID, name: str) -> Decoder:
+    """Return the decoder of a transfer syntax.
+
+    Args:
+        syntax: its UID, which need not be a known one.
+        name: name of the file, for the message.
+
+    Raises:
+        InputError: `series.transfer_syntax`, pydicom has none, or lacks the package that decodes.
+    """
+    from pydicom.pixels import get_decoder
+
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise _unreadable(name) from None
+    if not decoder.is_available:
+        raise _unreadable(name)
+    return decoder
+
+
+def _unreadable(name: str) -> InputError:
+    text = f"{name} is compressed in a way that can't be read here; export it uncompressed"
+    return InputError("series.transfer_syntax", text)
 
 
 def _check_size_of_jpeg(header: Header, stream: bytes) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError, Notice, without_private_text
 from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.objects import object_label, read_object
-from napari_seg.formats.dicom.pixels import MAX_EXCESS
+from napari_seg.formats.dicom.pixels import MAX_EXCESS, decoder_of
 from napari_seg.formats.dicom.seg_geometry import layout_of, value_of
 from napari_seg.geometry import Grid, is_same_lattice, resample
 from napari_seg.volume import Segment, Segmentation, Term, distinct_color, select_segments, smallest_label_type
@@ -33,11 +33,13 @@ def read_dicom_seg(path: Path, only: Sequence[str] = (), scan: Grid | None = Non
         scan: grid of its scan, which gives the distance between slices; None if the file must give it.
 
     Raises:
-        InputError: `file.*`, it can't be read; `geometry.*`, its frames do not lie on a regular grid; `labels.overlap`,
-            segments share voxels, which a label map can't hold; `labels.unknown`, it lacks a required segment.
+        InputError: `file.*`, it can't be read; `series.transfer_syntax`; `geometry.*`, its frames do not lie on a
+            regular grid; `labels.overlap`, segments share voxels, which a label map can't hold; `labels.unknown`, it
+            lacks a required segment.
     """
     dataset = read_object(path)
     file_name = object_label(dataset, path)
+    decoder_of(dataset.file_meta.TransferSyntaxUID, file_name)
     text = f"{file_name} is not a usable DICOM segmentation ({{kind}})"
     with quiet_pydicom(), without_private_text(InputError, "file.bad_header", text):
         background = int(dataset.get("PixelPaddingValue") or 0)
@@ -106,15 +108,13 @@ def segment_numbers(dataset: Dataset, groups: Sequence[Sequence[Any]]) -> list[i
 
 def decoded_frames(dataset: Dataset, frames: Sequence[int], name: str) -> Iterator[NDArray]:
     """Yield the stored values (J, I) of some frames, one at a time so that memory does not grow with their number."""
-    from pydicom.pixels import get_decoder
-
     text = f"the pixels of {name} can't be read: it is cut or damaged ({{kind}}); export it again"
     with quiet_pydicom(), without_private_text(InputError, "file.truncated", text):
         syntax = dataset.file_meta.TransferSyntaxUID
         if dataset.BitsAllocated == 1 and not syntax.is_encapsulated and syntax.is_little_endian:
             yield from _unpacked(dataset, frames)
         elif frames:
-            for values, _ in get_decoder(syntax).iter_array(dataset, indices=list(frames), raw=True):
+            for values, _ in decoder_of(syntax, name).iter_array(dataset, indices=list(frames), raw=True):
                 yield values
 
 
