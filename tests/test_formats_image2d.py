@@ -15,12 +15,13 @@ from PIL import Image
 from test_formats_fuzz import damaged
 
 from napari_seg.cli.main import main
-from napari_seg.errors import ChoiceNeeded, InputError
+from napari_seg.errors import ChoiceNeeded, EnvironmentFault, InputError
 from napari_seg.formats.find import find, find_scans
-from napari_seg.formats.image2d import count_pages, in_colours, read_image2d, read_label_image2d
+from napari_seg.formats.image2d import count_pages, in_colours, read_image2d, read_label_image2d, stated_size
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.scan import Scan
 from napari_seg.formats.verdict import verdicts
+from napari_seg.memory import limited_to
 from napari_seg.volume import Volume
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -196,3 +197,13 @@ def test_one_page_of_several_is_read(tmp_path: Path) -> None:
     (tmp_path / "b.gif").write_bytes(b"GIF89a")
     with pytest.raises(InputError):
         count_pages(tmp_path / "b.gif")
+
+
+def test_large_images_are_limited_by_the_memory_alone(tmp_path: Path) -> None:
+    path = tmp_path / "stitched.png"
+    Image.new("1", (15_000, 13_000)).save(path)
+    before = Image.MAX_IMAGE_PIXELS
+    assert stated_size(path) == (15_000, 13_000)
+    with limited_to(10_000_000), pytest.raises(EnvironmentFault, match=r"environment\.memory"):
+        read_image2d(path)
+    assert before == Image.MAX_IMAGE_PIXELS

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from napari_seg.volume import Source, Volume
 
 COLOURS = 3
 """Number of channels of an RGB image."""
+
+_LIMIT = RLock()
+"""Held while Pillow's limit of pixels, which all threads share, is lifted."""
 
 _FORMATS = ("PNG", "TIFF", "JPEG", "BMP", "GIF")
 
@@ -39,7 +43,7 @@ def count_pages(path: Path) -> int:
     Raises:
         InputError: `file.not_picture` or `file.unreadable`.
     """
-    with _errors_named(path), path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+    with _opened(path) as image:
         return int(getattr(image, "n_frames", 1))
 
 
@@ -49,7 +53,7 @@ def stated_size(path: Path) -> tuple[int, int]:
     Raises:
         InputError: `file.not_picture` or `file.unreadable`.
     """
-    with _errors_named(path), path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+    with _opened(path) as image:
         return image.size
 
 
@@ -141,8 +145,7 @@ def _pixels(path: Path, *, is_label: bool, page: int | None) -> tuple[NDArray, b
         is_label: return the stored values of a label map.
         page: see `read_image2d`.
     """
-    # given a path, PIL would map an uncompressed TIFF into memory with the row length of the rotated image
-    with _errors_named(path), path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+    with _opened(path) as image:
         pages = getattr(image, "n_frames", 1)
         if page is None and pages > 1:
             text = f"{path.name} holds {pages} pages; expected one 2D image"
@@ -152,10 +155,10 @@ def _pixels(path: Path, *, is_label: bool, page: int | None) -> tuple[NDArray, b
         if page is not None and not 0 <= page < pages:
             text = f"{path.name} holds {pages} pages; found --volume {page}, expected 0 to {pages - 1}"
             raise InputError("file.pages", text)
-        if page:
-            image.seek(page)
-        # the image, the rotated image, the array, and its copy for the other process
-        check_fits(prod(image.size) * len(image.getbands()) * 4, f"reading {path.name}")
+        for number in (0, page) if page else (0,):  # to seek a page of a GIF is to decode those before
+            image.seek(number)
+            # the image, the rotated image, the array, and its copy for the other process
+            check_fits(prod(image.size) * len(image.getbands()) * 4, f"reading {path.name}")
         upright = ImageOps.exif_transpose(image)  # as viewers show it and annotators see it
         if is_label and upright.mode == "1":  # a 1-bit mask has the labels 0 and 1, as in training
             return np.asarray(upright).astype(np.uint8), False
@@ -166,6 +169,25 @@ def _pixels(path: Path, *, is_label: bool, page: int | None) -> tuple[NDArray, b
             return np.asarray(upright.convert("L")), is_transparent
         keeps = is_label or upright.mode.startswith(("I", "F"))  # more than 8 bits of grey
         return np.asarray(upright if keeps else upright.convert("RGB")), is_transparent
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a 2D image of any size: its pixels count towards the memory that may be used, see `check_fits`.
+
+    Pillow would refuse more than 179 million pixels, and warn of half as many, whatever the memory.
+
+    Raises:
+        InputError: `file.not_picture` or `file.unreadable`.
+    """
+    # given a path, PIL would map an uncompressed TIFF into memory with the row length of the rotated image
+    with _errors_named(path), path.open("rb") as file, _LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            with Image.open(file, formats=_FORMATS) as image:
+                yield image
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 @contextmanager
