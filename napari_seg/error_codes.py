@@ -1599,6 +1599,12 @@ CODES = {
         "A labels layer has another shape than its scan, or values that are no labels.",
         "Make a new labels layer with the scan selected.",
     ),
+    "output.moved": Code(
+        "error",
+        "A labels layer was moved or turned in napari, by its transform mode or a script, away from the voxels that it "
+        "was made on. Files, sessions and training sets hold labels on those voxels, which are not what you see.",
+        "Hold Alt and click napari's transform button to put the layer back. Automatic copies hold it in its place.",
+    ),
     "output.no_dicom": Code(
         "error, notice",
         "A DICOM output can't be made: the scan is no DICOM series, its images were moved or replaced, or their "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import numpy as np
 import phantoms
 import pytest
 
@@ -19,9 +20,12 @@ from napari_seg.formats import record
 from napari_seg.formats.kinds import MENU_FORMATS, FormatName
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.record import made_by_in
+from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.labels_state import Snapshot, state_of
+from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.placement import place
+from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.export import export, obstacle, suggested_name, write_file
 from napari_seg.volume import Source, Volume
 
@@ -103,3 +107,21 @@ def test_labels_do_not_get_the_record_of_those_that_they_replace(
     with pytest.raises(OutputError, match=r"output\.disk_full"):
         write_file("nifti", labels, path, scan=head.source, made_by=None)
     assert [one.name for one in tmp_path.iterdir()] == ["a_seg.nii.gz"]
+
+
+def test_labels_that_were_moved_are_refused_but_copied_automatically(viewer: ViewerModel, tmp_path: Path) -> None:
+    """napari's transform mode sets the affine; a script may set the translation."""
+    _session, layer = Session(viewer), labels_of(viewer)
+    scan = viewer.layers[0]
+    other = viewer.add_labels(np.array(layer.data), scale=scan.scale, translate=scan.translate, units="mm")
+    assert LayerInfo.require(other).adopted == "scan"
+    for moved in (layer, other):
+        for name, value in (("affine", np.eye(4) + np.eye(4, k=1) * [0, 0, 0, 7]), ("translate", (1, 2, 3))):
+            was = getattr(moved, name)
+            setattr(moved, name, value)
+            with pytest.raises(OutputError, match=r"output\.moved"):
+                export(Snapshot.of(moved), tmp_path / "moved.nii.gz", "nifti")
+            state_of(moved).count_edit()
+            assert Autosave(tmp_path / "copies").write_copies([Snapshot.of(moved)]) == 1
+            setattr(moved, name, was)
+            assert "Saved" in export(Snapshot.of(moved), tmp_path / "back.nii.gz", "nifti")

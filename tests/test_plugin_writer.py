@@ -51,6 +51,13 @@ def test_names_are_written_to_the_record(viewer: ViewerModel, tmp_path: Path) ->
     assert not state_of(layer).is_unsaved
 
 
+def test_labels_that_were_moved_are_refused(viewer: ViewerModel, tmp_path: Path) -> None:
+    layer = labels_of(viewer)
+    layer.translate = np.add(layer.translate, (0, 0, 7))
+    with pytest.raises(OutputError, match=r"output\.moved"):
+        write_labels(str(tmp_path / "mine.nii.gz"), *layer.as_layer_data_tuple()[:2])
+
+
 def test_a_file_of_an_open_scan_is_refused(viewer: ViewerModel, scan: Path, tmp_path: Path) -> None:
     """The dialog of napari asks whether to replace the file, and a person may say yes."""
     other = phantoms.write_nifti(read(scan), tmp_path / "other.nii.gz")

@@ -178,7 +178,7 @@ class Autosave:
         for snapshot in due:
             key, stem = id(snapshot.layer), uuid4().hex  # never replaces a copy that the list still names
             try:
-                segmentation = snapshot.segmentation()
+                segmentation = snapshot.segmentation_in_place()  # work is never lost
                 write_label_map(segmentation, self.folder / f"{stem}.nii.gz")
                 write_labels_record(segmentation, self.folder / f"{stem}.nii.gz", snapshot.info.algorithm)
             except NapariSegError as error:  # copy the other layers nevertheless

@@ -29,6 +29,12 @@ TRANSFORM_EVENTS = ("data", "scale", "translate", "rotate", "shear", "affine", "
 
 _TRANSFORM = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
+_MAX_SHIFT_MM = 1e-3
+"""Largest distance between voxels that count as the same ones."""
+
+_MOVED_MM = 0.01
+"""Smallest distance that a person moves a layer by; smaller ones come from roundings, see `placement.MAX_SHIFT_MM`."""
+
 _DIRECTIONS = {
     "R": ("r", "right"),
     "L": ("l", "left"),
@@ -117,12 +123,36 @@ def lies_on(layer: Layer, other: Layer) -> bool:
     if layer.ndim != other.ndim or _shape_of(layer) != _shape_of(other):
         return False
     try:
-        one, two = _world_affine_mm(layer), _world_affine_mm(other)
+        return _shift_mm(layer, _world_affine_mm(other)) <= _MAX_SHIFT_MM
     except InputError:
         return False
+
+
+def is_moved(layer: Layer) -> bool:
+    """Return whether a layer was moved away from the place in its info, as napari's transform mode moves it.
+
+    The place of a layer that lies on no scan follows the layer.
+    """
+    info = LayerInfo.of(layer)
+    if info is None or info.adopted == "transform" or layer.ndim != 3:
+        return False
+    placed = info.placement.shown.affine.copy()
+    placed[:3] = (info.placement.frame @ LAYER_AXES).T @ placed[:3]
+    try:
+        return _shift_mm(layer, placed) > _MOVED_MM
+    except InputError:  # units that are no length
+        return True
+
+
+def _shift_mm(layer: Layer, affine: NDArray[np.float64]) -> float:
+    """Return the largest distance along an axis, in mm, between the corners of a layer and where an affine puts them.
+
+    Raises:
+        InputError: as `_world_affine_mm`.
+    """
+    difference = _world_affine_mm(layer) - affine
     corners = np.array([*np.ndindex((2,) * layer.ndim)]) * (np.array(_shape_of(layer)) - 1)
-    shifts_mm = corners @ (one - two)[:-1, :-1].T + (one - two)[:-1, -1]
-    return bool(np.abs(shifts_mm).max() <= 1e-3)
+    return float(np.abs(corners @ difference[:-1, :-1].T + difference[:-1, -1]).max())
 
 
 def _is_other(source: Path | None, volume: Volume) -> bool:

@@ -25,9 +25,10 @@ def can_move(labels: Labels, scan: Image) -> bool:
     """Return whether labels can be moved to the grid of a scan without interpolation or loss of voxels."""
     volume, source = volume_of(scan), placement_of(labels).native
     assert volume is not None
-    if not is_same_lattice(source, volume.grid):
+    snapshot = Snapshot.of(labels)
+    if snapshot.is_moved or not is_same_lattice(source, volume.grid):
         return False
-    array = Snapshot.of(labels).segmentation().array
+    array = snapshot.segmentation().array
     moved = resample(array, source, volume.grid, order=0, outside=0)
     return np.count_nonzero(moved) == np.count_nonzero(array)
 

@@ -19,8 +19,9 @@ from psygnal import Signal
 
 from napari_seg.evaluation.measure import Measurement
 from napari_seg.plugin import kept_data
+from napari_seg.plugin.foreign_layers import is_moved
 from napari_seg.plugin.layer_info import LayerInfo
-from napari_seg.plugin.layers import segmentation_of
+from napari_seg.plugin.layers import moved_error, segmentation_of
 from napari_seg.plugin.napari_private import Atom, history_lengths, undone_arrays
 from napari_seg.volume import Segmentation
 
@@ -228,6 +229,7 @@ class Snapshot:
         kept: data of tools, such as prompts; see `kept_data`.
         kept_changes: number of changes of `kept` at that moment.
         selected_label: label that was painted with.
+        is_moved: whether the layer lay elsewhere than its voxels in the patient, see `foreign_layers.is_moved`.
     """
 
     layer: Labels
@@ -239,6 +241,7 @@ class Snapshot:
     kept: Mapping[str, Any] = field(default_factory=dict)
     kept_changes: int = 0
     selected_label: int = 1
+    is_moved: bool = False
 
     @classmethod
     def of(cls, layer: Labels, *, is_copied: bool = True) -> Snapshot:
@@ -263,6 +266,7 @@ class Snapshot:
             kept,
             changes,
             int(layer.selected_label),
+            is_moved(layer),
         )
 
     def mark_saved(self) -> None:
@@ -288,5 +292,15 @@ class Snapshot:
         return state_of(self.layer).paints == self.paints
 
     def segmentation(self) -> Segmentation:
-        """Return the labels on the grid of the file; slow, call outside the main thread."""
+        """Return the labels on the grid of the file; slow, call outside the main thread.
+
+        Raises:
+            OutputError: `output.moved`, the layer was moved away from that grid; and as `segmentation_of`.
+        """
+        if self.is_moved:
+            raise moved_error(self.name)
+        return self.segmentation_in_place()
+
+    def segmentation_in_place(self) -> Segmentation:
+        """Return the labels on the grid of the file, wherever the layer was moved to; as `segmentation`."""
         return segmentation_of(self.labels, self.settings)

@@ -217,6 +217,13 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
     return Segmentation(native, placement.native, ordered, notices=info.notices)
 
 
+def moved_error(name: str) -> OutputError:
+    """Return the error about labels that lie elsewhere than the voxels that they were drawn on."""
+    text = f"the layer {name!r} was moved or turned in napari (transform mode, or a script), away from the voxels that "
+    text += "it was made on; expected it in its place; hold Alt and click napari's transform button to put it back"
+    return OutputError("output.moved", text)
+
+
 def _restored(labels: NDArray, placement: LayerPlacement, original: NDArray | None) -> NDArray:
     """Return labels on the grid of the file.
 

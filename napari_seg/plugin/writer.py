@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError
 from napari_seg.plugin.layer_info import LayerInfo
-from napari_seg.plugin.layers import segmentation_of
+from napari_seg.plugin.layers import moved_error, segmentation_of
 
 
 def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, Any] | None = None) -> list[str]:
@@ -35,7 +35,7 @@ def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, An
     from napari.viewer import current_viewer
 
     from napari_seg.formats.kinds import format_of
-    from napari_seg.plugin.foreign_layers import adopt_labels, labels_from
+    from napari_seg.plugin.foreign_layers import adopt_labels, is_moved, labels_from
     from napari_seg.plugin.labels_state import state_of
     from napari_seg.plugin.structures.export import check_is_no_scan, write_file
 
@@ -47,6 +47,8 @@ def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, An
     if LayerInfo.of(labels) is None:
         with suppress(InputError):  # the labels have no geometry: `segmentation_of` raises
             adopt_labels(labels, layers)
+    if is_moved(labels):
+        raise moved_error(labels.name)
     check_is_no_scan(Path(path), [*layers, labels])
     segmentation = segmentation_of(data, {**meta, "metadata": labels.metadata})
     info = LayerInfo.require(labels)

@@ -229,7 +229,7 @@ class StructuresModel:
         if snapshot.info.placement.is_view:
             counts = {label: one.voxels for label, one in measured.items()}
         else:  # the layer is resampled; volumes come from the grid of the file
-            counts = snapshot.segmentation().voxel_counts()
+            counts = snapshot.segmentation_in_place().voxel_counts()
         return Measurements(snapshot, scan, measured, counts)
 
     def take(self, measurements: Measurements) -> None:
