@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
@@ -128,6 +129,24 @@ def test_consent_holds_while_a_training_goes_on(root: Path) -> None:
     for name in ("curve.png", "progress.jsonl", "events.out.tfevents.1.vm.2.0"):
         (root / "training" / name).write_bytes(b"PK\x03\x04")
         assert consent_hash(read_bundle(root)) != written(2)
+
+
+def test_consent_does_not_read_the_images_of_a_training_set(root: Path) -> None:
+    folder = root / "data" / "imagesTr"
+    folder.mkdir(parents=True)
+    found = []
+    for number in range(2):
+        (folder / "a.nii.gz").write_bytes(gzip.compress(bytes([number])))
+        for ending in ("png", "tif"):
+            Image.new("L", (2, 2), number).save(folder / f"a.{ending}")
+        found.append(consent_hash(read_bundle(root)))
+    assert found[0] == found[1]
+    for ending in ("nii.gz", "png", "tif"):
+        content = (folder / f"a.{ending}").read_bytes()
+        (folder / f"a.{ending}").write_bytes(pickle.dumps(Path))
+        assert consent_hash(read_bundle(root)) != found[0]
+        (folder / f"a.{ending}").write_bytes(content)
+    assert consent_hash(read_bundle(root)) == found[0]
 
 
 @pytest.mark.parametrize("name", ["evil.py", "evil.pyc", "inner/evil.py"])

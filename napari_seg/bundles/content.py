@@ -2,8 +2,8 @@
 
 `consent_hash` is what a user consents to. All files count with their content, whatever their names end with, because
 the bundle's code can read any of them as code or data. Two kinds count with their names only, so that a bundle which is
-trained further needs no new consent: weights that hold only tensors, and the JSON lines, PNG figures and TensorBoard
-events that a training writes into its folders. Both are known by their content, and no loader of pickles takes them.
+trained further needs no new consent: weights that hold only tensors, and the logs, figures and images of a training
+(`_INERT`). Both are known by their content, and no loader of pickles takes them.
 `content_hash` identifies the program, for `model_digest`, and also counts images and all outputs of a training with
 their names only.
 `__pycache__` and `.git` do not count, because napari-seg never reads them.
@@ -52,12 +52,15 @@ _MAX_SOURCE_BYTES = 2**20
 _DATA_ENDINGS = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".nii", ".nii.gz", ".png", ".safetensors", ".tif", ".tiff")
 """Endings of images and of weights in a format that can't hold code."""
 
-_LOG_STARTS = (
-    (re.compile(r".+\.jsonl"), (b"{",)),
-    (re.compile(r".+\.png"), (b"\x89PNG\r\n\x1a\n",)),
-    (re.compile(r"events\.out\.tfevents\..+"), (b"H" + bytes(7), b"\x18" + bytes(7))),  # the length of the first record
+_RUN, _SET = r"(training|fold_\d+)/(.+/)?", r"data/(imagesTr|labelsTr)/"
+_INERT = (
+    (re.compile(rf"{_RUN}[^/]+\.jsonl"), (b"{",)),
+    (re.compile(rf"{_RUN}events\.out\.tfevents\.[^/]+"), (b"H" + bytes(7), b"\x18" + bytes(7))),  # length of a record
+    (re.compile(rf"({_RUN}|{_SET})[^/]+\.png"), (b"\x89PNG\r\n\x1a\n",)),
+    (re.compile(rf"{_SET}[^/]+\.nii\.gz"), (b"\x1f\x8b",)),
+    (re.compile(rf"{_SET}[^/]+\.tif"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
 )
-"""Names of outputs that change while a training runs, and their first bytes, with which no pickle and no zip begins."""
+"""Names of files that a training writes, or that hold its data set, and first bytes; no pickle and no zip has these."""
 
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 """First bytes of a pickle since protocol 2, and of a zip archive."""
@@ -183,7 +186,7 @@ def files_of(root: Path) -> list[BundleFile]:
             raise _link(root, f"{name} is a pipe, a socket or a device")
         is_tensors = _is_tensors(path, status)
         is_data = is_tensors or is_output(name) or name.lower().endswith(_DATA_ENDINGS)
-        may_change = is_tensors or (is_output(name) and _is_log(path))
+        may_change = is_tensors or _is_inert(path, name)
         target = ""
         if path.is_symlink() and not (real := path.resolve()).is_relative_to(root.resolve()):
             target = str(real)
@@ -315,9 +318,9 @@ def _is_tensors(path: Path, status: os.stat_result) -> bool:
     return path.suffix.lower() in WEIGHTS_ENDINGS and _weights_kind(path, state) == "data"
 
 
-def _is_log(path: Path) -> bool:
-    """Return whether an output is of a kind that changes while a training runs, by its name and its first bytes."""
-    return any(pattern.fullmatch(path.name) and _begins_with(path, starts) for pattern, starts in _LOG_STARTS)
+def _is_inert(path: Path, name: str) -> bool:
+    """Return whether a file is a log, a figure or an image of a training, by its name and its first bytes."""
+    return any(pattern.fullmatch(name) and _begins_with(path, starts) for pattern, starts in _INERT)
 
 
 def _begins_with(path: Path, starts: tuple[bytes, ...]) -> bool:
