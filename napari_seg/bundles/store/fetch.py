@@ -250,9 +250,9 @@ def unzip(archive: Path, files: Path) -> None:
     for name in names_in_zip(archive):
         if path_inside(name) is not None:  # what leads out is refused as it is unpacked
             check_name(name.replace("\\", "/"))
-    free = shutil.disk_usage(files.parent).free
-    if free - MIN_FREE_BYTES < size:
-        text = f"the files of {archive.name} need {size / 1e6:.0f} MB, and the disk has {free / 1e6:.0f} MB free"
+    free, needed = shutil.disk_usage(files.parent).free, size + MIN_FREE_BYTES
+    if free < needed:
+        text = f"unpacking {archive.name} needs {needed / 1e6:.0f} MB, and the disk has {free / 1e6:.0f} MB free"
         raise OutputError("output.disk_full", f"{text}; free some space and run again")
     files.mkdir()
     try:
