@@ -1856,7 +1856,8 @@ CODES = {
         "error, notice",
         "A scan of the session has another grid (error) or other intensities (notice) than when the session was saved, "
         "or only a part of its files was found.",
-        "Open the right scan by itself and check the labels on it. Labels are shown on their own grid in any case.",
+        "Open the right scan by itself and check the labels on it. Labels are shown on their own grid in any case. If "
+        "it is the right one, but changed, say so: *These labels belong to …* in the tab Structures.",
     ),
     "session.scan_missing": Code(
         "error",

@@ -117,6 +117,26 @@ def test_restored_labels_belong_to_the_volume_of_a_file_that_they_were_made_on(h
     assert LayerInfo.require(back).scan == volumes[1].source
 
 
+def test_a_scan_that_is_away_for_a_moment_is_known_to_later_copies(head: Volume, tmp_path: Path) -> None:
+    path = phantoms.write_nifti(head, tmp_path / "scan.nii")
+    layer = layer_of(labels_layer(found_in(head), place(head.grid), "lesion", scan=read(path).source))
+    assert isinstance(layer, Labels)
+    autosave = Autosave(tmp_path / "unsaved")
+    for is_away in (True, False):
+        if is_away:
+            path.rename(tmp_path / "away")
+        state_of(layer).count_edit()
+        autosave.write_copies(autosave.due([layer]))
+        if is_away:
+            (tmp_path / "away").rename(path)
+        (back,) = Unsaved(autosave.folder, ("lesion",), 0).read(None)
+        viewer = ViewerModel()
+        _session = Session(viewer)
+        viewer.add_layer(back)
+        viewer.add_layer(layer_of(image_layers(read(path))[0]))
+        assert (LayerInfo.require(back).scan.files == ()) is is_away
+
+
 def test_copies_remain_until_the_last_edit_is_saved(
     model: StructuresModel, viewer: ViewerModel, tmp_path: Path
 ) -> None:

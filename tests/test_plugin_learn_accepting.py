@@ -23,7 +23,7 @@ from napari_seg.learning.accept import accept
 from napari_seg.learning.training_set import Provenance, read_training_set
 from napari_seg.plugin.edit.model import EditModel
 from napari_seg.plugin.job import SAVING_WORKER
-from napari_seg.plugin.labels_on_scan import on_scan
+from napari_seg.plugin.labels_on_scan import UNKNOWN_SCAN, on_scan
 from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import image_layers, labels_layer, layer_of
@@ -301,7 +301,10 @@ def test_restored_labels_are_not_accepted_on_another_scan(model: AcceptModel, vi
     layer = labels_of(viewer)
     replace(LayerInfo.require(layer), scan=NO_SOURCE, scan_mark=ScanMark("ab", ("cd",))).attach(layer)
     assert model.scan is None
-    assert model.obstacle == "Open the scan of these labels."
+    assert model.obstacle == UNKNOWN_SCAN
+    model.structures.give_scan()  # it is the right one, but its file was changed
+    assert model.obstacle == ""
+    assert model.scan is viewer.layers[0]
 
 
 def test_structures_that_were_not_checked_are_declared(model: AcceptModel, viewer: ViewerModel, tmp_path: Path) -> None:

@@ -412,6 +412,22 @@ def test_a_changed_scan_is_reported(head: Volume, tmp_path: Path) -> None:
     assert len(other.layers) == 1
 
 
+def test_labels_of_a_changed_scan_are_given_to_it(head: Volume, tmp_path: Path) -> None:
+    viewer, model = viewer_on(phantoms.write_nifti(head, tmp_path / "head.nii"))
+    model.save(tmp_path / "a.napari-seg")
+    model.session.jobs.wait()
+    phantoms.write_nifti(replace(head, array=head.array + 1), tmp_path / "head.nii")
+    viewer, model = opened(tmp_path / "a.napari-seg")
+    assert "(session.scan_changed)" in texts(model)
+    viewer.add_layer(layer_of(image_layers(read(tmp_path / "head.nii"))[0]))
+    StructuresModel(model.session).give_scan()
+    model.save(tmp_path / "a.napari-seg")
+    model.session.jobs.wait()
+    viewer, model = opened(tmp_path / "a.napari-seg")
+    (found,) = (layer for layer in viewer.layers if isinstance(layer, Labels))
+    assert LayerInfo.require(found).scan.files == (tmp_path / "head.nii",)
+
+
 def test_a_change_in_the_middle_of_a_large_file_is_reported(tmp_path: Path) -> None:
     grid = phantoms.oblique_grid((64, 64, 40))
     volume = Volume(np.arange(64 * 64 * 40, dtype=np.int32).reshape(1, 64, 64, 40), grid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,15 @@ from napari_seg.formats.kinds import MENU_FORMATS, FormatName
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.record import made_by_in
 from napari_seg.plugin.autosave import Autosave
+from napari_seg.plugin.labels_on_scan import UNKNOWN_SCAN
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.placement import place
+from napari_seg.plugin.scan_mark import ScanMark
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.export import export, obstacle, suggested_name, write_file
-from napari_seg.volume import Source, Volume
+from napari_seg.volume import NO_SOURCE, Source, Volume
 
 
 @pytest.fixture
@@ -91,6 +94,10 @@ def test_dicom_is_offered_for_dicom_scans_only(viewer: ViewerModel) -> None:
     assert "DICOM" in obstacle(labels_of(viewer), "seg")
     assert obstacle(labels_of(viewer), "nifti") == ""
     assert obstacle(None, "nifti") != ""
+
+    info = LayerInfo.require(labels_of(viewer))
+    replace(info, scan=NO_SOURCE, scan_mark=ScanMark("ab", ())).attach(labels_of(viewer))
+    assert obstacle(labels_of(viewer), "seg") == UNKNOWN_SCAN
 
 
 def test_labels_do_not_get_the_record_of_those_that_they_replace(

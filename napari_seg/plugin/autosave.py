@@ -214,12 +214,13 @@ class Autosave:
         return len(entries)
 
     def _mark_of(self, info: LayerInfo) -> ScanMark | None:
-        """Return the mark of the scan of labels; None if they belong to none. Its files are read only once."""
+        """Return the mark of the scan of labels; None if they belong to none. Its files are read once, if they can."""
         if not info.scan.files:
             return info.scan_mark
-        if info.scan not in self._marks:
-            self._marks[info.scan] = ScanMark.of(info.scan)
-        return self._marks[info.scan]
+        mark = self._marks.get(info.scan) or ScanMark.of(info.scan)
+        if mark.digests:  # otherwise the next copy tries again
+            self._marks[info.scan] = mark
+        return mark
 
     def _write_model(self, info: LayerInfo) -> dict[str, Any]:
         """Write what a model had found, unless it is there already; return how it is found again.

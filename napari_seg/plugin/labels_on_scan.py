@@ -14,11 +14,22 @@ from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.packed_labels import PackedLabels
 
+UNKNOWN_SCAN = (
+    "None of the open scans is the unchanged one of these labels. Open it, or select the scan that they belong to and "
+    "say so in the tab Structures."
+)
+"""Why labels that were restored without their scan can't be used with it."""
+
 
 def has_grid_of(labels: Labels, scan: Image) -> bool:
     """Return whether labels have the grid of a scan."""
     volume = volume_of(scan)
     return volume is not None and placement_of(labels).native.matches(volume.grid)
+
+
+def may_belong_to(labels: Labels, scan: Image) -> bool:
+    """Return whether labels were restored without their scan, and a scan on the same voxels may be it, but changed."""
+    return LayerInfo.require(labels).scan_mark is not None and has_grid_of(labels, scan)
 
 
 def can_move(labels: Labels, scan: Image) -> bool:

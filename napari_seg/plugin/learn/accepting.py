@@ -18,7 +18,7 @@ from napari_seg.learning.same_scan import ScanIdentity, case_of_scan, has_change
 from napari_seg.learning.training_set import AcceptedCase, Provenance, TrainingSet, moved_to_training, read_training_set
 from napari_seg.plugin.foreign_layers import lies_on
 from napari_seg.plugin.job import SAVING_WORKER, Job, JobProgress
-from napari_seg.plugin.labels_on_scan import has_grid_of
+from napari_seg.plugin.labels_on_scan import UNKNOWN_SCAN, has_grid_of
 from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.messages import Message, message_of
@@ -261,7 +261,8 @@ class AcceptModel:
         if self.labels is None:
             return "Select labels on a scan."
         if self.scan is None:
-            return "Open the scan of these labels."
+            is_unknown = LayerInfo.require(self.labels).scan_mark is not None
+            return UNKNOWN_SCAN if is_unknown and self._scans else "Open the scan of these labels."
         if not any(is_checked for _, is_checked in self.rows):
             return "Check at least one structure."
         return ""

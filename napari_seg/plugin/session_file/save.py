@@ -307,13 +307,11 @@ class _LayerWriter:
     def _scan_of(self, one: TakenLayer) -> int | None:
         """Return the number of the scan that labels belong to."""
         before, info = self._saved_before(one), one.info
-        if isinstance(before, LabelsLayer) and before.scan in self._unread:
-            return self._unread[before.scan]
         for key, number in self._scan_numbers.items():
             volume = self._volumes[key]
             if volume is not None and info.scan.files and volume.source == info.scan:
                 return number
-        return None
+        return self._unread.get(before.scan) if isinstance(before, LabelsLayer) and before.scan is not None else None
 
 
 def _is_by_reference(one: TakenLayer) -> bool:

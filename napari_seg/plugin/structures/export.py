@@ -11,6 +11,7 @@ from napari_seg.errors import OutputError, counted
 from napari_seg.formats.kinds import LABEL_FORMATS, FormatName, write_as
 from napari_seg.formats.record import PROGRAM, UNKNOWN, labels_record, new_record
 from napari_seg.plugin.job import SAVING_WORKER
+from napari_seg.plugin.labels_on_scan import UNKNOWN_SCAN
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, infos_of
 from napari_seg.version import __version__
@@ -21,7 +22,10 @@ def obstacle(layer: Labels | None, format_name: FormatName) -> str:
     """Return the reason, as text, why a layer cannot be written in a format; "" if it can."""
     if layer is None:
         return "There are no labels to save."
-    if LABEL_FORMATS[format_name].needs_dicom and LayerInfo.require(layer).scan.format != "dicom":
+    info = LayerInfo.require(layer)
+    if LABEL_FORMATS[format_name].needs_dicom and info.scan.format != "dicom":
+        if info.scan_mark is not None:
+            return UNKNOWN_SCAN
         return "Only labels of a DICOM scan can be saved as DICOM, because they refer to its images."
     return ""
 

@@ -17,7 +17,7 @@ from psygnal import Signal
 from napari_seg.evaluation.measure import Measurement, measure
 from napari_seg.formats.kinds import FormatName
 from napari_seg.plugin.job import Job
-from napari_seg.plugin.labels_on_scan import on_scan
+from napari_seg.plugin.labels_on_scan import may_belong_to, on_scan
 from napari_seg.plugin.labels_state import LabelsState, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import color_in, colormap_of
@@ -205,6 +205,15 @@ class StructuresModel:
         self.session.viewer.add_layer(layer)
         text = f"Resampled on {scan.name} by the nearest voxel: volumes may differ a little from {snapshot.layer.name}."
         self.session.show_messages(Message("info", text))
+
+    def give_scan(self) -> None:
+        """Note that the selected labels, which were restored without their scan, belong to the selected scan."""
+        layer, scan = self._watched, self.session.scan
+        assert layer is not None
+        assert scan is not None
+        assert may_belong_to(layer, scan)
+        replace(LayerInfo.require(layer), scan=LayerInfo.require(scan).scan, scan_mark=None).attach(layer)
+        self.session.show_messages(Message("info", f"The labels belong to {scan.name} now: check them on it."))
 
     def start_measuring(self) -> None:
         """Measure the selected labels in a job; while one is running, emit `measurement_due` again instead."""

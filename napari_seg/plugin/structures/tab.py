@@ -23,7 +23,7 @@ from superqt.utils import signals_blocked
 from napari_seg.errors import OutputError
 from napari_seg.formats.kinds import LABEL_FORMATS, MENU_FORMATS, FormatName
 from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
-from napari_seg.plugin.labels_on_scan import has_grid_of
+from napari_seg.plugin.labels_on_scan import has_grid_of, may_belong_to
 from napari_seg.plugin.labels_state import state_of
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.structures.export import check_is_no_scan, obstacle, suggested_name
@@ -133,11 +133,14 @@ class StructuresTab(QWidget):
         self._resample_button = button(
             "", "Resample the labels on the voxels of the scan, as a new layer.", self.model.resample
         )
+        tip = "Their scan was not found unchanged. If it is this one, say so, to accept them and to save them as DICOM."
+        self._scan_button = button("", tip, self.model.give_scan)
         layout = QVBoxLayout(self)
         layout.addWidget(self._labels_box)
         layout.addWidget(self._hint)
         layout.addWidget(self._table, 1)
         layout.addWidget(self._resample_button)
+        layout.addWidget(self._scan_button)
         layout.addLayout(row(self._previous_button, self._next_button))
         layout.addLayout(row(self._compare_button, self._export_button))
         self._labels_box.currentIndexChanged.connect(self._on_labels_chosen)
@@ -216,6 +219,8 @@ class StructuresTab(QWidget):
         self._resample_button.setVisible(scan is not None and layer is not None and not has_grid_of(layer, scan))
         self._resample_button.setText("" if scan is None else f"Resample on {scan.name}")
         self._resample_button.setEnabled(not self.model.is_running("resample"))
+        self._scan_button.setVisible(scan is not None and layer is not None and may_belong_to(layer, scan))
+        self._scan_button.setText("" if scan is None else f"These labels belong to {scan.name}")
         self._compare_button.setEnabled(layer is not None and not self.model.is_running("compare"))
         self._export_button.setEnabled(layer is not None and not self.model.is_running("save"))
         for format_name, action in self._export_actions.items():
