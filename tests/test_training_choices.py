@@ -59,6 +59,7 @@ def test_names_that_can_not_be_written_are_refused(name: str) -> None:
         (("--labels", "background=1,2"), "labels.no_class"),
         (("--images", "scans"), "bundle.setting"),
         (("--set", "patient=("), "dataset.patient"),
+        (("--set", "patient=subject"), "dataset.patient"),
         (("--set", "annotated_slices=diagonal"), "labels.slices"),
         (("--set", "fold=9"), "split.fold"),
     ],

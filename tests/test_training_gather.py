@@ -80,7 +80,11 @@ def test_lists_of_paths(tmp_path: Path) -> None:
     found, description = gathered(root / "cases.csv")
     assert found is not None
     assert names(description) == ["case_0001", "case_0002"]
-    assert [one["patient"] for one in description["training"]] == ["patient 1", "patient 2"]
+    assert not any("patient" in one for one in description["training"])  # each is one of its own
+    rows[2] = rows[2].replace("Smith", "Miller")
+    (root / "cases.csv").write_text("\n".join(rows))
+    _, description = gathered(root / "cases.csv")
+    assert [one["patient"] for one in description["training"]] == ["patient 1", "patient 1"]
     assert "iller" not in "".join(path.read_text() for path in found.folder.glob("*.json"))
     assert gathered(root)[1] == description  # the only list in the folder
 

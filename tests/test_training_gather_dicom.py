@@ -58,7 +58,7 @@ def test_the_pattern_of_patients_is_that_of_the_paths(tmp_path: Path, dicom: Dic
     for patient in patients:
         for folder in ("first", "second"):
             dicom(root, patient, ("seg",), folder)
-    plan = plan_bundle(root, tmp_path / "out", Choices(settings={"patient": r"^sub-\d+"}))
+    plan = plan_bundle(root, tmp_path / "out", Choices(settings={"patient": "^Quimby"}))
     assert plan["dataset"]["cases"] == 4
     description = json.loads((tmp_path / "out" / "data" / "dataset.json").read_text())
     assert [entry["patient"] for entry in description["training"]] == [f"patient {n}" for n in (1, 1, 2, 2)]

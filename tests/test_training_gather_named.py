@@ -66,6 +66,7 @@ def test_a_volume_that_is_a_label_map_in_its_folder_is_no_image(tmp_path: Path) 
         ([f"{site}/p0{n}" for site in "ABCD" for n in (1, 2)], [None] * 8),
         ([f"{part}/p0{n}" for part, n in (("train", 1), ("train", 2), ("test", 3))], [None] * 3),
         (["p1/ct", "p2/ct", "p3/ct"], [None] * 3),
+        ([f"visit{visit}/p0{n}" for visit in (1, 2) for n in (1, 2)], [1, 2, 1, 2]),
     ],
 )
 def test_patients_by_folders(tmp_path: Path, folders: list[str], patients: list[int | None]) -> None:

@@ -1,7 +1,7 @@
 """Read data sets and prepare their cases for training.
 
     pairing      image and label files of a folder, paired by name
-    patients     the patient of each case, by its name
+    patients     the patient of each case: stated, or by its name and folders
     lists        tables of paths, and paths in data lists
     columns      the columns of a table that state patients, parts and folds
     bids, voc    the cases and names of these layouts

@@ -28,7 +28,7 @@ from segnets.data.pairing import (
     stem,
     without_channel,
 )
-from segnets.data.patients import patient_of
+from segnets.data.patients import Origin, matches_any, patients_of
 from segnets.data.voc import voc_cases, voc_names
 from segnets.errors import TrainingError
 
@@ -76,6 +76,7 @@ class Dataset:
         folds: name of a case -> its fold of a cross-validation, from 0, if the data set states it.
         unclear: what a list states about patients and parts in a way that can't be used; a new training is refused.
         unused: what the data set states and is not used, which a plan says.
+        is_unmatched: whether the pattern of the patients matches no case; a new training is refused.
     """
 
     layout: str
@@ -95,6 +96,7 @@ class Dataset:
     folds: dict[str, int] = field(default_factory=dict)
     unclear: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    is_unmatched: bool = False
 
     @property
     def places(self) -> list[tuple[str, ...]]:
@@ -125,8 +127,8 @@ def find_dataset(
         labels_dir: the same for the label maps; in the layout "bids", the derivative that holds the `_dseg` files.
         channels: suffixes of the files that form an image in the layout "bids", e.g. ["T1w", "FLAIR"], on one grid; if
             None, the most frequent suffix alone. In a table, the titles of its columns.
-        patient: regular expression; its match in a case's name identifies the patient. A case without a match is a
-            patient of its own. None: the patients that a list states, or `segnets.data.patients.PATIENT`.
+        patient: regular expression; its match in a case's name identifies the patient, or that in the path of its image
+            below the data set, if it contains a / or the cases are numbered. None: see `segnets.data.patients`.
         convertible: also find cases that training can't read before their files are converted: volumes with the endings
             `segnets.data.pairing.CONVERTIBLE`, and in BIDS several label maps of a scan, as a list.
         anywhere: accept files outside of the folder in a list that lies in it, which may come from someone else. If
@@ -192,23 +194,26 @@ def find_dataset(
                 f"{root} names a label or channel {_start(name)}; expected 1 to {_MAX_NAME} characters, no $, @ or % "
                 "at the beginning, no control characters, and no key of MONAI's configs such as _target_; rename it",
             )
-    try:
-        patients = {case["name"]: patient_of(case["name"], patient) for case in dataset.cases}
-    except (re.error, TypeError) as error:
-        text = f"patient is {patient!r}; expected a regular expression such as '^[^_]+' ({error})"
-        raise TrainingError("dataset.patient", text) from error
+    dataset = replace(dataset, root=root)
+    stated = listed.patients if listed else {}
+    is_named = not (listed and listed.is_numbered)
+    origins = [
+        Origin(place[0], case["name"] if is_named else "", stated.get(case["name"], ""))
+        for case, place in zip(dataset.cases, dataset.places, strict=True)
+    ]
+    patients = patients_of(origins, patient, only_named=is_named)
     order = description.get("regions_class_order")
     names = {case["name"] for case in (*dataset.cases, *dataset.unpaired)}
     return replace(
         dataset,
-        root=root,
-        patients=patients | (listed.patients if listed and patient is None else {}),
+        patients={case["name"]: who for case, who in zip(dataset.cases, patients, strict=True)},
         parts=listed.parts if listed else dataset.parts,
         folds=listed.folds if listed else {},
         regions=region_labels(dataset.labels, order) if do_overlap(dataset.labels) else {},
         labelled=labelled_values(description, names, dataset.labels, listed.labelled if listed else None),
         replayed=listed.replayed if listed else (),
         unclear=listed.unclear if listed else (),
+        is_unmatched=patient is not None and not matches_any(origins, patient),
         unused=listed.unused if listed else (),
     )
 

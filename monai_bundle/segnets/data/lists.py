@@ -62,6 +62,7 @@ class Listed(NamedTuple):
         channels: names of the columns of images if there are several; else empty.
         unclear: what it states in a way that can't be used, see `Dataset.unclear`.
         unused: what it states and is not used, see `Dataset.unused`.
+        is_numbered: whether the cases are named by numbers.
     """
 
     cases: list[Case]
@@ -74,6 +75,7 @@ class Listed(NamedTuple):
     channels: tuple[str, ...] = ()
     unclear: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    is_numbered: bool = False
 
 
 def read_table(path: Path, channels: Sequence[str] | None = None, anywhere: bool = False) -> Listed:
@@ -150,7 +152,7 @@ def listed_cases(path: Path, entries: Sequence[Entry], anywhere: bool = False) -
     names = [f"case_{n:04d}" for n in range(1, len(stems) + 1)] if is_numbered else stems
     stated = [one.name for one in entries]
     if all(isinstance(name, str) and _NAME.fullmatch(name) for name in stated) and len(set(stated)) == len(names):
-        names = [str(name) for name in stated]
+        names, is_numbered = [str(name) for name in stated], False
     parts = _parts_of(path, entries)
     word = next((one.part for one in entries if one.part.strip()), "") if not parts else ""
     listed = Listed(
@@ -162,6 +164,7 @@ def listed_cases(path: Path, entries: Sequence[Entry], anywhere: bool = False) -
         labelled={name: one.labelled for name, one in zip(names, entries, strict=True) if one.labelled is not ...},
         replayed=tuple(name for name, one in zip(names, entries, strict=True) if one.is_replayed),
         unclear=(f"its split has words such as {word[:40]!r}; expected train, validation and test",) if word else (),
+        is_numbered=is_numbered,
     )
     for name, (*images, label) in zip(names, found, strict=True):
         case: Case = {"name": name}

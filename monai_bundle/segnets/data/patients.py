@@ -1,13 +1,55 @@
-"""Find the patient of each case by its name."""
+"""Find the patient of each case: stated, matched by a pattern, or named by a file or a folder.
+
+The rules are the same for all layouts (`patients_of`):
+
+1. The match of the user's pattern.
+2. The patient that the data set states.
+3. The part of the case's name that names a patient, as `sub-01_ses-2` does. If the name says nothing, because several
+   files have it or the case was found by a search: the folder that is named as a patient, or else the file.
+4. The folder above several cases.
+5. Below folders of visits that hold several cases each, such as `visit1/07.nii.gz` and `visit2/07.nii.gz`, the name of
+   the file.
+6. The case is a patient of its own.
+
+Folders of parts (`train/`), of images (`images/`) and of visits or scans (`ses-1/`, `scan2/`, a date) are no patients,
+and patients of one name in several of them are one. Other folders above a patient distinguish it: `north/p01` and
+`south/p01` are two.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from segnets.data.pairing import stem
+from segnets.errors import TrainingError
 
 PATIENT = r"^(sub-[^_]+|(?:subj(?:ect)?|pat(?:ient)?)[-_]?\d+)"
 """Regular expression that finds the patient in usual names of cases, such as `sub-01_ses-2` or `patient001_frame01`."""
+
+IMAGE_FOLDER = re.compile(r"(images?|imgs?|scans?|volumes?|data|dicoms?)(tr|ts)?", re.IGNORECASE)
+PART_FOLDER = re.compile(r"train(ing)?|val(id(ation)?)?|test(ing)?", re.IGNORECASE)
+
+_PATIENT = re.compile(PATIENT, re.IGNORECASE)
+_PATIENT_FOLDERS = tuple(
+    re.compile(rf"({words})[-_ ]?\d+", re.IGNORECASE)
+    for words in (r"pat(ient)?|sub(j(ect)?)?|participant|volunteer|animal|mouse|rat", "p|case")
+)
+"""Names of folders of patients, those of which the names mean nothing else first."""
+
+_VISIT = re.compile(
+    r"(ses(sion)?|day|week|month|year|visit|time(point)?|tp?|baseline|follow[-_ ]?up|pre|post)[-_ ]?\d*", re.IGNORECASE
+)
+_SCAN = re.compile(
+    r"(scan|run|rep|exam|study|series|acq|frame)[-_ ]?\d*|(19|20)\d\d[-_.]?\d\d[-_.]?\d\d.*", re.IGNORECASE
+)
+"""Names of folders with one of several scans of a patient, which may also hold one patient each."""
+
+_MIN_FOLDERS = 4
+"""Number of folders from which each is taken for a patient even if their names have no numbers."""
 
 MAY_SHARE = (
     "several cases have names that differ only in their last number or letter, as rat1_a and rat1_b do, and count as "
@@ -19,13 +61,146 @@ MAY_SHARE = (
 _NUMBERED = re.compile(r"(.*\d.*?)(?:[-_. ][a-z]*\d*|(?<=\d)[a-z])", re.IGNORECASE)
 
 
-def patient_of(case: str, patient: str | None = None) -> str:
-    """Return the match of a regular expression (None: `PATIENT`) in the name of a case; without a match, the name."""
-    match = re.search(patient or PATIENT, case, re.IGNORECASE)
-    return match[0] if match else case
+class Origin(NamedTuple):
+    """What tells the patient of a case.
+
+    Attributes:
+        path: path of its image below the data set, with / between folders.
+        name: name of the case; "" if it says nothing about the patient.
+        stated: the patient that the data set states; "" if it does not.
+        folders: folders above the image, the highest first; None: those of the path.
+        file: name that may tell the patient; None: that of the file in the path without its ending.
+    """
+
+    path: str
+    name: str = ""
+    stated: str = ""
+    folders: tuple[str, ...] | None = None
+    file: str | None = None
+
+    @property
+    def lasting(self) -> tuple[str, ...]:
+        """Folders without those of images and parts."""
+        folders = PurePosixPath(self.path).parent.parts if self.folders is None else self.folders
+        return tuple(one for one in folders if not IMAGE_FOLDER.fullmatch(one) and not PART_FOLDER.fullmatch(one))
+
+    @property
+    def last(self) -> str:
+        """Name below the folders that may tell the patient; "" if there is none."""
+        return stem(PurePosixPath(self.path)) if self.file is None else self.file
+
+
+def patients_of(cases: Sequence[Origin], pattern: str | None = None, only_named: bool = False) -> list[str]:
+    """Return the patient of each case; see the module for the rules.
+
+    Args:
+        cases: the cases.
+        pattern: regular expression that finds the patient; it is searched in the name of a case, or in its path if the
+            name says nothing or the pattern contains a /.
+        only_named: whether folders count only if all of them are named as those of patients, as `patient01/`; others
+            may be batches.
+
+    Raises:
+        TrainingError: "dataset.patient", the pattern is no regular expression.
+    """
+    if pattern is not None:
+        try:
+            return [_match(case, pattern) or case.stated or _own(case) for case in cases]
+        except (re.error, TypeError) as error:
+            text = f"patient is {pattern!r}; expected a regular expression such as '^[^_]+' ({error})"
+            raise TrainingError("dataset.patient", text) from error
+    found = [case.stated or _named(case) for case in cases]
+    folders = _folders_of([case.lasting for case in cases], only_named)
+    found = [who or folder for who, folder in zip(found, folders, strict=True)]
+    files = [() if who else _below_visit(case) for who, case in zip(found, cases, strict=True)]
+    are_several = len(set(files) - {()}) > 1
+    return [
+        who or ("/".join(file) if are_several else "") or _own(case)
+        for who, file, case in zip(found, files, cases, strict=True)
+    ]
+
+
+def matches_any(cases: Iterable[Origin], pattern: str) -> bool:
+    """Return whether a pattern finds the patient of some case."""
+    return any(_match(case, pattern) for case in cases)
+
+
+def patient_of(name: str) -> str:
+    """Return the part of a name that names the patient; without one, the name."""
+    match = _PATIENT.match(name)
+    return match[0] if match else name
 
 
 def may_share_patients(patients: Iterable[str]) -> bool:
     """Return whether some names differ only after a number that distinguishes others: rat1_a, rat1_b, rat2_a."""
     begin = [found[1] for name in patients if (found := _NUMBERED.fullmatch(name))]
     return len(set(begin)) > 1 and max(Counter(begin).values()) > 1
+
+
+def _match(case: Origin, pattern: str) -> str:
+    match = re.search(pattern, case.name if case.name and "/" not in pattern else case.path, re.IGNORECASE)
+    return match[0] if match else ""
+
+
+def _own(case: Origin) -> str:
+    return case.name or case.path
+
+
+def _named(case: Origin) -> str:
+    """Return the patient that the name of a case, or else a folder or a file, names; "" without one."""
+    if case.name:
+        match = _PATIENT.match(case.name)
+        return match[0] if match else ""
+    folders = case.lasting
+    for words in _PATIENT_FOLDERS:
+        for level in reversed(range(len(folders))):
+            is_certain = words is _PATIENT_FOLDERS[0]
+            if match := words.fullmatch(folders[level]) or (_PATIENT.match(folders[level]) if is_certain else None):
+                return "/".join((*_without_scans(folders[:level]), match[0]))
+    match = _PATIENT.match(case.last)
+    return "/".join((*_without_scans(folders), match[0])) if match else ""
+
+
+def _without_scans(folders: Sequence[str]) -> tuple[str, ...]:
+    return tuple(one for one in folders if not _VISIT.fullmatch(one) and not _SCAN.fullmatch(one))
+
+
+def _folders_of(above: Sequence[tuple[str, ...]], only_named: bool) -> list[str]:
+    """Return the folder of the patient of each case, "" if the folders do not say.
+
+    It is the path down to the last folder that is not equally below several others. Folders of visits are left out, and
+    those of scans, unless a case has no other. Fewer than `_MIN_FOLDERS` folders count only if their names have
+    numbers; the others may be groups of patients.
+
+    Args:
+        above: folders above the image of each case.
+        only_named: see `patients_of`.
+    """
+    paths = [
+        _without_scans(folders) or tuple(one for one in folders if not _VISIT.fullmatch(one))[:1] for folders in above
+    ]
+    parents: dict[str, set[tuple[str, ...]]] = {}
+    for path in paths:
+        for level, folder in enumerate(path):
+            parents.setdefault(folder, set()).add(path[:level])
+    for number, path in enumerate(paths):
+        while len(path) > 1 and not _names_patient(path[-1]) and len(parents[path[-1]]) > 1:
+            path = path[:-1]
+        paths[number] = path
+    counts = Counter(path for path in paths if path)
+    have_numbers = all(re.search(r"\d", path[-1]) for path in counts)
+    if len(counts) < 2 or max(counts.values()) == 1 or (len(counts) < _MIN_FOLDERS and not have_numbers):
+        return ["" for _ in paths]
+    if only_named and not all(_names_patient(path[-1]) for path in counts):
+        return ["" for _ in paths]
+    return ["/".join(path) for path in paths]
+
+
+def _names_patient(folder: str) -> bool:
+    return any(words.fullmatch(folder) for words in _PATIENT_FOLDERS)
+
+
+def _below_visit(case: Origin) -> tuple[str, ...]:
+    """Return the folders without those of visits, and the file, of a case below a folder of a visit; else nothing."""
+    is_below = case.last and any(map(_VISIT.fullmatch, case.lasting))
+    return (*_without_scans(case.lasting), case.last) if is_below else ()

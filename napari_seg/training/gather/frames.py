@@ -12,7 +12,6 @@ from napari_seg.formats.endings import has_ending, nifti_ending
 from napari_seg.formats.image2d import count_pages, is_image2d
 from napari_seg.formats.scan import Scan
 from napari_seg.training.gather.pair import Pair
-from napari_seg.training.gather.patients import with_patients
 
 _FILM = re.compile(r"4d|cine|film|movie|time|dynamic|frame|bold|perfusion", re.IGNORECASE)
 """Words in names of files with a volume for each moment."""
@@ -33,7 +32,7 @@ def in_frames(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Fault]]:
     """
     found: list[Pair] = []
     faults: list[Fault] = []
-    for pair, of_patient in zip(pairs, with_patients(pairs), strict=True):
+    for pair in pairs:
         if pair.is_stack:
             found.append(pair)
             continue
@@ -52,9 +51,7 @@ def in_frames(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Fault]]:
             )
         elif len(counts) == len(of_image) == 1 and counts == of_image:
             width = max(2, len(str(counts[0])))
-            found += [
-                replace(of_patient, name=f"{pair.name}_frame{n + 1:0{width}d}", frame=n) for n in range(counts[0])
-            ]
+            found += [replace(pair, name=f"{pair.name}_frame{n + 1:0{width}d}", frame=n) for n in range(counts[0])]
         else:
             frames, of_labels = (" and ".join(map(str, numbers)) for numbers in (of_image, counts))
             if len(counts) == len(of_image) == 1:

@@ -27,7 +27,7 @@ from napari_seg.training.gather.dicom import dicom_pairs
 from napari_seg.training.gather.frames import Fault, as_stacks, count_frames, in_frames
 from napari_seg.training.gather.named import named_pairs, part_of
 from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
-from napari_seg.training.gather.patients import CaseSource, folder_of, with_patients
+from napari_seg.training.gather.patients import CaseSource, folder_of, origin_of, with_patients
 from napari_seg.training.gather.polygons import polygon_pairs
 from napari_seg.training.gather.referenced import ENDING, referenced_scan
 from napari_seg.training.gather.write import RECORD, describe_notices, write_cases
@@ -135,6 +135,8 @@ def gather(
         dataset = find_dataset(dataset_dir, **reading, convertible=True)
         if dataset.is_2d and any(is_in_colours(Path(case["label"])) for case in dataset.cases[:_LOOKED_AT]):
             colours = colours_of(dataset_dir)
+        if continued is None:
+            refuse_unclear(dataset)
         if not colours and not are_slices and _is_readable(dataset):
             return None
     except SegnetsError as error:
@@ -143,8 +145,6 @@ def gather(
         if not may_search and not (error.code == "dataset.missing" and _is_archive(dataset_dir)):
             raise
     if dataset is not None:
-        if continued is None:
-            refuse_unclear(dataset)
         pairs, left = _pairs_of(dataset, colours), unread_files(dataset.unread)
         labels, ignored, unused = dataset.labels, dataset.ignored, dataset.unused
         if colours:
@@ -160,7 +160,7 @@ def gather(
     pairs = as_stacks(pairs) if are_slices else pairs
     pairs, faults = in_frames(pairs)
     faults += _repeated(pairs)
-    pairs = with_patients(with_distinct_names(pairs))
+    pairs = with_distinct_names(pairs)
     found = identity(pair.row for pair in pairs)
     if continued:
         continued.check(found, ())
@@ -196,14 +196,34 @@ def gather(
 
 
 def refuse_unclear(dataset: Dataset) -> None:
-    """Refuse a list that states patients or parts in a way that can't be used.
+    """Refuse a list that states patients or parts in a way that can't be used, and a pattern that matches no case.
 
     Raises:
         TrainingError: `data.faults`.
     """
-    if dataset.unclear:
-        faults = [("dataset.stated", "all", text) for text in dataset.unclear]
+    faults = [("dataset.stated", "all", text) for text in dataset.unclear]
+    if dataset.is_unmatched:
+        faults.append(("dataset.patient", "all", _UNMATCHED))
+    if faults:
         raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
+
+
+def _refuse_unmatched(pairs: Sequence[Pair], pattern: str | None) -> None:
+    """Refuse a pattern of patients that matches none of the pairs that a search has found.
+
+    Raises:
+        TrainingError: `data.faults`.
+    """
+    from segnets.data.patients import matches_any
+
+    if pattern is not None and pairs and not matches_any(map(origin_of, pairs), pattern):
+        raise TrainingError("data.faults", list_faults([("dataset.patient", "all", _UNMATCHED)], len(pairs)))
+
+
+_UNMATCHED = (
+    "the pattern patient matches no case; expected one that is found in names of cases or, with a / or where cases are "
+    "numbered, in paths below the data set; correct it, or leave it out"
+)
 
 
 def refuse_unpaired(dataset: Dataset) -> None:
@@ -224,8 +244,7 @@ def refuse_unpaired(dataset: Dataset) -> None:
 def _sources(pairs: Sequence[Pair], dataset_dir: Path) -> dict[str, CaseSource]:
     folder = folder_of(dataset_dir)
     return {
-        pair.name: CaseSource(folder, pair.patient or pair.name, tuple(scan.files[0] for _, scan in pair.images))
-        for pair in pairs
+        pair.name: CaseSource(folder, pair.patient, tuple(scan.files[0] for _, scan in pair.images)) for pair in pairs
     }
 
 
@@ -324,8 +343,6 @@ def _search(
         TrainingError: the code of `unknown`, there are none; the message lists what was found instead; `archive.*` or
             `file.*`, the data set is an archive that can't be unpacked.
     """
-    from segnets.data.patients import patient_of
-
     from napari_seg.errors import NapariSegError
 
     own = into if dataset_dir.is_relative_to(out) else out
@@ -340,27 +357,24 @@ def _search(
     except NapariSegError as error:
         raise TrainingError(error.code, error.message) from error
     pairs, unpaired = dicom_pairs(found, reading.get("channels"))
-    drawn, missing = polygon_pairs(found, dataset_dir)
+    drawn, missing = polygon_pairs(found)
     archives = [scan.files[0] for scan in found.scans if scan.format == "archive"]
     if dataset_dir in archives:
         _unpack(dataset_dir)
     found = replace(found, scans=tuple(scan for scan in found.scans if scan.format != "archive"))
-    pairs, unpaired = [*pairs, *drawn], [*unpaired, *missing, *((file, _archive_fault(file)) for file in archives)]
-    paired = {file for pair in pairs for file in pair.files}
+    unpaired = [*unpaired, *missing, *((file, _archive_fault(file)) for file in archives)]
+    paired = {file for pair in (*pairs, *drawn) for file in pair.files}
     by_name, others = named_pairs(
         replace(found, scans=tuple(scan for scan in found.scans if not paired & set(scan.files))),
         dataset_dir,
         reading.get("channels"),
     )
-    pairs, by_name = ([_placed(pair, dataset_dir) for pair in found_pairs] for found_pairs in (pairs, by_name))
-    if (pattern := reading.get("patient")) is not None:
-        by_name = [replace(pair, patient=patient_of(pair.place[0], pattern)) for pair in by_name]
-        for number, pair in enumerate(pairs):
-            place = pair.place[0]
-            who = patient_of(place, pattern)
-            if who != place or not pair.patient:  # a series without a match still states its patient
-                pairs[number] = replace(pair, patient=who)
-    pairs = [*pairs, *by_name]
+    pairs, drawn, by_name = ([_placed(pair, dataset_dir) for pair in of_kind] for of_kind in (pairs, drawn, by_name))
+    pattern = reading.get("patient")
+    pairs = with_patients(pairs, pattern)
+    drawn = with_patients(drawn, pattern, only_named=True)  # other folders are parts or batches, as train2017/, batch1/
+    pairs = [*pairs, *drawn, *with_patients(by_name, pattern)]
+    _refuse_unmatched(pairs, pattern)
     used = {file for pair in pairs for file in pair.files}
     in_unpaired = {what for what, _ in others if isinstance(what, Path)} | {
         w for w, _ in unpaired if isinstance(w, Path)
@@ -430,7 +444,7 @@ def _with_parts(pairs: Sequence[Pair]) -> tuple[list[Pair], tuple[str, ...]]:
 
 def _report_patients(pairs: Sequence[Pair], report: Callable[[str], None]) -> None:
     """Say how many patients the cases are of, if several are of one, or if folders hold several without a patient."""
-    counts = Counter(pair.patient for pair in pairs if pair.patient)
+    counts = Counter(pair.patient for pair in pairs)
     if counts and max(counts.values()) > 1:
         low, high = min(counts.values()), max(counts.values())
         cases = f"{low} cases" if low == high else f"{low} to {high} cases"
@@ -438,7 +452,7 @@ def _report_patients(pairs: Sequence[Pair], report: Callable[[str], None]) -> No
             f"{sum(counts.values())} cases are taken for those of {len(counts)} patients with {cases} each; if they "
             "are not, give --set patient=PATTERN, which matches the part of a path that names the patient"
         )
-    unknown = [pair for pair in pairs if not pair.patient]
+    unknown = [pair for pair in pairs if counts[pair.patient] == 1]
     folders = {PurePath(pair.place[0]).parent for pair in unknown if pair.images[0][1].format == "image2d"}
     if 1 < len(folders) < len(unknown):
         report(

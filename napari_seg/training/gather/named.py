@@ -36,21 +36,6 @@ _CHANNEL = re.compile(r"[-_. ]000\d$")
 """Number of a channel at the end of the name of an image, which its label map lacks."""
 
 _LABEL_FOLDER = re.compile(rf"{_LABEL_WORD}(tr|ts)?|1st_manual", re.IGNORECASE)
-_IMAGE_FOLDER = re.compile(r"(images?|imgs?|scans?|volumes?|data|dicoms?)(tr|ts)?", re.IGNORECASE)
-_PART_OF_DATA = re.compile(r"train(ing)?|val(id(ation)?)?|test(ing)?", re.IGNORECASE)
-_PATIENT = re.compile(
-    r"(p|pat(ient)?|sub(j(ect)?)?|case|participant|volunteer|animal|mouse|rat)[-_ ]?\d+", re.IGNORECASE
-)
-_SESSION = re.compile(
-    r"(scan|ses(sion)?|day|week|month|year|visit|time(point)?|tp?|run|rep|exam|study|series|acq|frame|baseline|follow"
-    r"[-_ ]?up|pre|post)[-_ ]?\d*|(19|20)\d\d[-_.]?\d\d[-_.]?\d\d.*",
-    re.IGNORECASE,
-)
-"""Name of a folder with one of several scans of a patient."""
-
-_MIN_PATIENTS = 4
-"""Number of folders from which each is taken for a patient even if their names have no numbers."""
-
 _SEPARATORS = "-_. "
 
 
@@ -140,7 +125,7 @@ def _match(
             return home, (scan,), rest[len(stem) :].strip(_SEPARATORS)
     for home in homes_of_label:
         own = [scan for stem, scan in homes.get(home, []) if scan.format != "dicom" or stem == ""]
-        is_case = home != shown(root) and not _IMAGE_FOLDER.fullmatch(home.name)
+        is_case = home != shown(root) and not _is_image_folder(home.name)
         if any(_differ_in_number(rest, scan.name) for scan in own):
             continue
         if is_case and (len(own) == 1 or (not rest and _differ_only_in_channel(own))):
@@ -162,7 +147,7 @@ def _homes_of(folder: PurePath, root: PurePath, folders: Set[PurePath]) -> list[
             break
         if _LABEL_FOLDER.fullmatch(above.name):
             below = folder.relative_to(above)
-            beside = sorted(one for one in folders if one.parent == above.parent and _IMAGE_FOLDER.fullmatch(one.name))
+            beside = sorted(one for one in folders if one.parent == above.parent and _is_image_folder(one.name))
             found += [*(one / below for one in beside), above.parent / below]
     return list(dict.fromkeys(found))
 
@@ -210,8 +195,6 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
     else:
         counts = Counter(tuple(sorted(of_case, key=_channel_order)) for of_case in named)
         wanted = max(counts, key=lambda names: (counts[names], len(names)), default=())
-    folders = [folders_below(case.home, root) for case in cases]
-    patients = patients_of(folders)
     rests = Counter(case.labels[0][1] for case in cases if len(case.labels) == 1)
     is_one_each = len(cases) > 1 and all(len(case.labels) == 1 for case in cases)
     # names that cases share are of structures, others may be of patients
@@ -220,7 +203,7 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
     only = next(iter(rests)) if is_one_each and len(rests) == 1 else ""
     pairs: list[Pair] = []
     unpaired: Unpaired = []
-    for case, of_case, parts, patient in zip(cases, named, folders, patients, strict=True):
+    for case, of_case in zip(cases, named, strict=True):
         chosen = {name: _channel(of_case, name) for name in wanted}
         images = tuple((name, scan) for name, scan in chosen.items() if scan is not None)
         if len(images) < len(wanted):
@@ -228,6 +211,8 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
             continue
         unpaired += [(scan, "partner.no_label") for scan in case.images if scan not in dict(images).values()]
         structures = tuple(rest or f"structure {n}" for n, (_, rest) in enumerate(case.labels, 1))
+        folders = case.home.relative_to(shown(root)).parts
+        parts = [folder for folder in folders if not _is_image_folder(folder)]
         is_dicom = any(scan.format == "dicom" for scan in case.images)
         pairs.append(
             Pair(
@@ -235,54 +220,25 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
                 images,
                 tuple(label for label, _ in case.labels),
                 structures if len(case.labels) > 1 or (is_by_structure and case.labels[0][1]) else (),
-                patient=patient,
                 only_structure=only,
+                folders=folders,
             )
         )
     return pairs, unpaired
 
 
-def folders_below(home: PurePath, root: Path) -> list[str]:
-    """Return the names of the folders from that of a data set down to that of an image, without those like images/."""
-    return [part for part in home.relative_to(shown(root)).parts if not _IMAGE_FOLDER.fullmatch(part)]
+def _is_image_folder(folder: str) -> bool:
+    from segnets.data.patients import IMAGE_FOLDER
+
+    return bool(IMAGE_FOLDER.fullmatch(folder))
 
 
 def part_of(folders: Sequence[str]) -> str:
     """Return the part of a data set that one of the folders above an image names, as train/ does; "" without one."""
-    named = next(filter(_PART_OF_DATA.fullmatch, folders), "").lower()
+    from segnets.data.patients import PART_FOLDER
+
+    named = next(filter(PART_FOLDER.fullmatch, folders), "").lower()
     return {"": "", "tr": "training", "va": "validation", "te": "test"}[named[:2]]
-
-
-def patients_of(folders: Sequence[Sequence[str]], only_named: bool = False) -> list[str]:
-    """Return the patient of each case by its folders, "" if they do not say.
-
-    The patient is the path down to the last folder that is not one of several scans of a patient: those are named so
-    (`scan1`, `day3`, a date), or equally below several other folders. Fewer than `_MIN_PATIENTS` folders count only if
-    their names have numbers; the others may be groups of patients.
-
-    Args:
-        folders: names of the folders above the images of each case.
-        only_named: whether folders count only if all are named as those of patients, such as `patient01`.
-    """
-    above: dict[str, set[tuple[str, ...]]] = {}
-    for parts in folders:
-        for level, part in enumerate(parts):
-            above.setdefault(part, set()).add(tuple(parts[:level]))
-    paths = []
-    for parts in folders:
-        path = [part for part in parts if not _PART_OF_DATA.fullmatch(part)]
-        while path and not _PATIENT.fullmatch(path[-1]):
-            if len(path) == 1 or not (_SESSION.fullmatch(path[-1]) or len(above[path[-1]]) > 1):
-                break
-            path.pop()
-        paths.append(tuple(path))
-    counts = Counter(path for path in paths if path)
-    have_numbers = all(re.search(r"\d", path[-1]) for path in counts)
-    if only_named and not all(_PATIENT.fullmatch(path[-1]) for path in counts):
-        return ["" for _ in folders]
-    if len(counts) < 2 or max(counts.values()) == 1 or (len(counts) < _MIN_PATIENTS and not have_numbers):
-        return ["" for _ in folders]
-    return ["/".join(path) for path in paths]
 
 
 def _case_name(case: _Case, folders: Sequence[str], channels: Sequence[str]) -> str:

@@ -59,6 +59,7 @@ class Pair:
             the files hold one value.
         is_stack: the pages of its TIFF files are slices of a volume.
         place: paths of its images and label maps below the data set; may hold identifiers, so they are never written.
+        folders: folders above its image or series; None: those of the first path in `place`.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Pair:
     only_structure: str = ""
     is_stack: bool = False
     place: tuple[str, ...] = field(default=(), repr=False)
+    folders: tuple[str, ...] | None = field(default=None, repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:

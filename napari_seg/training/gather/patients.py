@@ -1,7 +1,6 @@
-"""Name the patient of each case, and number the patients of several data sets.
+"""Name the patient of each case that a search has found, and number the patients of several data sets.
 
-A patient is what the data set states, or the folder above several scans, or the part of a case's name that names one,
-or else the case itself. Those of several data sets with an image in common are one patient.
+Patients of several data sets with an image in common are one patient.
 """
 
 from __future__ import annotations
@@ -10,31 +9,36 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
 
-from napari_seg.formats.archive import shown
 from napari_seg.formats.itk import with_pixel_files
 from napari_seg.training.gather.pair import Pair
+
+if TYPE_CHECKING:
+    from segnets.data.patients import Origin
 
 _BLOCKS = 16
 _BLOCK_BYTES = 1 << 16
 
 
-def with_patients(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return pairs with a patient each; call it within `with_segnets`.
+def with_patients(pairs: Sequence[Pair], pattern: str | None, only_named: bool = False) -> list[Pair]:
+    """Return pairs that were found by a search with a patient each, see `segnets.data.patients.patients_of`."""
+    from segnets.data.patients import patients_of
 
-    Where it is unknown, it is the one in the name of the pair, or else in that of its file, among those of its folder.
-    """
-    from segnets.data.patients import patient_of
+    patients = patients_of([origin_of(pair) for pair in pairs], pattern, only_named)
+    return [replace(pair, patient=patient) for pair, patient in zip(pairs, patients, strict=True)]
 
-    def of_name(pair: Pair) -> str:
-        (_, scan), file = pair.images[0], shown(pair.images[0][1].files[0])
-        found = patient_of(file.name)
-        is_named = patient_of(pair.name) == pair.name and found != file.name and scan.format != "dicom"
-        return f"{file.parent}/{found}" if is_named else patient_of(pair.name)
 
-    return [replace(pair, patient=pair.patient or of_name(pair)) for pair in pairs]
+def origin_of(pair: Pair) -> Origin:
+    """Return what tells the patient of a pair that was found by a search; call it within `with_segnets`."""
+    from segnets.data.patients import Origin
+
+    file = None
+    if pair.images[0][1].format == "dicom":  # a series is a folder, which may be the one of the label map
+        folder = PurePosixPath(pair.place[0]).parent
+        file = "" if folder.parts == pair.folders else folder.name
+    return Origin(pair.place[0], stated=pair.patient, folders=pair.folders, file=file)
 
 
 class CaseSource(NamedTuple):

@@ -12,7 +12,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -22,12 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_seg.errors import InputError, Notice, one_line
-from napari_seg.formats.archive import shown
 from napari_seg.formats.find import Found
 from napari_seg.formats.scan import Scan
 from napari_seg.geometry import Grid
 from napari_seg.training.gather.dicom import Unpaired
-from napari_seg.training.gather.named import folders_below, patients_of
 from napari_seg.training.gather.pair import Pair
 from napari_seg.volume import Segment, Segmentation, distinct_color, smallest_label_type
 
@@ -57,12 +54,11 @@ class Shape(NamedTuple):
     mask: NDArray[np.bool_] | None
 
 
-def polygon_pairs(found: Found, root: Path) -> tuple[list[Pair], Unpaired]:
+def polygon_pairs(found: Found) -> tuple[list[Pair], Unpaired]:
     """Return the 2D images with an annotation of COCO or labelme, and the annotated images that are missing.
 
     Args:
         found: content of a folder.
-        root: the folder.
     """
     images = [scan for scan in found.scans if scan.format == "image2d"]
     files = [file for one in found.skipped for file in one.files if file.suffix.lower() == ".json"]
@@ -76,9 +72,7 @@ def polygon_pairs(found: Found, root: Path) -> tuple[list[Pair], Unpaired]:
                 unpaired.append((file, "partner.no_image"))
             else:
                 pairs.append(Pair(scan.files[0].stem, (("", scan),), (file,)))
-    folders = [folders_below(shown(pair.images[0][1].files[0]).parent, root) for pair in pairs]
-    patients = patients_of(folders, only_named=True)  # others are parts or batches, as train2017/ and batch1/
-    return [replace(pair, patient=patient) for pair, patient in zip(pairs, patients, strict=True)], unpaired
+    return pairs, unpaired
 
 
 def read_polygons(path: Path, image: Path, grid: Grid) -> Segmentation:

@@ -185,18 +185,13 @@ def write_cases(
 
 
 def _numbered_patients(pairs: Sequence[Pair]) -> dict[str, str]:
-    """Return name of a case -> its patient as a number; empty if each is a patient of its own, as its name says.
-
-    Pairs without a patient are left out.
-    """
+    """Return name of a case -> its patient as a number; empty if each is a patient of its own, as its name says."""
     from segnets.data.patients import patient_of
 
-    if all(pair.patient in ("", pair.name) and patient_of(pair.name) == pair.name for pair in pairs):
-        return {}
     numbers: dict[str, int] = {}
-    return {
-        pair.name: f"patient {numbers.setdefault(pair.patient, len(numbers) + 1)}" for pair in pairs if pair.patient
-    }
+    numbered = {pair.name: f"patient {numbers.setdefault(pair.patient, len(numbers) + 1)}" for pair in pairs}
+    are_own = len(numbers) == len(pairs) and all(patient_of(pair.name) == pair.name for pair in pairs)
+    return {} if are_own else numbered
 
 
 def _only_structure(pairs: Sequence[Pair], cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
