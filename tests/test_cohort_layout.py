@@ -33,7 +33,6 @@ def scan(stem: str, *folders: str) -> NamedScan:
         folders,
         file.as_posix(),
         str(file),
-        levels=folders,
     )
 
 

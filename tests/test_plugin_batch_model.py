@@ -160,8 +160,8 @@ def test_other_options_are_refused_until_all_is_made_again(
     assert "was changed since it was segmented. Only the labels are opened" in warnings[0]
     model.start(bundle, SegmentOptions(device="cpu", tta="shifts"))
     model.session.jobs.wait()
-    assert states(model) == ["done", "failed"]
-    assert "belongs to another scan" in model.rows[1].text
+    assert states(model) == ["failed"]
+    assert "belongs to another scan" in model.rows[0].text
     assert "“Make again” replaces it" in model.refusal
     model.choose_output(tmp_path / "elsewhere")
     assert model.refusal == ""
