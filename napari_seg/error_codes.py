@@ -1377,7 +1377,8 @@ CODES = {
     "labels.names_differ": Code(
         "notice",
         "Some structures have a name in one of the two label maps only; structures are compared by name.",
-        "Rename them if they are the same structure; the others count as Dice 0.",
+        "Rename them if they are the same structure; the others count as errors. With `--versus`, structures that only "
+        "one of the two models names are not compared.",
     ),
     "labels.needs_grid": Code(
         "error", "Contours fill voxels only on the grid of a scan.", "Name the scan too, with `--scan`."
@@ -1392,8 +1393,8 @@ CODES = {
     ),
     "labels.none_common": Code(
         "error",
-        "The result and the reference have no structure with the same name or, if the result has no names, no label of "
-        "the same number.",
+        "In no case do the result and the reference have a structure with the same name or, if the result has no "
+        "names, a label of the same number.",
         "Rename the structures, or say with `--labels` what the values of the reference mean.",
     ),
     "labels.not_closed": Code(

@@ -19,13 +19,15 @@ def write(folder: Path, **description: object) -> Path:
 
 def test_ignored_values_and_regions_are_declared(tmp_path: Path) -> None:
     labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
-    regions = {"whole": ((1, 1), (2, 2)), "core": ((2, 2),)}
+    regions = {"whole": frozenset([1, 2]), "core": frozenset([2])}
     folder = write(tmp_path / "a", labels=labels)
-    assert declared(folder) == declared(folder / "case.nii.gz") == Declared((3,), {}, regions)
+    assert declared(folder) == declared(folder / "case.nii.gz") == Declared((3,), regions)
     assert declared(write(tmp_path / "b", labels={"0": "background", "1": "liver", "4": "ignore"})) == Declared(
-        (4,), {"liver": (1,)}
+        (4,), {"liver": frozenset([1])}
     )
-    assert declared(write(tmp_path / "c", labels={"background": 0, "liver": [1, 2]})) == Declared((), {"liver": (1, 2)})
+    assert declared(write(tmp_path / "c", labels={"background": 0, "liver": [1, 2]})) == Declared(
+        (), {"liver": frozenset([1, 2])}
+    )
     assert declared(tmp_path) == Declared()
 
 
@@ -37,7 +39,7 @@ def test_annotated_classes_of_a_case_are_declared(tmp_path: Path) -> None:
         {"image": "./imagesTr/c.nii.gz", "label": "./labelsTr/c.nii.gz"},
     ]
     folder = write(tmp_path, labels=labels, training=listing, labelled={"d": []})
-    assert declared(folder).labelled == {"a": (1,), "b": (1, 2), "d": ()}
+    assert declared(folder).labelled == {"a": {1}, "b": {1, 2}, "d": set()}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"labels": 3}', '{"labels": {"a": "b"}}', '{"labels": {"a": null}}'])

@@ -13,13 +13,24 @@ from PIL import Image
 
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError
-from napari_seg.evaluation.labels import as_classes, read_classes
+from napari_seg.evaluation.labels import Meaning, read_classes
+from napari_seg.evaluation.matching import match
 from napari_seg.evaluation.overlay import draw_comparison_2d
-from napari_seg.evaluation.pairs import CaseScores, Pair, compare_pair, find_pairs, read_label_map
+from napari_seg.evaluation.pairs import (
+    CaseScores,
+    Pair,
+    compare_pair,
+    compare_pairs,
+    compare_with,
+    find_pairs,
+    read_label_map,
+)
 from napari_seg.formats.image2d import read_image2d
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid, resample
+from napari_seg.training.identity import identity_of
 from napari_seg.training.part import label_values
+from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.volume import Segment, Segmentation
 
 GRID = Grid((6, 5, 4), np.diag([1.0, 2.0, 3.0, 1.0]))
@@ -216,13 +227,11 @@ def test_labels_that_mean_nothing_or_two_things() -> None:
     for wrong in ("one", "2-1", "1,", "-3"):
         with pytest.raises(InputError, match=r"labels\.bad_value"):
             read_classes([("x", wrong)])
-    for words, code in (
-        ([("x", "1-3"), ("background", "3")], "overlap"),
-        ([("y", "3")], "names"),
-        ([("x", "1")], "unknown"),
-    ):
+    for words, code in (([("x", "1-3"), ("background", "3")], "overlap"), ([("x", "1")], "unknown")):
         with pytest.raises(InputError, match=rf"labels\.{code}"):
-            as_classes(reference, read_classes(words), result)
+            match(result, reference, Meaning(read_classes(words), is_given=True))
+    doubts = match(result, reference, Meaning(read_classes([("y", "3")]), is_given=True)).doubts
+    assert [error.code for error in doubts.values()] == ["labels.names"]
 
 
 def picture(columns: slice, value: int, path: Path) -> None:
@@ -490,11 +499,23 @@ def test_a_plan_names_the_values_of_references(
 @pytest.mark.parametrize(
     ("labels", "expected", "found", "names", "dice"),
     [
-        ({"liver": 1, "tumour": 2}, {1: ONE, 2: TWO}, {1: TWO}, ({1: "Tumor"}, {}), {"liver": 0, "Tumor": 1}),
+        ({"liver": 1, "tumour": 2}, {1: ONE, 2: TWO}, {1: TWO}, ({1: "Tumor"}, {}), {"liver": 0, "tumour": 1}),
         ({"liver": 3, "spleen": 7}, {3: ONE, 7: TWO}, {1: ONE, 2: TWO}, ({1: "liver", 2: "spleen"}, {}), None),
         ({"body": [3, 7]}, {3: ONE, 7: TWO}, {1: slice(0, 5)}, ({1: "body"}, {}), {"body": 1}),
-        ({}, {1: ONE, 2: TWO}, {2: ONE, 1: TWO}, ({1: "spleen", 2: "liver"}, {1: "Liver", 2: "Spleen"}), None),
-        ({}, {1: ONE, 2: TWO}, {2: ONE, 1: TWO}, ({1: "right kidney", 2: "x"}, {1: "X", 2: "Kidney_right"}), None),
+        (
+            {},
+            {1: ONE, 2: TWO},
+            {2: ONE, 1: TWO},
+            ({1: "spleen", 2: "liver"}, {1: "Liver", 2: "Spleen"}),
+            {"Liver": 1, "Spleen": 1},
+        ),
+        (
+            {},
+            {1: ONE, 2: TWO},
+            {2: ONE, 1: TWO},
+            ({1: "right kidney", 2: "x"}, {1: "X", 2: "Kidney_right"}),
+            {"X": 1, "Kidney_right": 1},
+        ),
         ({"liver": 3, "spleen": 7}, {3: ONE, 7: TWO}, {3: ONE, 7: TWO}, ({}, {}), {"liver": 1, "spleen": 1}),
     ],
 )
@@ -537,6 +558,70 @@ def test_an_unnamed_value_of_a_reference_keeps_its_number(tmp_path: Path) -> Non
     assert dice == {"liver": 1, "spleen": pytest.approx(float("nan"), nan_ok=True), "label 2": 0, "label 255": 0}
 
 
+def cases_in(folder: Path, cases: list[tuple[dict, dict, dict]], labels: dict, **options: object) -> list[CaseScores]:
+    """Compare cases of (rows of the result, its names, rows of the reference); `labels` as in dataset.json."""
+    for n, (found, names, expected) in enumerate(cases):
+        write(label_map(found), folder / "found" / f"c{n}.nii.gz")
+        write(label_map(expected), folder / "data" / "labels" / f"c{n}.nii.gz")
+        if names:
+            record(folder / "found" / f"c{n}.json", names)
+    (folder / "data" / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return compare_pairs(find_pairs(folder / "found", folder / "data" / "labels", **options)[0])
+
+
+def test_a_case_in_which_a_structure_was_missed_counts(tmp_path: Path) -> None:
+    """Labels without names: 1 is the liver, 2 the lesion; in the last case the lesion was missed."""
+    found = [({1: ONE, 2: TWO}, {}, {2: TWO}), ({}, {}, {2: TWO}), ({1: ONE}, {}, {2: TWO})]
+    results = cases_in(tmp_path / "a", found, {"lesion": 2})
+    assert [(result.code, result.scores["lesion"].dice) for result in results] == [("", 1), ("", 0), ("", 0)]
+    others = [({1: ONE}, {}, {2: TWO}), ({1: "x"}, {1: "x"}, {2: TWO}), ({}, {}, {2: TWO})]
+    others[1] = ({1: ONE}, {1: "Lesion"}, {2: TWO})  # names of one case say nothing about the numbers of another
+    results = cases_in(tmp_path / "b", others, {"lesion": 2})
+    assert [result.code for result in results] == ["labels.none_common", "", ""]
+    found = [({1: ONE}, {1: "liver", 2: "lesion"}, {5: ONE}), ({1: ONE}, {1: "liver"}, {5: ONE, 7: TWO})]
+    classes = read_classes([("liver", "5"), ("lesion", "7")])
+    results = cases_in(tmp_path / "c", found, {}, classes=classes)  # names only what it found
+    assert [(result.code, result.scores["lesion"].dice) for result in results[1:]] == [("", 0)]
+    classes = read_classes([("liver", "5"), ("lesions", "7")])
+    assert {result.code for result in cases_in(tmp_path / "c", found, {}, classes=classes)} == {"labels.names"}
+
+
+def test_structures_have_the_spelling_of_the_reference_or_the_first_one(tmp_path: Path) -> None:
+    cases = [({1: ONE}, {1: name}, {1: ONE}) for name in ("kidney_left", "Left kidney")]
+    assert [list(r.scores) for r in cases_in(tmp_path / "a", cases, {"left Kidney": 1})] == [["left Kidney"]] * 2
+    results = cases_in(tmp_path / "b", cases, {})
+    assert [(list(r.scores), list(r.confusion_ml), r.segments[0].name) for r in results] == [
+        (["kidney_left"], ["background", "kidney_left"], "kidney_left")
+    ] * 2
+
+
+def test_a_void_label_is_found_whatever_names_the_values(tmp_path: Path) -> None:
+    cases = [({1: slice(0, 4)}, {}, {1: ONE, 255: slice(2, 4)})]
+    classes = read_classes([("liver", "1")])
+    (result,) = cases_in(tmp_path / "a", cases, {}, classes=classes)
+    assert {name: scores.dice for name, scores in result.scores.items()} == {"liver": 1}
+    assert [notice.code for notice in result.notices] == ["labels.ignored", "labels.void"]
+    cases = [({1: ONE, 255: TWO}, {}, {1: ONE, 255: slice(2, 4)})]
+    (result,) = cases_in(tmp_path / "b", cases, {}, classes=classes)
+    assert result.code == "labels.unknown"
+    assert "ignore=255" in result.message
+
+
+def test_a_reference_file_in_the_window_has_the_meaning_of_its_data_set(tmp_path: Path) -> None:
+    cases = [({1: ONE, 2: TWO}, {1: "whole", 2: "core"}, {2: ONE, 1: TWO})]
+    labels = {"whole": [1, 2], "core": [1]}
+    (case,) = cases_in(tmp_path, cases, labels)
+    found, reference = read_label_map(tmp_path / "found" / "c0.nii.gz"), tmp_path / "data" / "labels" / "c0.nii.gz"
+    scores, differing, notices = compare_with(found, reference)
+    assert ({label: one.dice for label, one in scores.items()}, np.max(differing), notices) == ({1: 1, 2: 1}, 0, ())
+    assert [one.dice for one in case.scores.values()] == [1, 1]
+    description = {"labels": {"whole": 2, "core": 1}, "labelled": {"c0": ["whole"]}}
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(description))
+    write(label_map({2: ONE}), reference)
+    scores, differing, _ = compare_with(found, reference)
+    assert ({label: one.dice for label, one in scores.items()}, np.max(differing)) == ({1: 1}, 0)
+
+
 def test_a_part_of_a_data_set_is_that_of_its_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     names = [f"p{n // 2}_{n % 2}" for n in range(20)]
     for name in names:
@@ -550,7 +635,11 @@ def test_a_part_of_a_data_set_is_that_of_its_training(tmp_path: Path, capsys: py
     assert [len(found) for found in parts.values()] == [16, 2, 2]
     assert sorted(name for found in parts.values() for name in found) == names
     (tmp_path / "out" / "configs").mkdir(parents=True)
-    (tmp_path / "out" / "plan.json").write_text(json.dumps({"choices": {}}))
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        planned = identity_of(find_dataset(tmp_path / "data", patient="^[^_]+"))
+    (tmp_path / "out" / "plan.json").write_text(json.dumps({"choices": {}, "dataset": planned}))
     config = {"patient": "^[^_]+", "fold": None, "folds": 5, "cases": {"fold": "@fold", "folds": "@folds"}}
     (tmp_path / "out" / "configs" / "train.yaml").write_text(json.dumps(config))
     words = [tmp_path / "found", tmp_path / "data", "--part", "test", "--trained", tmp_path / "out"]
@@ -558,8 +647,10 @@ def test_a_part_of_a_data_set_is_that_of_its_training(tmp_path: Path, capsys: py
     assert first[:2] == second[:2]
     for file in (tmp_path / "found").iterdir():
         record(file.with_name(file.name.replace(".nii.gz", ".json")), {1: "Liver"})
-    (tmp_path / "out" / "plan.json").write_text(json.dumps({"choices": {}, "labels": {"liver": [1]}}))
-    assert dice_of(cases_of(words, capsys)[0]) == {"Liver": 1}
+    (tmp_path / "out" / "plan.json").write_text(
+        json.dumps({"choices": {}, "dataset": planned, "labels": {"liver": [1]}})
+    )
+    assert dice_of(cases_of(words, capsys)[0]) == {"liver": 1}
     (tmp_path / "found" / f"{first}_seg.nii.gz").unlink()
     assert main(["evaluate", *map(str, words)]) == 3
     assert f"{first}: input.unpaired" in capsys.readouterr().out

@@ -46,14 +46,14 @@ def test_a_false_positive_costs_a_model_something_in_a_comparison() -> None:
     bad = [
         replace(result, scores={"x": Scores(dice=0, hd95_mm=50)}) if result.name in "cd" else result for result in good
     ]
-    table = differences(good, bad)
+    table, _ = differences(good, bad)
     for name in ("x", "mean"):
         dice, hd95 = table[name]["dice"], table[name]["hd95_mm"]
         assert (dice.count, dice.mean, dice.one_empty) == (4, 0.5, 2)
         assert (hd95.count, hd95.mean) == (4, -25)
     both = (RED, Segment(2, "label 2", (1, 1, 1)))
     more = [CaseScores(n, None, both, {"x": Scores(), "label 2": Scores(dice=0)}) for n in "abcd"]
-    assert differences(good, more)["label 2"]["dice"].mean == 1
+    assert differences(good, more)[0]["label 2"]["dice"].mean == 1
 
 
 def test_models_without_a_common_name_are_not_compared() -> None:
@@ -68,7 +68,26 @@ def test_models_without_a_common_name_are_not_compared() -> None:
         for pair in ((good, results), (results, good)):
             with pytest.raises(InputError, match=r"evaluation\.versus"):
                 differences(*pair)
-    assert differences(unnamed, unnamed)["label 1"]["dice"].mean == 0
+    assert differences(unnamed, unnamed)[0]["label 1"]["dice"].mean == 0
+
+
+def test_structures_are_compared_by_any_spelling_and_the_others_are_reported() -> None:
+    """Model A is perfect; B is worse in the kidney, which it spells otherwise, and knows another structure."""
+
+    def of(names: dict[str, float]) -> list[CaseScores]:
+        segments = tuple(Segment(n, name, (1, 1, 1)) for n, name in enumerate(names, 1))
+        return [CaseScores(c, None, segments, {n: Scores(d, reference_ml=1) for n, d in names.items()}) for c in "abc"]
+
+    a, b = of({"liver": 1, "kidney_left": 1}), of({"liver": 1, "Left kidney": 0.2, "spleen": 1})
+    table, notices = differences(a, b)
+    assert {name: (row["dice"].count, row["dice"].mean) for name, row in table.items()} == {
+        "liver": (3, 0),
+        "kidney_left": (3, pytest.approx(0.8)),
+        "mean": (3, pytest.approx(0.4)),
+    }
+    assert [notice.message for notice in notices] == ["only in the results to compare with: spleen; not compared"]
+    known, unknown = of({"liver": 1, "kidney": 1}), of({"liver": 1, "kidney": 1})[:2] + of({"liver": 1})[2:]
+    assert differences(known, unknown)[0]["kidney"]["dice"].count == 2  # in the last one it has no name
 
 
 def test_confusion_is_added_up_in_ml() -> None:
@@ -155,7 +174,7 @@ def test_regions_are_drawn_one_by_one(tmp_path: Path, monkeypatch: pytest.Monkey
         write_nifti(Segmentation(array, grid, ()), tmp_path / folder / "a.nii.gz")
     names = [{"label": n, "name": name, "color": [1, 1, 1]} for n, name in enumerate(("whole", "core", "hot"), 1)]
     (tmp_path / "found" / "a.json").write_text(json.dumps({"segments": names}))
-    regions = {"whole": ((1, 1), (2, 2), (4, 4)), "core": ((1, 1), (4, 4)), "hot": ((4, 4),)}
+    regions = {"whole": frozenset([1, 2, 4]), "core": frozenset([1, 4]), "hot": frozenset([4])}
     pairs, _ = find_pairs(tmp_path / "found", tmp_path / "expected", classes=regions)
     drawn = []
     monkeypatch.setattr("napari_seg.evaluation.page._image", lambda sheet, alt: drawn.append(np.asarray(sheet)) or alt)

@@ -20,7 +20,7 @@ import SimpleITK
 from scipy.ndimage import gaussian_filter
 
 from napari_seg.errors import InputError, OutputError
-from napari_seg.evaluation.labels import with_labels_of
+from napari_seg.evaluation.matching import match
 from napari_seg.formats.dicom import seg_write
 from napari_seg.formats.dicom.contours import outlines
 from napari_seg.formats.dicom.rtstruct import read_rtstruct
@@ -96,7 +96,7 @@ def test_dicom_segmentations_come_back(any_series: Volume, tmp_path: Path, kind:
     tissue = {"category": seg_write.TISSUE, "kind": seg_write.TISSUE}
     expected = [replace(s, label=n) for n, s in zip(labels, SEGMENTS, strict=True)]
     assert list(found.segments) == [expected[0], *(replace(s, **tissue) for s in expected[1:])]
-    back = with_labels_of(meant, on_grid(found, meant.grid, tmp_path))
+    back = match(meant, on_grid(found, meant.grid, tmp_path)).reference
     assert np.array_equal(back.array, meant.array)
 
     dataset, source = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(any_series.source.files[0])
@@ -207,7 +207,7 @@ def test_contours_come_back(any_series: Volume, tmp_path: Path) -> None:
     found = read_rtstruct(tmp_path / "contours.dcm", any_series.grid)
     assert [s.name for s in found.segments] == ["left thing", "Größe", "nowhere"]
     assert [s.color for s in found.segments] == [s.color for s in SEGMENTS]
-    assert np.array_equal(with_labels_of(meant, found).array, meant.array)
+    assert np.array_equal(match(meant, found).reference.array, meant.array)
     dataset = pydicom.dcmread(tmp_path / "contours.dcm")
     images = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
     assert len(images.ContourImageSequence) == len(any_series.source.files)
@@ -274,7 +274,7 @@ def test_an_ending_names_the_format(series: Volume, tmp_path: Path) -> None:
     assert obj[0].startswith("# SPACE=LPS")
     assert {line[0] for line in obj[1:]} == {"v", "f"}
     for name in ("a.nii.gz", "a.seg.nrrd", "a.dcm", "contours.dcm"):
-        found = with_labels_of(meant, read_label_map(tmp_path / name, series.grid))
+        found = match(meant, read_label_map(tmp_path / name, series.grid)).reference
         assert np.array_equal(found.array, meant.array), name
     with pytest.raises(InputError, match=r"labels\.needs_grid"):
         read_label_map(tmp_path / "contours.dcm")

@@ -65,13 +65,12 @@ def test_the_rule_is_that_of_napari_seg() -> None:
 
     from napari_seg.evaluation.metrics import compare_label_maps
     from napari_seg.geometry import Grid
-    from napari_seg.volume import Segment, Segmentation
+    from napari_seg.volume import Segmentation
 
     grid = Grid((8, 10, 6), np.diag([*SPACING, 1.0]))
-    segments = (Segment(1, "a", (255, 0, 0)), Segment(2, "b", (0, 255, 0)))
     for prediction, reference, *expected in CASES.values():
-        maps = (Segmentation(x.argmax(0).numpy().astype(np.uint8), grid, segments) for x in (prediction, reference))
-        scores = compare_label_maps(*maps).scores
+        maps = (Segmentation(x.argmax(0).numpy().astype(np.uint8), grid, ()) for x in (prediction, reference))
+        scores = compare_label_maps(*maps, {1: [1], 2: [2]}).scores
         for name, values in zip(("dice", "hd95_mm", "nsd"), expected, strict=True):
             assert [getattr(scores[n], name) for n in (1, 2)] == pytest.approx(list(values), nan_ok=True)
 

@@ -83,7 +83,7 @@ def test_the_parts_are_those_of_the_training(balls: Path, tmp_path: Path, write:
 
 def test_the_plan_says_what_the_label_values_mean(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps({"labels": {"liver": [3], "tumour": [7, "10-19"], "ignore": [255]}}))
-    assert label_values(tmp_path) == {"liver": ((3, 3),), "tumour": ((7, 7), (10, 19)), "ignore": ((255, 255),)}
+    assert label_values(tmp_path) == {"liver": {3}, "tumour": {7, *range(10, 20)}, "ignore": {255}}
     (tmp_path / "plan.json").write_text("{}")
     assert label_values(tmp_path) == {}
 

@@ -145,7 +145,9 @@ def run(arguments: argparse.Namespace) -> int:
                 text = f"{arguments.versus.name}/{result.name}: {result.code}: {result.message}"
                 print(f"napari-seg: not in the comparison: {text}", file=sys.stderr)
         try:
-            versus = differences(results, others)
+            versus, notices = differences(results, others)
+            for notice in notices:
+                print(f"napari-seg: {notice}", file=sys.stderr)
         except InputError as error:  # the evaluation itself is printed and written before
             fault = error
     table = summaries(results)
@@ -192,7 +194,7 @@ def _print_tables(
     from rich.table import Table
 
     from napari_seg.cli.progress import Output, figure
-    from napari_seg.evaluation.pairs import MEAN
+    from napari_seg.evaluation.matching import MEAN
     from napari_seg.evaluation.report import unit, values
     from napari_seg.evaluation.statistics import worst
 

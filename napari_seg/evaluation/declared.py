@@ -9,11 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from napari_seg.errors import InputError
-from napari_seg.evaluation.labels import Classes, do_overlap, split_ignored
+from napari_seg.evaluation.labels import Classes, split_ignored
 from napari_seg.formats.endings import nifti_ending
-
-_MAX_VALUE = 65535
-"""Highest value of a label map that is named."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +19,13 @@ class Declared:
 
     Attributes:
         ignored: values of voxels that are not annotated.
-        names: name -> values above 0 of classes that do not overlap; empty if two names share a value.
-        regions: name -> values of classes that overlap; empty if no two names share a value.
+        classes: name -> values; empty if nothing is declared.
         labelled: name of a label map -> the values that are annotated in it; others have all of them.
     """
 
     ignored: tuple[int, ...] = ()
-    names: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    regions: Classes = field(default_factory=dict)
-    labelled: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    classes: Classes = field(default_factory=dict)
+    labelled: dict[str, frozenset[int]] = field(default_factory=dict)
 
 
 def declared(references: Path) -> Declared:
@@ -51,12 +46,8 @@ def declared(references: Path) -> Declared:
             continue
         ignored = values.pop("ignore", ())
         values = {name: of_class for name, of_class in values.items() if set(of_class) != {0}}
-        classes = {name: tuple((value, value) for value in of_class) for name, of_class in values.items()}
-        labelled = dict(_labelled(description, values, path))
-        if do_overlap(classes):
-            return Declared(ignored, {}, classes, labelled)
-        names = {name: tuple(value for value in of_class if value > 0) for name, of_class in values.items()}
-        return Declared(ignored, {name: of_class for name, of_class in names.items() if of_class}, {}, labelled)
+        classes = {name: frozenset(of_class) for name, of_class in values.items()}
+        return Declared(ignored, classes, dict(_labelled(description, values, path)))
     return Declared()
 
 
@@ -68,16 +59,7 @@ def as_planned(stated: Declared, planned: Classes) -> Declared:
         planned: meaning of its values in the training.
     """
     classes, ignored = split_ignored(planned)
-    ignored = tuple(dict.fromkeys((*stated.ignored, *ignored)))
-    if do_overlap(classes):
-        return replace(stated, ignored=ignored, names={}, regions=classes)
-    names = {
-        name: tuple(value for low, high in of_class for value in range(max(low, 1), min(high, _MAX_VALUE) + 1))
-        for name, of_class in classes.items()
-    }
-    return replace(
-        stated, ignored=ignored, names={name: values for name, values in names.items() if values}, regions={}
-    )
+    return replace(stated, ignored=tuple(dict.fromkeys((*stated.ignored, *ignored))), classes=classes)
 
 
 def _values(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -93,7 +75,7 @@ def _values(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _labelled(
     description: Mapping[str, Any], values: Mapping[str, tuple[int, ...]], path: Path
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+) -> Iterator[tuple[str, frozenset[int]]]:
     """Yield name of a label map -> annotated values; "labelled" lists names or values.
 
     Raises:
@@ -117,4 +99,4 @@ def _labelled(
                 f"{', '.join(values) or 'those of its label map'}",
             )
         found = [values[word] if isinstance(word, str) else (word,) for word in words]
-        yield name, tuple(sorted({value for of_word in found for value in of_word}))
+        yield name, frozenset(value for of_word in found for value in of_word)

@@ -7,9 +7,10 @@ distance on the grid (373.13 mm in the BraTS challenge); so neither a miss nor a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,30 +56,40 @@ class Scores:
     nsd: float = nan
 
 
+Key = TypeVar("Key", bound=Hashable)
+
+
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Generic[Key]):
     """Comparison of one label map with its reference.
 
     Attributes:
         labels: 0 and every label that the label map or the reference contains or names, ascending.
-        scores: label -> metrics, background excluded.
+        scores: structure -> metrics.
         confusion: (L, L) voxels with `labels[row]` in the reference and `labels[column]` in the result.
     """
 
     labels: tuple[int, ...]
-    scores: dict[int, Scores]
+    scores: dict[Key, Scores]
     confusion: NDArray[np.int64]
 
 
-def compare_label_maps(prediction: Segmentation, reference: Segmentation, tolerance_mm: float = 1.0) -> Comparison:
-    """Return the metrics of every segment and the confusion matrix.
+def compare_label_maps(
+    prediction: Segmentation,
+    reference: Segmentation,
+    structures: Mapping[Key, Collection[int]],
+    tolerance_mm: float | None = 1.0,
+) -> Comparison[Key]:
+    """Return the metrics of structures and the confusion matrix of labels.
 
     A reference whose axes are permuted or flipped is reoriented first; nothing is interpolated.
 
     Args:
         prediction: the result.
         reference: the reference.
-        tolerance_mm: distance up to which two surfaces count as equal in the NSD.
+        structures: structure -> labels that make it up; structures that overlap share labels.
+        tolerance_mm: distance up to which two surfaces count as equal in the NSD; None: no distances are computed, HD95
+            and NSD are nan.
 
     Raises:
         InputError: `geometry.mismatch`, the grids hold different voxels; `labels.too_many`, over `MAX_LABELS` labels.
@@ -90,26 +101,28 @@ def compare_label_maps(prediction: Segmentation, reference: Segmentation, tolera
         {label: box for label, box in enumerate(find_objects(array), start=1) if box is not None}
         for array in (found, expected)
     )
-    named = {s.label for s in (*prediction.segments, *reference.segments)}
-    labels = (0, *sorted((found_at.keys() | expected_at.keys() | named) - {0}))
+    labels = (0, *sorted(found_at.keys() | expected_at.keys() | {n for own in structures.values() for n in own}))
     if len(labels) > MAX_LABELS:
         raise InputError(
             "labels.too_many", f"found {len(labels)} labels; expected at most {MAX_LABELS}, one for each structure"
         )
     confusion = confusion_matrix(found, expected, labels)
     scores = {}
-    for row, label in enumerate(labels[1:], start=1):
-        shared, in_found, in_expected = confusion[row, row], confusion[:, row].sum(), confusion[row].sum()
+    for structure, own in structures.items():
+        rows = np.isin(labels, [*own])
+        shared, in_found, in_expected = confusion[rows][:, rows].sum(), confusion[:, rows].sum(), confusion[rows].sum()
         if in_found == in_expected == 0:
-            scores[label] = Scores()
+            scores[structure] = Scores()
             continue
         hd95_mm, nsd = _diagonal_mm(grid), 0.0
-        if in_found and in_expected:
-            box = _union(found_at[label], expected_at[label])
-            distances = surface_distances(found[box] == label, expected[box] == label, grid)
+        if tolerance_mm is None:
+            hd95_mm, nsd = nan, nan
+        elif in_found and in_expected:
+            box = _union([at[label] for at in (found_at, expected_at) for label in own if label in at])
+            distances = surface_distances(np.isin(found[box], [*own]), np.isin(expected[box], [*own]), grid)
             hd95_mm, nsd = hausdorff_95(*distances), surface_dice(*distances, tolerance_mm)
         either = in_found + in_expected - shared
-        scores[label] = Scores(
+        scores[structure] = Scores(
             dice=float(2 * shared / (in_found + in_expected)),
             iou=float(shared / either),
             precision=float(shared / in_found) if in_found else 0.0,
@@ -234,8 +247,10 @@ def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask & ~binary_erosion(mask)
 
 
-def _union(a: tuple[slice, ...], b: tuple[slice, ...]) -> tuple[slice, ...]:
-    return tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
+def _union(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    return tuple(
+        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)
+    )
 
 
 def _described(grid: Grid) -> str:

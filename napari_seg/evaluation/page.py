@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from html import escape
 from math import isnan
 from typing import Any
@@ -15,9 +15,9 @@ from PIL import Image
 from napari_seg.errors import NapariSegError, counted
 from napari_seg.evaluation.html import document, strips, table
 from napari_seg.evaluation.labels import BACKGROUND
+from napari_seg.evaluation.matching import MEAN
 from napari_seg.evaluation.overlay import draw_comparison, draw_comparison_2d
-from napari_seg.evaluation.pairs import MEAN, CaseScores
-from napari_seg.evaluation.regions import region_masks
+from napari_seg.evaluation.pairs import CaseScores
 
 # metric -> heading without unit, number of decimals
 _COLUMNS = {
@@ -152,16 +152,16 @@ def _images(result: CaseScores) -> str:
     assert pair is not None  # failed cases are not drawn
     read_scan, draw = (read_image2d, draw_comparison_2d) if pair.is_image_2d else (read, draw_comparison)
     try:
-        prediction, reference = pair.read()
+        matched = pair.read()
         scan = read_scan(pair.scan) if pair.scan else None
-        if not (pair.classes and pair.has_regions):
-            sheet = draw(scan, replace(prediction, segments=result.segments), reference)
+        if not matched.has_regions:
+            sheet = draw(scan, matched.prediction, matched.reference)
             return _image(sheet, f"where result and reference of {result.name} differ")
-        masks = region_masks(prediction, reference, pair.classes, pair.labelled)
+        regions = [(region, *matched.masks(region)) for region in matched.prediction.segments]
         return "".join(
             f"<p>{escape(region.name)}</p>"
             + _image(draw(scan, found, expected), f"where {region.name} of {result.name} differs from the reference")
-            for region, found, expected in masks
+            for region, found, expected in regions
             if found.array.any() or expected.array.any()
         )
     except NapariSegError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
@@ -13,38 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, NapariSegError, Notice, listed
-from napari_seg.evaluation.declared import Declared, as_planned, declared
-from napari_seg.evaluation.labels import (
-    BACKGROUND,
-    Classes,
-    as_classes,
-    do_overlap,
-    mask_ignored,
-    only_labelled,
-    with_labels_of,
-    with_names,
-)
-from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
+from napari_seg.errors import InputError, NapariSegError, Notice
+from napari_seg.evaluation.declared import as_planned, declared
+from napari_seg.evaluation.labels import BACKGROUND, Classes, Meaning
+from napari_seg.evaluation.matching import UNNAMED_VOID, VOID, Matched, match
+from napari_seg.evaluation.metrics import Comparison, Scores, compare_label_maps, disagreement
 from napari_seg.evaluation.names import match_names
-from napari_seg.evaluation.regions import compare_regions
 from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
 from napari_seg.formats.label_maps import is_cropped, on_common_grid, on_grid, read_label_map
 from napari_seg.formats.mask_folder import mask_files
-from napari_seg.volume import Segment, Segmentation, distinct_color
+from napari_seg.volume import Segment, Segmentation
 
 logger = logging.getLogger(__name__)
-
-VOID = 255
-"""Void label: the value that PASCAL VOC and similar data sets write along uncertain object borders."""
-
-_UNNAMED_VOID = f"label {VOID}"
-"""Name of the void label in a label map without names."""
-
-MEAN = "mean"
-"""Name of the table row that holds the mean over the segments of each case."""
 
 
 @dataclass(frozen=True)
@@ -56,40 +38,27 @@ class Pair:
         prediction: path of the label map.
         reference: path of the reference.
         scan: path of the scan; used only to draw figures.
-        classes: meaning of the reference's values; None if segments are matched by name, and labels without names by
-            number.
+        meaning: meaning of the reference's values.
         ignore_frame: compare DICOM objects even if their frames of reference differ.
-        ignored: ignore labels of the reference; their voxels are not compared.
-        labelled: values of the reference that are annotated; other classes are not compared. None: all.
-        declared: name -> values that the data set of the reference declares; used if the reference has no names.
     """
 
     name: str
     prediction: Path
     reference: Path
     scan: Path | None = None
-    classes: Classes | None = None
+    meaning: Meaning = field(default_factory=Meaning)
     ignore_frame: bool = False
-    ignored: tuple[int, ...] = ()
-    labelled: tuple[int, ...] | None = None
-    declared: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-    @property
-    def has_regions(self) -> bool:
-        """True if the classes overlap, so that they are compared one by one."""
-        return do_overlap(self.classes or {})
 
     @property
     def is_image_2d(self) -> bool:
         """True for 2D images, whose distances are in pixels."""
         return is_image2d(self.prediction)
 
-    def read(self) -> tuple[Segmentation, Segmentation]:
-        """Read the label map and its reference, relabelled so that the same names have equal labels.
+    def read(self) -> Matched:
+        """Read the label map and its reference, and match their structures.
 
         Raises:
-            InputError: a file can't be read, or its values don't fit `classes`; see `read_label_map`, `as_classes`,
-                `with_labels_of`.
+            InputError: a file can't be read, or its values don't fit their meaning; see `read_label_map`, `match`.
         """
         prediction = read_label_map(self.prediction)
         reference = read_label_map(
@@ -98,24 +67,10 @@ class Pair:
             images=[self.prediction],
             ignore_frame=self.ignore_frame,
             on_own_grid=is_cropped(self.prediction),
-            header_names=not self.declared,
+            header_names=not self.meaning.classes,
         )
         prediction, reference = on_common_grid((prediction, self.prediction), (reference, self.reference))
-        if self.ignored:
-            prediction, reference = mask_ignored(self.ignored, prediction, reference, self.reference.name)
-        if self.has_regions:
-            return prediction, reference
-        meaning: Classes | None = self.classes
-        if self.classes:
-            relabelled = as_classes(reference, self.classes, prediction)
-        else:
-            reference = with_names(reference, self.declared, prediction)
-            relabelled = with_labels_of(prediction, reference, self.reference.name)
-            if relabelled is not reference:
-                meaning = {segment.name: ((segment.label, segment.label),) for segment in reference.segments}
-        if self.labelled is None:
-            return prediction, relabelled
-        return only_labelled(self.labelled, meaning, prediction, relabelled)
+        return match(prediction, reference, self.meaning, self.reference.name)
 
 
 @dataclass(frozen=True)
@@ -131,6 +86,8 @@ class CaseScores:
         notices: warnings about the two files.
         code: error code; "" if the comparison succeeded.
         message: error message.
+        evidence: see `Matched`.
+        doubts: see `Matched`; empty once the other cases were considered.
     """
 
     name: str
@@ -141,6 +98,8 @@ class CaseScores:
     notices: tuple[Notice, ...] = ()
     code: str = ""
     message: str = ""
+    evidence: Collection[str] = ()
+    doubts: Mapping[str, InputError] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float:
@@ -183,7 +142,8 @@ def find_pairs(
             `case_01_0000_seg.nii.gz` belong to the case `case_01`.
         references: the reference, or a folder of references.
         scans: the scan, or a folder of scans named `case_01.nii.gz` or `case_01_0000.nii.gz`; used only for figures.
-        classes: meaning of the references' values; None: that of their names, which their dataset.json may declare.
+        classes: meaning of the references' values, which must be in one of them; None: that of their names, which their
+            dataset.json may declare.
         ignore_frame: compare DICOM objects even if their frames of reference differ.
         ignored: ignore labels of the references, in addition to those declared in their dataset.json.
         only: names of the references to compare; None: all.
@@ -200,13 +160,11 @@ def find_pairs(
     if planned:
         stated = as_planned(stated, planned)
     ignore_labels = tuple(dict.fromkeys((*ignored, *stated.ignored)))
-    classes = classes or stated.regions or None
+    meaning = Meaning(classes or stated.classes, bool(classes), ignore_labels)
     if _is_label_map(predictions, references) and _is_label_map(references, predictions):
         scan = scans if scans and scans.is_file() else None
-        case_name = _stem(Path(file_label(predictions)))
-        labelled = stated.labelled.get(_stem(Path(file_label(references))))
-        found = (predictions, references, scan, classes, ignore_frame, ignore_labels, labelled, stated.names)
-        return [Pair(case_name, *found)], []
+        meaning = replace(meaning, labelled=stated.labelled.get(_stem(Path(file_label(references)))))
+        return [Pair(_stem(Path(file_label(predictions))), predictions, references, scan, meaning, ignore_frame)], []
     references_by_name = _by_name(_label_maps(references))
     scans_by_name = _by_name(_label_maps(scans) if scans else [], "_0000")
     pairs: dict[str, Pair] = {}
@@ -229,11 +187,8 @@ def find_pairs(
                 path,
                 references_by_name[name][0],
                 _scan(scans_by_name.get(name, [])),
-                classes,
+                replace(meaning, labelled=stated.labelled.get(name)),
                 ignore_frame,
-                ignore_labels,
-                stated.labelled.get(name),
-                stated.names,
             )
     unpaired += [
         _unpaired(
@@ -250,15 +205,31 @@ def find_pairs(
 
 def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseScores:
     """Return the scores of one pair, or the error that prevented them."""
+    return _settled([_scored(pair, tolerance_mm)])[0]
+
+
+def compare_pairs(pairs: Iterable[Pair], tolerance_mm: float = 1.0) -> list[CaseScores]:
+    """Return the scores of several pairs.
+
+    Voxels of the void label 255 are ignored, with a notice. A case whose structures have nothing in common with those
+    of its reference failed, unless other cases show that the two belong together: then the model missed them.
+    Structures have one spelling in all cases.
+    """
+    results = [_scored(pair, tolerance_mm) for pair in pairs]
+    notice = _void_notice([(name, scores) for result in results for name, scores in result.scores.items()])
+    for n, result in enumerate(results if notice else ()):
+        if UNNAMED_VOID in result.scores and result.pair is not None:
+            meaning = replace(result.pair.meaning, ignored=(*result.pair.meaning.ignored, VOID))
+            rescored = _scored(replace(result.pair, meaning=meaning), tolerance_mm)
+            results[n] = replace(rescored, notices=(*rescored.notices, *([notice] if notice else [])))
+    return spelled_alike(_settled(results))
+
+
+def _scored(pair: Pair, tolerance_mm: float) -> CaseScores:
+    """Return the scores of one pair, with doubts, or the error that prevented them."""
     try:
-        prediction, reference = pair.read()
-        notices = tuple(dict.fromkeys((*prediction.notices, *reference.notices)))
-        if pair.classes and pair.has_regions:
-            regions, scores = compare_regions(prediction, reference, pair.classes, tolerance_mm, pair.labelled)
-            notices = (*notices, *_regions_differ(prediction, pair.classes))
-            return CaseScores(pair.name, pair, regions, scores, notices=notices)
-        comparison = compare_label_maps(prediction, reference, tolerance_mm)
-        segments = _segments(comparison.labels[1:], prediction, reference)
+        matched = pair.read()
+        comparison = _compared(matched, tolerance_mm)
     except NapariSegError as error:
         return CaseScores(pair.name, pair, code=error.code, message=error.message)
     except OSError as error:
@@ -271,31 +242,67 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseScores:
         # the exception text may contain private data
         message = f"this should not have happened: {type(error).__name__}; please report it"
         return CaseScores(pair.name, pair, code="internal.error", message=message)
-    names = [BACKGROUND, *(segment.name for segment in segments)]
+    prediction, reference = matched.prediction, matched.reference
+    confusion_ml = {}
+    if not matched.has_regions:
+        names = {0: BACKGROUND} | {segment.label: segment.name for segment in prediction.segments}
+        columns = [names[label] for label in comparison.labels]
+        confusion_ml = {
+            name: {columns[n]: float(row[n] * prediction.grid.voxel_ml) for n in np.flatnonzero(row)}
+            for name, row in zip(columns, comparison.confusion, strict=True)
+        }
+    notices = tuple(dict.fromkeys((*prediction.notices, *reference.notices)))
     return CaseScores(
         pair.name,
         pair,
-        segments,
-        {segment.name: comparison.scores[segment.label] for segment in segments},
-        {
-            name: {names[n]: float(row[n] * prediction.grid.voxel_ml) for n in np.flatnonzero(row)}
-            for name, row in zip(names, comparison.confusion, strict=True)
-        },
+        prediction.segments,
+        comparison.scores,
+        confusion_ml,
         notices,
+        evidence=matched.evidence,
+        doubts=matched.doubts,
     )
 
 
-def compare_pairs(pairs: Iterable[Pair], tolerance_mm: float = 1.0) -> list[CaseScores]:
-    """Return the scores of several pairs; voxels of the void label 255 are ignored, with a notice."""
-    results = [compare_pair(pair, tolerance_mm) for pair in pairs]
-    notice = _void_notice([(name, scores) for result in results for name, scores in result.scores.items()])
-    if notice is None:
-        return results
-    for n, result in enumerate(results):
-        if _UNNAMED_VOID in result.scores and result.pair is not None:
-            rescored = compare_pair(replace(result.pair, ignored=(*result.pair.ignored, VOID)), tolerance_mm)
-            results[n] = replace(rescored, notices=(*rescored.notices, notice))
-    return results
+def _compared(matched: Matched, tolerance_mm: float = 1.0) -> Comparison[str]:
+    return compare_label_maps(matched.prediction, matched.reference, matched.structures, tolerance_mm)
+
+
+def _settled(results: Sequence[CaseScores]) -> list[CaseScores]:
+    """Return the results; those failed about which a doubt remains."""
+    evidence = {sign for result in results for sign in result.evidence}
+    settled = []
+    for result in results:
+        error = next((error for sign, error in result.doubts.items() if sign not in evidence), None)
+        failed = error and CaseScores(result.name, result.pair, code=error.code, message=error.message)
+        settled.append(failed or replace(result, doubts={}))
+    return settled
+
+
+def spelled_alike(results: Sequence[CaseScores], names: Sequence[str] = ()) -> list[CaseScores]:
+    """Return the results with one spelling of each structure, see `match_names`: the first one that is met.
+
+    Args:
+        results: scores of cases.
+        names: names that are met before.
+    """
+    known = list(names)
+    alike = []
+    for result in results:
+        same = match_names(list(result.scores), known)
+        known += [name for name in result.scores if name not in same]
+        if any(name != other for name, other in same.items()):
+            result = replace(
+                result,
+                segments=tuple(replace(one, name=same.get(one.name, one.name)) for one in result.segments),
+                scores={same.get(name, name): scores for name, scores in result.scores.items()},
+                confusion_ml={
+                    same.get(name, name): {same.get(found, found): ml for found, ml in row.items()}
+                    for name, row in result.confusion_ml.items()
+                },
+            )
+        alike.append(result)
+    return alike
 
 
 def _void_notice(named_scores: Sequence[tuple[str, Scores]]) -> Notice | None:
@@ -307,9 +314,9 @@ def _void_notice(named_scores: Sequence[tuple[str, Scores]]) -> Notice | None:
     Args:
         named_scores: segment name and scores, of all cases.
     """
-    is_predicted = any(scores.volume_ml > 0 for name, scores in named_scores if name == _UNNAMED_VOID)
-    has_others = any(scores.reference_ml > 0 for name, scores in named_scores if name != _UNNAMED_VOID)
-    if is_predicted or not has_others or _UNNAMED_VOID not in dict(named_scores):
+    is_predicted = any(scores.volume_ml > 0 for name, scores in named_scores if name == UNNAMED_VOID)
+    has_others = any(scores.reference_ml > 0 for name, scores in named_scores if name != UNNAMED_VOID)
+    if is_predicted or not has_others or UNNAMED_VOID not in dict(named_scores):
         return None
     text = (
         f"the references contain {VOID} and other labels, and no result contains {VOID}: it was ignored as void label"
@@ -322,8 +329,8 @@ def compare_with(
 ) -> tuple[dict[int, Scores], NDArray[np.uint8], tuple[Notice, ...]]:
     """Return scores per label, the disagreement map (see `disagreement`), and notices about the reference.
 
-    Segments are matched by name, see `with_labels_of`. A dataset.json next to the reference may declare the names and
-    ignore labels of its values; these and the void label 255 are ignored, as by `napari-seg evaluate`.
+    The comparison is that of `napari-seg evaluate`: a dataset.json next to the reference may declare names, regions,
+    ignore labels and what is annotated. A structure that is no label of the result has the number of a free label.
 
     Args:
         prediction: the result.
@@ -332,64 +339,36 @@ def compare_with(
 
     Raises:
         InputError: the reference can't be read or lies on another grid; `labels.too_many`, a label map has too many
-            labels; `labels.none_common`, see `with_labels_of`; `dataset.bad_json`, see `declared`.
+            labels; `dataset.bad_json`, see `declared`; as `match`, also its doubts.
     """
-    name, stated = "the reference", Declared()
+    name, meaning = "the reference", Meaning()
     if isinstance(reference, Path):
         name, stated = file_label(reference), declared(reference)
-        segmentation = read_label_map(reference, prediction.grid, images=images, header_names=not stated.names)
+        meaning = Meaning(stated.classes, ignored=stated.ignored, labelled=stated.labelled.get(_stem(Path(name))))
+        segmentation = read_label_map(reference, prediction.grid, images=images, header_names=not stated.classes)
         if is_cropped(reference):
             segmentation = on_grid(segmentation, prediction.grid, reference)
         reference = segmentation
-    found, expected, scores = _matched(prediction, reference, stated.ignored, stated, name)
-    notice = _void_notice([*scores.values()])
+    matched = match(prediction, reference, meaning, name)
+    scores = _compared(matched).scores
+    notice = _void_notice([*scores.items()])
     if notice is not None:
-        found, expected, scores = _matched(prediction, reference, (*stated.ignored, VOID), stated, name)
+        matched = match(prediction, reference, replace(meaning, ignored=(*meaning.ignored, VOID)), name)
+        scores = _compared(matched).scores
+    for sign, error in matched.doubts.items():
+        if sign not in matched.evidence:
+            raise error
     return (
-        {label: of_segment for label, (_, of_segment) in scores.items()},
-        disagreement(found, expected),
-        (*expected.notices, *([] if notice is None else [notice])),
+        {segment.label: scores[segment.name] for segment in matched.prediction.segments},
+        disagreement(matched.prediction, matched.reference),
+        (*matched.reference.notices, *([] if notice is None else [notice])),
     )
-
-
-def _matched(
-    prediction: Segmentation, reference: Segmentation, ignored: Sequence[int], stated: Declared, name: str
-) -> tuple[Segmentation, Segmentation, dict[int, tuple[str, Scores]]]:
-    """Return the two without ignored voxels and with equal labels for the same names, and label -> name and scores."""
-    prediction, reference = mask_ignored(ignored, prediction, reference, name)
-    reference = with_labels_of(prediction, with_names(reference, stated.names, prediction), name)
-    names = {segment.label: segment.name for segment in (*reference.segments, *prediction.segments)}
-    scores = compare_label_maps(prediction, reference).scores
-    named = {label: (names.get(label, f"label {label}"), of_segment) for label, of_segment in scores.items()}
-    return prediction, reference, named
-
-
-def _regions_differ(prediction: Segmentation, regions: Classes) -> Iterator[Notice]:
-    """Yield a notice if the result has names, but none of a region, so that its labels count as values."""
-    names = [segment.name for segment in prediction.segments]
-    if names and not match_names(names, regions):
-        text = f"no structure of the result ({listed(names)}) has the name of a region ({listed([*regions])})"
-        yield Notice("labels.names_differ", f"{text}; its labels are taken as values of the reference")
 
 
 def segment_names(results: Sequence[CaseScores]) -> list[str]:
     """Return the names of the segments of all cases, each once, sorted by label."""
     labels = {segment.name: segment.label for result in results for segment in result.segments}
     return sorted(labels, key=lambda name: labels[name])
-
-
-def _segments(labels: Sequence[int], prediction: Segmentation, reference: Segmentation) -> tuple[Segment, ...]:
-    segment_by_label = {s.label: s for s in (*reference.segments, *prediction.segments)}
-    segments = tuple(
-        segment_by_label.get(label) or Segment(label, f"label {label}", distinct_color(label)) for label in labels
-    )
-    repeated = {s.name for s in segments if [BACKGROUND, MEAN, *(other.name for other in segments)].count(s.name) > 1}
-    if repeated:
-        raise InputError(
-            "labels.names",
-            f"found {', '.join(sorted(repeated))} twice; expected unique names other than background and mean",
-        )
-    return segments
 
 
 def _is_label_map(path: Path, other: Path) -> bool:

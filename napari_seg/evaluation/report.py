@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from napari_seg.errors import InputError, OutputError
+from napari_seg.errors import InputError, Notice, OutputError, listed
+from napari_seg.evaluation.matching import MEAN
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
-from napari_seg.evaluation.pairs import MEAN, CaseScores, segment_names
+from napari_seg.evaluation.pairs import CaseScores, segment_names, spelled_alike
 from napari_seg.evaluation.statistics import (
     RESAMPLES,
     Difference,
@@ -68,43 +69,51 @@ def summaries(results: Sequence[CaseScores]) -> dict[str, dict[str, Summary]]:
     return {name: {metric: next(found) for metric in metrics} for name, metrics in rows.items()}
 
 
-def differences(ours: Sequence[CaseScores], others: Sequence[CaseScores]) -> dict[str, dict[str, Difference]]:
-    """Return segment (and `MEAN`) -> metric -> paired difference, ours minus others, see `paired`.
+def differences(
+    ours: Sequence[CaseScores], others: Sequence[CaseScores]
+) -> tuple[dict[str, dict[str, Difference]], tuple[Notice, ...]]:
+    """Return structure (and `MEAN`) -> metric -> paired difference, ours minus others, see `paired`; and notices.
 
-    Segments that the other results do not know have no case, and those that only these know are left out. A result
-    without names may contain any label, and is compared with another one without names only.
+    The structures of both are compared, spelled as in ours, and those without a name ("label 3"), which a result may
+    lack because it does not contain them.
 
     Raises:
-        InputError: `evaluation.versus`, no case of both has segments of the same names.
+        InputError: `evaluation.versus`, no case of both has structures of the same names, or one names a label of the
+            references that the other does not name.
     """
     compared = {result.name for result in ours if not result.code} & {one.name for one in others if not one.code}
     ours, others = ([result for result in results if result.name in compared] for results in (ours, others))
-    known = [set(segment_names(results)) for results in (ours, others)]
-    unnamed = {name for name in set.union(*known) if _UNNAMED.fullmatch(name)}
-    named = [names - unnamed for names in known]
-    held = {name for one in (*ours, *others) for name, scores in one.scores.items() if scores.reference_ml > 0}
-    only_one_has_names = any(named) and bool((unnamed & held) - (known[0] & known[1]))
-    if not compared or only_one_has_names or (any(named) and not named[0] & named[1]):
-        first, second = (", ".join(sorted(names)) or "none" for names in known)
+    others = spelled_alike(others, segment_names(ours))
+    ours_know, others_know = set(segment_names(ours)), set(segment_names(others))
+    held = {(r.name, name) for r in (*ours, *others) for name, scores in r.scores.items() if scores.reference_ml > 0}
+    unnamed = {name for name in ours_know ^ others_know if _UNNAMED.fullmatch(name)}
+    if not ours_know & others_know or unnamed & {name for _, name in held}:
+        first, second = (", ".join(sorted(names)) or "none" for names in (ours_know, others_know))
         text = f"found the structures {first}, and in the results to compare with {second}"
         text += "; expected the same names: name structures alike, or give the meaning of the references with --labels"
         raise InputError("evaluation.versus", f"{text} ({len(compared)} cases have both)")
-    names = [name for name in segment_names([*others, *ours]) if name in known[0] | unnamed]
+    names = [name for name in segment_names([*others, *ours]) if name in (ours_know & others_know) | unnamed]
     table: dict[str, dict[str, Difference]] = {name: {} for name in (*names, MEAN)}
     for metric in PERFECT:
         a, b = (
-            {r.name: _row(r, [n for n in names if n in of_model | unnamed], metric) for r in results}
-            for results, of_model in zip((ours, others), known, strict=True)
+            {
+                r.name: {
+                    name: getattr(r.scores.get(name, Scores()), metric)
+                    for name in names
+                    if name in r.scores or (r.name, name) not in held  # else it has no name in this case
+                }
+                for r in results
+            }
+            for results in (ours, others)
         )
         pairs = paired(a, b, PERFECT[metric])
         for name in names:
             table[name][metric] = compare(of_structure(pairs, name))
         table[MEAN][metric] = compare(means_of_cases(pairs))
-    return table
-
-
-def _row(result: CaseScores, names: Sequence[str], metric: str) -> dict[str, float]:
-    return {name: getattr(result.scores.get(name, Scores()), metric) for name in names}
+    only = [sorted(one - other - unnamed) for one, other in ((ours_know, others_know), (others_know, ours_know))]
+    places = zip(("these results", "the results to compare with"), only, strict=True)
+    where = "; ".join(f"only in {place}: {listed(of_place)}" for place, of_place in places if of_place)
+    return table, (Notice("labels.names_differ", f"{where}; not compared"),) if where else ()
 
 
 def pooled_confusion_ml(results: Sequence[CaseScores]) -> dict[str, dict[str, float]]:

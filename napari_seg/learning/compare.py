@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 
-import numpy as np
-
 from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
+from napari_seg.evaluation.matching import Structure, matched_by
+from napari_seg.evaluation.metrics import compare_label_maps
+from napari_seg.evaluation.names import match_names
 from napari_seg.evaluation.statistics import Both, means_of_cases, of_structure, paired
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.label_maps import on_grid
@@ -23,7 +24,7 @@ from napari_seg.learning.scans import labels_of, scan_of
 from napari_seg.learning.training_set import AcceptedCase, TrainingSet
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.version import __version__
-from napari_seg.volume import Segmentation
+from napari_seg.volume import Segment, Segmentation, distinct_color
 
 SCORES = "scores"
 """Folder of a training set with the scores of models, so that none is evaluated twice on the same labels."""
@@ -124,26 +125,19 @@ def _score(folder: Path, content: TrainingSet, case: AcceptedCase, bundle: Bundl
     scan = scan_of(folder, case)
     labels = labels_of(folder, case, scan.grid)
     result = on_grid(segment(scan, bundle), scan.grid, folder / case.image)
-    named = _labels_of(result)
-    scores: dict[str, float | None] = {}
-    for name in case.annotated:
-        if (own := named.get(name.casefold())) is not None:
-            dice = _dice(labels == content.structures[name], np.isin(result.array, own))
-            scores[name] = None if math.isnan(dice) else dice
-    return scores
-
-
-def _labels_of(result: Segmentation) -> dict[str, list[int]]:
-    """Return name in lower case -> labels."""
-    found: dict[str, list[int]] = {}
-    for one in result.segments:
-        found.setdefault(one.name.casefold(), []).append(one.label)
-    return found
-
-
-def _dice(reference: np.ndarray, found: np.ndarray) -> float:
-    total = int(reference.sum()) + int(found.sum())
-    return 2 * int((reference & found).sum()) / total if total else nan
+    labels_of_name = {one.name: one.label for one in result.segments}
+    same = match_names(case.annotated, labels_of_name)
+    structures = [
+        Structure(
+            Segment(number, name, distinct_color(number)),
+            frozenset([labels_of_name[same[name]]]),
+            frozenset([content.structures[name]]),
+        )
+        for number, name in enumerate(same, 1)
+    ]
+    matched = matched_by(structures, result, Segmentation(labels, scan.grid, ()))
+    found = compare_label_maps(matched.prediction, matched.reference, matched.structures, tolerance_mm=None).scores
+    return {name: None if math.isnan(scores.dice) else scores.dice for name, scores in found.items()}
 
 
 def compared(before: Scores, after: Scores, patients: Mapping[str, str] | None = None) -> list[ComparedStructure]:
