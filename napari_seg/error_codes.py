@@ -1261,6 +1261,12 @@ CODES = {
         "structures, its labels lie outside the boxes, or a small scan shows several boxes.",
         "Check the labels of the case; the other cases are used.",
     ),
+    "improve.parts": Code(
+        "error",
+        "The corrected structures belong to several models of a task of TotalSegmentator, or to none; each model "
+        "learns alone.",
+        "Make a training set with the structures of one model, or choose a task with one model.",
+    ),
     "improve.seen": Code(
         "error",
         "Scans of the validation part of the training set are among those that are replayed, which trains on them.",

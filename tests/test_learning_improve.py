@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import yaml
 from nnunet_models import configuration, write_model
+from task_models import write_task
 
 from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS, CoarseSpec
+from napari_seg.bundles.totalsegmentator.weights import WEIGHTS_VARIABLE
 from napari_seg.bundles.trust import remember
 from napari_seg.errors import BundleError, Cancelled, InputError
 from napari_seg.formats.read import read
@@ -25,8 +27,14 @@ from napari_seg.inference.segment import segment
 from napari_seg.learning import improve as module
 from napari_seg.learning.accept import accept
 from napari_seg.learning.improve import COMPARISON, begun_output, improve, next_output, read_improvement
-from napari_seg.learning.inherit import inherited_choices, lineage
-from napari_seg.learning.training_set import Provenance, TrainingSet, read_training_set
+from napari_seg.learning.inherit import inherited_choices, learning_model, lineage, others_of
+from napari_seg.learning.training_set import (
+    Provenance,
+    StructureChange,
+    TrainingSet,
+    read_training_set,
+    write_training_set,
+)
 from napari_seg.training.choices import Choices
 from napari_seg.training.gather.referenced import VARIABLE
 from napari_seg.training.prepare import plan_bundle
@@ -190,6 +198,37 @@ def test_a_model_of_nnunet_is_improved(tmp_path: Path) -> None:
     # the result is a model like any other one, and can be improved again
     again = inherited_choices(new, tmp_path / "again")
     assert (again.network, again.settings["network_def"]["_target_"]) == ("NnunetUNet", "segnets.NnunetUNet")
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+@pytest.mark.slow
+def test_one_model_of_a_task_of_totalsegmentator_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "weights"))
+    write_task(tmp_path / "weights", "total_mr")
+    old = read_bundle("totalsegmentator:total_mr")
+    first, other = old.segments[0].name, old.segments[-1].name  # of two models
+    folder = fill(tmp_path / "set", range(3), (first, other))
+    with pytest.raises(InputError, match=rf"improve\.parts.*{first}.*{other}"):
+        improve(folder, old, tmp_path / "out", max_minutes=5)
+    content = read_training_set(folder)
+    same = StructureChange(8, 1.0, 8, 1.0, 0, 0)
+    changes = {first: replace(same, added=3), other: same}
+    cases = (replace(one, provenance=replace(one.provenance, changes=changes)) for one in content.cases)
+    write_training_set(folder, replace(content, cases=tuple(cases)))
+    out = next_output(old)
+    assert out.name == "TotalSegmentator_total_mr_round1"
+    found = improve(folder, old, out, max_minutes=5, settings=BRIEF)
+    assert (found.parent, [row.structure for row in found.rows]) == (old.name, [first, "mean"])
+    new = read_bundle(out)
+    names = [one.name for one in new.segments]
+    assert len(names) == len(old.parts[0].segments)
+    assert first in names
+    assert other not in names
+    metadata = json.loads((out / METADATA).read_text())
+    assert metadata["license"] == "Apache-2.0"
+    assert lineage(new)["parent"] == {"name": old.name, "version": old.version, "digest": model_digest(old)}
+    # in the next round, too, what the other model finds is background
+    assert other in others_of(learning_model(new, folder))
 
 
 @pytest.mark.usefixtures("unrendered_figures")

@@ -15,7 +15,7 @@ from test_learning_training_set import case
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import Cancelled, InputError, LocaliseError, TrainingError
 from napari_seg.formats.channels import joined
-from napari_seg.formats.nifti import write_volume
+from napari_seg.formats.nifti import write_map, write_volume
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
 from napari_seg.learning import improve
@@ -45,6 +45,28 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cases = (case(1), case(2, part="validation", annotated=("Liver", "Anterior Hippocampus")))
     write_training_set(tmp_path, TrainingSet({"Liver": 1, "Anterior Hippocampus": 5}, (), 1, cases, 3))
     return tmp_path
+
+
+def test_what_other_models_of_a_task_find_is_background(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = replace(read_bundle(None), localiser=None)
+    monkeypatch.setattr(module, "others_of", lambda _: frozenset({"liver", "spleen"}))
+    with pytest.raises(InputError, match=r"improve\.too_few.*case0001: improve\.no_structure"):
+        open_round(folder, bundle, folder.parent / "new")  # the first case has the liver only
+    cases = tuple(replace(one, annotated=("Anterior Hippocampus", "Liver")) for one in read_training_set(folder).cases)
+    write_training_set(folder, replace(read_training_set(folder), cases=cases))
+    array = np.zeros(GRID.shape, np.uint8)
+    array[0], array[1] = 1, 5
+    for one in cases:
+        write_map(array, GRID, folder / one.labels)
+        write_volume(Volume(array[None], GRID), folder / one.image)
+    path = open_round(folder, bundle, folder.parent / "new")
+    content = json.loads(path.read_text())
+    assert content["labels"] == {"background": 0, "Anterior Hippocampus": 5, "posterior hippocampus": 6}
+    assert [entry["labelled"] for entry in content["training"]] == [["Anterior Hippocampus"]] * 2
+    for entry in content["training"]:
+        assert np.array_equal(read(path.parent / entry["label"]).array[0], np.where(array == 5, 5, 0))
+    module.close_round(path)
+    assert not list(path.parent.iterdir())
 
 
 def test_a_list_has_the_classes_of_the_model_first(folder: Path) -> None:

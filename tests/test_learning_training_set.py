@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,16 @@ def test_patients_have_other_digests_in_other_sets() -> None:
     assert one.digest_of("4711") == one.digest_of("4711") != other.digest_of("4711")
     assert one.digest_of("") == ""
     assert len(one.digest_of("4711")) == 32
+
+
+def test_the_corrected_structures_are_those_that_were_changed() -> None:
+    same = StructureChange(8, 1.0, 8, 1.0, 0, 0)
+    cases = (case(1, annotated=("liver", "spleen")), case(2, annotated=("liver",)))
+    found = TrainingSet({"liver": 1, "spleen": 2, "rib": 3}, (), 1, cases, 3)
+    assert found.corrected == ("liver", "spleen")
+    changes = {"liver": same, "spleen": replace(same, added=1), "rib": replace(same, removed=1)}
+    corrected = replace(cases[0], provenance=replace(cases[0].provenance, changes=changes))
+    assert replace(found, cases=(corrected, cases[1])).corrected == ("spleen",)
+    kept = found.without({"spleen"})
+    assert kept.structures == {"liver": 1, "rib": 3}
+    assert [one.annotated for one in kept.cases] == [("liver",), ("liver",)]

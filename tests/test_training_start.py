@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from nnunet_models import arguments, configuration, write_model
+from task_models import write_task
 from test_bundles_nnunet_convert import oblique_scan
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS
+from napari_seg.bundles.totalsegmentator.weights import WEIGHTS_VARIABLE
 from napari_seg.cli.main import main
 from napari_seg.errors import BundleError, TrainingError
 from napari_seg.formats.read import read
@@ -135,14 +137,14 @@ def test_what_cannot_be_trained_further_is_refused(tmp_path: Path) -> None:
     regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
     overlapping = write_model(tmp_path / "regions", dataset_changes=regions)
     published = "Dataset297_TotalSegmentator_total_3mm_1559subj"
-    of_task = write_model(tmp_path / "tasks", dataset_folder=published)
+    unknown = write_model(tmp_path / "tasks", dataset_folder=published)
     several = tmp_path / "several"
     for name in ("3d_fullres", "3d_lowres"):
         model(several, name=name)
     for start, found in (
         (flat, "sees single slices"),
         (overlapping, "overlap"),
-        (of_task, "TotalSegmentator"),
+        (unknown, "a model of TotalSegmentator that no task runs"),
         (f"{several}:3d_fullres+3d_lowres", "no single model"),
     ):
         with pytest.raises(BundleError, match=rf"bundle\.fine_tune.*{found}"):
@@ -162,6 +164,23 @@ def test_what_cannot_be_trained_further_is_refused(tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=rf"bundle\.setting.*{found}"):
             with_start(Choices(**changes), start, out)
     assert not out.exists()
+
+
+def test_a_model_of_totalsegmentator_is_shown_canonical_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "weights"))
+    out = tmp_path / "out"
+    for name in ("total_mr_fast", "total_mr", "lung_vessels"):
+        write_task(tmp_path / "weights", name)
+    begun = with_start(Choices(), "totalsegmentator:total_mr_fast", out)
+    assert begun.settings["preprocessing"]["transforms"][1]["reorient"] is True
+    assert begun.fine_tune["licence"] == "Apache-2.0"
+    assert "classes_from" not in begun.settings
+    folder = (out / begun.fine_tune["file"]).resolve().parents[1]
+    assert with_start(Choices(), folder, out) == begun
+    with pytest.raises(BundleError, match=r"bundle\.fine_tune.*consists of 2 models.*Dataset850.*Dataset851"):
+        with_start(Choices(), "totalsegmentator:total_mr", out)
+    with pytest.raises(BundleError, match=r"bundle\.fine_tune.*where another task finds something"):
+        with_start(Choices(), "totalsegmentator:lung_vessels", out)
 
 
 def test_a_fold_can_be_chosen(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, takewhile
@@ -25,7 +25,7 @@ from napari_seg.bundles.trust import remember
 from napari_seg.errors import BundleError, Cancelled
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.learning.compare import MEAN, ComparedStructure, Scores, compared, evaluate
-from napari_seg.learning.inherit import inherited_choices, lineage
+from napari_seg.learning.inherit import OTHERS, inherited_choices, learning_model, lineage, others_of
 from napari_seg.learning.parentage import (
     check_classes,
     check_replayed_classes,
@@ -185,8 +185,9 @@ def improve(
         TrainingError, OutputError: as for `reserved`, `plan_bundle` and `train`.
         Cancelled: it was interrupted; the message says whether it saved.
     """
-    bundle = read_bundle(model, trust=True) if trust else read_bundle(model)
+    given = read_bundle(model, trust=True) if trust else read_bundle(model)
     out = out.resolve()
+    bundle = learning_model(given, folder)
     chosen = inherited_choices(bundle, out)
     rate = {"learning_rate": _RATE * fine_tuning_rate(chosen.options)}
     choices = replace(chosen, settings=chosen.settings | _SETTINGS | rate | (settings or {}))
@@ -206,7 +207,7 @@ def improve(
             data = data_folder(listed, out, plan)
             if replay:
                 check_replayed(folder, content_of_round(listed, with_left_out=True), data)
-            origin = _describe(out, bundle, content, len(replay))
+            origin = _describe(out, given, content, len(replay), others_of(bundle))
         except BaseException:
             if not (out / PLAN).is_file():  # a planned training goes on with this list
                 close_round(listed)
@@ -222,7 +223,7 @@ def improve(
             patients = {case.name: case.patient for case in content.cases}
             rows = tuple(compared(before, after, patients))
             left_out = left_out_of(listed)
-            result = Improvement(out, bundle.name, origin["round"], origin["cases"], rows, _minutes(out), left_out)
+            result = Improvement(out, given.name, origin["round"], origin["cases"], rows, _minutes(out), left_out)
             _write(result, before, after)
             with suppress(OSError, BundleError):  # then its next use asks for consent
                 remember(new)
@@ -244,7 +245,9 @@ def _train(out: Path, dataset: Path, plan: dict[str, Any], max_minutes: float) -
     ship(out, out / RUN / LAST, {})
 
 
-def _describe(out: Path, bundle: Bundle, content: TrainingSet, replayed: int) -> dict[str, Any]:
+def _describe(
+    out: Path, bundle: Bundle, content: TrainingSet, replayed: int, others: Collection[str] = ()
+) -> dict[str, Any]:
     """Write into the metadata of a planned model where it comes from, and return that."""
     earlier = lineage(bundle)
     origin: dict[str, Any] = {
@@ -255,6 +258,8 @@ def _describe(out: Path, bundle: Bundle, content: TrainingSet, replayed: int) ->
         "replayed data sets": replayed,
         "earlier": [*earlier.get("earlier", ()), *([earlier["parent"]] if "parent" in earlier else [])],
     }
+    if others:
+        origin[OTHERS] = sorted(others)
     metadata = read_metadata(out)
     ours: dict[str, Any] = metadata.get("napari_seg", {})
     if ours.get("improved") != origin:

@@ -12,24 +12,55 @@ from typing import Any
 
 from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
+from napari_seg.bundles.totalsegmentator.part_model import PartModel, part_with
+from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.errors import BundleError
+from napari_seg.learning.training_set import read_training_set
 from napari_seg.training.choices import Choices, describe_weights
 from napari_seg.training.segnets_modules import with_segnets
-from napari_seg.training.start import nnunet_choices, obstacle
+from napari_seg.training.start import nnunet_choices, trainable
 from napari_seg.training.trust import foreign_code
 from napari_seg.training.write import NNUNET, PLAN, networks, options
 
 _TAKEN = ("spacing_mm", "patch_size", "network_def", "preprocessing")
 """Ids in the config of a model that decide what its network sees, and its network."""
 
+OTHERS = "structures of other models"
+"""Key in the lineage of a model of one part of a task: names of the structures that other parts find."""
+
 _MAX_BYTES = 1 << 24
+
+
+def learning_model(bundle: Bundle, folder: Path) -> Bundle:
+    """Return the model that learns: of a task of TotalSegmentator, the one that finds the corrected structures.
+
+    Args:
+        bundle: the model that is improved.
+        folder: training set.
+
+    Raises:
+        BundleError: as `check_improvable`.
+        InputError: `improve.parts`, several models of the task find them; as for `read_training_set`.
+    """
+    check_improvable(bundle)
+    if isinstance(bundle, TaskBundle):
+        return part_with(bundle, read_training_set(folder).corrected)
+    found = bundle if bundle.kind == "monai" else trainable(bundle)
+    assert isinstance(found, Bundle)
+    return found
+
+
+def others_of(bundle: Bundle) -> frozenset[str]:
+    """Return the structures of a training set that are background for a model, because others of its task find them."""
+    names = bundle.others if isinstance(bundle, PartModel) else lineage(bundle).get(OTHERS, ())
+    return frozenset(map(str, names))
 
 
 def inherited_choices(bundle: Bundle, out: Path) -> Choices:
     """Return the choices of a training that continues a model.
 
     Args:
-        bundle: the model.
+        bundle: the model, from `learning_model`.
         out: folder of the new model.
 
     Raises:
@@ -79,7 +110,7 @@ def check_improvable(bundle: Bundle) -> dict[str, Any]:
     import yaml
 
     if bundle.kind != "monai":
-        if reason := obstacle(bundle):
+        if isinstance(reason := trainable(bundle), str):
             raise _refusal(bundle, f"it {reason}")
         return {}
     if bundle.coarse is not None:

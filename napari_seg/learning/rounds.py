@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import InputError, TrainingError
@@ -17,11 +19,12 @@ from napari_seg.formats import image2d
 from napari_seg.formats.atomic import atomic_write, not_written
 from napari_seg.formats.channels import joined
 from napari_seg.formats.exclusive import exclusive
-from napari_seg.formats.nifti import count_volumes, stated_size
+from napari_seg.formats.nifti import count_volumes, stated_size, write_map
 from napari_seg.formats.scan import Scan
 from napari_seg.learning.crops import write_crops
+from napari_seg.learning.inherit import others_of
 from napari_seg.learning.same_scan import ScanIdentity
-from napari_seg.learning.scans import unreadable
+from napari_seg.learning.scans import labels_of, scan_of, unreadable
 from napari_seg.learning.training_set import (
     INDEX,
     ROUNDS,
@@ -96,8 +99,9 @@ def open_round(
     is_new = not path.is_file() or not (out / PLAN).is_file()
     if is_new:
         with locked(folder):
-            content = read_training_set(folder)
-            _check(content, bundle)
+            whole = read_training_set(folder)
+            _check(whole, bundle)
+            content = whole.without({name.casefold() for name in others_of(bundle)})
             _write(path, _list(content, bundle) | {"index": as_index(content)})
         try:  # the training set is not locked meanwhile; its files stay, because the list names them
             _leave_out(folder, bundle, path, progress)
@@ -237,6 +241,8 @@ def _leave_out(folder: Path, bundle: Bundle, path: Path, progress: Progress) -> 
         listed |= _list_of_crops(bundle)
     else:
         left_out = unreadable(folder, content, progress)
+        text = f"its structures are none of {bundle.name!r}; accept others of this scan, or leave it"
+        left_out |= {one.name: InputError("improve.no_structure", text) for one in content.cases if not one.annotated}
         entries = [entry for entry in listed["training"] if entry["name"] not in left_out]
     reasons = {name: f"{error.code}: {error.message}" for name, error in left_out.items()}
     if missing := [part for part in ("training", "validation") if part not in {entry["split"] for entry in entries}]:
@@ -245,7 +251,32 @@ def _leave_out(folder: Path, bundle: Bundle, path: Path, progress: Progress) -> 
         raise InputError(
             "improve.too_few", f"{text}; expected at least one of each; mend these cases, or accept others"
         )
+    if others_of(bundle):
+        files = _write_labels(folder, content, path.with_suffix(""), left_out)
+        entries = [entry | {"label": files[entry["name"]]} for entry in entries]
     _write(path, listed | {"training": entries, _LEFT_OUT: reasons})
+
+
+def _write_labels(folder: Path, content: TrainingSet, into: Path, left_out: Container[str]) -> dict[str, str]:
+    """Write label maps with the structures of a round alone, and return name -> file, relative to the list.
+
+    Raises:
+        OutputError: `output.not_written`, `output.disk_full`.
+    """
+    files: dict[str, str] = {}
+    try:
+        into.mkdir(exist_ok=True)
+        for case in content.cases:
+            if case.name in left_out:
+                continue
+            grid = scan_of(folder, case).grid
+            labels = labels_of(folder, case, grid)
+            kept = np.isin(labels, [content.structures[name] for name in case.annotated])
+            write_map(np.where(kept, labels, 0).astype(labels.dtype), grid, into / f"{case.name}.nii.gz")
+            files[case.name] = f"./{into.name}/{case.name}.nii.gz"
+    except OSError as error:
+        raise not_written(str(into), error) from error
+    return files
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

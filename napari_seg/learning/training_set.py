@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -173,6 +173,24 @@ class TrainingSet:
     next_number: int = 1
     removed: tuple[AcceptedCase, ...] = ()
     salt: str = ""
+
+    @property
+    def corrected(self) -> tuple[str, ...]:
+        """Names of the structures that a person changed in a case, as far as is known; else all that were checked."""
+        changed = {
+            name
+            for case in self.cases
+            for name, change in case.provenance.changes.items()
+            if name in case.annotated and (change.voxels_before is None or change.added or change.removed)
+        }
+        checked = {name for case in self.cases for name in case.annotated}
+        return tuple(name for name in self.structures if name in (changed or checked))
+
+    def without(self, names: Collection[str]) -> TrainingSet:
+        """Return this set without some structures, by their names in lower case; their voxels are background."""
+        kept = {name: value for name, value in self.structures.items() if name.casefold() not in names}
+        cases = (replace(one, annotated=tuple(n for n in one.annotated if n in kept)) for one in self.cases)
+        return replace(self, structures=kept, cases=tuple(cases))
 
     def digest_of(self, identifier: str) -> str:
         """Return the digest of the identifier of a patient or a series in this set; "" without one.

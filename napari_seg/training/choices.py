@@ -51,7 +51,8 @@ class Choices:
         settings: config id -> value, like `--id value` of MONAI's own command.
         labels: class -> label values; default: the names in the data set.
         folds: number of folds of a cross-validation.
-        fine_tune: initial weights, from `describe_weights`; "model" says which model of nnU-Net they are of.
+        fine_tune: initial weights, from `describe_weights`; "model" names the model of nnU-Net that they
+            are of, and "licence" its licence.
     """
 
     network: str | None = None

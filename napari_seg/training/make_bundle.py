@@ -136,7 +136,7 @@ def make_bundle(
     write_bundle(root, name, plan, found, values, replace(choices, settings=settings), regions)
     weights = (out / choices.fine_tune["file"]).resolve() if choices.fine_tune else out
     if model := choices.fine_tune.get("model"):
-        state_origin(root, weights, model)
+        state_origin(root, weights, model, choices.fine_tune.get("licence", ""))
     named = {label: of_label for label, of_label in values.items() if label != IGNORE}
     table = label_table(dataset, facts, named, converted.listed if converted else None)
     written = {

@@ -19,7 +19,10 @@ from napari_seg.bundles.nnunet.network import plain_arguments
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.bundles.store.licence import read_licence
-from napari_seg.bundles.totalsegmentator.table import is_weights_folder
+from napari_seg.bundles.totalsegmentator.part_model import PartModel, part_model, part_of_folder, why_not_part
+from napari_seg.bundles.totalsegmentator.read import read_task
+from napari_seg.bundles.totalsegmentator.table import is_task_name
+from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.errors import BundleError, one_line
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.training.choices import CODE, Choices, describe_weights
@@ -51,13 +54,17 @@ def with_start(choices: Choices, start: str | Path, out: Path) -> Choices:
     model = _nnunet(start)
     if model is None:
         return replace(choices, fine_tune=describe_weights(Path(start), out))
-    if reason := obstacle(model):
-        text = f"model {one_line(model.name, 120)!r} can't be trained further: it {reason}"
+    found = trainable(model)
+    if isinstance(model, TaskBundle) and not isinstance(found, str) and len(model.parts) > 1:
+        folders = ", ".join(str(one.root) for one in model.parts)
+        found = f"consists of {len(model.parts)} models; name the one whose structures the data have: {folders}"
+    if isinstance(found, str):
+        text = f"model {one_line(model.name, 120)!r} can't be trained further: it {found}"
         raise BundleError(
             "bundle.fine_tune", f"{text}; expected a model of volumes that finds labels, such as FOLDER:3d_fullres"
         )
-    assert isinstance(model, NnunetBundle)
-    begun = nnunet_choices(model, out)
+    begun = nnunet_choices(found, out)
+    begun.settings.pop("classes_from", None)  # the data set may have other classes
     chosen = [f"--{name} {value}" for name in _NETWORKS if (value := getattr(choices, name)) not in (None, NNUNET)]
     chosen += [f"--dims {choices.dims}"] if choices.dims == 2 else []
     chosen += [f"--set {name}" for name in choices.settings if re.split("#|::", name)[0] in begun.settings]
@@ -74,16 +81,27 @@ def with_start(choices: Choices, start: str | Path, out: Path) -> Choices:
     )
 
 
-def obstacle(bundle: Bundle) -> str:
-    """Return why a model that is no MONAI bundle can't be trained further; "" if it can. It costs nothing."""
-    if isinstance(bundle, NnunetBundle) and is_weights_folder(bundle.root.parent.name):
-        return "is a model of TotalSegmentator, which prepares its images in its own way"
-    return why_not_single(bundle)
+def trainable(bundle: Bundle) -> NnunetBundle | str:
+    """Return the model of nnU-Net that can be trained further, or why a model that is no MONAI bundle can't be.
+
+    Of a task of TotalSegmentator it is the first model; `part_with` chooses. It reads nothing.
+    """
+    if isinstance(bundle, PartModel):
+        return bundle
+    if isinstance(bundle, TaskBundle):
+        task, model = bundle.task, bundle.parts[0]
+        return why_not_part(task, model) or part_model(task, task.parts[0], model)
+    if reason := why_not_single(bundle):
+        return reason
+    assert isinstance(bundle, NnunetBundle)
+    return part_of_folder(bundle)
 
 
 def _nnunet(start: str | Path) -> Bundle | None:
     """Return the model of nnU-Net that a start names; None for anything else."""
     path = Path(start)
+    if is_task_name(str(start)):
+        return read_task(str(start))
     if path.is_file():
         root = path.resolve().parents[1]
         is_ours = path.name in CHECKPOINTS and is_training(root)
@@ -98,7 +116,7 @@ def nnunet_choices(bundle: NnunetBundle, out: Path) -> Choices:
     """Return the choices of a training that continues a model of nnU-Net; of several folds, the first one.
 
     Args:
-        bundle: a model without an `obstacle`.
+        bundle: a model from `trainable`.
         out: folder of the new bundle.
 
     Raises:
@@ -121,19 +139,25 @@ def nnunet_choices(bundle: NnunetBundle, out: Path) -> Choices:
         },
         "preprocessing": {"_target_": "monai.transforms.Compose", "transforms": [load, preprocessing]},
     }
+    if isinstance(bundle, PartModel):  # its own data set may name the classes differently
+        own = {values[0]: name for name, values in configuration.labels}
+        same = {one.name: own[one.label] for one in bundle.network_segments}
+        settings["classes_from"] = {name: [old] for name, old in same.items() if name.casefold() != old.casefold()}
     others = f", of {len(bundle.folds)} folds" if len(bundle.folds) > 1 else ""
     weights = describe_weights(bundle.root / fold / bundle.checkpoint, out)
     weights["model"] = f"{_plain(bundle.name)}, {folds_in_words([fold])}{others}"
+    weights |= {"licence": bundle.licence} if bundle.licence else {}
     return Choices(network=NNUNET, dims=3, options=("crops_balanced",), settings=settings, fine_tune=weights)
 
 
-def state_origin(root: Path, weights: Path, model: str) -> None:
+def state_origin(root: Path, weights: Path, model: str, named: str = "") -> None:
     """Write into the documents of a planned bundle from which model of nnU-Net it begins, and under which licence.
 
     Args:
         root: folder of the bundle.
         weights: checkpoint of the model.
         model: its name.
+        named: name of its licence, if its folder does not hold it.
 
     Raises:
         OSError: they can't be written.
@@ -141,10 +165,12 @@ def state_origin(root: Path, weights: Path, model: str) -> None:
     licence = read_licence(weights.parents[1], model)
     metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
     metadata["data_source"] = f"not stated; the weights begin from those of the nnU-Net model {model}"
-    metadata |= {"license": licence.name} if licence.name else {}
+    name = licence.name or named
+    metadata |= {"license": name} if name else {}
     atomic_write(root / METADATA, json.dumps(metadata, indent=4) + "\n")
     own = (root / DATA_LICENCE).read_text(encoding="utf-8")
-    stated = f"Its licence:\n\n{licence.text}" if licence.text else "It states no licence: see its source."
+    stated = "It states no licence: see its source." if not name else f"Its licence: {name}."
+    stated = f"Its licence:\n\n{licence.text}" if licence.text else stated
     atomic_write(root / DATA_LICENCE, f"{own}\nThe weights begin from those of the nnU-Net model {model}. {stated}\n")
 
 
