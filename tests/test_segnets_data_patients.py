@@ -37,6 +37,9 @@ def groups(patients: list[str]) -> list[int]:
         ("scan1/t1.nii scan2/t1.nii scan3/t1.nii", [0, 1, 2]),
         ("day1/t1.nii day2/t1.nii day3/t1.nii", [0, 1, 2]),
         ("scan1/left.nii scan1/right.nii scan2/left.nii scan2/right.nii", [0, 0, 2, 2]),
+        ("scan1/left/t1.nii scan1/right/t1.nii scan2/left/t1.nii scan2/right/t1.nii", [0, 0, 2, 2]),
+        ("patient1/sub-1/t1.nii patient1/sub-2/t1.nii patient2/sub-1/t1.nii", [0, 0, 2]),
+        ("sub-cohort/sub-1/t1.nii sub-cohort/sub-2/t1.nii sub-cohort/sub-2/t2.nii", [0, 1, 1]),
         ("images/a.nii images/b.nii", [0, 1]),
     ],
 )

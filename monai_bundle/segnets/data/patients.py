@@ -9,7 +9,8 @@ The rules are the same for all layouts (`patients_of`):
 4. The folder above several cases.
 5. Below folders of visits that hold several cases each, such as `visit1/07.nii.gz` and `visit2/07.nii.gz`, the name of
    the file.
-6. The case is a patient of its own.
+6. The folder above several cases, even if it is called as that of a visit or scan: `scan1/left.nii.gz`.
+7. The case is a patient of its own.
 
 Folders of parts (`train/`), of images (`images/`) and of visits or scans (`ses-1/`, `scan2/`, a date) are no patients,
 and patients of one name in several of them are one. Other folders above a patient distinguish it: `north/p01` and
@@ -110,14 +111,15 @@ def patients_of(cases: Sequence[Origin], pattern: str | None = None, only_named:
             text = f"patient is {pattern!r}; expected a regular expression such as '^[^_]+' ({error})"
             raise TrainingError("dataset.patient", text) from error
     found = [case.stated or _named(case) for case in cases]
-    folders = _folders_of([case.lasting for case in cases], only_named)
-    found = [who or folder for who, folder in zip(found, folders, strict=True)]
-    files = [() if who else _below_visit(case) for who, case in zip(found, cases, strict=True)]
-    are_several = len(set(files) - {()}) > 1
-    return [
-        who or ("/".join(file) if are_several else "") or _own(case)
-        for who, file, case in zip(found, files, cases, strict=True)
-    ]
+    above = [case.lasting for case in cases]
+    for rule in (
+        _folders_of([_without_scans(folders) for folders in above], only_named),
+        _below_visits(cases),
+        _folders_of(above, only_named),
+        [_own(case) for case in cases],
+    ):
+        found = [who or other for who, other in zip(found, rule, strict=True)]
+    return found
 
 
 def matches_any(cases: Iterable[Origin], pattern: str) -> bool:
@@ -152,39 +154,41 @@ def _named(case: Origin) -> str:
         match = _PATIENT.match(case.name)
         return match[0] if match else ""
     folders = case.lasting
-    for words in _PATIENT_FOLDERS:
-        for level in reversed(range(len(folders))):
-            is_certain = words is _PATIENT_FOLDERS[0]
-            if match := words.fullmatch(folders[level]) or (_PATIENT.match(folders[level]) if is_certain else None):
-                return "/".join((*_without_scans(folders[:level]), match[0]))
+    certain, possible = _PATIENT_FOLDERS
+    for words, which in ((certain.fullmatch, 0), (_PATIENT.match, 0), (possible.fullmatch, -1)):
+        named = [(level, match[0]) for level, folder in enumerate(folders) if (match := words(folder))]
+        if named:
+            level, name = named[which]
+            return "/".join((*_without_scans(folders[:level]), name))
     match = _PATIENT.match(case.last)
     return "/".join((*_without_scans(folders), match[0])) if match else ""
 
 
 def _without_scans(folders: Sequence[str]) -> tuple[str, ...]:
-    return tuple(one for one in folders if not _VISIT.fullmatch(one) and not _SCAN.fullmatch(one))
+    return tuple(one for one in folders if not _is_scan(one))
+
+
+def _is_scan(folder: str) -> bool:
+    return bool(_VISIT.fullmatch(folder) or _SCAN.fullmatch(folder))
 
 
 def _folders_of(above: Sequence[tuple[str, ...]], only_named: bool) -> list[str]:
     """Return the folder of the patient of each case, "" if the folders do not say.
 
-    It is the path down to the last folder that is not equally below several others. Folders of visits are left out, and
-    those of scans, unless a case has no other. Fewer than `_MIN_FOLDERS` folders count only if their names have
-    numbers; the others may be groups of patients.
+    It is the path down to the last folder that is not that of a visit or a scan, or equally below several others. Fewer
+    than `_MIN_FOLDERS` folders count only if their names have numbers; the others may be groups of patients.
 
     Args:
         above: folders above the image of each case.
         only_named: see `patients_of`.
     """
-    paths = [
-        _without_scans(folders) or tuple(one for one in folders if not _VISIT.fullmatch(one))[:1] for folders in above
-    ]
+    paths = list(above)
     parents: dict[str, set[tuple[str, ...]]] = {}
     for path in paths:
         for level, folder in enumerate(path):
             parents.setdefault(folder, set()).add(path[:level])
     for number, path in enumerate(paths):
-        while len(path) > 1 and not _names_patient(path[-1]) and len(parents[path[-1]]) > 1:
+        while len(path) > 1 and not _names_patient(path[-1]) and (_is_scan(path[-1]) or len(parents[path[-1]]) > 1):
             path = path[:-1]
         paths[number] = path
     counts = Counter(path for path in paths if path)
@@ -200,7 +204,10 @@ def _names_patient(folder: str) -> bool:
     return any(words.fullmatch(folder) for words in _PATIENT_FOLDERS)
 
 
-def _below_visit(case: Origin) -> tuple[str, ...]:
-    """Return the folders without those of visits, and the file, of a case below a folder of a visit; else nothing."""
-    is_below = case.last and any(map(_VISIT.fullmatch, case.lasting))
-    return (*_without_scans(case.lasting), case.last) if is_below else ()
+def _below_visits(cases: Sequence[Origin]) -> list[str]:
+    """Return other folders and file of each case below a folder of a visit; "" for other cases, or if all are equal."""
+    files = [
+        (*_without_scans(case.lasting), case.last) if case.last and any(map(_VISIT.fullmatch, case.lasting)) else ()
+        for case in cases
+    ]
+    return ["/".join(file) if len(set(files) - {()}) > 1 else "" for file in files]
