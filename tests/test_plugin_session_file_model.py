@@ -535,6 +535,26 @@ def test_a_session_replaces_or_joins_open_layers(scan: Path) -> None:
     assert len(opened(path, viewer, replaces=True)[0].layers) == 2
 
 
+def test_one_session_is_saved_or_opened_at_a_time(scan: Path, tmp_path: Path) -> None:
+    viewer, model = viewer_on(scan)
+    first, second = tmp_path / "a.napari-seg", tmp_path / "b.napari-seg"
+    model.save(second)
+    model.session.jobs.wait()
+    for busy in (lambda: model.save(first), lambda: model.open(first, replaces=True)):
+        busy()
+        for refused in (
+            lambda: model.save(second),
+            lambda: model.open(second, replaces=True),
+            lambda: model.find_missing(tmp_path),
+        ):
+            refused()
+            assert "Wait until" in texts(model)
+        model.session.jobs.wait()
+        assert not model.is_busy
+        assert model.path == first
+    assert len(viewer.layers) == 2
+
+
 def test_a_damaged_file_changes_nothing(scan: Path, tmp_path: Path) -> None:
     viewer, model = viewer_on(scan)
     (tmp_path / "a.napari-seg").write_bytes(b"no session")

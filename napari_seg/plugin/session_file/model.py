@@ -65,7 +65,7 @@ class Window:
 
 
 class SessionFileModel:
-    """Session file of one viewer.
+    """Session file of one viewer. While one file is written or read, another one is refused: their results would mix.
 
     Args:
         session: layers and messages of the viewer.
@@ -76,7 +76,6 @@ class SessionFileModel:
         changed: emitted when a job begins or ends.
         opened: emitted after the layers of a session were added.
         path: file that was saved or opened last; None before.
-        is_busy: whether a file is being written or read.
     """
 
     changed = Signal()
@@ -87,8 +86,20 @@ class SessionFileModel:
         self._segmenting = segmenting
         self._window = window or Window()
         self.path: Path | None = None
-        self.is_busy = False
+        self._running = 0
         self._opened: OpenedSession | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether a file is being written or read."""
+        return self._running > 0
+
+    def _is_refused(self) -> bool:
+        """Return whether there is no room for another job, and say so."""
+        if self.is_busy:
+            text = "A session is being saved or opened. Wait until that has ended, and try again."
+            self.session.show_messages(Message("warning", text))
+        return self.is_busy
 
     @property
     def missing(self) -> int:
@@ -111,6 +122,8 @@ class SessionFileModel:
 
         A session with labels that could not be opened is not replaced: they would be lost.
         """
+        if self._is_refused():
+            return
         path = path if is_session_file(path) else path.with_name(path.name + ENDING)
         window, opened = self._window, self._opened
         if opened is not None and opened.unread_names and path.resolve() == opened.path.resolve():
@@ -151,6 +164,10 @@ class SessionFileModel:
             path: session file.
             replaces: remove all layers first, after the file was read; unsaved edits of these can be restored.
         """
+        if not self._is_refused():
+            self._open(path, replaces)
+
+    def _open(self, path: Path, replaces: bool = False) -> None:
         viewer = self.session.viewer
         frame = None if replaces else frame_of(viewer.layers)
         self.session.show_messages(Message("info", f"Opening {path.name} …"))
@@ -167,7 +184,7 @@ class SessionFileModel:
         if replaces:
             viewer.layers.clear()
         if not share_frame(opened.layers.values(), viewer.layers):
-            self.open(opened.path)
+            self._open(opened.path)
             return
         sets_view = not viewer.layers
         show(opened, viewer, sets_view=sets_view)
@@ -188,6 +205,10 @@ class SessionFileModel:
 
     def find_missing(self, folder: Path) -> None:
         """Search the scans that were not found in another folder and below, in a job."""
+        if not self._is_refused():
+            self._find_missing(folder)
+
+    def _find_missing(self, folder: Path) -> None:
         assert self._opened is not None
         opened = replace(self._opened, layers={}, volumes=dict(self._opened.volumes), notices=[], faults=[])
         numbers, frame = opened.missing, frame_of(self.session.viewer.layers)
@@ -202,7 +223,7 @@ class SessionFileModel:
         """Add scans that were found later at their places, and name the labels after them."""
         assert self._opened is not None
         if not share_frame(opened.layers.values(), self.session.viewer.layers):
-            self.find_missing(folder)
+            self._find_missing(folder)
             return
         viewer, first = self.session.viewer, self._opened
         old_names, was_empty = first.scan_names, not viewer.layers
@@ -239,10 +260,10 @@ class SessionFileModel:
         self.session.show_messages(done, *messages, *notices, *map(message_of, faults), lasting=True)
 
     def _start(self, work: Callable[[Job], object], on_result: Callable[..., object]) -> None:
-        self.is_busy = True
+        self._running += 1
         self.changed.emit()
         self.session.jobs.start(work, on_result=on_result, on_end=self._on_end)
 
     def _on_end(self) -> None:
-        self.is_busy = False
+        self._running -= 1
         self.changed.emit()
