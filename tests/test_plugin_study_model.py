@@ -15,12 +15,15 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
+from labelled import found_in
 from napari.components import ViewerModel
 
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats.verdict import verdict_of
 from napari_seg.geometry import Grid
-from napari_seg.plugin.layers import holds
+from napari_seg.plugin.layer_info import frame_of, placement_of
+from napari_seg.plugin.layers import holds, image_layers, labels_layer, layer_of
+from napari_seg.plugin.placement import place
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study.entries import Entry, find_entries
 from napari_seg.plugin.study.model import StudyModel
@@ -185,6 +188,27 @@ def test_a_scan_that_lies_elsewhere_is_gone_to(head: Volume, tmp_path: Path) -> 
     viewer.add_image(np.zeros((2, 3, 4, 5)))  # time before space
     model.show(model.read(found["far"], found["far"].read_options(0), model.frame()))
     assert holds(viewer.layers[-1], viewer.dims.point[-3:])
+
+
+def test_labels_are_read_again_in_the_frame_that_another_scan_has_set(head: Volume) -> None:
+    viewer = ViewerModel()
+    model = StudyModel(session := Session(viewer))
+    upright = replace(head, grid=Grid(head.grid.shape, np.diag([1.5, 1.25, 2.5, 1])))
+
+    def read(frame: np.ndarray | None) -> tuple[list, tuple]:
+        images = [layer_of(one) for one in image_layers(head, frame)]
+        labels = labels_layer(found_in(head), place(head.grid, frame_of(images)), "found")
+        return [*images, layer_of(labels)], ()
+
+    model.load(read)
+    viewer.add_layer(layer_of(image_layers(upright)[0]))  # meanwhile
+    session.jobs.wait()
+    assert not model.is_loading
+    first, *others = viewer.layers
+    assert len(others) == 2
+    for layer in others:
+        np.testing.assert_allclose(placement_of(layer).frame, placement_of(first).frame)
+        np.testing.assert_allclose(layer.translate, placement_of(layer).translate)
 
 
 def test_session_files_are_listed_and_opened(head: Volume, tmp_path: Path) -> None:

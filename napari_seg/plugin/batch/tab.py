@@ -148,7 +148,7 @@ class BatchTab(QWidget):
         if study.is_loading:
             return
         self.model.session.show_messages(Message("info", f"Opening {entry.title} …"))
-        study.load(partial(self.model.read, entry, study.scans(), study.frame(), self.segmenting.bundle))
+        study.load(partial(self.model.read, entry, study.scans(), bundle=self.segmenting.bundle))
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
         """Open the selected row with the Enter key."""

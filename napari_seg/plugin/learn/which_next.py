@@ -192,7 +192,7 @@ class WhichNextModel:
         if self.study.is_loading:
             return
         self.session.show_messages(Message("info", f"Opening {case.title} …"))
-        self.study.load(partial(self._read, case, self.study.scans(), self.study.frame()))
+        self.study.load(partial(self._read, case, self.study.scans()))
 
     def _read(self, case: QueuedCase, scans: Sequence[Volume], frame: NDArray | None) -> Loaded:
         """Return the layers of a scan and of its result, and warnings; slow, call outside the main thread."""

@@ -18,7 +18,7 @@ from napari_seg.formats.scan import ReadOptions
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.labels_on_scan import can_move, has_grid_of, on_scan
 from napari_seg.plugin.labels_state import Snapshot, state_of
-from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
+from napari_seg.plugin.layer_info import LayerInfo, frame_of, share_frame, volume_of
 from napari_seg.plugin.layers import VOLUME_MARK, holds, image_layers, in_frame, layer_of
 from napari_seg.plugin.messages import Message, gui_text_of, message_of
 from napari_seg.plugin.session import Session
@@ -42,7 +42,6 @@ class StudyModel:
         path: chosen file or folder; None before the first choice.
         entries: rows found so far.
         is_listing: whether more rows may follow.
-        is_loading: whether layers are being read.
     """
 
     changed = Signal()
@@ -53,7 +52,7 @@ class StudyModel:
         self.path: Path | None = None
         self.entries: list[Entry] = []
         self.is_listing = False
-        self.is_loading = False
+        self._loading = 0
         self._listing: Job | None = None
         session.inserted.connect(self._on_inserted)
 
@@ -115,26 +114,43 @@ class StudyModel:
         elif entry.labels is not None:
             self.open_labels(entry, entry.labels)
         else:
-            read = partial(self.read, entry, entry.read_options(volume), self.frame())
-            self.load(read, partial(self.fail, entry))
+            self.load(partial(self.read, entry, entry.read_options(volume)), partial(self.fail, entry))
 
     def open_labels(self, entry: Entry, path: Path) -> None:
         """Read a file of labels in a job, and show it."""
-        self.load(partial(self.read_labels, entry, path, self.scans(), self.frame()))
+        self.load(partial(self.read_labels, entry, path, self.scans()))
 
-    def load(self, read: Callable[[], Loaded], on_error: Callable[[Exception], None] | None = None) -> None:
-        """Read layers in a job, and show them.
+    def load(
+        self, read: Callable[[NDArray | None], Loaded], on_error: Callable[[Exception], None] | None = None
+    ) -> None:
+        """Read layers in a job, and show them; read labels again if another scan has set the frame meanwhile.
 
         Args:
-            read: called in the thread of the job; returns the layers and warnings about them.
+            read: called in the thread of the job with the frame of the viewer; returns the layers and warnings about
+                them.
             on_error: called with the error of `read`; None to report it.
         """
-        self.is_loading = True
+        frame = self.frame()
+
+        def show(loaded: Loaded) -> None:
+            layers, _ = loaded
+            has_labels = any(isinstance(layer, Labels) for layer in layers)
+            if has_labels and not share_frame(layers, self.session.viewer.layers):
+                self.load(read, on_error)
+            else:
+                self.show(loaded)
+
+        self._loading += 1
         self.changed.emit()
-        self.session.jobs.start(lambda _: read(), on_result=self.show, on_error=on_error, on_end=self._on_loaded)
+        self.session.jobs.start(lambda _: read(frame), on_result=show, on_error=on_error, on_end=self._on_loaded)
+
+    @property
+    def is_loading(self) -> bool:
+        """Return whether layers are being read."""
+        return self._loading > 0
 
     def _on_loaded(self) -> None:
-        self.is_loading = False
+        self._loading -= 1
         self.changed.emit()
 
     def scans(self) -> list[Volume]:
