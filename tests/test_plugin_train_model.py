@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nnunet_models import configuration, write_model
 from runs import lines_of, progress_of, write_lines, write_run
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from napari.components import ViewerModel
 
-from napari_seg.bundles.read import shipped_root
+from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.errors import Cancelled, TrainingError
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
@@ -463,6 +464,21 @@ def test_a_training_starts_from_a_model_of_the_tool(model: TrainModel, pretended
     model.start_plan()
     model.session.jobs.wait()
     assert "weights.missing" in text_of(model)
+
+
+def test_a_training_starts_from_a_model_of_nnunet(
+    model: TrainModel, pretended: Pretended, data: Path, tmp_path: Path
+) -> None:
+    flat = write_model(tmp_path / "flat", "2d", configuration((16, 16), (1, 1)))
+    source = write_model(tmp_path / "results")
+    model.segmenting.bundles = [read_bundle(root) for root in (flat, source)]
+    assert model.starts == [("Dataset001_Phantom 3d_fullres", source)]
+    model.choose_dataset(data)
+    model.choose(fine_tune=source)
+    model.start_plan()
+    model.session.jobs.wait()
+    assert pretended.choices.fine_tune["file"].endswith("checkpoint_final.pth")
+    assert pretended.choices.network == "NnunetUNet"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from psygnal import Signal
 
 from napari_seg.bundles.read import read_bundle
-from napari_seg.bundles.spec import WEIGHTS
+from napari_seg.bundles.spec import WEIGHTS, Bundle
 from napari_seg.errors import BundleError, TrainingError
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.messages import Message, message_of
@@ -23,6 +23,7 @@ from napari_seg.plugin.train.run import Found, Trained, Wish, line_of, look, mak
 from napari_seg.plugin.train.shown_plan import ShownPlan
 from napari_seg.training.history import RunState
 from napari_seg.training.report import REPORT
+from napari_seg.training.start import trainable
 
 
 class TrainModel:
@@ -157,10 +158,11 @@ class TrainModel:
     @property
     def starts(self) -> list[tuple[str, Path]]:
         """Names and folders of the models whose weights a training can start from."""
-        bundles = [
-            bundle for bundle in self.segmenting.bundles if bundle.kind == "monai" and bundle.root != self.output
+        return [
+            (bundle.name, bundle.root)
+            for bundle in self.segmenting.bundles
+            if bundle.root != self.output and _is_start(bundle)
         ]
-        return [(bundle.name, bundle.root) for bundle in bundles if (bundle.root / WEIGHTS).is_file()]
 
     @property
     def obstacle(self) -> str:
@@ -302,3 +304,10 @@ class TrainModel:
             return None
         total = progress.seconds + progress.seconds_left
         return progress.seconds / total if total > 0 else None
+
+
+def _is_start(bundle: Bundle) -> bool:
+    """Return whether the folder of a model is one that a training can start from."""
+    if bundle.kind == "monai":
+        return (bundle.root / WEIGHTS).is_file()
+    return bundle.kind == "nnunet" and not isinstance(trainable(bundle), str)
