@@ -228,8 +228,45 @@ def test_a_test_part_of_one_data_set_is_kept(tmp_path: Path) -> None:
     assert [text.partition(" are not used")[0] for text in unused] == [
         'data set 2: labelled cases under "validation" (1)',
         "data set 2: its folds",
+        "data set 1 states no split: 2 of its cases are for training and validation and 0 for the test",
     ]
     assert [entry["split"] for entry in description["training"]] == ["training", "training", "test", "training"]
+
+
+def test_a_data_set_without_a_split_is_divided_into_the_parts_of_another(tmp_path: Path) -> None:
+    names = [f"q{number}" for number in range(10)]
+    first, second = (
+        write(tmp_path / "a", {"liver": 1}, cases=("p1", "p2", "p3")),
+        write(tmp_path / "b", {"spleen": 1}, cases=names),
+    )
+    listing = json.loads((first / "dataset.json").read_text())
+    copy = second / "imagesTr" / "q0.nii.gz"  # the scan of the test part
+    copy.write_bytes((first / "imagesTr" / "p3.nii.gz").read_bytes())
+
+    def parts(name: str, *words: str) -> tuple[dict[str, str], tuple[str, ...]]:
+        for entry, word in zip(listing["training"], words, strict=True):
+            entry["split"] = word
+        (first / "dataset.json").write_text(json.dumps(listing))
+        with with_segnets():
+            found = combine([first, second], tmp_path / name / "data", {}, {})
+        content = json.loads((found.folder / "dataset.json").read_text())
+        return {entry["name"]: entry["split"] for entry in content["training"]}, found.unused
+
+    of_all, notes = parts("x", "train", "val", "test")
+    assert [of_all[name] for name in ("p1", "p2", "p3", "q0")] == ["training", "validation", "test", "test"]
+    counts = {part: list(of_all.values())[4:].count(part) for part in ("training", "validation", "test")}
+    assert counts == {"training": 7, "validation": 1, "test": 1}  # 80, 10 and 10 % of nine patients
+    assert notes == (
+        "data set 2 states no split: 7 of its cases are for the training, 1 for the validation and 2 for the test",
+    )
+    of_all, _ = parts("y", "train", "val", "val")  # no test is stated, so there is none
+    assert set(of_all.values()) == {"training", "validation"}
+    with with_segnets():
+        found = combine([first, second], tmp_path / "z" / "data", {}, {}, replayed=1)
+    content = json.loads((found.folder / "dataset.json").read_text())
+    replayed = {entry["name"]: entry["split"] for entry in content["training"] if entry.get("replay")}
+    assert replayed == dict.fromkeys(names, "training")  # they may have trained the initial weights
+    assert found.unused == ()
 
 
 def test_patients_of_converted_data_sets_are_those_of_their_files(tmp_path: Path) -> None:
@@ -301,15 +338,15 @@ def test_cases_without_a_partner_are_faults(tmp_path: Path) -> None:
 
 def test_the_steps_of_a_plan_count_the_replayed_cases_that_train(tmp_path: Path) -> None:
     names = [f"q{number}" for number in range(10)]
-    old, new = write(tmp_path / "a", {"liver": 1}, cases=names), write(tmp_path / "b", {"liver": 1}, cases=("p1", "p2"))
+    old, new = write(tmp_path / "a", {"liver": 1}, cases=names), write(tmp_path / "b", {"liver": 1}, cases="wxyz")
     listing = json.loads((old / "dataset.json").read_text())
     for number, entry in enumerate(listing["training"]):
         entry["split"] = "test" if number > 5 else "validation" if number > 2 else "train"
     (old / "dataset.json").write_text(json.dumps(listing))
     plan = plan_bundle(new, tmp_path / "out", Choices(), replay=[old], dry_run=True)
-    assert plan["parts"] == {"training": 5, "validation": 3, "test": 4}
-    # an epoch shows the 2 new cases and as many replayed ones
-    assert plan["settings"]["max_epochs"]["why"].startswith("about 4000 steps at 2 per epoch")
+    assert plan["parts"] == {"training": 6, "validation": 4, "test": 4}
+    # an epoch shows the 3 new cases that train and as many replayed ones
+    assert plan["settings"]["max_epochs"]["why"].startswith("about 4000 steps at 3 per epoch")
     assert plan["settings"]["batch_size"]["value"] == 2
 
 

@@ -172,7 +172,6 @@ def _planned(
     planned = written.get("converted", {}).get("data sets", [])
 
     def check(found: Mapping[str, Any], data_sets: Sequence[dict[str, Any]], is_converted: bool = True) -> None:
-        check_same(written, found, choices, str(out))
         if is_converted != ("converted" in written):
             raise OutputError(
                 "output.exists",
@@ -185,6 +184,7 @@ def _planned(
                 f"{out} was planned for data sets with other classes, or in another order, or to replay others; "
                 "give the same ones in the same order, or choose a new folder with -o",
             )
+        check_same(written, found, choices, str(out))
 
     reading = Choices(settings=written["choices"].get("settings", {})).reading | choices.reading
     labels = written["choices"].get("labels", {})

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,9 @@ from napari_seg.volume import Volume, as_labels, labels_in, smallest_label_type
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
+
+Part = Literal["training", "validation", "test"]
+_NOT_TRAINED: tuple[Part, ...] = ("validation", "test")
 
 _VERSION = 1
 _LABELS = "labelsTr"
@@ -136,8 +139,9 @@ def combine(
     names = {name.casefold(): name for dataset in reversed(datasets) for name in dataset.labels}
     sources, table, ignored = number_classes(datasets, labels)
     cases = _named_cases(sources)
-    parts = _parts(sources, cases)
     patients = _patients(origins, report)
+    of_parts, divided = _parts(sources, patients, replayed)
+    parts = {cases[case]: part for case, part in of_parts.items()}
     of_cases = {
         name: f"patient {patients[number, sources[number - 1].dataset.cases[own]['name']]}"
         for (number, own), name in cases.items()
@@ -184,18 +188,57 @@ def combine(
         "training": training,
     }
     atomic_write(into / "dataset.json", json.dumps(description, indent=1) + "\n")
-    return Gathered(into, of_all, tuple(left), tuple(dict.fromkeys(notices)), described, unused=tuple(unused))
+    return Gathered(into, of_all, tuple(left), tuple(dict.fromkeys(notices)), described, unused=(*unused, *divided))
 
 
-def _parts(sources: Sequence[Source], cases: Mapping[tuple[int, int], str]) -> dict[str, str]:
-    """Return name of a case -> its part; those of a data set that states none train. Empty if no data set does."""
-    if not any(source.dataset.parts for source in sources):
-        return {}
-    found = {}
-    for (number, index), name in cases.items():
-        dataset = sources[number - 1].dataset
-        found[name] = dataset.parts.get(dataset.cases[index]["name"], "training")
-    return found
+def _parts(
+    sources: Sequence[Source], patients: Mapping[tuple[int, str], int], replayed: int
+) -> tuple[dict[tuple[int, int], Part], list[str]]:
+    """Return (number of the data set, index of the case) -> its part, and notes; empty if no data set states parts.
+
+    A data set that states none is divided as if it were alone, into the parts that others state, so that these say
+    something about its classes. Replayed cases without a part train. A patient who is also in a data set that states
+    parts is in the part that is stated there.
+
+    Args:
+        sources: the data sets.
+        patients: (number of the data set, name of the case) -> number of the patient.
+        replayed: number of data sets, the last ones, whose cases are replayed.
+    """
+    from segnets.data import Split
+
+    stated = {part for source in sources for part in source.dataset.parts.values()}
+    found: dict[tuple[int, int], Part] = {}
+    of_patient: dict[int, Part] = {}
+    notes = []
+    by_fractions = []
+    for source in sources if stated else ():
+        if not source.dataset.parts and source.number <= len(sources) - replayed:
+            by_fractions.append(source)
+            continue
+        for index, case in enumerate(source.dataset.cases):
+            found[source.number, index] = part = source.dataset.parts.get(case["name"], "training")
+            of_patient.setdefault(patients[source.number, case["name"]], part)
+    for source in by_fractions:
+        who = {case["name"]: patients[source.number, case["name"]] for case in source.dataset.cases}
+        others = [case for case in source.dataset.cases if who[case["name"]] not in of_patient]
+        named = {name: str(number) for name, number in who.items()}
+        split = Split(replace(source.dataset, cases=tuple(others), patients=named))
+        if len({who[case["name"]] for case in others}) > 1:
+            for kind in _NOT_TRAINED:
+                if kind in stated and split.count(kind):
+                    of_patient |= dict.fromkeys((who[case["name"]] for case in split(kind)), kind)
+        own = {
+            (source.number, index): of_patient.setdefault(who[case["name"]], "training")
+            for index, case in enumerate(source.dataset.cases)
+        }
+        counts = Counter(own.values())
+        listed = f"{counts['training']} of its cases are for the training, {counts['validation']} for the validation"
+        if "validation" not in stated:  # the split of all cases divides them
+            listed = f"{counts['training']} of its cases are for training and validation"
+        notes.append(f"data set {source.number} states no split: {listed} and {counts['test']} for the test")
+        found |= own
+    return found, notes
 
 
 def _check_set(number: int, planned: Mapping[str, Any], found: Mapping[str, Any], _: Sequence[dict[str, Any]]) -> None:

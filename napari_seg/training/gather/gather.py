@@ -58,7 +58,7 @@ class Gathered:
             empty.
         listed: name of a case -> values of the structures that its files list, with voxels or without.
         sources: name of a case -> its files before the conversion; may hold identifiers, so it is never written.
-        unused: what the data set states and is not used, see `segnets.data.Dataset`.
+        unused: what the data set states and is not used, see `segnets.data.Dataset`, and how `combine` divided others.
     """
 
     folder: Path
