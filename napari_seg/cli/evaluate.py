@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seg.cli.exit_codes import exit_code
+from napari_seg.cli.exit_codes import exit_code, exit_code_of
 from napari_seg.cli.train import named_value
 
 if TYPE_CHECKING:
-    from napari_seg.errors import Notice
+    from napari_seg.errors import NapariSegError, Notice
     from napari_seg.evaluation.pairs import CaseScores, Pair
     from napari_seg.evaluation.statistics import Difference, Summary
 
@@ -117,61 +118,77 @@ def run(arguments: argparse.Namespace) -> int:
         "only": names,
         "planned": planned,
     }
-    pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes or None, **options)
+    pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes, **options)
     if not pairs:
         raise InputError(
             "input.none",
             "found no label map that has a reference of the same name; expected case.nii.gz, case_seg.nii.gz or "
             "case_0000_seg.nii.gz for case.nii.gz, or PNG or TIFF images with such names",
         )
+    other_pairs: list[Pair] = []
+    if arguments.versus:
+        other_pairs, _ = find_pairs(arguments.versus, references, classes=classes, **options)
+        if not {pair.name for pair in pairs} & {pair.name for pair in other_pairs}:
+            text = f"found no label map in {arguments.versus} for a case that is compared; expected the same names"
+            raise InputError("input.none", f"{text} as in {arguments.predictions}")
     quiet = arguments.json or not sys.stderr.isatty()
     results = _compare(pairs, arguments.tolerance_mm, quiet) + unpaired
+    faults: list[NapariSegError] = []  # what was compared is printed before the first one ends the command
     if arguments.output:
-        write_cases(results, arguments.output)  # first, because a large comparison and its statistics take longer
-    versus, fault = None, None
+        with _kept_in(faults):
+            write_cases(results, arguments.output)  # first, because a large comparison and its statistics take longer
+    versus = None
     if arguments.versus:
-        pairs, _ = find_pairs(arguments.versus, references, classes=classes or None, **options)
         compared = {result.name for result in results if not result.code}
-        count = len(compared & {pair.name for pair in pairs})
-        if compared and not count:
-            text = f"found no label map in {arguments.versus} for a case that was compared; expected the same names"
-            raise InputError("input.none", f"{text} as in {arguments.predictions}")
+        count = len(compared & {pair.name for pair in other_pairs})
         if count < len(compared):
             text = f"{arguments.versus} has {count} of {counted(len(compared), 'case')}; the others are not compared"
             print(f"napari-seg: {text}", file=sys.stderr)
-        others = _compare(pairs, arguments.tolerance_mm, quiet)
+        others = _compare(other_pairs, arguments.tolerance_mm, quiet)
         for result in others:
             if result.code:
                 text = f"{arguments.versus.name}/{result.name}: {result.code}: {result.message}"
                 print(f"napari-seg: not in the comparison: {text}", file=sys.stderr)
-        try:
+        with _kept_in(faults):
             versus, notices = differences(results, others)
             for notice in notices:
                 print(f"napari-seg: {notice}", file=sys.stderr)
-        except InputError as error:  # the evaluation itself is printed and written before
-            fault = error
     table = summaries(results)
     if not arguments.json:
         _print_tables(results, table, arguments.tolerance_mm, versus)
         for text in _notice_lines(results):
             print(f"napari-seg: {text}", file=sys.stderr)
     if arguments.output:
-        write_report(
-            results,
-            arguments.output,
-            arguments.tolerance_mm,
-            figures=not arguments.no_figures,
-            versus=versus,
-            table=table,
-        )
-        if not arguments.json:
-            print(f"report   {arguments.output / 'report.html'}")
-    if fault is not None:
-        raise fault
-    if arguments.json:  # last, so that a report that can't be written is the only JSON output
+        with _kept_in(faults):
+            write_report(
+                results,
+                arguments.output,
+                arguments.tolerance_mm,
+                figures=not arguments.no_figures,
+                versus=versus,
+                table=table,
+            )
+            if not arguments.json:
+                print(f"report   {arguments.output / 'report.html'}")
+    if arguments.json:
         facts = summary(results, arguments.tolerance_mm, versus, table)
+        facts |= {"code": faults[0].code, "message": faults[0].message} if faults else {}
         print(json.dumps(facts | {"cases": [result.as_dict() for result in results]}, indent=2))
+    if faults:
+        print(f"napari-seg: {faults[0]}", file=sys.stderr)
+        return exit_code_of(faults[0])
     return exit_code(sum(bool(result.code) for result in results), len(results))
+
+
+@contextmanager
+def _kept_in(faults: list[NapariSegError]) -> Iterator[None]:
+    """Add an error to a list instead of raising it."""
+    from napari_seg.errors import NapariSegError
+
+    try:
+        yield
+    except NapariSegError as error:
+        faults.append(error)
 
 
 def _compare(pairs: Sequence[Pair], tolerance_mm: float, quiet: bool) -> list[CaseScores]:
