@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +198,23 @@ def test_names_are_paired_whether_accents_are_composed_or_not(tmp_path: Path) ->
     pairs, unpaired = find_pairs(tmp_path / "found", tmp_path / "expected")
     assert [pair.name for pair in pairs] == ["Gr\u00f6\u00dfe_01"]
     assert unpaired == []
+
+
+def test_names_that_are_not_utf_8_are_read_as_latin_1(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As an old archive or share stores them."""
+    found, expected = folders
+    for folder in folders:
+        try:
+            shutil.copy(expected / "a.nii.gz", folder / os.fsdecode(b"m\xfcller_01.nii.gz"))
+        except OSError:
+            pytest.skip("the file system takes names in Unicode only")
+    shutil.copy(expected / "a.nii.gz", found / os.fsdecode(b"\xfc.nii.gz"))
+    assert main(["evaluate", str(found), str(expected), "-o", str(tmp_path / "out"), "--no-figures"]) == 3
+    lines = (tmp_path / "out" / "cases.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[0] for line in lines] == ["case", "a", "b", "müller_01", "ü"]
+    assert find_pairs(found, expected, only=[os.fsdecode(b"m\xfcller_01")])[0][0].name == "müller_01"
 
 
 def test_values_of_references_are_what_the_model_calls_them(

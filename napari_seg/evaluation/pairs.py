@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, NapariSegError, Notice
+from napari_seg.errors import InputError, NapariSegError, Notice, printable
 from napari_seg.evaluation.declared import as_planned, declared
 from napari_seg.evaluation.labels import BACKGROUND, Classes, Meaning
 from napari_seg.evaluation.matching import UNNAMED_VOID, VOID, Matched, match
@@ -165,6 +165,7 @@ def find_pairs(
         scan = scans if scans and scans.is_file() else None
         meaning = replace(meaning, labelled=stated.labelled.get(_stem(Path(file_label(references)))))
         return [Pair(_stem(Path(file_label(predictions))), predictions, references, scan, meaning, ignore_frame)], []
+    only = None if only is None else {_normal(name) for name in only}
     references_by_name = _by_name(_label_maps(references))
     scans_by_name = _by_name(_label_maps(scans) if scans else [], "_0000")
     pairs: dict[str, Pair] = {}
@@ -413,12 +414,17 @@ def _several(paths: Sequence[Path]) -> str:
 
 
 def _stem(path: Path) -> str:
-    """Return a file name without ending, normalised: file systems store an accent as one character or as two."""
-    return unicodedata.normalize("NFC", path.name.removesuffix(nifti_ending(path) or path.suffix))
+    """Return a file name without ending, in the form of `_normal`."""
+    return _normal(path.name.removesuffix(nifti_ending(path) or path.suffix))
+
+
+def _normal(name: str) -> str:
+    """Return a name that UTF-8 can encode, normalised: file systems store an accent as one character or as two."""
+    return unicodedata.normalize("NFC", printable(name))
 
 
 def _unpaired(name: str, message: str) -> CaseScores:
-    return CaseScores(name, code="input.unpaired", message=message)
+    return CaseScores(name, code="input.unpaired", message=printable(message))
 
 
 def _or_none(value: float) -> float | None:
