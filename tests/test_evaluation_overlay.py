@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from napari_seg.errors import Notice
-from napari_seg.evaluation.overlay import PANEL_PIXELS, _caption, _window, draw_overlay
+from napari_seg.evaluation.overlay import PANEL_PIXELS, _caption, _window, draw_comparison, draw_overlay
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation, Source, Volume
 
@@ -109,3 +109,35 @@ def test_many_structures_are_shown_together_above_their_names(tmp_path: Path) ->
     assert picture.shape[0] < 2200
     shown = {tuple(color) for color in picture.reshape(-1, 3)}
     assert {segment.color for segment in table} <= shown
+
+
+def tinted(panels: np.ndarray) -> list[int]:
+    """Return the number of red pixels in each of the three panels of a row."""
+    red = panels[..., 0].astype(int) - panels[..., 2] > 20
+    return [int(red[:, n * (PANEL_PIXELS + 8) : (n + 1) * (PANEL_PIXELS + 8)].sum()) for n in range(3)]
+
+
+def test_a_structure_in_two_pieces_is_seen_in_all_planes(tmp_path: Path) -> None:
+    """Two balls 220 mm apart, as in both lungs; the second one is larger."""
+    grid = Grid((80, 60, 60), np.diag([4.0, 4, 4, 1]))
+    i, j, k = np.indices(grid.shape, sparse=True)
+    labels = np.zeros(grid.shape, np.uint8)
+    for at, radius in ((12, 3), (67, 4)):
+        labels[(i - at) ** 2 + (j - 30) ** 2 + (k - 30) ** 2 <= radius**2] = 1
+    volume = Volume(np.full((1, *grid.shape), 100, np.int16), grid)
+    draw_overlay(volume, Segmentation(labels, grid, (Segment(1, "nodule", (255, 0, 0)),)), tmp_path / "x.png")
+    top = 2 * 8 + 24 + 26
+    panels = np.asarray(Image.open(tmp_path / "x.png").convert("RGB"))[top : top + PANEL_PIXELS, 8:]
+    assert min(tinted(panels)) > 0.5 * np.pi * (16 * PANEL_PIXELS / 110) ** 2
+
+
+def test_a_figure_shows_a_place_that_differs() -> None:
+    """Two missed lesions, one flat in the axial direction and one in the sagittal direction."""
+    grid = Grid((80, 60, 80), np.diag([4.0, 4, 4, 1]))
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[7:17, 25:35, 10:13] = 1
+    labels[65:68, 25:35, 60:70] = 1
+    reference = Segmentation(labels, grid, (Segment(1, "lesion", (0, 255, 0)),))
+    volume = Volume(np.full((1, *grid.shape), 100, np.int16), grid)
+    sheet = draw_comparison(volume, Segmentation(np.zeros_like(labels), grid, ()), reference)
+    assert min(tinted(np.asarray(sheet))) > 500

@@ -6,7 +6,7 @@ A preview shows a sagittal, a coronal and an axial plane, resampled along the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +28,9 @@ MAX_ROWS = 12
 """Structures that have a row of their own in a preview."""
 
 _ROWS_OF_ALL, _NAME_COLUMNS = 4, 3
+_MAX_SEARCHED = 1 << 22
+"""Voxels of a structure's box in which its pieces are searched; of a larger one, only every second voxel or so."""
+
 _MARGIN, _CAPTION, _LINE = 8, 26, 18
 _WIDTH = 3 * PANEL_PIXELS + 2 * _MARGIN
 _BACKGROUND, _TEXT, _ALARM = (17, 17, 19), (235, 235, 235), (255, 120, 100)
@@ -107,10 +110,33 @@ _View = tuple[list[NDArray[np.float64]], float]
 
 
 def _views_of_each(volume: Volume, segmentation: Segmentation, segments: Sequence[Segment]) -> list[_View]:
-    """Return one row for each structure, through its centroid."""
+    """Return one row for each structure, through its middle."""
     field_mm = min(MAX_FIELD_MM, max(volume.grid.size_mm))
+    return [([middle_mm] * len(_PLANES), field_mm) for middle_mm in _middles_mm(segmentation, segments)]
+
+
+def _middles_mm(segmentation: Segmentation, segments: Sequence[Segment]) -> Iterator[NDArray[np.float64]]:
+    """Yield for each structure its centroid, or a voxel in the middle of its largest piece if it is not there."""
+    from scipy.ndimage import find_objects, label
+
+    array, grid, boxes = segmentation.array, segmentation.grid, None
     centroids = segmentation.centroids_mm()
-    return [([centroids[segment.label]] * len(_PLANES), field_mm) for segment in segments]
+    for segment in segments:
+        centroid_mm = centroids[segment.label]
+        if array[tuple(np.rint(grid.to_index(centroid_mm)).astype(int))] == segment.label:
+            yield centroid_mm
+            continue
+        boxes = boxes or find_objects(array)
+        box = boxes[segment.label - 1]
+        step = max(1, round((np.prod([side.stop - side.start for side in box]) / _MAX_SEARCHED) ** (1 / 3)))
+        mask = array[box][::step, ::step, ::step] == segment.label
+        if not mask.any():
+            step, mask = 1, array[box] == segment.label
+        pieces, _ = label(mask)
+        sizes = np.bincount(pieces.ravel())
+        voxels = np.argwhere(pieces == 1 + np.argmax(sizes[1:]))
+        index = voxels[np.square(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()]
+        yield grid.to_world(index * step + [side.start for side in box])
 
 
 def _views_of_all(segmentation: Segmentation) -> list[_View]:
@@ -282,16 +308,18 @@ def _edges(labels: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
 
 
 def _most_different_mm(prediction: Segmentation, reference: Segmentation) -> NDArray[np.float64]:
-    """Return the point where the i, j and k slices with most differing voxels meet.
+    """Return a voxel that differs, in the k slice and in its row with most of them.
 
-    If no voxels differ, it is the point where the slices with most foreground of the reference meet.
+    If no voxels differ, it is such a voxel of the reference's foreground; the first one if there is none.
     """
     reference_labels = on_grid(reference, prediction.grid)
     differs = prediction.array != reference_labels
     if not differs.any():
         differs = reference_labels > 0
-    index = [int(np.argmax(np.count_nonzero(differs, axis=others))) for others in ((1, 2), (0, 2), (0, 1))]
-    return prediction.grid.to_world(index)
+    k = int(np.argmax(np.count_nonzero(differs, axis=(0, 1))))
+    i = int(np.argmax(np.count_nonzero(differs[:, :, k], axis=1)))
+    row = np.flatnonzero(differs[i, :, k])
+    return prediction.grid.to_world([i, int(row[len(row) // 2]) if len(row) else 0, k])
 
 
 def _window(array: NDArray) -> tuple[float, float]:
