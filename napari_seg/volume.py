@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -261,14 +261,11 @@ class Segmentation:
 
     @cached_property
     def _voxel_counts(self) -> dict[int, int]:
-        counts = self._counts_in_planes(0).sum(axis=0)
-        return {s.label: int(counts[s.label]) for s in self.segments}
-
-    def _counts_in_planes(self, axis: int) -> NDArray[np.int64]:
-        """Return the number of voxels (planes, labels) of each label in each plane normal to an axis."""
         count = max(int(self.array.max()), *(s.label for s in self.segments), 0) + 1
-        planes = np.moveaxis(self.array, axis, 0)  # one plane at a time, because bincount copies to 8 bytes per voxel
-        return np.array([np.bincount(plane.ravel(), minlength=count) for plane in planes])
+        counts = np.zeros(count, np.int64)
+        for part in _parts(self.array):
+            counts += np.bincount(part, minlength=count)
+        return {s.label: int(counts[s.label]) for s in self.segments}
 
     def volumes_ml(self) -> dict[int, float]:
         """Return label -> volume in ml for every segment of the table; 0 for an empty segment."""
@@ -277,8 +274,12 @@ class Segmentation:
     def centroids_mm(self) -> dict[int, NDArray[np.float64]]:
         """Return label -> centroid (3,) in mm, RAS+; an empty segment is absent."""
         found = [label for label, count in self.voxel_counts().items() if count]
-        counts = [self._counts_in_planes(axis)[:, found] for axis in range(3)]
-        means = [np.arange(len(planes)) @ planes / planes.sum(axis=0) for planes in counts]
+        count = max(found, default=0) + 1
+        means = []
+        for axis in range(3):
+            planes = np.moveaxis(self.array, axis, 0)
+            counts = np.array([np.bincount(plane.ravel(), minlength=count)[found] for plane in planes])
+            means.append(np.arange(len(planes)) @ counts / counts.sum(axis=0))
         return dict(zip(found, self.grid.to_world(np.transpose(means)), strict=True))
 
 
@@ -336,9 +337,16 @@ def labels_in(array: NDArray[np.unsignedinteger]) -> list[int]:
     """Return the labels in an array (I, J, K), including 0, in ascending order, without sorting a copy."""
     highest = int(array.max(initial=0))
     is_present = np.zeros(highest + 1, bool)
-    for plane in array:
-        is_present |= np.bincount(plane.ravel(), minlength=highest + 1) > 0
+    for part in _parts(array):
+        is_present |= np.bincount(part, minlength=highest + 1) > 0
     return np.flatnonzero(is_present).tolist()
+
+
+def _parts(array: NDArray) -> Iterator[NDArray]:
+    """Yield about 100,000 voxels at a time: bincount copies to 8 bytes per voxel and has a bin for each lower label."""
+    step = max(1, (1 << 17) * len(array) // max(array.size, 1))
+    for first in range(0, len(array), step):
+        yield array[first : first + step].ravel()
 
 
 def select_segments(segments: Sequence[Segment], only: Sequence[str], name: str) -> tuple[Segment, ...]:

@@ -20,14 +20,14 @@ def test_the_table_has_a_column_for_each_structure_and_all_remarks(tmp_path: Pat
     output = tmp_path / "out"
     with new_manifest(output, ended=START + 9) as manifest:
         add_done(manifest, "a", {"left": 1.5}, seconds=2.0)
-        add_done(manifest, "b", {"left": 0.5, "right": 2.0}, notices=(Notice("x.y", "odd"), Notice("x.z", "odder")))
+        add_done(manifest, "b", {"left": 0.00003, "right": 2.0}, notices=(Notice("x.y", "odd"), Notice("x.z", "odder")))
         add_failed(manifest, "c")
         write_table(output, look(output).rows, tmp_path / "all.csv")
     with (tmp_path / "all.csv").open(encoding="utf-8", newline="") as file:
         a, b, c = csv.DictReader(file)
     assert list(a) == ["scan", "state", "seconds", "left (ml)", "right (ml)", "code", "remarks"]
-    assert list(a.values()) == ["a", "done", "2.0", "1.5000", "", "", ""]
-    assert (b["right (ml)"], b["remarks"]) == ("2.0000", "odd; odder")
+    assert list(a.values()) == ["a", "done", "2.0", "1.5", "", "", ""]
+    assert (b["left (ml)"], b["right (ml)"], b["remarks"]) == ("3e-05", "2.0", "odd; odder")
     assert (c["state"], c["left (ml)"], c["code"]) == ("failed", "", "file.not_nifti")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from napari_seg.errors import InputError
+from napari_seg.evaluation.measure import measure
 from napari_seg.geometry import Grid
 from napari_seg.volume import (
     Segment,
@@ -16,6 +17,7 @@ from napari_seg.volume import (
     as_labels,
     distinct_color,
     distinct_from,
+    labels_in,
     rounded_ml,
     smallest_label_type,
 )
@@ -93,3 +95,19 @@ def test_small_volumes_keep_their_significant_digits() -> None:
 def test_infinite_values_are_no_labels() -> None:
     with pytest.raises(InputError, match=r"labels\.type: x holds the value inf; expected labels up to 65535"):
         as_labels(np.array([[0.0, np.inf]]), "x")
+
+
+def test_high_labels_of_a_2d_image_take_little_memory() -> None:
+    """The first axis of a 2D image is its width; masks of 16 bits are 0 and 65535."""
+    array = np.zeros((600, 40, 1), np.uint16)
+    array[100:200] = 65535
+    image = Segmentation(array, Grid(array.shape, np.eye(4)), (Segment(65535, "cell", (1, 1, 1)),))
+    tracemalloc.start()
+    try:
+        assert image.voxel_counts() == {65535: 4000}
+        assert image.centroids_mm()[65535].tolist() == [149.5, 19.5, 0]
+        assert labels_in(array) == [0, 65535]
+        assert measure(array)[65535].center == (149, 19, 0)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()

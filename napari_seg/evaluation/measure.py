@@ -36,7 +36,9 @@ def measure(labels: NDArray[np.unsignedinteger], image: NDArray | None = None) -
         image: (I, J, K) intensities.
     """
     count = int(labels.max(initial=0)) + 1
-    voxels = np.zeros((len(labels), count), np.int64)
+    numbers: dict[
+        int, dict[int, int]
+    ] = {}  # label -> plane -> voxels; a table would have a column for each lower label
     totals = np.zeros((3, count))  # per label: totals of intensities, of row indices and of column indices
     for n, plane in enumerate(labels):
         foreground = np.flatnonzero(plane)
@@ -47,20 +49,20 @@ def measure(labels: NDArray[np.unsignedinteger], image: NDArray | None = None) -
         else:
             found = plane[np.unravel_index(foreground, plane.shape)]
         rows, columns = np.divmod(foreground, plane.shape[1])
-        voxels[n] = np.bincount(found, minlength=count)
+        in_plane = np.bincount(found)
+        for label in np.flatnonzero(in_plane).tolist():
+            numbers.setdefault(label, {})[n] = int(in_plane[label])
         if image is not None:
             totals[0] += np.bincount(found, image[n][rows, columns], minlength=count)
         totals[1] += np.bincount(found, rows, minlength=count)
         totals[2] += np.bincount(found, columns, minlength=count)
-    counts = voxels.sum(axis=0)
     answer = {}
-    for label in np.flatnonzero(counts).tolist():
-        voxel_count = counts[label]
-        planes = np.flatnonzero(voxels[:, label])
-        middle = np.arange(len(labels)) @ voxels[:, label] / voxel_count
-        plane = int(planes[np.abs(planes - middle).argmin()])
+    for label, of_label in sorted(numbers.items()):
+        planes, voxels = np.array([*of_label]), np.array([*of_label.values()])
+        voxel_count = int(voxels.sum())
+        plane = int(planes[np.abs(planes - planes @ voxels / voxel_count).argmin()])
         points = np.argwhere(labels[plane] == label)
         row, column = points[np.square(points - totals[1:, label] / voxel_count).sum(axis=1).argmin()].tolist()
         mean = nan if image is None else float(totals[0, label] / voxel_count)
-        answer[label] = Measurement(int(voxel_count), mean, (plane, row, column))
+        answer[label] = Measurement(voxel_count, mean, (plane, row, column))
     return answer

@@ -100,6 +100,7 @@ def write_table(output: Path, rows: Sequence[Row], path: Path) -> None:
     """
     from napari_seg.formats.atomic import verified_write
     from napari_seg.formats.csv_cells import text_cell
+    from napari_seg.volume import rounded_ml
 
     states = {row.name: row.state for row in list(rows)}
     with Manifest.open(output, read_only=True) as manifest:
@@ -116,7 +117,7 @@ def write_table(output: Path, rows: Sequence[Row], path: Path) -> None:
                         text_cell(row.name),
                         states.get(row.name, row.state),
                         f"{row.seconds:.1f}" if row.seconds else "",
-                        *("" if ml is None else f"{ml:.4f}" for ml in volumes),
+                        *("" if ml is None else rounded_ml(ml) for ml in volumes),
                         row.code,
                         text_cell(remarks),
                     ]
