@@ -1603,8 +1603,8 @@ CODES = {
     ),
     "output.labels": Code(
         "error",
-        "A labels layer has another shape than its scan, or values that are no labels.",
-        "Make a new labels layer with the scan selected.",
+        "A labels layer has another shape than its scan, or values that are no labels, such as 65536 or higher ones.",
+        "Make a new labels layer with the scan selected; give structures labels up to 65535.",
     ),
     "output.moved": Code(
         "error",

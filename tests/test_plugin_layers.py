@@ -123,6 +123,7 @@ def test_a_label_painted_by_hand_is_named_too(head: Volume) -> None:
         (np.zeros((2, 2, 2), np.uint8), {}, "output.no_geometry"),
         (np.zeros((2, 2, 2), np.uint8), None, "output.labels"),
         (np.full((14, 26, 20), -1), None, "output.labels"),
+        (np.full((14, 26, 20), 65536, np.uint32), None, "output.labels"),
     ],
 )
 def test_labels_that_fit_no_scan_are_refused(head: Volume, labels: Any, metadata: Any, code: str) -> None:

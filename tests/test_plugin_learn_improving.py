@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from napari.components import ViewerModel
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import BundleError, Cancelled
-from napari_seg.learning.compare import MEAN, ComparedStructure
+from napari_seg.learning.compare import MEAN, ComparedStructure, compared
 from napari_seg.learning.improve import Improvement
 from napari_seg.learning.inherit import check_improvable
 from napari_seg.learning.training_set import AcceptedCase, Part, Provenance, TrainingSet
@@ -344,3 +345,5 @@ def test_the_verdict_says_how_sure_it_is() -> None:
     assert "No structure" in verdict(replace(result, rows=()))
     assert interval_text(BETTER[0]) == "+0.100, 95 % interval +0.050 to +0.150"
     assert "does not know" in interval_text(BETTER[1])
+    absent = {"case0002": {"lesion": math.nan}}
+    assert interval_text(compared(absent, absent)[0]).startswith("Not compared: no validation case holds it")

@@ -15,7 +15,16 @@ from napari_seg.plugin.contrast import contrast_limits, value_range, widen_range
 from napari_seg.plugin.layer_info import LayerInfo, orientation_doubts
 from napari_seg.plugin.packed_labels import PackedLabels
 from napari_seg.plugin.placement import AXIS_LABELS, LayerPlacement, place
-from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Source, Volume, labels_in, smallest_label_type
+from napari_seg.volume import (
+    MAX_LABEL,
+    NO_SOURCE,
+    Segment,
+    Segmentation,
+    Source,
+    Volume,
+    labels_in,
+    smallest_label_type,
+)
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -188,7 +197,7 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
 
     Raises:
         OutputError: `output.no_geometry`, the layer has no info; `output.labels`, the array does not have the shape of
-            the scan or holds values that are no labels.
+            the scan, or holds values that are no labels or too high.
     """
     name = settings.get("name", "labels")
     info = LayerInfo.in_settings(settings)
@@ -207,6 +216,9 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
             f"numbers from 0 up in the scan's shape {placement.shown.shape}",
         )
     segments = {s.label: s for s in info.segments}
+    if (highest := max(int(labels.max(initial=0)), *segments, 0)) > MAX_LABEL:
+        text = f"found the label {highest} in the layer {name!r}; expected up to {MAX_LABEL}, which files of labels "
+        raise OutputError("output.labels", text + "hold; give such structures lower labels")
     for label in labels_in(labels):
         if label > 0 and label not in segments:
             segments[label] = Segment(label, f"label {label}", color_in(settings.get("colormap"), label))

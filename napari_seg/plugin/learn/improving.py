@@ -355,8 +355,10 @@ def verdict(result: Improvement) -> str:
 
 def interval_text(row: ComparedStructure) -> str:
     """Return the difference of a structure with its interval, in words."""
+    if not row.cases:
+        return "Not compared: no validation case holds it, and no model finds it there."
     if math.isnan(row.difference):
-        return "The old model does not know this structure." if math.isnan(row.before) else "Not compared."
+        return "The old model does not know this structure."
     interval = "" if math.isnan(row.low) else f", 95 % interval {row.low:+.3f} to {row.high:+.3f}"
     empty = f"; in {counted(row.one_empty, 'case')} only one of them finds it, wrongly" if row.one_empty else ""
     return f"{row.difference:+.3f}{interval}{empty}"
