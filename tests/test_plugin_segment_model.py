@@ -501,8 +501,10 @@ def test_2d_images_fit_models_of_grey_and_colours(viewer: ViewerModel, tmp_path:
     for data, settings, _ in image_layers(read_image2d(tmp_path / "tissue.png", None)):
         viewer.add_layer(Image(data, **settings))
     for channels in (1, 3):
-        model.choose_bundle(replace(bundle(), in_channels=channels))
+        model.choose_bundle(replace(bundle(), in_channels=channels, takes_one_slice=True))
         assert model.obstacle == ""
+    model.choose_bundle(replace(bundle(), in_channels=3))
+    assert "segments volumes" in model.obstacle
     model.choose_bundle(brats())
     assert "expects 4" in model.obstacle
 
