@@ -20,7 +20,7 @@ sys.path.insert(0, str(shipped_root()))
 
 from segnets.errors import TrainingError
 from segnets.training.history import History
-from segnets.training.memory import OutOfMemory
+from segnets.training.memory import OutOfMemory, OutOfMemoryInEvaluation
 
 
 def out_of_memory(trainer: Engine, history: History, **settings: Any) -> str:
@@ -76,6 +76,19 @@ def test_advice_for_a_validation_is_about_its_windows(tmp_path: Path) -> None:
         "cpu ran out of memory in the validation after step 6; set windows#sw_batch_size to 1 (now 16), then lower "
         "windows#roi_size (now [8, 8, 4]): the same command resumes from the last checkpoint, if one was written. "
     )
+
+
+def test_advice_for_an_evaluation_is_about_its_windows(tmp_path: Path) -> None:
+    _, history = engines(tmp_path, epochs=2)
+    evaluator = history.validator
+    OutOfMemoryInEvaluation((8, 8, 4)).attach(evaluator)
+    evaluator.inferer = SlidingWindowInferer((8, 8, 4), sw_batch_size=16)
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda: torch.empty(10**16))
+    with pytest.raises(
+        TrainingError, match=r"training\.out_of_memory: cpu ran out of memory in the evaluation; "
+    ) as caught:
+        evaluator.run()
+    assert "set windows#sw_batch_size to 1 (now 16), then lower windows#roi_size (now [8, 8, 4]): " in str(caught.value)
 
 
 @pytest.mark.parametrize("where", ["training", "validation"])

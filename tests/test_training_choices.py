@@ -88,6 +88,8 @@ def test_what_the_plan_chose_may_be_repeated_and_not_changed() -> None:
     network = {"class": "UNet", "size": "S"}
     plan: dict[str, Any] = {"dataset": {"cases": 3}, "choices": {}, "settings": {}, "options": {}, "network": network}
     check_same(plan, {"cases": 3}, Choices(network="UNet", dims=3, size="S"), "out")
+    windows = {"windows#device": "cpu", "windows#sw_batch_size": 1, "windows#roi_size": [8, 8, 8]}
+    check_same(plan, {"cases": 3}, Choices(settings=windows), "out")  # as the advice after an exhausted memory
     with pytest.raises(OutputError, match="was planned with size S, now M; no folds, now 5; leave"):
         check_same(plan, {"cases": 3}, Choices(size="M", folds=5), "out")
     with pytest.raises(OutputError, match="was planned with dims 2, now 3;"):

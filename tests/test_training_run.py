@@ -114,6 +114,23 @@ def test_an_ensemble_cut_short_says_what_it_lacks(
     assert (out / METADATA).read_text() == before
 
 
+def test_windows_of_a_start_are_those_of_its_evaluations_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"windows#device": "cpu", "windows::sw_batch_size": 1, "learning_rate": 0.1}
+    commands = []
+    monkeypatch.setattr(run, "run", lambda words, *_: commands.append(words))
+    monkeypatch.setattr(run, "ship", lambda *_: None)
+    monkeypatch.setattr(run, "write_report", lambda root: None)
+    monkeypatch.setattr(run, "_unseen_part", lambda *_: "test")
+    monkeypatch.setattr(run, "_metric_name", lambda root: "Dice")
+    write_run(tmp_path / "training")
+    (tmp_path / "training" / "model.pt").touch()
+    run.train(tmp_path, tmp_path, **values)
+    for words in (*commands, *folds.fold_commands(tmp_path, tmp_path, 0, 2, **values)):
+        assert words[words.index("--windows#device") + 1] == "cpu"
+        assert words[words.index("--windows::sw_batch_size") + 1] == "1"
+        assert ("--learning_rate" in words) == ("training" in words)
+
+
 def test_scores_stay_while_the_weights_are_the_same(tmp_path: Path) -> None:
     scores = {"part": "test", "cases": 6}
     (tmp_path / "configs").mkdir()

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 READING = ("layout", "images_dir", "labels_dir", "channels", "patient", "anywhere")
 _CHANGEABLE = re.compile(
     "max_epochs|max_minutes|patience|val_interval|val_cases|num_workers|amp|accumulation_steps|learning_rate|warmup_share|"
-    "max_gradient_norm|l1_penalty|allow_empty|(optimizer|lr_scheduler|ema)#(?!_target_).+"
+    "max_gradient_norm|l1_penalty|allow_empty|windows#(device|sw_batch_size|roi_size)|"
+    "(optimizer|lr_scheduler|ema)#(?!_target_).+"
 )
 """Settings that may change at each start: they are not part of a run's identity (`segnets.training.Checkpoints`)."""
 _PACKAGES = {"mlflow": "mlflow", "wandb": "wandb", "aim": "aim"}

@@ -15,7 +15,7 @@ from napari_seg.training.history import RUN, read_history, read_summary
 from napari_seg.training.postprocessing import METRIC, OPTION, LargestGain, measure_gains, set_largest, with_kept
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
-from napari_seg.training.run import STOP, command, is_evaluated, ship, training_command
+from napari_seg.training.run import STOP, command, is_evaluated, ship, training_command, window_values
 from napari_seg.training.scores import EVALUATION, Cases, read_means, read_patients, write_scores
 from napari_seg.training.segnets_modules import with_segnets
 
@@ -30,7 +30,7 @@ def fold_commands(root: Path, dataset_dir: Path, fold: int, folds: int, **values
     folder = root / f"fold_{fold}"
     # the bundle's network_def becomes the ensemble at the end; a fold is always a single network
     network = f"%{root / 'configs' / 'train.yaml'}#network_def"
-    evaluation: dict[str, Any] = {"network_def": network, "checkpoint": folder / "model.pt"}
+    evaluation = window_values(values) | {"network_def": network, "checkpoint": folder / "model.pt"}
     evaluation["output_dir"] = folder / EVALUATION
     can_compare = not (root / "configs").is_dir() or (root / "configs" / f"{OPTION}.yaml").is_file()
     if can_compare:  # a bundle of an older version can't

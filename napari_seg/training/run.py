@@ -117,12 +117,17 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> RunSummary:
             metrics = {_metric_name(root): summary.best["mean_dice"]} if summary.best else {}
             ship(root, weights, metrics, summary.steps)
         write_report(root)
-    evaluate_unseen(root, dataset_dir)
+    evaluate_unseen(root, dataset_dir, **window_values(values))
     write_report(root)
     return summary
 
 
-def evaluate_unseen(root: Path, dataset_dir: Path) -> None:
+def window_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a start that also count for its evaluations: those of the windows."""
+    return {name: value for name, value in values.items() if name.startswith(("windows#", "windows::"))}
+
+
+def evaluate_unseen(root: Path, dataset_dir: Path, **values: Any) -> None:
     """Evaluate a training on its test part, or on its validation part if there is no test part.
 
     The scores are written into the metadata. Weights that were evaluated before are not evaluated again.
@@ -130,6 +135,7 @@ def evaluate_unseen(root: Path, dataset_dir: Path) -> None:
     Args:
         root: folder of the bundle.
         dataset_dir: folder of the data set.
+        values: config id -> value.
 
     Raises:
         TrainingError: the evaluation failed.
@@ -141,7 +147,7 @@ def evaluate_unseen(root: Path, dataset_dir: Path) -> None:
         return
     part = _unseen_part(root, dataset_dir)
     if not is_evaluated(folder):
-        values: dict[str, Any] = {"checkpoint": weights, "output_dir": folder / EVALUATION, "part": part}
+        values |= {"checkpoint": weights, "output_dir": folder / EVALUATION, "part": part}
         run(command("evaluating", root, dataset_dir=dataset_dir, **values), root / STOP)
     write_scores(root, part, read_scores(folder), read_patients(folder))
 

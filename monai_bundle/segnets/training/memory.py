@@ -60,19 +60,46 @@ class OutOfMemory:
         )
 
     def _in_validation(self, validator: Engine, error: BaseException, trainer: Engine) -> None:
-        device = validator.state.device
-        windows = getattr(validator.inferer, "inferer", validator.inferer)  # inside test-time averaging
-        advice = []
-        if (batch := getattr(windows, "sw_batch_size", 1)) > 1:
-            advice.append(f"set windows#sw_batch_size to 1 (now {batch})")
-        if device.type != "cpu" and getattr(windows, "device", None) is None:
-            advice.append("set windows#device to cpu, which keeps the result off the GPU")
-        advice.append(f"lower windows#roi_size (now {list(getattr(windows, 'roi_size', self.patch_size))})")
-        _raise(
-            error,
-            f"{device} ran out of memory in the validation after step {trainer.state.iteration}",
-            _in_this_order(advice),
-        )
+        what = f"{validator.state.device} ran out of memory in the validation after step {trainer.state.iteration}"
+        _raise(error, what, _in_this_order(_advice_on_windows(validator, self.patch_size)))
+
+
+class OutOfMemoryInEvaluation:
+    """Convert out-of-memory errors as `OutOfMemory` does, in an evaluation; the first of its handlers.
+
+    Args:
+        patch_size: current patch size in voxels.
+    """
+
+    def __init__(self, patch_size: Sequence[int]) -> None:
+        self.patch_size = list(patch_size)
+
+    def attach(self, evaluator: Engine) -> None:
+        """Handle the exceptions of the evaluation."""
+        evaluator.add_event_handler(Events.EXCEPTION_RAISED, self)
+
+    def __call__(self, evaluator: Engine, error: BaseException) -> None:
+        """Raise the error again, or a `TrainingError` if memory ran out.
+
+        Raises:
+            TrainingError: training.out_of_memory.
+        """
+        advice = ", then ".join(_advice_on_windows(evaluator, self.patch_size))
+        what = f"{evaluator.state.device} ran out of memory in the evaluation"
+        _raise(error, what, f"{advice}: the same command evaluates the weights again")
+
+
+def _advice_on_windows(evaluator: Engine, patch_size: Sequence[int]) -> list[str]:
+    """Return the settings to change so that whole cases take less memory."""
+    windows = evaluator.inferer
+    while hasattr(windows, "inferer"):  # inside deciding and test-time averaging
+        windows = windows.inferer
+    advice = []
+    if (batch := getattr(windows, "sw_batch_size", 1)) > 1:
+        advice.append(f"set windows#sw_batch_size to 1 (now {batch})")
+    if evaluator.state.device.type != "cpu" and getattr(windows, "device", None) is None:
+        advice.append("set windows#device to cpu, which keeps the result off the GPU")
+    return [*advice, f"lower windows#roi_size (now {list(getattr(windows, 'roi_size', patch_size))})"]
 
 
 def _in_this_order(advice: Sequence[str]) -> str:
