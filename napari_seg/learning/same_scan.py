@@ -59,7 +59,7 @@ class ScanIdentity:
             reason = error.strerror or type(error).__name__
             text = f"the files of this scan can't be read now ({reason}); expected them where they were when it was "
             text += "opened, because they tell the patient; connect their drive, or open the scan where it is now"
-            raise InputError("file.unreadable", text) from error
+            raise InputError("file.unreadable", text) from None  # its path may hold a name
         return cls(scan, voxel_digest(scan), value_digest(scan), input_sha256=input_sha256)
 
     def in_set(self, content: TrainingSet, patient: str = "") -> ScanIdentity:

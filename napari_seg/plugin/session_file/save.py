@@ -169,7 +169,7 @@ class _LayerWriter:
                 text = f"the files of {title_of(volume)!r} can't be read now ({reason}); expected them where they "
                 text += "were when it was opened, because a session refers to scans; connect their drive and save "
                 text += "again, or save the labels by themselves (Save as)"
-                raise InputError("file.unreadable", text) from error
+                raise InputError("file.unreadable", text) from None  # its path may hold a name
             if saved in self.scans[: len(unread)]:  # it was opened by itself since
                 self._scan_numbers[key] = self.scans.index(saved)
                 self._names[self._scan_numbers[key]] = title_of(volume)
