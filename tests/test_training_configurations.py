@@ -205,6 +205,8 @@ def test_several_data_sets_are_combined_once_for_all_configurations(dataset: Pat
 
         found = find_dataset(read.folder, **read.choices(Choices(folds=3)).reading)
     assert {Path(case["image"]).parents[1] for case in found.cases} == set(sources)  # they stay where they are
+    with pytest.raises(OutputError, match=r"output\.exists: the training was planned for 2 data sets, now 3"):
+        _convert([*sources, dataset], out, Choices(folds=3), facts, lambda text: None, dry_run=False)
     description["training"].pop()
     (sources[1] / "dataset.json").write_text(json.dumps(description))
     with pytest.raises(OutputError, match=r"output\.exists: data set 2 has other cases"):

@@ -27,7 +27,7 @@ from napari_seg.training.advice import SEEN_FRACTION, lower_resolution
 from napari_seg.training.choices import IGNORE, READING, Choices
 from napari_seg.training.comparison import COMPARISON, Row, rank, read_comparison, write_comparison
 from napari_seg.training.folds import cross_validate, cross_validated_cases, cross_validated_patients
-from napari_seg.training.gather.gather import DATA, Continued, Gathered, gather
+from napari_seg.training.gather.gather import DATA, Continued, Gathered, check_number, gather
 from napari_seg.training.history import RUN, read_history
 from napari_seg.training.identity import check_recorded
 from napari_seg.training.pace import Pace
@@ -200,6 +200,7 @@ def _convert(
         continued = None
         if "converted" in record:
             check_recorded(record, root)
+            check_number(planned, len(sources))
             continued = Continued(check, dry_run, planned)
         into, marker = root / DATA, root / COMPARISON
         if len(sources) > 1:

@@ -22,7 +22,7 @@ from napari_seg.training.choices import (
 )
 from napari_seg.training.comparison import COMPARISON
 from napari_seg.training.gather.combine import combine
-from napari_seg.training.gather.gather import DATA, Continued, Gathered, gather
+from napari_seg.training.gather.gather import DATA, Continued, Gathered, check_number, gather
 from napari_seg.training.history import RUN
 from napari_seg.training.identity import check_recorded, identity_of
 from napari_seg.training.make_bundle import UNFINISHED, Timing, make_bundle
@@ -168,8 +168,8 @@ def _planned(
     if not trust:
         check_code(out, choices)
     check_recorded(written, out)
-    _check_number(written, len(sources))
     planned = written.get("converted", {}).get("data sets", [])
+    check_number(planned, len(sources))
 
     def check(found: Mapping[str, Any], data_sets: Sequence[dict[str, Any]], is_converted: bool = True) -> None:
         if is_converted != ("converted" in written):
@@ -224,21 +224,6 @@ def _plan(
     _clear(root)
     marker.touch()
     return make_bundle(dataset, root, out, choices, parts, divided.count_replayed(), timing, converted)
-
-
-def _check_number(written: dict[str, Any], number: int) -> None:
-    """Check that a bundle was planned for so many data sets, before anything of them is converted.
-
-    Raises:
-        OutputError: `output.exists`.
-    """
-    planned = len(written.get("converted", {}).get("data sets", ())) or 1
-    if planned != number:
-        raise OutputError(
-            "output.exists",
-            f"the folder was planned for {planned} data sets, now {number}; give the same ones in the same order, or "
-            "choose a new folder with -o",
-        )
 
 
 def _converted(

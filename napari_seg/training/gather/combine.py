@@ -40,7 +40,6 @@ from napari_seg.training.gather.gather import (
     Gathered,
     gather,
     list_faults,
-    refuse_unclear,
     refuse_unpaired,
 )
 from napari_seg.training.gather.pair import PassedOver, unread_files
@@ -126,8 +125,6 @@ def combine(
             origins.append({name: CaseSource(folder, found.patients[name], images) for name, images in listed})
         else:
             origins.append(converted.sources)
-        if continued is None:
-            refuse_unclear(found)
         texts = [*(found.unused if converted is None else converted.unused)]
         texts += ["its folds are not used, because several data sets are combined"] if found.folds else []
         unused += [f"data set {number}: {text}" for text in texts]

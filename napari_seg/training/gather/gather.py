@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.errors import InputError, Notice, TrainingError, counted
+from napari_seg.errors import InputError, Notice, OutputError, TrainingError, counted
 from napari_seg.formats.archive import shown, unpacked
 from napari_seg.formats.endings import (
     ARCHIVE_ENDINGS,
@@ -90,6 +90,24 @@ class Continued:
     check: Callable[[Mapping[str, Any], Sequence[dict[str, Any]]], None]
     is_dry: bool
     data_sets: Sequence[Mapping[str, Any]] = ()
+
+
+def check_number(planned: Sequence[Mapping[str, Any]], number: int) -> None:
+    """Check that a training was planned for so many data sets, before anything of them is converted.
+
+    Args:
+        planned: `Gathered.data_sets` of the plan; empty for a single data set.
+        number: number of data sets now.
+
+    Raises:
+        OutputError: `output.exists`.
+    """
+    if max(1, len(planned)) != number:
+        raise OutputError(
+            "output.exists",
+            f"the training was planned for {max(1, len(planned))} data sets, now {number}; give the same ones in the "
+            "same order, or choose a new folder with -o",
+        )
 
 
 def gather(
@@ -222,7 +240,8 @@ def _refuse_unmatched(pairs: Sequence[Pair], pattern: str | None) -> None:
 
 _UNMATCHED = (
     "the pattern patient matches no case; expected one that is found in names of cases or, with a / or where cases are "
-    "numbered, in paths below the data set; correct it, or leave it out"
+    "numbered, in paths below the data set, and in each of several data sets ('pat[0-9]+|.+' matches any name, too); "
+    "correct it, or leave it out"
 )
 
 
