@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from nnunet_models import arguments, configuration, write_model
+from nnunet_models import arguments, configuration, save_checkpoint, write_model
 from task_models import write_task
 from test_bundles_nnunet_convert import oblique_scan
 
+from napari_seg.bundles.nnunet.network import build_network
+from napari_seg.bundles.nnunet.plans import read_configuration
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.bundles.totalsegmentator.weights import WEIGHTS_VARIABLE
@@ -165,6 +168,16 @@ def test_what_cannot_be_trained_further_is_refused(tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=rf"bundle\.setting.*{found}"):
             with_start(Choices(**changes), start, out)
     assert not out.exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    source = model(tmp_path / "results")
+    found = read_configuration(source, "3d_fullres", "nnUNetTrainer")
+    normalised = found.network_arguments.replace("instancenorm.InstanceNorm3d", "batchnorm.BatchNorm3d")
+    network = build_network(replace(found, network_arguments=normalised))
+    save_checkpoint(source / "fold_0" / "checkpoint_final.pth", network, trainer="nnUNetTrainerBN")
+    with pytest.raises(BundleError, match=r"bundle\.weights.*nnUNetTrainerBN"):
+        with_start(Choices(), source, tmp_path / "out")
 
 
 def test_a_model_of_totalsegmentator_is_shown_canonical_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

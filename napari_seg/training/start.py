@@ -49,7 +49,7 @@ def with_start(choices: Choices, start: str | Path, out: Path) -> Choices:
     Raises:
         TrainingError: `weights.missing`.
         BundleError: `bundle.fine_tune`, this model of nnU-Net can't be trained further; `bundle.setting`, a choice
-            that the model makes itself; and as for `read_nnunet`.
+            that the model makes itself; and as for `read_nnunet` and `nnunet_choices`.
     """
     model = _nnunet(start)
     if model is None:
@@ -120,9 +120,15 @@ def nnunet_choices(bundle: NnunetBundle, out: Path) -> Choices:
         out: folder of the new bundle.
 
     Raises:
+        BundleError: as for `load_nnunet`; its weights must fit the network of its plans.
         TrainingError: `weights.missing`.
     """
+    import torch
+
+    from napari_seg.bundles.nnunet.load import load_nnunet
+
     configuration, fold = bundle.configuration, bundle.folds[0]
+    load_nnunet(replace(bundle, folds=(fold,)), torch.device("cpu"), torch.float32)
     load: dict[str, Any] = {"_target_": "monai.transforms.LoadImaged", "keys": "image"}
     load |= {"image_only": True, "ensure_channel_first": True}
     preprocessing = {"_target_": TRANSFORM, **preprocessing_arguments(configuration), "spacing": "@spacing_mm"}
