@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,14 @@ def test_a_class_counts_only_if_all_its_values_are_annotated() -> None:
         "liver",
         "tumour",
     ]
+
+
+def test_names_in_the_file_of_a_reference_do_not_matter_if_classes_are_given() -> None:
+    found, expected = line(0, 1, 1, 2, 2, 0, 0, 0), line(0, 1, 1, 2, 2, 0, 0, 0)
+    expected = replace(expected, segments=tuple(Segment(label, "lesion", (1, 2, 3)) for label in (1, 2)))
+    assert list(match(found, expected, Meaning({"x": frozenset([1, 2])}, is_given=True)).structures) == ["x", "label 2"]
+    with pytest.raises(InputError, match=r"labels\.names: found lesion twice"):
+        match(found, expected)
 
 
 def test_values_without_names_in_the_result_make_up_a_class_together() -> None:

@@ -211,7 +211,7 @@ def _print_tables(
     from rich.table import Table
 
     from napari_seg.cli.progress import Output, figure
-    from napari_seg.evaluation.matching import MEAN
+    from napari_seg.evaluation.labels import MEAN
     from napari_seg.evaluation.report import unit, values
     from napari_seg.evaluation.statistics import worst
 

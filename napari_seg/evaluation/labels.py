@@ -14,6 +14,9 @@ from napari_seg.evaluation.metrics import on_grid
 from napari_seg.volume import Segmentation
 
 BACKGROUND = "background"
+MEAN = "mean"
+"""Name of the table row that holds the mean over the segments of each case."""
+
 IGNORE = "ignore"
 """Name of a class for the values of voxels that are not annotated."""
 
@@ -33,8 +36,8 @@ class Meaning:
     Attributes:
         classes: name -> values; classes that share values are regions. Empty: that of the names in the reference's
             file.
-        is_given: the user gave the classes for this comparison, so that they precede names in the reference's file, and
-            must contain every value. Regions always do and must.
+        is_given: the user gave the classes for this comparison, in the order of the model's classes if a result has no
+            names.
         ignored: ignore labels; their voxels are not compared.
         labelled: values that are annotated; structures with other values are not compared. None: all.
     """
@@ -43,6 +46,16 @@ class Meaning:
     is_given: bool = False
     ignored: tuple[int, ...] = ()
     labelled: frozenset[int] | None = None
+
+    @property
+    def has_regions(self) -> bool:
+        """True if classes share values, so that they are compared one by one."""
+        return do_overlap(self.classes)
+
+    @property
+    def is_complete(self) -> bool:
+        """True if each value of the reference must be in a class; names in its file are not used then."""
+        return self.is_given or self.has_regions
 
 
 def read_classes(assignments: Iterable[tuple[str, str]]) -> Classes:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice, listed
-from napari_seg.evaluation.labels import BACKGROUND, Classes, Meaning, do_overlap, mask_ignored
+from napari_seg.evaluation.labels import BACKGROUND, MEAN, Classes, Meaning, do_overlap, mask_ignored
 from napari_seg.evaluation.metrics import on_grid
 from napari_seg.evaluation.names import match_names
 from napari_seg.volume import Segment, Segmentation, distinct_color, labels_in
@@ -22,9 +22,6 @@ VOID = 255
 
 UNNAMED_VOID = f"label {VOID}"
 """Name of the void label in a label map without names."""
-
-MEAN = "mean"
-"""Name of the table row that holds the mean over the segments of each case."""
 
 _NAME, _NUMBER = "a common name", "a common number"
 _NONE: frozenset[int] = frozenset()
@@ -124,7 +121,8 @@ def match(
         prediction, reference = mask_ignored(meaning.ignored, prediction, reference, name)
     reference = replace(reference, array=on_grid(reference, prediction.grid), grid=prediction.grid)
     found, expected = (frozenset(labels_in(side.array)) - {0} for side in (prediction, reference))
-    table = _table(_named(prediction), _named(reference), meaning, found, expected, name)
+    theirs = {} if meaning.is_complete else _named(reference)
+    table = _table(_named(prediction), theirs, meaning, found, expected, name)
     colors = {segment.name: segment.color for segment in (*reference.segments, *prediction.segments)}
     structures = _structures(table, found, expected, colors)
     if (labelled := meaning.labelled) is not None:  # a structure that only the result has is not known to be annotated
@@ -133,7 +131,7 @@ def match(
         ]
     notices = (*reference.notices, *table.notices, *_differing(table, structures, found, expected, name))
     matched = matched_by(structures, prediction, replace(reference, notices=notices))
-    has_regions = matched.has_regions or do_overlap(meaning.classes)
+    has_regions = matched.has_regions or meaning.has_regions
     return replace(matched, has_regions=has_regions, evidence=table.evidence, doubts=table.doubts)
 
 
@@ -156,26 +154,25 @@ def _table(
 
     Args:
         ours: name -> label, of the result.
-        theirs: name -> value, in the file of the reference.
+        theirs: name -> value, in the file of the reference; empty if it has none, or they are not used.
         meaning: meaning of the values.
         found: labels that the result contains.
         expected: values that the reference contains.
         name: name of the reference in messages.
     """
-    has_regions = do_overlap(meaning.classes)
+    has_regions = meaning.has_regions
     is_list = meaning.is_given and not has_regions  # of the model's classes
-    is_fixed = meaning.is_given or has_regions  # the reference has no other classes
     background = _NONE
     doubts: dict[str, InputError] = {}
-    if is_fixed or not theirs:
+    if not theirs:
         theirs = {one: above for one, values in meaning.classes.items() if (above := values - {0})}
         background = theirs.pop(BACKGROUND, _NONE)
     known = background.union(*theirs.values())
-    if is_fixed:
+    if meaning.is_complete:
         doubts = _check_values(theirs, background, expected - known, "region" if has_regions else "class")
     same = match_names(theirs, ours)
     are_values = has_regions and not same and known >= _NONE.union(*ours.values())
-    if ours and (theirs or is_fixed) and not are_values:
+    if ours and (theirs or meaning.is_complete) and not are_values:
         evidence = (*same, _NAME) if same else ()
         if is_list:
             doubts |= {one: _no_name(one, ours) for one in theirs}
@@ -213,7 +210,7 @@ def _structures(
         labels, values = (frozenset([number]) - of for of in named)
         sets.append((f"label {number}", labels, labels, values))
     _check_unique([one for one, *_ in sets])
-    free = count(max({0, *found, *named[0]}) + 1)
+    free = (number for number in count(max({0, *named[0]}) + 1) if number not in found)
     has_own = not do_overlap(ours)
     structures = []
     for one, own, labels, values in sets:

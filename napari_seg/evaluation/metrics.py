@@ -119,7 +119,7 @@ def compare_label_maps(
             hd95_mm, nsd = nan, nan
         elif in_found and in_expected:
             box = _union([at[label] for at in (found_at, expected_at) for label in own if label in at])
-            distances = surface_distances(np.isin(found[box], [*own]), np.isin(expected[box], [*own]), grid)
+            distances = surface_distances(_mask(found[box], own), _mask(expected[box], own), grid)
             hd95_mm, nsd = hausdorff_95(*distances), surface_dice(*distances, tolerance_mm)
         either = in_found + in_expected - shared
         scores[structure] = Scores(
@@ -245,6 +245,12 @@ def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     from scipy.ndimage import binary_erosion
 
     return mask & ~binary_erosion(mask)
+
+
+def _mask(array: NDArray[np.unsignedinteger], labels: Collection[int]) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_]
+    mask = np.isin(array, [*labels]) if len(labels) > 1 else array == next(iter(labels))
+    return mask
 
 
 def _union(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:

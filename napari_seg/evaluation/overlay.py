@@ -156,7 +156,7 @@ def _views_of_all(segmentation: Segmentation) -> list[_View]:
 
 
 def draw_comparison(volume: Volume | None, prediction: Segmentation, reference: Segmentation) -> Image.Image:
-    """Draw three planes through the point of greatest disagreement between a result and its reference.
+    """Draw three planes through a voxel in which a result and its reference differ, see `_most_different_mm`.
 
     The result is outlined in its colours, the reference in white; voxels whose labels differ are tinted red.
 

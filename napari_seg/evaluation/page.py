@@ -14,8 +14,7 @@ from PIL import Image
 
 from napari_seg.errors import NapariSegError, counted
 from napari_seg.evaluation.html import document, strips, table
-from napari_seg.evaluation.labels import BACKGROUND
-from napari_seg.evaluation.matching import MEAN
+from napari_seg.evaluation.labels import BACKGROUND, MEAN
 from napari_seg.evaluation.overlay import draw_comparison, draw_comparison_2d
 from napari_seg.evaluation.pairs import CaseScores
 
@@ -35,9 +34,7 @@ _COLUMNS = {
 _OVERVIEW = ("hd95_mm", "nsd", "iou", "precision", "recall", "difference_ml")
 
 _LEGEND = "The result is outlined in colour, the reference in white; voxels that differ are tinted red."
-_LEGEND_OF_PLANES = (
-    " The planes pass through the point of greatest disagreement. The patient's right is on the left of the image."
-)
+_LEGEND_OF_PLANES = " The planes meet in a voxel that differs. The patient's right is on the left of the image."
 
 
 def page(results: Sequence[CaseScores], facts: Mapping[str, Any], *, figures: bool = True) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from napari_seg.errors import InputError, Notice, OutputError, listed
-from napari_seg.evaluation.matching import MEAN
+from napari_seg.evaluation.labels import MEAN
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
 from napari_seg.evaluation.pairs import CaseScores, segment_names, spelled_alike
 from napari_seg.evaluation.statistics import (
