@@ -561,6 +561,12 @@ CODES = {
         "An earlier run left the scan, and it is not among the inputs of the last run.",
         "Nothing; to segment it, give its folder again.",
     ),
+    "cohort.renamed": Code(
+        "skip",
+        "The scan of this result has another name by now: it or its folder was renamed or moved, or its name in a list "
+        "was corrected.",
+        "Nothing; the result under the present name counts.",
+    ),
     "cohort.series": Code("skip", "The series matches no pattern of `--series`.", "Nothing, if the pattern is right."),
     "cohort.slices": Code("skip", "The scan has fewer slices than `--min-slices`.", "Nothing, if the number is right."),
     "data.2d": Code(

@@ -28,6 +28,7 @@ from napari_seg.cohort.layout import DERIVATIVES
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.report.write import REPORT_FILES
+from napari_seg.cohort.rows import RENAMED
 from napari_seg.cohort.run import Excluded
 from napari_seg.cohort.runners import Runner
 from napari_seg.cohort.select import Selection
@@ -287,6 +288,31 @@ def test_another_scan_of_the_same_name_replaces_nothing(scans: Path, tmp_path: P
     assert "belongs to another scan" in result.message
     assert content(out) == before
     assert statuses(list(Cohort(other, out, redo="changed"))) == {"a": "done"}
+
+
+def test_a_scan_that_was_renamed_counts_once(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    for name in ("patA", "patB"):
+        (tmp_path / "study" / name).mkdir(parents=True)
+        head = phantoms.head()
+        phantoms.write_nifti(replace(head, array=head.array + ord(name[-1])), tmp_path / "study" / name / "T1.nii.gz")
+    list(Cohort(tmp_path / "study", out))
+    (tmp_path / "study" / "patA").rename(tmp_path / "study" / "patC")
+    cohort = Cohort(tmp_path / "study", out)
+    assert statuses(list(cohort)) == {"patC_T1": "done", "patB_T1": "done before"}
+    assert (cohort.results_left_out, cohort.other_results) == (1, 0)
+    assert set(cohort.volumes()["name"]) == {"patB_T1", "patC_T1"}
+    with Manifest.open(out, read_only=True) as manifest:
+        old = manifest.row("patA_T1")
+    assert old is not None
+    assert (old.state, old.code, old.message) == (
+        "skipped",
+        RENAMED,
+        "the scan has the name patC_T1 now; its files stay",
+    )
+    (tmp_path / "study" / "patC").rename(tmp_path / "study" / "patA")
+    assert statuses(list(Cohort(tmp_path / "study", out))) == {"patA_T1": "done before", "patB_T1": "done before"}
+    assert set(cohort.volumes()["name"]) == {"patA_T1", "patB_T1"}
 
 
 def test_results_of_scans_that_changed_or_swapped_their_names_count_no_longer(

@@ -24,7 +24,8 @@ CODE = re.compile(r"[a-z]\w*\.\w+")
 FILES = re.compile(r".*\.(json|jsonl|yaml|xml|bin|csv|txt|html|png|pt|pth)")
 """Names of files, which have the form of a code."""
 LEFT_OUT = {
-    f"cohort.{name}" for name in ("excluded", "modality", "no_rule", "not_planned", "rule_skips", "series", "slices")
+    f"cohort.{name}"
+    for name in ("excluded", "modality", "no_rule", "not_planned", "renamed", "rule_skips", "series", "slices")
 }
 """Codes of scans that a run leaves out."""
 

@@ -27,7 +27,7 @@ from napari_seg.cohort.outputs import (
     place_below,
 )
 from napari_seg.cohort.resume import Resume, Wanted, other_scan, settings_content
-from napari_seg.cohort.rows import NOT_PLANNED, CaseRow, Claim
+from napari_seg.cohort.rows import NOT_PLANNED, RENAMED, CaseRow, Claim
 from napari_seg.cohort.run import Excluded, GuardedView, Run
 from napari_seg.cohort.runners import Runner
 from napari_seg.cohort.scan_files import fingerprint, input_bytes, is_same, place_digest
@@ -218,8 +218,9 @@ class _Loop:
                 place_below(self._run.output, file.path)
         self._keys = {compared(case.key) for case in self._run.cases}
         left_out = {} if self._run.is_joined else {**self._left_out(rows), **outdated}
+        renamed = [] if self._run.is_joined else self._under_other_names(rows)
         counted = {row.id for key, row in rows.items() if row.state == "done" and key not in self._keys}
-        no_longer = {row.id for some in left_out.values() for row in some}
+        no_longer = {row.id for some in left_out.values() for row in some} | {row.id for row, _ in renamed}
         self._run.others, self._run.left_out = len(counted - no_longer), len(no_longer)
         remade = {compared(case.key) for case, _ in chosen}
         staying = {row.name for key, row in rows.items() if row.outputs and key not in remade}
@@ -244,6 +245,10 @@ class _Loop:
             self._manifest.remove_unused()
             for kept, now in resume.changes.items():
                 self._manifest.change_case(kept, now, if_state=("done", "failed", "skipped"))
+            for old, name in renamed:
+                text = f"the scan has the name {name} now; its files stay"
+                now = {"state": "skipped", "code": RENAMED, "message": text}
+                self._manifest.change_case(old.id, now, if_state=("done", "failed", "skipped"))
             for case, row in chosen:
                 self._add(case, row)
                 if row is not None and row.state == "waiting" and row.attempts >= _MAX_ENDED:
@@ -304,6 +309,25 @@ class _Loop:
                 found[one.name] = alike.get(place) or alike.get(now) or []
             elif (named := results.get(compared(one.name))) is not None and named.source == one.source:
                 found[one.name] = [named]
+        return found
+
+    def _under_other_names(self, rows: Mapping[str, CaseRow]) -> list[tuple[CaseRow, str]]:
+        """Return earlier results of scans of this run under names that they have no longer, with the present names.
+
+        Args:
+            rows: name as it is compared -> case of the manifest.
+        """
+        titles = {model.id: model.name for model in self._manifest.models()}
+        results: dict[tuple[str, str], list[CaseRow]] = {}
+        for key, row in rows.items():
+            if row.has_result and row.fingerprint and key not in self._keys:
+                results.setdefault((row.fingerprint, titles.get(row.model or 0, "")), []).append(row)
+        sizes = {row.input_bytes for some in results.values() for row in some}
+        found: list[tuple[CaseRow, str]] = []
+        for case in self._run.cases if results else ():
+            if input_bytes(case.scan) in sizes:
+                of_scan = results.get((fingerprint(case.scan), self._model_of(case).bundle.name), ())
+                found += [(row, case.key) for row in of_scan]
         return found
 
     def _add_excluded(self, excluded: Excluded, results: Sequence[CaseRow] = ()) -> CaseResult:

@@ -11,6 +11,9 @@ from napari_seg.errors import Notice
 NOT_PLANNED = "cohort.not_planned"
 """Code of a case that an earlier run left waiting, and that is not among the inputs any more."""
 
+RENAMED = "cohort.renamed"
+"""Code of a result whose scan has another name by now."""
+
 State = Literal["waiting", "running", "moving", "done", "failed", "skipped"]
 
 
