@@ -62,6 +62,8 @@ def test_what_match_implies_depends_on_the_model_and_gives_way_to_what_was_chose
     fast = replace(auto, match="fast", windows="fewest")
     exact = replace(auto, match="exact", windows="even", crop=False)
     assert auto.resolved(ours) == fast
+    assert auto.resolved(replace(ours, is_exact=True)) == replace(exact, windows="bundle")
+    assert SegmentOptions(match="fast").resolved(replace(ours, is_exact=True)) == fast
     assert auto.resolved(theirs) == exact
     assert SegmentOptions(match="fast").resolved(theirs) == fast
     assert SegmentOptions(match="exact").resolved(ours) == replace(exact, windows="bundle")

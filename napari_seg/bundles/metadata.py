@@ -14,6 +14,7 @@ In addition to MONAI's metadata a bundle may declare, under the key `napari_seg`
     thresholds         for a network with independent channels (sigmoid): probability of each channel above which its
                        structure is present; where several are present, the last one wins
     tta                default test-time averaging: "shifts", "mirror" or "none"
+    match              "exact" if `--match auto` lays the windows of this bundle as MONAI does; default "fast"
     coarse             {bundle, margin_mm}: a fast bundle inside this one, run first; the network then looks only
                        around what that one finds
 """
@@ -108,6 +109,7 @@ def bundle_of(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         accuracy=_accuracy(metadata.get("eval_metrics")),
         intended_use=text("intended_use"),
         tta=_tta(ours.get("tta")),
+        is_exact=ours.get("match") == "exact",
         background=background,
         output=output,
         spatial_dims=dimensions,

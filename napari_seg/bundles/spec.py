@@ -96,6 +96,8 @@ class Bundle:
         accuracy: reported accuracy, pairs such as ("mean Dice", 0.88).
         intended_use: intended use in the words of the bundle.
         tta: default test-time averaging; None: that of the inferer.
+        is_exact: whether it is run as its own program runs it unless the user chooses otherwise; models of other kinds
+            are in any case.
         background: name of the network's channel 0; "" if it has none.
         output: how the network's channels become labels; a guess where its config is not recognised.
         out_channels: channels of the network's output.
@@ -122,6 +124,7 @@ class Bundle:
     accuracy: tuple[tuple[str, float], ...] = ()
     intended_use: str = ""
     tta: TTA | None = None
+    is_exact: bool = False
     background: str = ""
     channel_names: tuple[str, ...] = ()
     output: Output = field(default_factory=Output)

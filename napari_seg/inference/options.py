@@ -51,8 +51,8 @@ _MEMORY = _about(
 _MATCH = _about(
     "exact runs a model as its own program does: its windows, the air around the body too, mirror images as the "
     "training allows, float32 on a processor. fast takes fewer windows, and leaves out the air and mirror "
-    "images; labels change, mostly at borders. auto is exact for models of nnU-Net and TotalSegmentator, and "
-    "fast for MONAI bundles",
+    "images; labels change, mostly at borders. auto is exact for models of nnU-Net and TotalSegmentator and those "
+    "trained from them, and fast for other MONAI bundles",
     MatchMode,
     for_coarse_pass=True,
 )
@@ -130,7 +130,8 @@ class SegmentOptions:
     def resolved(self, bundle: Bundle) -> SegmentOptions:
         """Return these options with what `match` says for a bundle; what was chosen itself stays."""
         is_foreign = bundle.kind != "monai"
-        if self.match == "fast" or (self.match == "auto" and not is_foreign):
+        is_exact = self.match == "exact" or (self.match == "auto" and (is_foreign or bundle.is_exact))
+        if not is_exact:
             return replace(self, match="fast", windows=self.windows or "fewest")
         layout: WindowLayout = "even" if is_foreign else "bundle"
         return replace(self, match="exact", windows=self.windows or layout, crop=False)

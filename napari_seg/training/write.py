@@ -109,6 +109,7 @@ def write_bundle(
     how_many = f"{trained_on}{found.cases} cases"
     metadata = _metadata(name, plan, found, names, how_many, regions)
     if choices.network == NNUNET:
+        metadata["napari_seg"] = {"match": "exact"}  # as it was trained
         metadata["required_packages_version"] |= {p: version(p) for p in ("dynamic_network_architectures", "scipy")}
     (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
     (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")
