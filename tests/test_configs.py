@@ -212,13 +212,13 @@ def test_distances_are_in_mm() -> None:
     from segnets.metrics import CaseMetric, HausdorffDistance, SurfaceDice
 
     affine = torch.diag(torch.tensor([3.0, 1.0, 2.0, 1.0]))
-    pred, label = (MetaTensor(torch.zeros(2, 9, 9, 9), affine=affine) for _ in range(2))
-    pred[1, 2, 4, 4] = label[1, 4, 4, 4] = 1  # at a distance of two voxels of 3 mm
+    pred, label = (MetaTensor(torch.zeros(1, 9, 9, 9, dtype=torch.uint8), affine=affine) for _ in range(2))
+    pred[0, 2, 4, 4] = label[0, 4, 4, 4] = 1  # at a distance of two voxels of 3 mm
     found = []
-    for metric in (HausdorffDistance(percentile=95), SurfaceDice([5.9]), SurfaceDice([6.0])):
+    for metric in (HausdorffDistance(1, 95), SurfaceDice([5.9]), SurfaceDice([6.0])):
         measured = CaseMetric(metric)
         measured.update(([pred], [label]))
-        found.append(metric.aggregate().item())
+        found.append(metric.aggregate())
     assert found == [6.0, 0.0, 1.0]
 
 

@@ -1,4 +1,4 @@
-"""Test the numbers in prepared label maps, and the masks that metrics get from them, by hand."""
+"""Test the numbers in prepared label maps, and the label maps that metrics get from them, by hand."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import AsDiscreted, ClassesToIndicesd
+from monai.transforms import ClassesToIndicesd
 
 from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.annotation import AsMasksd, ClassIndicesd, ShiftLabelsd, absent_classes, region_masks
+from segnets.annotation import AsLabelsd, ClassIndicesd, ShiftLabelsd, absent_classes, decide, region_masks
 from segnets.metrics import Dice
 
 NESTED = [[1], [1, 2]]
@@ -29,65 +29,60 @@ def label_of(*numbers: int) -> MetaTensor:
     return MetaTensor(torch.tensor([[numbers]]).float(), affine=torch.diag(torch.tensor([2.0, 3, 1, 1])))
 
 
-def dice(data: dict) -> list[float]:
-    return Dice()(data["pred"][None], data["label"][None])[0].tolist()
+def dice(data: dict, classes: int = 2) -> list[float]:
+    return Dice(classes)(data["pred"][None], data["label"][None])[0].tolist()
 
 
-def test_without_ignored_voxels_masks_are_those_of_monai() -> None:
+def test_label_maps_have_the_smallest_type_and_their_grid() -> None:
     data = {"pred": logits_of([0, 1, 2, 2]), "label": label_of(0, 1, 1, 2), "name": "x"}
-    masks = AsMasksd(3)(data)
-    expected = AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=3)(data)
-    for key in ("pred", "label"):
-        assert torch.equal(masks[key], expected[key])
-        assert masks[key].dtype == expected[key].dtype
-        assert masks[key].pixdim.tolist() == [2, 3]
-    assert masks["name"] == "x"
+    found = AsLabelsd()(data)
+    assert found["pred"].tolist() == [[[0, 1, 2, 2]]]
+    assert found["label"].tolist() == [[[0, 1, 1, 2]]]
+    assert found["pred"].dtype == found["label"].dtype == torch.uint8
+    assert found["label"].pixdim.tolist() == [2, 3]
+    assert found["name"] == "x"
+    assert decide(torch.zeros(257, 1, 1)).dtype == torch.int16
 
 
 def test_ignored_voxels_do_not_count() -> None:
     """The errors are in ignored voxels; they would make the Dice 2/3 and 0."""
     data = {"pred": logits_of([1, 1, 0, 2]), "label": label_of(1, -1, 0, -1)}
-    masks = AsMasksd(3)(data)
-    assert masks["pred"].tolist() == masks["label"].tolist() == [[[0, 1, 1, 1]], [[1, 0, 0, 0]], [[0, 0, 0, 0]]]
-    assert dice(masks) == pytest.approx([1, torch.nan], nan_ok=True)
+    found = AsLabelsd()(data)
+    assert found["pred"].tolist() == found["label"].tolist() == [[[1, 0, 0, 0]]]
+    assert dice(found) == pytest.approx([1, torch.nan], nan_ok=True)
 
 
 def test_the_largest_component_is_that_of_the_whole_result() -> None:
     """The middle voxel is ignored; without it the larger component would be two pieces, as large as the other one."""
     data = {"pred": logits_of([1, 1, 1, 0, 1, 2, 0, 2, 2]), "label": label_of(1, -1, 1, 0, 0, 0, 0, 2, 2)}
-    masks = AsMasksd(3, compare=True)(data)
-    assert masks["pred"][1].tolist() == [[1, 0, 1, 0, 1, 0, 0, 0, 0]]
-    assert masks["pred_largest"].tolist() == [
-        [[0, 1, 0, 1, 1, 1, 1, 0, 0]],
-        [[1, 0, 1, 0, 0, 0, 0, 0, 0]],
-        [[0, 0, 0, 0, 0, 0, 0, 1, 1]],
-    ]
-    kept = AsMasksd(3, largest=[2])(data)
-    assert kept["pred"][1:].tolist() == [masks["pred"][1].tolist(), masks["pred_largest"][2].tolist()]
+    found = AsLabelsd(compare=True)(data)
+    assert found["pred"].tolist() == [[[1, 0, 1, 0, 1, 2, 0, 2, 2]]]
+    assert found["pred_largest"].tolist() == [[[1, 0, 1, 0, 0, 0, 0, 2, 2]]]
+    kept = AsLabelsd(largest=[2])(data)
+    assert kept["pred"].tolist() == [[[1, 0, 1, 0, 1, 0, 0, 2, 2]]]
     assert "pred_largest" not in kept
     regions = {"pred": logits_of([0, 1, 0, 1, 1], count=2), "label": label_of(1, 2, 0, 1, -1)}
-    found = AsMasksd(2, NESTED, compare=True)(regions)["pred_largest"]
-    assert found[2].tolist() == [[0, 0, 0, 1, 0]]  # the last voxel is ignored
+    assert AsLabelsd(NESTED, compare=True)(regions)["pred_largest"][1].tolist() == [[0, 0, 0, 1, 0]]
 
 
 def test_a_class_that_a_case_lacks_does_not_count() -> None:
     data = {"pred": logits_of([1, 2, 0]), "label": label_of(1, -2, -2)}
-    masks = AsMasksd(3, absent=[[2]])(data)
-    assert masks["pred"].tolist() == [[[0, 1, 1]], [[1, 0, 0]], [[0, 0, 0]]]
-    assert dice(masks) == pytest.approx([1, torch.nan], nan_ok=True)
+    found = AsLabelsd(absent=[[2]])(data)
+    assert found["pred"].tolist() == found["label"].tolist() == [[[1, 0, 0]]]
+    assert dice(found) == pytest.approx([1, torch.nan], nan_ok=True)
     assert absent_classes(label_of(1, -3), [[2], [1, 2]]) == [1, 2]
     assert absent_classes(label_of(1, -1), [[2], [1, 2]]) == []
 
 
 def test_regions_overlap() -> None:
-    found = MetaTensor(torch.tensor([[[1.0, 2, -1, -1]], [[-1.0, 3, 4, -5]]]))
-    masks = AsMasksd(2, NESTED)({"pred": found, "label": label_of(1, 2, 0, -1)})
-    assert masks["label"].tolist() == [[[0, 0, 1, 1]], [[1, 1, 0, 0]], [[0, 1, 0, 0]]]
-    assert masks["pred"].tolist() == [[[0, 0, 0, 1]], [[1, 1, 0, 0]], [[0, 1, 1, 0]]]
-    assert masks["label"].pixdim.tolist() == [2, 3]
-    assert dice(masks) == pytest.approx([1, 2 / 3])
-    masks = AsMasksd(2, NESTED, absent=[[2]])({"pred": found, "label": label_of(1, 2, -2, -1)})
-    assert dice(masks) == pytest.approx([1, torch.nan], nan_ok=True)
+    logits = MetaTensor(torch.tensor([[[1.0, 2, -1, -1]], [[-1.0, 3, 4, -5]]]))
+    found = AsLabelsd(NESTED)({"pred": logits, "label": label_of(1, 2, 0, -1)})
+    assert found["label"].tolist() == [[[1, 1, 0, 0]], [[0, 1, 0, 0]]]
+    assert found["pred"].tolist() == [[[1, 1, 0, 0]], [[0, 1, 1, 0]]]
+    assert found["label"].pixdim.tolist() == [2, 3]
+    assert dice(found) == pytest.approx([1, 2 / 3])
+    found = AsLabelsd(NESTED, absent=[[2]])({"pred": logits, "label": label_of(1, 2, -2, -1)})
+    assert dice(found) == pytest.approx([1, torch.nan], nan_ok=True)
 
 
 def test_a_region_that_a_case_lacks_does_not_count_where_there_is_no_background() -> None:
@@ -96,10 +91,10 @@ def test_a_region_that_a_case_lacks_does_not_count_where_there_is_no_background(
     assert absent_classes(label_of(3, 4), absent, NESTED) == absent_classes(label_of(-2, -1), absent, NESTED) == [2]
     assert absent_classes(label_of(6, -1), absent, NESTED) == [1, 2]
     assert absent_classes(label_of(1, 2, 0), absent, NESTED) == []
-    found = MetaTensor(torch.tensor([[[1.0, 2, -1]], [[1.0, 3, 4]]]))
-    masks = AsMasksd(2, NESTED, absent)({"pred": found, "label": label_of(3, 3, 4)})
-    assert masks["label"].tolist() == [[[0, 0, 0]], [[1, 1, 1]], [[0, 0, 0]]]
-    assert masks["pred"].tolist() == [[[0, 0, 1]], [[1, 1, 0]], [[0, 0, 0]]]
+    logits = MetaTensor(torch.tensor([[[1.0, 2, -1]], [[1.0, 3, 4]]]))
+    found = AsLabelsd(NESTED, absent)({"pred": logits, "label": label_of(3, 3, 4)})
+    assert found["label"].tolist() == [[[1, 1, 1]], [[0, 0, 0]]]
+    assert found["pred"].tolist() == [[[1, 1, 0]], [[0, 0, 0]]]
     found = ClassIndicesd("label", num_classes=3)({"label": label_of(3, 6, 3, -1)})
     assert [part.tolist() for part in found["label_cls_indices"]] == [[], [0, 2], [1]]
 

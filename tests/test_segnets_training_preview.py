@@ -11,7 +11,6 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from PIL import Image
-from torch import nn
 
 from napari_seg.bundles.read import shipped_root
 
@@ -20,8 +19,8 @@ sys.path.insert(0, str(shipped_root()))
 from segnets.training.preview import Plane, WorstBest, case_dice, draw_cases, planes
 
 
-def one_hot(labels: torch.Tensor) -> torch.Tensor:
-    return nn.functional.one_hot(labels.long(), 3).movedim(-1, 0).float()
+def label_map(labels: torch.Tensor) -> torch.Tensor:
+    return labels[None].byte()
 
 
 def test_worst_and_best_cases_are_kept_and_nothing_else(tmp_path: Path) -> None:
@@ -36,7 +35,7 @@ def test_worst_and_best_cases_are_kept_and_nothing_else(tmp_path: Path) -> None:
         prediction = reference.clone()
         missed = (reference == 1).nonzero()[:n]
         prediction[tuple(missed.T)] = 0
-        output = {"image": reference[None], "label": one_hot(reference), "pred": one_hot(prediction)}
+        output = {"image": reference[None], "label": label_map(reference), "pred": label_map(prediction)}
         expected = (2 * (16 - n) / (32 - n) + 1) / 2
         assert case_dice(output["pred"], output["label"]) == pytest.approx(expected)
         evaluator.state.batch, evaluator.state.output = [{"name": f"missed_{n}"}], [output]
@@ -59,10 +58,18 @@ def test_any_name_of_a_file_can_be_drawn(name: str, tmp_path: Path) -> None:
 
 
 def test_dice_of_a_case_without_reference() -> None:
-    empty, something = one_hot(torch.zeros(4, 4)), one_hot(torch.eye(4))
+    empty, something = label_map(torch.zeros(4, 4)), label_map(torch.eye(4))
     assert case_dice(empty, empty) == 1
     assert case_dice(something, empty) == 0
     assert case_dice(empty, something) == 0
+
+
+def test_of_overlapping_regions_the_last_is_drawn() -> None:
+    label = torch.zeros(2, 5, 7, dtype=torch.bool)
+    label[0, 1:4, 2:5], label[1, 2, 3:6] = True, True
+    (plane,) = planes(torch.rand(1, 5, 7), label, label)
+    assert plane.reference[2].tolist() == [0, 0, 1, 2, 2, 2, 0]
+    assert case_dice(label, label) == 1
 
 
 def test_planes_lie_at_the_largest_difference_and_have_its_spacing() -> None:
@@ -74,7 +81,7 @@ def test_planes_lie_at_the_largest_difference_and_have_its_spacing() -> None:
     prediction[5, 3, 8] = 0
     image = torch.arange(reference.numel()).reshape(1, *reference.shape).float()
     sagittal, coronal, axial = planes(
-        MetaTensor(image, affine=affine), MetaTensor(one_hot(reference), affine=affine), one_hot(prediction)
+        MetaTensor(image, affine=affine), MetaTensor(label_map(reference), affine=affine), label_map(prediction)
     )
     for plane in (sagittal, coronal, axial):
         assert (plane.reference != plane.prediction).sum() == 1
@@ -89,9 +96,9 @@ def test_planes_lie_at_the_largest_difference_and_have_its_spacing() -> None:
 def test_an_image_on_another_grid_is_resampled() -> None:
     reference = torch.zeros(8, 8, 8)
     reference[2:6, 2:6, 2:6] = 1
-    label = MetaTensor(one_hot(reference), affine=torch.eye(4))
+    label = MetaTensor(label_map(reference), affine=torch.eye(4))
     coarse = MetaTensor(reference[::2, ::2, ::2][None].clone(), affine=torch.diag(torch.tensor([2.0, 2, 2, 1])))
-    for plane in planes(coarse, label, one_hot(reference)):
+    for plane in planes(coarse, label, label_map(reference)):
         assert plane.image.shape == plane.reference.shape
         assert plane.image[3, 3] == 1
         assert plane.image[0, 0] == 0
@@ -100,7 +107,7 @@ def test_an_image_on_another_grid_is_resampled() -> None:
 def test_a_colour_2d_image_has_one_plane() -> None:
     label = torch.zeros(5, 7)
     label[1:3, 2:6] = 2
-    (plane,) = planes(torch.rand(3, 5, 7), one_hot(label), one_hot(label))
+    (plane,) = planes(torch.rand(3, 5, 7), label_map(label), label_map(label))
     assert plane.image.shape == (5, 7, 3)
     assert plane.aspect == 1
     assert (plane.reference == label.numpy()).all()

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import MeanDice, ValidationHandler, from_engine
-from monai.transforms import AsDiscreted
+from monai.handlers import ValidationHandler
 from torch import nn
 
 from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
+from segnets.annotation import AsLabelsd
+from segnets.metrics import CaseMetric, Dice
 from segnets.training.history import History
 from segnets.training.preview import WorstBest
 
@@ -43,10 +44,8 @@ def engines(folder: Path, *, epochs: int, extra: list[Any] | None = None) -> tup
         device=torch.device("cpu"),
         val_data_loader=DataLoader([case(n) for n in range(4)], batch_size=1),
         network=network,
-        postprocessing=AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=3),
-        key_val_metric={
-            "val_mean_dice": MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))
-        },
+        postprocessing=AsLabelsd(),
+        key_val_metric={"val_mean_dice": CaseMetric(Dice(2))},
         val_handlers=[WorstBest(folder / "worst_best.png", count=1)],
     )
     history = History(folder / "history.jsonl", validator, NAMES)

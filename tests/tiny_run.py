@@ -19,13 +19,14 @@ from monai.bundle import ConfigParser
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.losses import DiceCELoss
-from monai.transforms import AsDiscreted, EnsureTyped, RandAffined, RandGaussianNoised, Spacingd
+from monai.transforms import EnsureTyped, RandAffined, RandGaussianNoised, Spacingd
 from torch import nn
 
 from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
+from segnets.annotation import AsLabelsd
 from segnets.data import CachedCases, EpochSampler, TrainingSet
 from segnets.metrics import CaseMetric, Dice
 from segnets.training import (
@@ -101,8 +102,8 @@ def make_run(
         device="cpu",
         val_data_loader=DataLoader(CachedCases(data[:2], deterministic, folder / "cache"), batch_size=1),
         network=ema.ema_model,
-        postprocessing=AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=3),
-        key_val_metric={"mean_dice": CaseMetric(Dice())},
+        postprocessing=AsLabelsd(),
+        key_val_metric={"mean_dice": CaseMetric(Dice(2))},
     )
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate)
     minutes = StopAfterMinutes(max_minutes)

@@ -1,4 +1,4 @@
-"""Define what the numbers in a prepared label map say about each voxel, and make masks of classes from them.
+"""Define what the numbers in a prepared label map say about each voxel, and make label maps that metrics compare.
 
     0            background
     1, 2, ...    a class; with regions (classes that overlap) a part, which lies in one or several regions
@@ -14,12 +14,13 @@ that. `segnets.data.ClassValues` gives the numbers to the values in the files.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import AsDiscrete, ClassesToIndicesd, KeepLargestConnectedComponent, MapTransform, Transform
+from monai.transforms import ClassesToIndicesd, Invertd, InvertibleTransform, MapTransform, Transform
+from monai.transforms.utils import get_largest_connected_component_mask
 from monai.utils import convert_data_type, convert_to_dst_type
 
 IGNORED = -1
@@ -59,16 +60,19 @@ def plain_parts(label: torch.Tensor, count: int) -> torch.Tensor:
     return torch.where(label > count, (label - 1) % count + 1, label)
 
 
-def region_masks(label: torch.Tensor, parts: Parts) -> torch.Tensor:
+def region_masks(label: torch.Tensor, parts: Parts, dtype: torch.dtype = torch.float) -> torch.Tensor:
     """Return masks of regions (N, K, *spatial) of label maps (N, 1, *spatial) with numbers of parts; 1 inside.
 
     Numbers below 0 are in no region.
     """
     count = max((region for regions in parts for region in regions), default=1)
-    inside = torch.zeros(len(parts) + 1, count, device=label.device)
+    label = plain_parts(label[:, 0], len(parts))
+    masks = torch.zeros((len(label), count, *label.shape[1:]), dtype=dtype, device=label.device)
     for part, regions in enumerate(parts, start=1):
-        inside[part, [region - 1 for region in regions]] = 1
-    return inside[plain_parts(label[:, 0].clamp(min=0), len(parts)).long()].movedim(-1, 1)
+        inside = label == part
+        for region in regions:
+            masks[:, region - 1].masked_fill_(inside, 1)
+    return masks
 
 
 class ShiftLabelsd(MapTransform):
@@ -113,71 +117,122 @@ class ClassIndicesd(ClassesToIndicesd):
         return found
 
 
-class AsMasksd(Transform):
-    """Convert the logits "pred" and the label map "label" of a case to masks of classes, (K + 1, *spatial).
+def decide(logits: torch.Tensor, regions: bool = False) -> torch.Tensor:
+    """Return the label map (1, *spatial) of logits (K, *spatial), of the smallest type, in which the highest wins.
 
-    The first mask is background, as MONAI's metrics expect it. In ignored voxels both are background; of classes that
-    are not annotated in this case both masks are empty, so that they do not count.
+    With regions the result is a mask of each, (K, *spatial) of bool, which is true where the logit is above 0.
+    """
+    if regions:
+        return logits > 0
+    return logits.argmax(0, keepdim=True).to(label_type(len(logits)))
+
+
+def label_type(count: int) -> torch.dtype:
+    """Return the smallest type of a label map with so many classes, background included."""
+    return torch.uint8 if count <= 256 else torch.int16
+
+
+def mask_of(labels: torch.Tensor, number: int) -> torch.Tensor:
+    """Return the mask (*spatial) of a class, from 1, in a label map, or of a region in masks; see `AsLabelsd`."""
+    return labels[number - 1] if labels.dtype == torch.bool else labels[0] == number
+
+
+class AsLabelsd(Transform):
+    """Convert "pred" and "label" of a case to what metrics compare: label maps (1, *spatial), 0 where nothing counts.
+
+    With regions both are masks of each region, (K, *spatial) of bool. In ignored voxels both are background, and
+    classes that are not annotated in this case are in neither, so that they do not count.
 
     Args:
-        num_classes: number of the network's channels.
-        parts: see `Parts`; None: the channels are background and classes that exclude each other, and the highest
-            wins. Otherwise each channel is a region, which is present where its logit is above 0.
+        parts: see `Parts`; None: the classes exclude each other.
         absent: see `AbsentSets`.
         largest: classes, from 1, of which only the largest connected component is kept, as by MONAI's
-            `KeepLargestConnectedComponentd` on the label map; not with regions.
+            `KeepLargestConnectedComponentd`; not with regions.
         compare: also give "pred_largest", in which only the largest connected component of every class is kept.
+        preprocessing: transforms of the image. "pred" is the label map that `segnets.decide.LabelInferer` has decided,
+            or logits; then these transforms are inverted, one channel after another; None: they are on the label's
+            grid.
     """
 
     def __init__(
         self,
-        num_classes: int,
         parts: Parts | None = None,
         absent: AbsentSets = (),
         largest: Sequence[int] = (),
         compare: bool = False,
+        preprocessing: InvertibleTransform | None = None,
     ) -> None:
-        self.num_classes = num_classes
         self.parts = parts
         self.absent = absent
         self.largest = largest
         self.compare = compare
-        self.decide = AsDiscrete(argmax=True, to_onehot=num_classes)
-        self.one_hot = AsDiscrete(to_onehot=num_classes)
+        self.preprocessing = preprocessing
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        masked = dict(data)
-        logits, label = masked["pred"], masked["label"]
+        label = convert_data_type(data["label"], torch.Tensor)[0]
+        found = convert_data_type(data["pred"], torch.Tensor)[0]
+        if found.is_floating_point():
+            found = self._decide(data)
         if self.parts is None:
-            masks = [_with_largest(self.decide(logits), self.largest), self.one_hot(label.clamp(min=0))]
+            maps = [_with_largest(found, self.largest), label.clamp(min=0).to(found.dtype)]
         else:
-            found = convert_data_type(logits, torch.Tensor)[0] > 0
-            inside = region_masks(convert_data_type(label, torch.Tensor)[0][None], self.parts)[0]
-            masks = [_with_background(found, logits), _with_background(inside, label)]
+            maps = [found, region_masks(label[None], self.parts, torch.bool)[0]]
         if self.compare:  # before voxels are ignored, which would cut components into pieces
-            masks.append(_with_largest(masks[0], range(1, len(masks[0]))))
+            maps.append(_with_largest(maps[0], range(1, 1 + (len(found) if self.parts else int(found.max())))))
         if not is_complete(label, self.parts):
-            for mask in masks:
-                ignored = convert_data_type(label == IGNORED, torch.Tensor, device=mask.device)[0]
-                mask[1:].masked_fill_(ignored, 0)
-                mask[absent_classes(label, self.absent, self.parts)] = 0
-                mask[0] = ~mask[1:].bool().any(0)
-        masked |= zip(("pred", "label", "pred_largest"), masks, strict=False)
-        return masked
+            absent = absent_classes(label, self.absent, self.parts)
+            maps = [_without(one, (label == IGNORED).to(one.device), absent) for one in maps]
+        maps[1] = convert_to_dst_type(maps[1], data["label"], dtype=maps[1].dtype)[0]  # with its grid
+        return {**data, **dict(zip(("pred", "label", "pred_largest"), maps, strict=False))}
+
+    def _decide(self, data: Mapping[Hashable, Any]) -> torch.Tensor:
+        """Return what the logits "pred" decide on the grid of the label."""
+        regions = self.parts is not None
+        if self.preprocessing is None:
+            return decide(convert_data_type(data["pred"], torch.Tensor)[0], regions)
+        invert = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
+        channels = (
+            convert_data_type(invert({**data, "pred": data["pred"][number : number + 1]})["pred"], torch.Tensor)[0]
+            for number in range(len(data["pred"]))
+        )
+        if regions:
+            return torch.cat([channel > 0 for channel in channels])
+        highest = next(channels)
+        found = torch.zeros_like(highest, dtype=label_type(len(data["pred"])))
+        for number, channel in enumerate(channels, start=1):
+            found.masked_fill_(channel > highest, number)  # of equal ones the first wins, as in argmax
+            highest = torch.maximum(highest, channel)
+        return found
 
 
-def _with_largest(masks: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
-    """Return masks (K + 1, *spatial) in which some of the classes have only their largest connected component."""
-    if not classes:
-        return masks
-    keep = KeepLargestConnectedComponent(applied_labels=list(classes), is_onehot=True)
-    kept: torch.Tensor = keep(masks.clone())
-    kept[0] = ~kept[1:].bool().any(0)
+def _with_largest(labels: torch.Tensor, classes: Iterable[int]) -> torch.Tensor:
+    """Return labels in which some of the classes have only their largest connected component."""
+    kept = labels.clone()
+    for number in classes:
+        mask = mask_of(labels, number)
+        if (box := box_of(mask)) is not None:
+            smaller = mask[box] & ~get_largest_connected_component_mask(mask[box])
+            kept[number - 1 if kept.dtype == torch.bool else 0][box].masked_fill_(smaller, 0)
     return kept
 
 
-def _with_background(masks: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """Return masks (K + 1, *spatial) of 0 and 1, the first of them background, with the metadata of another tensor."""
-    masks = masks.bool()
-    with_first = torch.cat([~masks.any(0, keepdim=True), masks])
-    return convert_to_dst_type(with_first, source, dtype=torch.float)[0]
+def box_of(mask: torch.Tensor) -> tuple[slice, ...] | None:
+    """Return the smallest box around a mask; None if it is empty."""
+    box = []
+    for axis in range(mask.ndim):
+        inside = mask.any(dim=[other for other in range(mask.ndim) if other != axis]).nonzero()
+        if not len(inside):
+            return None
+        box.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return tuple(box)
+
+
+def _without(labels: torch.Tensor, ignored: torch.Tensor, absent: Sequence[int]) -> torch.Tensor:
+    """Return labels without the ignored voxels, and without the classes that are not annotated."""
+    if labels.dtype == torch.bool:
+        labels = labels & ~ignored
+        labels[[number - 1 for number in absent]] = False
+        return labels
+    for number in absent:
+        ignored = ignored | (labels == number)
+    return labels.masked_fill(ignored, 0)

@@ -1,4 +1,6 @@
-"""Compute MONAI's metrics in validation and `evaluate.yaml`, with one rule for missing structures.
+"""Compute scores in validation and `evaluate.yaml`, with one rule for missing structures.
+
+The values are those of MONAI's metrics on masks of all classes, which would take 8 bytes per voxel and class.
 
 If neither label map contains the structure, the metric is nan and the case does not count. If only one of them does,
 the structure was missed or is a false positive: Dice and surface Dice are 0, and the Hausdorff distance is the diagonal
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from math import dist
@@ -21,54 +24,118 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.handlers import IgniteMetricHandler, from_engine
-from monai.metrics import CumulativeIterationMetric, DiceMetric, HausdorffDistanceMetric, SurfaceDiceMetric
+from monai.metrics import CumulativeIterationMetric, compute_hausdorff_distance, compute_surface_dice
+
+from segnets.annotation import box_of, mask_of
 
 from segnets.files import replacing
 
 logger = logging.getLogger(__name__)
 
 
-class Dice(DiceMetric):
-    """Compute MONAI's `DiceMetric` without background, and 0 for a structure in only one of the label maps."""
+class CaseScore(CumulativeIterationMetric):
+    """Compute a score of each structure in label maps or masks of regions, see `segnets.annotation.AsLabelsd`.
 
-    def __init__(self) -> None:
-        super().__init__(include_background=False)
-
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: object = None) -> torch.Tensor:
-        return _set_missing(super()._compute_tensor(y_pred, y), y_pred, y, 0.0)
-
-
-class HausdorffDistance(HausdorffDistanceMetric):
-    """Compute MONAI's `HausdorffDistanceMetric` without background.
-
-    A structure in only one of the label maps has the diagonal of the field of view as its distance.
+    Args:
+        classes: number of classes or regions, without background.
     """
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
-        diagonal = dist([0.0] * len(spacing), [n * mm for n, mm in zip(y.shape[2:], spacing, strict=True)])
-        return _set_missing(super()._compute_tensor(y_pred, y, spacing=spacing), y_pred, y, diagonal)
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def of_case(self, pred: torch.Tensor, label: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
+        """Return the score of each structure of one case; nan where neither label map contains it."""
+        raise NotImplementedError
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: Sequence[float] = ()) -> torch.Tensor:
+        maps = ((x.as_tensor() if isinstance(x, MetaTensor) else x) for x in (y_pred.to(y.device), y))
+        return torch.stack([self.of_case(*pair, spacing) for pair in zip(*maps, strict=True)])
+
+    def aggregate(self) -> float:
+        """Return `mean_of` the cases."""
+        return mean_of(self.get_buffer())[0]
 
 
-class SurfaceDice(SurfaceDiceMetric):
-    """Compute MONAI's `SurfaceDiceMetric` without background, and 0 for a structure in only one of the label maps.
+class Dice(CaseScore):
+    """Compute the Dice of each structure from numbers of voxels; 0 for one in only one of the label maps."""
+
+    def of_case(self, pred: torch.Tensor, label: torch.Tensor, spacing: Sequence[float] = ()) -> torch.Tensor:
+        """Return the Dice of each structure."""
+        common = pred & label if pred.dtype == torch.bool else torch.where(pred == label, pred, 0)
+        both = self._sizes(pred) + self._sizes(label)
+        return 2.0 * self._sizes(common).float() / both.float()
+
+    def _sizes(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return the number of voxels of each structure."""
+        if labels.dtype == torch.bool:
+            return labels.flatten(1).sum(1)
+        return torch.bincount(labels.flatten(), minlength=self.classes + 1)[1:]
+
+
+class SurfaceScore(CaseScore):
+    """Compute a score of surfaces, structure by structure, in the box around it."""
+
+    def of_case(self, pred: torch.Tensor, label: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
+        """Return the score of each structure; `worst` if it is in only one of the label maps."""
+        scores = []
+        for number in range(1, self.classes + 1):
+            found, expected = mask_of(pred, number), mask_of(label, number)
+            if (box := box_of(found | expected)) is None:
+                scores.append(math.nan)
+            elif not (found.any() and expected.any()):
+                scores.append(self.worst(label.shape[1:], spacing))
+            else:
+                scores.append(self.of_masks(found[box][None, None], expected[box][None, None], number, spacing))
+        return torch.tensor(scores)
+
+    def worst(self, shape: Sequence[int], spacing: Sequence[float]) -> float:
+        """Return the score of a structure in only one of two label maps."""
+        return 0.0
+
+    def of_masks(self, found: torch.Tensor, expected: torch.Tensor, number: int, spacing: Sequence[float]) -> float:
+        """Return the score of a structure with a number, from its masks (1, 1, *spatial)."""
+        raise NotImplementedError
+
+
+class HausdorffDistance(SurfaceScore):
+    """Compute the Hausdorff distance of each structure as MONAI does, in mm.
+
+    A structure in only one of the label maps has the diagonal of the field of view as its distance.
+
+    Args:
+        classes: see `CaseScore`.
+        percentile: of the distances.
+    """
+
+    def __init__(self, classes: int, percentile: float | None = None) -> None:
+        super().__init__(classes)
+        self.percentile = percentile
+
+    def worst(self, shape: Sequence[int], spacing: Sequence[float]) -> float:
+        """Return the diagonal of the field of view."""
+        return dist([0.0] * len(spacing), [n * mm for n, mm in zip(shape, spacing, strict=True)])
+
+    def of_masks(self, found: torch.Tensor, expected: torch.Tensor, number: int, spacing: Sequence[float]) -> float:
+        """Return the distance."""
+        return float(compute_hausdorff_distance(found, expected, True, percentile=self.percentile, spacing=spacing))
+
+
+class SurfaceDice(SurfaceScore):
+    """Compute the surface Dice (NSD) of each structure as MONAI does; 0 for one in only one of the label maps.
 
     Args:
         class_thresholds: tolerated distance of each structure, in mm.
     """
 
     def __init__(self, class_thresholds: Sequence[float]) -> None:
+        super().__init__(len(class_thresholds))
         # a voxel of 1 mm must be within 1 mm although a header's float32 may be 1.0000001 or 0.9999999
-        super().__init__([threshold * (1 + 1e-5) for threshold in class_thresholds])
+        self.thresholds = [threshold * (1 + 1e-5) for threshold in class_thresholds]
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
-        return _set_missing(super()._compute_tensor(y_pred, y, spacing=spacing), y_pred, y, 0.0)
-
-
-def _set_missing(values: torch.Tensor, pred: torch.Tensor, label: torch.Tensor, worst: float) -> torch.Tensor:
-    """Return values (N, K - 1) with nan where pred and label (N, K, *spatial) are empty, `worst` where only one is."""
-    found, expected = (x[:, 1:].flatten(2).any(dim=2).to(values.device) for x in (pred, label))
-    values = torch.where(found ^ expected, worst, values)
-    return torch.where(found | expected, values, torch.nan)
+    def of_masks(self, found: torch.Tensor, expected: torch.Tensor, number: int, spacing: Sequence[float]) -> float:
+        """Return the surface Dice."""
+        return float(compute_surface_dice(found, expected, [self.thresholds[number - 1]], True, spacing=spacing))
 
 
 def mean_of(values: torch.Tensor) -> tuple[float, list[float]]:
@@ -84,27 +151,20 @@ class CaseMetric(IgniteMetricHandler):
 
     Args:
         metric_fn: metric of this module, called with `spacing`.
-        prediction: key of the masks that are compared with "label".
+        prediction: key of the label map that is compared with "label".
     """
 
-    def __init__(self, metric_fn: CumulativeIterationMetric, prediction: str = "pred") -> None:
+    def __init__(self, metric_fn: CaseScore, prediction: str = "pred") -> None:
         super().__init__(metric_fn=metric_fn, output_transform=from_engine([prediction, "label"]))
 
     def update(self, output: Sequence[Sequence[torch.Tensor]]) -> None:
         """Add the cases of one batch, each with its own spacing."""
         with warnings.catch_warnings():
-            # MONAI 1.6 warns about its own call, and about empty structures
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.filterwarnings("ignore", message="the (ground truth|prediction) of class")
+            warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns about its own call
             for pred, label in zip(*output, strict=True):
                 dims = label.ndim - 1
                 spacing = label.pixdim[:dims].tolist() if isinstance(label, MetaTensor) else [1.0] * dims
                 self.metric_fn([pred], [label], spacing=spacing)
-
-    def compute(self) -> float:
-        """Return the mean; the values of each case go into the engine's `metric_details`."""
-        super().compute()
-        return mean_of(self.metric_fn.get_buffer())[0]
 
 
 class Summary:

@@ -161,7 +161,7 @@ def _time_steps(parser: ConfigParser) -> float:
 def _more_windows(parser: ConfigParser) -> float:
     """Return how many times as many windows an evaluation of a typical case has as a validation of it."""
     shape = parser.get_parsed_content("validate#dataset")[0]["image"].shape[1:]
-    inferers = [parser.get_parsed_content(name) for name in ("inferer", "validate#inferer")]
+    inferers = [parser.get_parsed_content(name) for name in ("inferer", "validate#windows")]
     if not all(hasattr(inferer, "overlap") for inferer in inferers):
         return 1.0
     counts = []

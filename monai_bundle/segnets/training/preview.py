@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Orientation, ResampleToMatch
+from monai.utils import convert_data_type
 from numpy.typing import NDArray
 
 from segnets.files import replacing
@@ -43,8 +44,8 @@ class WorstBest:
     planes of the cases to be drawn are kept in memory. In a training the PNG file shows the best validation so far,
     which is the one of the saved weights.
 
-    The evaluator's output has `pred` and `label`, one-hot (K, *spatial) on one grid, background first, and `image` on
-    their grid or its own; the batch has `name`. The Dice of a case is the mean over the classes in reference or
+    The evaluator's output has `pred` and `label` on one grid, see `segnets.annotation.AsLabelsd`, and `image` on their
+    grid or its own; the batch has `name`. The Dice of a case is the mean over the classes in reference or
     prediction, and 1 if neither has any.
 
     Args:
@@ -97,10 +98,21 @@ def case_dice(pred: torch.Tensor, label: torch.Tensor) -> float:
     """Return the mean Dice of a case over the classes in reference or prediction; 1 if neither has any.
 
     Args:
-        pred: one-hot, (K, *spatial), background first.
+        pred: label map (1, *spatial), or masks of regions (K, *spatial).
         label: as `pred`.
     """
-    return float(Dice()(pred[None], label[None]).nanmean().nan_to_num(1.0))
+    classes = len(label) if label.dtype == torch.bool else int(max(pred.max(), label.max()))
+    return float(Dice(classes)(pred[None], label[None]).nanmean().nan_to_num(1.0))
+
+
+def _drawn(labels: torch.Tensor) -> torch.Tensor:
+    """Return the label map (*spatial) that is drawn; of overlapping regions the last is."""
+    if labels.dtype != torch.bool:
+        return labels[0]
+    drawn = torch.zeros_like(labels[0], dtype=torch.uint8)
+    for number, mask in enumerate(labels, start=1):
+        drawn.masked_fill_(mask, number)
+    return drawn
 
 
 def planes(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> list[Plane]:
@@ -109,11 +121,12 @@ def planes(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> list
     Args:
         image: (C, *spatial), resampled if it is on another grid than the label. A 2D image of three channels is drawn
             in colour; of other images the first channel is drawn.
-        label: one-hot, (K, *spatial), background first.
+        label: label map (1, *spatial), or masks of regions (K, *spatial).
         pred: as `label`.
     """
-    # of overlapping classes the last is drawn
-    label_maps = torch.stack([len(x) - 1 - x.flip(0).argmax(0) for x in (label, pred)]).byte()
+    label_maps = torch.stack(
+        [_drawn(convert_data_type(x, torch.Tensor, device="cpu")[0]) for x in (label, pred)]
+    ).byte()
     spacing = [1.0] * (label.ndim - 1)
     if isinstance(label, MetaTensor):
         label_maps = MetaTensor(torch.as_tensor(label_maps), affine=label.affine)
