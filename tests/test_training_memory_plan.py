@@ -8,9 +8,18 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import pytest
 
 from napari_seg.training.fingerprint import Fingerprint
-from napari_seg.training.memory_plan import Device, fit_memory, needed_bytes
+from napari_seg.training.memory_plan import (
+    PATCHES,
+    Device,
+    fit_memory,
+    grids_of,
+    needed_bytes,
+    validate_within,
+    validation_cost,
+)
 from napari_seg.training.network_cost import BASE_BYTES, NetworkCost
 from napari_seg.training.plan import TrainingPlan, make_plan
 
@@ -78,3 +87,43 @@ def test_a_gpu_is_filled_up_to_a_twentieth_of_the_data() -> None:
     one = 1.35 * 0.55 * 4000 * 40 * 56 * 40
     assert fit(3.2 * one, small, "cuda").settings["batch_size"] == 3
     assert fit(2.2 * one, small, "cuda").settings["batch_size"] == 2
+
+
+LARGE = [((200, 200, 200), (1.0, 1.0, 1.0)), ((512, 512, 800), (0.8, 0.8, 0.5))]
+
+
+def test_a_validation_has_one_row_of_windows_of_the_largest_case() -> None:
+    plan, network = make_plan(MRI), NetworkCost(0, 1, 0)
+    of_case = partial(validation_cost, plan, network, device="cpu", channels=1)
+    few, many = (of_case(LARGE, classes=classes) for classes in (7, 118))
+    assert few.shape == (410, 410, 400)
+    voxels, base = prod(few.shape), BASE_BYTES["cpu"]
+    assert many.validation == pytest.approx(base + 1.3 * 4 * 118 * 64 * 410 * 400 + 30 * voxels)
+    assert few.validation == base + 60 * voxels  # resampling the scan takes more
+    assert many.evaluation > many.validation  # the scan itself has more voxels
+    averaged = of_case(LARGE, classes=118, options=["tta"])
+    assert averaged.validation > 3 * 4 * 118 * voxels
+
+
+def test_the_largest_case_decides_whether_validations_see_patches() -> None:
+    cost = validation_cost(make_plan(MRI), NetworkCost(0, 1, 0), LARGE, "cpu", channels=1, classes=26)
+    for free, options, expected in ((2**40, [], []), (2**31, [], [PATCHES]), (2**31, [PATCHES], [])):
+        plan = make_plan(MRI)
+        validate_within(plan, cost, Device("cpu", "cpu", free), options)
+        assert [name for name in plan.options if name == PATCHES] == expected
+        if expected:
+            assert "largest case (410 x 410 x 400 voxels, 26 channels)" in plan.why[PATCHES]
+            assert "; 2.0 GiB may be used" in plan.why[PATCHES]
+    slices = make_plan(MRI, dims=2)
+    validate_within(slices, cost, Device("cpu", "cpu", 0))
+    assert PATCHES not in slices.options
+
+
+def test_grids_are_in_the_order_of_the_patient() -> None:
+    """The first axis of the file runs to the left with 3 mm, the second upwards, the third to the back."""
+    affine = [[-3.0, 0, 0, 9], [0, 0, -2.0, 0], [0, 0.5, 0, 0], [0, 0, 0, 1]]
+    facts = {"a": {"shape": [10, 40, 20], "affine": affine}, "b": {"shape": [30, 20], "affine": None}}
+    assert grids_of([{"label": "a"}, {"label": "b"}], facts) == [
+        ((10, 20, 40), (3.0, 2.0, 0.5)),
+        ((30, 20), (1.0, 1.0)),
+    ]

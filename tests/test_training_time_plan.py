@@ -8,9 +8,11 @@ from pathlib import Path
 
 import datasets
 import pytest
+from monai.engines import SupervisedEvaluator
 
-from napari_seg.training import time_plan
+from napari_seg.training import memory_plan, time_plan
 from napari_seg.training.choices import Choices
+from napari_seg.training.describe import network_rows
 from napari_seg.training.pace import Pace
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.time_plan import affordable_cases, effective_settings, needs_patches, plan_time
@@ -95,6 +97,36 @@ def test_the_pace_of_a_written_bundle(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list((tmp_path / "out" / "training").iterdir()) == [tmp_path / "out" / "training" / "cache"]
     assert not (tmp_path / "hacked").exists()
     assert not (root / "hacked").exists()
+
+
+def test_validations_that_do_not_fit_are_neither_planned_nor_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The patches are timed: of a window each, and the evaluation of the whole case has several."""
+    seen: list[tuple[int, ...]] = []
+    validate = SupervisedEvaluator._iteration
+
+    def sees(self: SupervisedEvaluator, engine: SupervisedEvaluator, batch: dict) -> dict:
+        seen.append(tuple(batch["image"].shape[2:]))
+        return validate(self, engine, batch)
+
+    monkeypatch.setattr(SupervisedEvaluator, "_iteration", sees)
+    monkeypatch.setattr(memory_plan, "_FORWARD", 1e9)
+    root = datasets.write_decathlon(tmp_path / "data", cases=4, smallest=(30, 20, 20))
+    small = {"channels": [4, 8], "strides": [1, 2], "encoder_convs": 1}
+    settings = {f"network_def#{name}": value for name, value in small.items()}
+    choices = Choices(settings=settings | {"num_workers": 0, "patch_size": [16, 16, 16]})
+    plan = plan_bundle(root, tmp_path / "out", choices, timed=True)
+    assert "was not measured" not in caplog.text
+    assert "validation of the largest case" in plan["options"]["validate_patches"]
+    assert datasets.configs(tmp_path / "out")["train"]["val_patches"] == 4
+    assert set(seen) == {(16, 16, 16)}
+    pace = Pace(**plan["time"])
+    assert pace.evaluation > pace.validation / 2 > 0
+    free = memory_plan.Device("cpu", "cpu", 2**30)
+    (text,) = (text for _, text in network_rows(plan, free) if "evaluation at the end" in text)
+    assert text.startswith("validations see patches; whole, a validation of the largest case (")
+    assert "too much" in text
 
 
 def test_a_pace_that_can_not_be_measured_is_no_obstacle(

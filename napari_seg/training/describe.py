@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import counted
 from napari_seg.memory import describe_bytes
+from napari_seg.training.memory_plan import PATCHES
 from napari_seg.training.pace import Pace
 from napari_seg.training.time_plan import FEW, effective_settings, plan_time
 
@@ -133,7 +134,24 @@ def network_rows(plan: dict[str, Any], device: Device | None = None) -> list[tup
         rows.append(
             ("memory", f"about {describe_bytes(network['bytes'])} of {free} that may be used ({device.name}){advice}")
         )
+        rows += _validation_rows(plan, device)
     return rows
+
+
+def _validation_rows(plan: dict[str, Any], device: Device) -> list[tuple[str, str]]:
+    """Return the memory of validations and of the evaluation at the end; nothing for a plan of an older version."""
+    network = plan["network"]
+    if "evaluation bytes" not in network:
+        return []
+    of_case = f"the largest case ({' x '.join(map(str, network['largest case']))}, {network['channels']} channels)"
+    validation = f"a validation of {of_case} about {describe_bytes(network['validation bytes'])}"
+    if PATCHES in plan["options"]:
+        validation = f"validations see patches; whole, {validation}"
+    too_much = network["evaluation bytes"] > device.free_bytes
+    advice = ": too much; choose a smaller patch_size, or the scores at the end may be missing" * too_much
+    return [
+        ("", f"{validation}, the evaluation at the end about {describe_bytes(network['evaluation bytes'])}{advice}")
+    ]
 
 
 def size_seconds(plan: dict[str, Any]) -> dict[str, float]:

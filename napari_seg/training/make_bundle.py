@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from segnets.data import Dataset
 
     from napari_seg.training.fingerprint import Fingerprint
-    from napari_seg.training.memory_plan import Device
+    from napari_seg.training.memory_plan import Device, Grids
     from napari_seg.training.plan import TrainingPlan
 
 MAX_WORKERS = 8
@@ -79,7 +79,7 @@ def make_bundle(
     from napari_seg.training.advice import advise
     from napari_seg.training.fingerprint import fingerprint
     from napari_seg.training.label_table import label_table
-    from napari_seg.training.memory_plan import find_device
+    from napari_seg.training.memory_plan import find_device, grids_of
     from napari_seg.training.write import class_names, fine_tuning_rate, networks, write_bundle
 
     keeps_network = choices.network == NNUNET and "network_def" in choices.settings
@@ -123,7 +123,8 @@ def make_bundle(
         cases=passage_length(len(dataset.cases) - len(dataset.replayed), len(dataset.replayed), share),
         trained_on=passage_length(max(1, counts["training"] - replayed), replayed, share),
     )
-    plan, network = _plan_network(of_epoch, choices, device, outputs, parts, compared=timing is not None)
+    grids = grids_of(dataset.cases, facts)
+    plan, network = _plan_network(of_epoch, choices, device, outputs, parts, grids, compared=timing is not None)
     if regions and "regions" not in choices.options:
         plan.use("regions", "the data set's classes overlap: each gets a sigmoid of its own")
     if choices.fine_tune:
@@ -236,7 +237,13 @@ def _regions(dataset: Dataset, classes: dict[str, Any], choices: Choices) -> dic
 
 
 def _plan_network(
-    found: Fingerprint, choices: Choices, device: Device, outputs: int, parts: int | None, compared: bool
+    found: Fingerprint,
+    choices: Choices,
+    device: Device,
+    outputs: int,
+    parts: int | None,
+    grids: Grids,
+    compared: bool,
 ) -> tuple[TrainingPlan, dict[str, Any]]:
     """Return a plan that fits into the memory, and a description of its network with its cost.
 
@@ -246,9 +253,16 @@ def _plan_network(
         device: device of the training.
         outputs: number of classes, background included; of regions, if there are.
         parts: see `make_nnunet_plan`.
+        grids: grids of all cases.
         compared: describe the cost of all presets too.
     """
-    from napari_seg.training.memory_plan import fit_memory, needed_bytes, split_batch
+    from napari_seg.training.memory_plan import (
+        fit_memory,
+        needed_bytes,
+        split_batch,
+        validate_within,
+        validation_cost,
+    )
     from napari_seg.training.network_cost import NetworkCost, measure_cost
     from napari_seg.training.network_plan import SIZES
     from napari_seg.training.nnunet_plan import make_nnunet_plan
@@ -311,7 +325,18 @@ def _plan_network(
         "why": plan.network_why,
     }
     if cost is not None:
-        network |= describe(plan, cost)
+        of_case = validation_cost(
+            plan,
+            cost,
+            grids,
+            device.kind,
+            channels=len(found.channels),
+            classes=outputs,
+            regions=parts is not None,
+            options=choices.options,
+        )
+        validate_within(plan, of_case, device, choices.options)
+        network |= describe(plan, cost) | of_case.as_dict()
     if configuration is not None:
         network["nnU-Net"] = configuration
     if plan.size is not None and compared:

@@ -1,13 +1,19 @@
-"""Fit a plan into the memory that is there: batches in parts, a smaller patch, or on a GPU a larger batch."""
+"""Fit a plan into the memory that is there: batches in parts, a smaller patch, or on a GPU a larger batch.
+
+The memory of validations and of the evaluation at the end is estimated from the largest case.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import Any
+
+import numpy as np
 
 from napari_seg.errors import counted
-from napari_seg.memory import SAFE_FRACTION, free_bytes
+from napari_seg.memory import SAFE_FRACTION, describe_bytes, free_bytes
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.network_cost import NetworkCost
 from napari_seg.training.network_plan import SIZES
@@ -20,6 +26,18 @@ DATASET_FRACTION = 0.05
 
 SLICES = 8
 """Slices of a patch in slices_2d.yaml."""
+
+PATCHES = "validate_patches"
+"""Option that validates on patches."""
+
+_AVERAGED = {"tta", "multi_scale"}
+"""Options whose inferers need the logits of the whole image, three times."""
+_RESAMPLING = 60
+"""Bytes per voxel in which MONAI resamples an image: sampling points with 64 bits."""
+_SURFACES = 12
+"""Bytes per voxel for the distances between the surfaces of the largest structure."""
+_FORWARD = 0.4
+"""Memory of a window without gradients, as a fraction of the feature maps that a training step stores. An estimate."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +121,6 @@ def _largest_batch(plan: TrainingPlan, cost: NetworkCost, found: Fingerprint, bu
 
 
 def _median_shape(plan: TrainingPlan, found: Fingerprint) -> list[float]:
-    import numpy as np
-
     shapes = found.shapes * found.spacings_mm / np.array(plan.settings["spacing_mm"])
     return [float(edge) for edge in np.median(shapes, axis=0)]
 
@@ -120,3 +136,120 @@ def split_batch(plan: TrainingPlan, cost: NetworkCost, device: Device) -> bool:
         if needed_bytes(plan, cost, device.kind) <= device.free_bytes:
             return True
     return False
+
+
+@dataclass(frozen=True)
+class ValidationCost:
+    """Estimated memory of the process that validates or evaluates the case that takes most.
+
+    Attributes:
+        shape: voxels of that case on the network's grid.
+        classes: channels of the network.
+        validation: bytes of its validation during the training.
+        evaluation: bytes of the evaluation at the end, of the case that takes most there.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    validation: int
+    evaluation: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for plan.json."""
+        return {
+            "largest case": list(self.shape),
+            "channels": self.classes,
+            "validation bytes": self.validation,
+            "evaluation bytes": self.evaluation,
+        }
+
+
+Grids = Sequence[tuple[tuple[int, ...], tuple[float, ...]]]
+"""Shape and spacing in mm of each case, in RAS+ order; (width, height) and 1 for 2D images."""
+
+
+def grids_of(cases: Iterable[Mapping[str, Any]], facts: Mapping[str, Mapping[str, Any]]) -> Grids:
+    """Return the grids of all cases, from the facts of their label maps."""
+    grids = []
+    for of_label in (facts[case["label"]] for case in cases):
+        shape, affine = of_label["shape"], of_label["affine"]
+        order, sizes = np.arange(len(shape)), np.ones(len(shape))
+        if affine is not None and len(shape) == 3:
+            directions = np.array(affine)[:3, :3]
+            sizes = np.linalg.norm(directions, axis=0)
+            order = np.argsort(np.abs(directions).argmax(axis=0), kind="stable")
+        grids.append((tuple(int(shape[n]) for n in order), tuple(float(sizes[n]) for n in order)))
+    return grids
+
+
+def validation_cost(
+    plan: TrainingPlan,
+    cost: NetworkCost,
+    grids: Grids,
+    device: str,
+    *,
+    channels: int,
+    classes: int,
+    regions: bool = False,
+    options: Sequence[str] = (),
+) -> ValidationCost:
+    """Return the memory of validations and of the evaluation at the end.
+
+    Besides the image and the label maps, the logits of one row of windows are in memory (`segnets.decide`).
+
+    Args:
+        plan: the plan.
+        cost: cost of its network.
+        grids: grids of the cases.
+        device: "cpu" or "cuda".
+        channels: channels of the images.
+        classes: channels of the network.
+        regions: they are regions.
+        options: options that the user chose.
+    """
+    window = [int(edge) for edge in plan.settings["patch_size"]]
+    batch = 1
+    if "slices_2d" in plan.options:
+        window.insert(plan.settings["slice_axis"], 1)
+        batch = 16
+    fixed = cost.bytes(0, device) + _FORWARD * batch * cost.stored_bytes
+    found = []
+    for shape, sizes in grids:
+        spacing = plan.settings.get("spacing_mm", sizes)
+        own = tuple(max(1, round(n * mm / to)) for n, mm, to in zip(shape, sizes, spacing, strict=True))
+        seen = tuple(map(max, own, window))  # smaller images are padded
+        row = 4 * classes * prod(seen)
+        if _AVERAGED.isdisjoint({*plan.options, *options}):
+            axis = next((n for n, edge in enumerate(seen) if edge > window[n]), 0)
+            row = row * min(window[axis], seen[axis]) // seen[axis]
+        else:
+            row *= 3
+        voxels, own_voxels = prod(shape), prod(own)
+        labels = 3 * classes if regions else 6  # result, reference, and a temporary map of either
+        image = 4 * 3 * channels + 4 * 3  # as read, in the batch, and padded; the label as it is read
+        resampling = _RESAMPLING * own_voxels * (own != shape and device == "cpu")
+        validation = max(resampling, 1.3 * row + own_voxels * (image + labels))
+        evaluation = max(resampling, 1.5 * row + own_voxels * image + voxels * (_SURFACES + labels))
+        found.append((own, int(fixed + validation), int(fixed + evaluation)))
+    largest = max(found, key=lambda one: one[1])
+    return ValidationCost(largest[0], classes, largest[1], max(one[2] for one in found))
+
+
+def validate_within(plan: TrainingPlan, of_case: ValidationCost, device: Device, options: Sequence[str] = ()) -> None:
+    """Let a plan validate on patches if its largest case does not fit into the memory.
+
+    A network that segments slices needs whole volumes.
+
+    Args:
+        plan: the plan, which is changed.
+        of_case: memory of the largest case.
+        device: device of the training.
+        options: options that the user chose.
+    """
+    if of_case.validation <= device.free_bytes or "slices_2d" in plan.options or PATCHES in options:
+        return
+    plan.use(
+        PATCHES,
+        f"a validation of the largest case ({' x '.join(map(str, of_case.shape))} voxels, {of_case.classes} channels) "
+        f"would take {describe_bytes(of_case.validation)} of memory; {describe_bytes(device.free_bytes)} may be used",
+    )

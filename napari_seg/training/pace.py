@@ -160,21 +160,25 @@ def _time_steps(parser: ConfigParser) -> float:
 
 def _more_windows(parser: ConfigParser) -> float:
     """Return how many times as many windows an evaluation of a typical case has as a validation of it."""
-    shape = parser.get_parsed_content("validate#dataset")[0]["image"].shape[1:]
-    inferers = [parser.get_parsed_content(name) for name in ("inferer", "validate#windows")]
-    if not all(hasattr(inferer, "overlap") for inferer in inferers):
+    dataset = parser.get_parsed_content("validate#dataset")
+    whole = getattr(dataset, "cases", dataset)[0]["image"].shape[1:]
+    seen = [dataset[number] for number in range(len(dataset))]
+    seen = [one["image"].shape[1:] for item in seen for one in (item if isinstance(item, list) else [item])]
+    evaluated, validated = (parser.get_parsed_content(name) for name in ("inferer", "validate#windows"))
+    if not all(hasattr(inferer, "overlap") for inferer in (evaluated, validated)):
         return 1.0
-    counts = []
-    for inferer in inferers:
-        roi_size = _per_axis(inferer.roi_size, shape)
-        if len(roi_size) < len(shape):  # of one slice
-            roi_size.insert(inferer.spatial_dim, 1)
-        patch = [size or edge for size, edge in zip(roi_size, shape, strict=True)]
-        overlap = _per_axis(inferer.overlap, shape)
-        steps = [max(1, int(size * (1 - part))) for size, part in zip(patch, overlap, strict=True)]
-        each = [ceil(max(edge - size, 0) / step) + 1 for edge, size, step in zip(shape, patch, steps, strict=True)]
-        counts.append(prod(each))
-    return counts[0] / counts[1]
+    return _windows(evaluated, whole) / sum(_windows(validated, shape) for shape in seen)
+
+
+def _windows(inferer: Any, shape: Sequence[int]) -> int:
+    """Return the number of windows that cover an image."""
+    roi_size = _per_axis(inferer.roi_size, shape)
+    if len(roi_size) < len(shape):  # of one slice
+        roi_size.insert(inferer.spatial_dim, 1)
+    patch = [size or edge for size, edge in zip(roi_size, shape, strict=True)]
+    overlap = _per_axis(inferer.overlap, shape)
+    steps = [max(1, int(size * (1 - part))) for size, part in zip(patch, overlap, strict=True)]
+    return prod(ceil(max(edge - size, 0) / step) + 1 for edge, size, step in zip(shape, patch, steps, strict=True))
 
 
 def _per_axis(value: Any, shape: Sequence[int]) -> list[Any]:

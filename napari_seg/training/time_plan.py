@@ -9,13 +9,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from napari_seg.training.memory_plan import PATCHES
 from napari_seg.training.pace import Pace, measure_pace
 from napari_seg.training.write import change_training
 
 logger = logging.getLogger(__name__)
-
-PATCHES = "validate_patches"
-"""Option that validates on patches."""
 
 VALIDATION_FRACTION = 0.1
 """Largest fraction of the training's time for its validations."""
@@ -162,9 +160,11 @@ def fit_time(
     values = {} if folds is None else {"fold": 0, "folds": folds}
     try:
         pace = measure_pace(root, dataset_dir, voxels, device, values)
-        if "crops_balanced" in written["options"] and needs_patches(pace, settings):
+        options = written["options"]
+        can_see_patches = "crops_balanced" in options and not {PATCHES, "slices_2d"} & options.keys()
+        if can_see_patches and needs_patches(pace, settings):
             change_training(root, PATCHES)
-            written["options"][PATCHES] = "even a few whole cases would take over a fifth of the training"
+            options[PATCHES] = "even a few whole cases would take over a fifth of the training"
             of_patches = measure_pace(root, dataset_dir, voxels, device, values)
             pace = replace(pace, validation=of_patches.validation, validation_cases=of_patches.validation_cases)
     except Exception as error:  # whatever it is, the training reports it with advice
