@@ -101,6 +101,9 @@ def test_a_validation_has_one_row_of_windows_of_the_largest_case() -> None:
     assert many.validation == pytest.approx(base + 1.3 * 4 * 118 * 64 * 410 * 400 + 30 * voxels)
     assert few.validation == base + 60 * voxels  # resampling the scan takes more
     assert many.evaluation > many.validation  # the scan itself has more voxels
+    inverted = of_case(LARGE, classes=118, own_transforms=True)
+    assert inverted.evaluation > 4 * 118 * voxels
+    assert inverted.validation == many.validation
     averaged = of_case(LARGE, classes=118, options=["tta"])
     assert averaged.validation > 3 * 4 * 118 * voxels
 

@@ -27,7 +27,6 @@ from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric, compute_hausdorff_distance, compute_surface_dice
 
 from segnets.annotation import box_of, mask_of
-
 from segnets.files import replacing
 
 logger = logging.getLogger(__name__)

@@ -334,6 +334,7 @@ def _plan_network(
             classes=outputs,
             regions=parts is not None,
             options=choices.options,
+            own_transforms="preprocessing" in choices.settings,
         )
         validate_within(plan, of_case, device, choices.options)
         network |= describe(plan, cost) | of_case.as_dict()

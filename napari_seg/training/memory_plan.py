@@ -192,6 +192,7 @@ def validation_cost(
     classes: int,
     regions: bool = False,
     options: Sequence[str] = (),
+    own_transforms: bool = False,
 ) -> ValidationCost:
     """Return the memory of validations and of the evaluation at the end.
 
@@ -206,6 +207,7 @@ def validation_cost(
         classes: channels of the network.
         regions: they are regions.
         options: options that the user chose.
+        own_transforms: the images are prepared by other transforms, which the evaluation inverts on all logits.
     """
     window = [int(edge) for edge in plan.settings["patch_size"]]
     batch = 1
@@ -218,10 +220,10 @@ def validation_cost(
         spacing = plan.settings.get("spacing_mm", sizes)
         own = tuple(max(1, round(n * mm / to)) for n, mm, to in zip(shape, sizes, spacing, strict=True))
         seen = tuple(map(max, own, window))  # smaller images are padded
-        row = 4 * classes * prod(seen)
+        row = whole = 4 * classes * prod(seen)
         if _AVERAGED.isdisjoint({*plan.options, *options}):
             axis = next((n for n, edge in enumerate(seen) if edge > window[n]), 0)
-            row = row * min(window[axis], seen[axis]) // seen[axis]
+            row = whole * window[axis] // seen[axis]
         else:
             row *= 3
         voxels, own_voxels = prod(shape), prod(own)
@@ -229,7 +231,8 @@ def validation_cost(
         image = 4 * 3 * channels + 4 * 3  # as read, in the batch, and padded; the label as it is read
         resampling = _RESAMPLING * own_voxels * (own != shape and device == "cpu")
         validation = max(resampling, 1.3 * row + own_voxels * (image + labels))
-        evaluation = max(resampling, 1.5 * row + own_voxels * image + voxels * (_SURFACES + labels))
+        logits = max(row, whole) if own_transforms else 1.5 * row
+        evaluation = max(resampling, logits + own_voxels * image + voxels * (_SURFACES + labels))
         found.append((own, int(fixed + validation), int(fixed + evaluation)))
     largest = max(found, key=lambda one: one[1])
     return ValidationCost(largest[0], classes, largest[1], max(one[2] for one in found))
