@@ -145,19 +145,18 @@ def logits_in_parts(inferer: Inferer, image: torch.Tensor, network: Network) -> 
         size.insert(inferer.spatial_dim, 1)
         run = partial(inferer.network_wrapper, network)
     size = fall_back_tuple(size, shape)
-    before = [max(length - edge, 0) // 2 for length, edge in zip(size, shape, strict=True)]
-    pads = [(near, max(length - edge, 0) - near) for near, length, edge in zip(before, size, shape, strict=True)]
+    missing = [max(length - edge, 0) for length, edge in zip(size, shape, strict=True)]
     padded = image[None]
-    if any(map(any, pads)):
-        flat = [edge for pair in reversed(pads) for edge in pair]
-        padded = F.pad(padded, flat, mode=inferer.padding_mode, value=inferer.cval)
+    if any(missing):
+        pads = [edge for one in reversed(missing) for edge in (one // 2, one - one // 2)]
+        padded = F.pad(padded, pads, mode=inferer.padding_mode, value=inferer.cval)
     steps = [
         length if length == edge else max(1, int(length * (1 - overlap)))
         for length, edge, overlap in zip(size, padded.shape[2:], ensure_tuple_rep(inferer.overlap, dims), strict=True)
     ]
     places = dense_patch_slices(padded.shape[2:], size, steps)
     axis = next((n for n in range(dims) if len({place[n].start for place in places}) > 1), 0)
-    inner = tuple(slice(near, near + edge) for near, edge in zip(before, shape, strict=True))
+    inner = tuple(slice(one // 2, one // 2 + edge) for one, edge in zip(missing, shape, strict=True))
     on_cpu = inferer.cpu_thresh is not None and shape.numel() > inferer.cpu_thresh
     device = inferer.device or ("cpu" if on_cpu else image.device)
     windows_device = inferer.sw_device or image.device
@@ -173,9 +172,8 @@ def logits_in_parts(inferer: Inferer, image: torch.Tensor, network: Network) -> 
             yield 0, 0, inferer(image[None], network)[0]
             return
         if not number:
-            total = torch.zeros(logits.shape[1], *_with(padded.shape[2:], axis, size[axis]), device=device).to(
-                weights.dtype
-            )
+            rows = _with(padded.shape[2:], axis, size[axis])
+            total = torch.zeros(logits.shape[1], *rows, dtype=image.dtype, device=device)
             count = torch.zeros_like(total[0])
         logits *= weights  # as MONAI does: in 16 bits if the logits have them
         logits = logits.to(device)
