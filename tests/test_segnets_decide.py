@@ -145,6 +145,7 @@ def test_a_batch_and_images_without_reference_have_their_own_grids() -> None:
     assert torch.equal(found.long(), expected)
     assert not isinstance(found, MetaTensor)
     assert len(decollate_batch(found)) == 2
+    assert (inferer.overlap, LabelInferer(inferer, overlap=0.125).inferer.overlap) == (0.5, 0.125)
 
 
 def test_memory_is_that_of_a_row_of_windows() -> None:

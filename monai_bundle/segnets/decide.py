@@ -23,6 +23,7 @@ from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
 from monai.utils import convert_data_type, ensure_tuple_rep, fall_back_tuple
 
 from segnets.annotation import decide, label_type
+from segnets.inferers import with_overlap
 
 Network = Callable[..., torch.Tensor]
 
@@ -65,11 +66,12 @@ class LabelInferer(Inferer):
         inferer: inferer that runs the network. The results of any but MONAI's `SlidingWindowInferer` and `SliceInferer`
             are decided when they are complete.
         regions: the channels are regions with a sigmoid each.
+        overlap: another overlap of the windows, see `with_overlap`; None: that of the inferer.
     """
 
-    def __init__(self, inferer: Inferer, regions: bool = False) -> None:
+    def __init__(self, inferer: Inferer, regions: bool = False, overlap: float | None = None) -> None:
         super().__init__()
-        self.inferer = inferer
+        self.inferer = inferer if overlap is None else with_overlap(inferer, overlap)
         self.regions = regions
 
     def __call__(  # type: ignore[override]

@@ -164,7 +164,8 @@ def _more_windows(parser: ConfigParser) -> float:
     whole = getattr(dataset, "cases", dataset)[0]["image"].shape[1:]
     seen = [dataset[number] for number in range(len(dataset))]
     seen = [one["image"].shape[1:] for item in seen for one in (item if isinstance(item, list) else [item])]
-    evaluated, validated = (parser.get_parsed_content(name) for name in ("inferer", "validate#inferer"))
+    evaluated = parser.get_parsed_content("inferer")
+    validated = parser.get_parsed_content("validate#inferer").inferer
     if not all(hasattr(inferer, "overlap") for inferer in (evaluated, validated)):
         return 1.0
     return _windows(evaluated, whole) / sum(_windows(validated, shape) for shape in seen)
