@@ -29,7 +29,8 @@ MODELS = {1: ModelRow(1, MODEL.name, "1", "monai", "d1")}
 
 def case(file: Path, name: str, bundle: Bundle = MODEL) -> Case:
     path = PurePosixPath(name)
-    return Case(path.name, "x.nii.gz", str(file), Scan("x", "nifti", (file,)), path.parent, bundle=bundle)
+    source = "/".join(file.parts[-2:])
+    return Case(path.name, source, str(file), Scan("x", "nifti", (file,)), path.parent, bundle=bundle)
 
 
 def file(folder: Path, name: str, content: bytes, seconds: int) -> Path:
@@ -45,6 +46,7 @@ def row(known: Case, name: str = "", model: int = 1) -> CaseRow:
         1,
         name or known.key,
         "done",
+        source=known.source,
         place=place_digest(known.scan, "salt"),
         fingerprint=fingerprint(known.scan),
         input_sha256=sha256_of(known.scan.files),
@@ -78,8 +80,21 @@ def test_only_the_same_place_and_the_same_content_keep_a_name(tmp_path: Path) ->
     assert keys([case(copy, "b_T1")], done) == ["b_T1"]
     file(tmp_path, "a/T1", b"new", 1)
     assert keys([case(old, "T1")], done) == ["T1"]
+
+
+def test_a_data_set_that_was_moved_as_a_whole_keeps_its_names(tmp_path: Path) -> None:
+    a, b = file(tmp_path, "one/a/T1", b"one", 1), file(tmp_path, "one/b/T1", b"two", 1)
+    done = [row(case(a, "T1")), row(case(b, "b_T1"))]
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved = [tmp_path / "two" / name / "T1" for name in "ab"]
+    assert keys([case(moved[0], "a_T1"), case(moved[1], "b_T1")], done) == ["T1", "b_T1"]
+    # the result of a scan that is in its place is not that of a copy
+    copy = file(tmp_path, "three/a/T1", b"one", 1)
+    done = [row(case(moved[0], "T1")), row(case(moved[1], "b_T1"))]
+    assert keys([case(moved[0], "a_T1"), case(copy, "copy_T1")], done) == ["T1", "copy_T1"]
     # a manifest of an earlier version knows no places
-    assert keys([case(copy, "T1")], [replace(row(case(copy, "x")), place="")]) == ["T1"]
+    assert keys([case(moved[0], "a_T1")], [replace(done[0], place="")]) == ["T1"]
+    assert with_known_names([case(moved[0], "a_T1")], [replace(done[0], place="")], MODELS, "", str)[0].name == "T1"
 
 
 def test_names_of_folders_that_were_swapped_change(tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ def with_known_names(
     """Return cases, those of finished scans under the names of their results.
 
     The name of a scan depends on others of the same name, so that a folder that grew may give it another one. Without
-    its former name the scan would be segmented again, and counted twice. A scan in the same place and with the same
-    content keeps its name; any other gets a new one, since who renames a folder wants another name. A name that a list
-    gives stays.
+    its former name the scan would be segmented again. A scan in the same place and with the same content keeps its
+    name, and so does one with the same path below the inputs, whose data set was moved as a whole or is seen under
+    another mount; any other gets a new one, since who renames a folder wants another name. A name that a list gives
+    stays.
 
     Args:
         cases: cases with the names that they have among the present files.
@@ -34,25 +35,39 @@ def with_known_names(
         salt: salt of the manifest.
         digest: returns the digest of a model; called only if a title does not tell which of several it is.
     """
-    results: dict[str, list[CaseRow]] = {}
+    of_place: dict[str, list[CaseRow]] = {}
+    of_source: dict[str, list[CaseRow]] = {}
     for row in done:
-        if row.place:
-            results.setdefault(row.place, []).append(row)
+        of_place.setdefault(row.place, []).append(row)
+        of_source.setdefault(row.source, []).append(row)
+    places = [place_digest(case.scan, salt) for case in cases]
+    present = {*places} - {""}
     bundles = {id(case.bundle): case.bundle for case in cases if case.bundle is not None}.values()
     taken = {compared(case.key) for case in cases if case.is_named}
     names: dict[int, str] = {}
-    for number, case in enumerate(cases):
-        at_place = () if case.is_named else results.get(place_digest(case.scan, salt), ())
-        for row in sorted(at_place, key=lambda row: compared(row.name) != compared(case.key)):
+    known: set[int] = set()
+
+    def keep(number: int, rows: Iterable[CaseRow]) -> None:
+        """Give a case the name of the first of some results that is its own."""
+        case = cases[number]
+        for row in sorted(rows, key=lambda row: compared(row.name) != compared(case.key)):
             if (
                 compared(row.name) not in taken
                 and is_same(case.scan, row.fingerprint, row.input_sha256)
                 and _is_of_model(models.get(row.model or 0), case.bundle, bundles, digest)
             ):
+                known.add(number)
                 taken.add(compared(row.name))
                 if compared(row.name) != compared(case.key):
                     names[number] = row.name
-                break
+                return
+
+    free = [number for number, case in enumerate(cases) if not case.is_named]
+    for number in free:
+        keep(number, of_place.get(places[number], ()) if places[number] else ())
+    for number in free:
+        if number not in known:  # results of scans that are in their places are not those of others
+            keep(number, (row for row in of_source.get(cases[number].source, ()) if row.place not in present))
     return _renamed(cases, names)
 
 

@@ -106,6 +106,7 @@ def run_cases(run: Run) -> Iterator[CaseResult]:
         Manifest.open(run.output) as manifest,
         Runner(run.output, manifest, is_joined=run.is_joined) as runner,
     ):
+        manifest.add_places()
         yield from _Loop(run, manifest, runner, models).results()
 
 

@@ -40,7 +40,7 @@ FILE = "manifest.sqlite"
 FORMAT = "2"
 
 _EARLIER_FORMAT = "1"
-"""Format without the places of scans, which are added when a run opens the file."""
+"""Format without the places of scans; see `Manifest.add_places`."""
 
 _WAIT_SECONDS = 30.0
 """Time to wait for another program that writes the manifest."""
@@ -161,9 +161,14 @@ class Manifest:
                     run(statement)
                 values = {"format": FORMAT, "version": __version__, "created": str(time.time()), "salt": token_hex()}
                 self._connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
-            elif self.meta("format") == _EARLIER_FORMAT:
-                run("ALTER TABLE cases ADD COLUMN place TEXT NOT NULL DEFAULT ''")
-                run("INSERT OR REPLACE INTO meta VALUES ('format', ?), ('salt', ?)", (FORMAT, token_hex()))
+
+    def add_places(self) -> None:
+        """Let a file of an earlier version know places of scans; call it while no other program runs cases in it."""
+        if self.meta("format") == _EARLIER_FORMAT:
+            with self.transaction():
+                self._connection.execute("ALTER TABLE cases ADD COLUMN place TEXT NOT NULL DEFAULT ''")
+                values = (FORMAT, token_hex())
+                self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('format', ?), ('salt', ?)", values)
 
     def use_wal(self, on: bool) -> bool:
         """Switch WAL on or off, and return whether the file is in the required mode; not while others have it open."""
