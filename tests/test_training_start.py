@@ -216,5 +216,8 @@ def test_other_channels_are_refused(tmp_path: Path) -> None:
         with pytest.raises(TrainingError, match=r"weights\.channels.*expected T1, FLAIR"):
             plan_bundle(data, out, with_start(Choices(), source, out))
         assert not out.exists()
-    data = datasets.write_nnunet(tmp_path / "good", ["T1", "other"], cases=4)
-    assert plan_bundle(data, out, with_start(Choices(), source, out), dry_run=True)["network"]["class"] == "NnunetUNet"
+    unnamed = datasets.write_decathlon(tmp_path / "unnamed", cases=4, channels=2)
+    (unnamed / "labels.json").write_text('{"front": 1, "back": 2}')
+    for data in (datasets.write_nnunet(tmp_path / "good", ["T1", "other"], cases=4), unnamed):
+        plan = plan_bundle(data, out, with_start(Choices(), source, out), dry_run=True)
+        assert plan["network"]["class"] == "NnunetUNet"

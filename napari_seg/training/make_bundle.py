@@ -105,13 +105,13 @@ def make_bundle(
     values_of = ClassValues(dataset, names, labels or None, bool(regions), slices)
     facts = read_all(dataset.cases, root / RUN / "cache")
     check(dataset, values_of if classes else None, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
-    if keeps_network:
-        _check_channels(dataset.channels, choices, out)
     found = replace(
         fingerprint(dataset, facts, every_case=choices.plan == "nnunet"),
         trained_on=counts["training"],
         is_sparse=bool(dataset.ignored) or "annotated_slices" in choices.settings,
     )
+    if keeps_network:
+        _check_channels(found.channels, choices, out)
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
     values |= {label: list(of_label) for label, of_label in labels.items() if label == IGNORE}
     device = find_device()
@@ -202,8 +202,8 @@ def _check_channels(channels: Sequence[str], choices: Choices, out: Path) -> Non
     count = choices.settings["network_def"]["in_channels"]
     old = stated_names((out / choices.fine_tune["file"]).resolve())[1] if choices.fine_tune else ()
     order = match_channels(channels, old) or ()
-    if len(channels or [""]) != count or any(index not in (None, n) for n, index in enumerate(order)):
-        found = ", ".join(channels) or "1 channel"
+    if len(channels) != count or any(index not in (None, n) for n, index in enumerate(order)):
+        found = ", ".join(channels)
         expected = ", ".join(old) if len(old) == count else f"{count} channels"
         raise TrainingError(
             "weights.channels",
