@@ -109,6 +109,22 @@ def test_the_labels_are_those_of_nnunet_before_the_first_step(tmp_path: Path, va
     assert "MIT License" in (out / "docs" / "data_license.txt").read_text()
 
 
+def test_a_bundle_that_began_from_nnunet_is_a_start_too(tmp_path: Path) -> None:
+    source, data, out = model(tmp_path / "results"), balls(tmp_path / "data"), tmp_path / "out"
+    begun = with_start(Choices(), source, out)
+    plan_bundle(data, out, begun)
+    started(out, data)
+    again = with_start(Choices(), out, tmp_path / "again")
+    assert (again.network, again.settings) == (begun.network, begun.settings)
+    assert again.fine_tune["file"] == "../out/models/model.pt"
+    plan = plan_bundle(data, tmp_path / "again", again, dry_run=True)
+    assert plan["fine-tuning"] == "front from front, back from back"
+    path = out / "configs" / "inference.yaml"
+    path.write_text(path.read_text().replace("monai.transforms.LoadImaged", "subprocess.run"))
+    with pytest.raises(BundleError, match=r"bundle\.untrusted.*subprocess"):
+        with_start(Choices(), out, tmp_path / "again")
+
+
 def model(results: Path, **changes: Any) -> Path:
     return write_model(results, entry=configuration(), dataset_changes=BALLS, **changes)
 

@@ -18,12 +18,9 @@ from napari_seg.errors import BundleError
 from napari_seg.learning.training_set import read_training_set
 from napari_seg.training.choices import Choices, describe_weights
 from napari_seg.training.segnets_modules import with_segnets
-from napari_seg.training.start import nnunet_choices, trainable
-from napari_seg.training.trust import foreign_code
+from napari_seg.training.start import TAKEN, nnunet_choices, trainable
+from napari_seg.training.trust import check_taken
 from napari_seg.training.write import NNUNET, PLAN, networks, options
-
-_TAKEN = ("spacing_mm", "patch_size", "network_def", "preprocessing")
-"""Ids in the config of a model that decide what its network sees, and its network."""
 
 OTHERS = "structures of other models"
 """Key in the lineage of a model of one part of a task: names of the structures that other parts find."""
@@ -74,13 +71,8 @@ def inherited_choices(bundle: Bundle, out: Path) -> Choices:
     with with_segnets():
         if name not in (*networks(), NNUNET):
             raise _refusal(bundle, f"its network is segnets.{name}")
-        taken = {key: content[key] for key in _TAKEN}
-        if text := foreign_code(taken):
-            raise BundleError(
-                "bundle.untrusted",
-                f"the config of model {bundle.root.name!r} holds {text[:80]!r}, and training would run it; expected "
-                "only the code of this napari-seg; train a new model on the accepted cases with napari-seg train",
-            )
+        taken = {key: content[key] for key in TAKEN}
+        check_taken(bundle.root, taken)
         known = options()
     chosen = _plan(bundle).get("choices", {})
     used = tuple(option for option in chosen.get("options", ()) if option in known)
@@ -123,7 +115,7 @@ def check_improvable(bundle: Bundle) -> dict[str, Any]:
         if content["network_def"]["_target_"] == "segnets.Ensemble":
             content["network_def"] = content["network_def"]["network"]
         target = str(content["network_def"]["_target_"])
-        if not all(content[key] for key in _TAKEN):
+        if not all(content[key] for key in TAKEN):
             raise ValueError("incomplete")
     except (OSError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError) as error:
         raise _refusal(bundle, f"it has no configs/{path.name} as napari-seg train writes it") from error

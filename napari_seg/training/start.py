@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from napari_seg.bundles.config.read import read_config
 from napari_seg.bundles.nnunet.configuration import NnunetBundle, preprocessing_arguments, why_not_single
 from napari_seg.bundles.nnunet.folder import CHECKPOINTS, find_trainings, folds_in_words, is_training
 from napari_seg.bundles.nnunet.network import plain_arguments
@@ -26,12 +27,15 @@ from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.errors import BundleError, one_line
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.training.choices import CODE, Choices, describe_weights
-from napari_seg.training.write import NNUNET
+from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.trust import check_taken
+from napari_seg.training.write import NNUNET, TRANSFORM
 
 DATA_LICENCE = Path("docs", "data_license.txt")
 """File of a bundle that states the rights in its data and the licence of its weights."""
 
-TRANSFORM = "segnets.nnunet_preprocessing.NnunetPreprocessd"
+TAKEN = ("spacing_mm", "patch_size", "network_def", "preprocessing")
+"""Ids in the config of a model that decide what its network sees, and its network."""
 
 _NETWORKS = ("network", "size", "plan")
 """Choices that a model of nnU-Net makes itself."""
@@ -52,19 +56,9 @@ def with_start(choices: Choices, start: str | Path, out: Path) -> Choices:
             that the model makes itself; and as for `read_nnunet` and `nnunet_choices`.
     """
     model = _nnunet(start)
-    if model is None:
+    begun = _of_bundle(Path(start), out) if model is None else _of_model(model, out)
+    if begun is None:
         return replace(choices, fine_tune=describe_weights(Path(start), out))
-    found = trainable(model)
-    if isinstance(model, TaskBundle) and not isinstance(found, str) and len(model.parts) > 1:
-        folders = ", ".join(str(one.root) for one in model.parts)
-        found = f"consists of {len(model.parts)} models; name the one whose structures the data have: {folders}"
-    if isinstance(found, str):
-        text = f"model {one_line(model.name, 120)!r} can't be trained further: it {found}"
-        raise BundleError(
-            "bundle.fine_tune", f"{text}; expected a model of volumes that finds labels, such as FOLDER:3d_fullres"
-        )
-    begun = nnunet_choices(found, out)
-    begun.settings.pop("classes_from", None)  # the data set may have other classes
     chosen = [f"--{name} {value}" for name in _NETWORKS if (value := getattr(choices, name)) not in (None, NNUNET)]
     chosen += [f"--dims {choices.dims}"] if choices.dims == 2 else []
     chosen += [f"--set {name}" for name in choices.settings if re.split("#|::", name)[0] in begun.settings]
@@ -79,6 +73,48 @@ def with_start(choices: Choices, start: str | Path, out: Path) -> Choices:
         settings=begun.settings | choices.settings,
         fine_tune=begun.fine_tune,
     )
+
+
+def _of_bundle(root: Path, out: Path) -> Choices | None:
+    """Return the choices of a training that continues a bundle which began from nnU-Net; None for any other start.
+
+    Raises:
+        BundleError: `bundle.untrusted`, its config holds foreign code.
+        TrainingError: `weights.missing`.
+    """
+    try:
+        content = read_config(root / "configs" / "inference.yaml")
+        network = content["network_def"]
+        content["network_def"] = network["network"] if network["_target_"] == "segnets.Ensemble" else network
+        taken = {key: content[key] for key in TAKEN}
+        if taken["network_def"]["_target_"] != f"segnets.{NNUNET}":
+            return None
+    except Exception:  # a foreign file can hold anything; then its weights alone count
+        return None
+    with with_segnets():
+        check_taken(root, taken)
+    weights = describe_weights(root, out)
+    return Choices(network=NNUNET, dims=3, options=("crops_balanced",), settings=taken, fine_tune=weights)
+
+
+def _of_model(model: Bundle, out: Path) -> Choices:
+    """Return the choices of a training that continues a model of nnU-Net.
+
+    Raises:
+        BundleError: as for `with_start`.
+    """
+    found = trainable(model)
+    if isinstance(model, TaskBundle) and not isinstance(found, str) and len(model.parts) > 1:
+        folders = ", ".join(str(one.root) for one in model.parts)
+        found = f"consists of {len(model.parts)} models; name the one whose structures the data have: {folders}"
+    if isinstance(found, str):
+        text = f"model {one_line(model.name, 120)!r} can't be trained further: it {found}"
+        raise BundleError(
+            "bundle.fine_tune", f"{text}; expected a model of volumes that finds labels, such as FOLDER:3d_fullres"
+        )
+    begun = nnunet_choices(found, out)
+    begun.settings.pop("classes_from", None)  # the data set may have other classes
+    return begun
 
 
 def trainable(bundle: Bundle) -> NnunetBundle | str:

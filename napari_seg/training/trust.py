@@ -20,8 +20,7 @@ from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError
 from napari_seg.training.choices import CODE, Choices
 from napari_seg.training.postprocessing import STEP
-from napari_seg.training.start import TRANSFORM
-from napari_seg.training.write import NNUNET, ONLY_OTHERS, networks
+from napari_seg.training.write import NNUNET, ONLY_OTHERS, TRANSFORM, networks
 
 _IMPORTABLE = {".py", ".pyc", ".pyo", ".pyd", ".so", ".dylib", ".pth"}
 
@@ -93,13 +92,26 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
         yield f"{METADATA.as_posix()} contains {text[:80]!r}"
 
 
-def foreign_code(content: Any) -> str:
-    """Return the first text in a part of a config that MONAI would run and that is none of this version's; else "".
+def check_taken(root: Path, taken: Mapping[str, Any]) -> None:
+    """Check that what a training takes over from the config of another model runs only this version's code.
 
     Call it within `with_segnets`.
+
+    Args:
+        root: folder of the other model.
+        taken: config id -> value.
+
+    Raises:
+        BundleError: `bundle.untrusted`.
     """
     known = _known_code()
-    return next((text for text in _code(content) if text not in known), "")
+    for text in _code(taken):
+        if text not in known:
+            raise BundleError(
+                "bundle.untrusted",
+                f"the config of model {root.name!r} holds {text[:80]!r}, and training would run it; expected only the "
+                "code of this napari-seg; train a new model with napari-seg train",
+            )
 
 
 def _known_code() -> set[str]:

@@ -24,6 +24,8 @@ _OF_COMMANDS = ("multi_gpu_train", "compare_largest")
 PLAN = "plan.json"
 NNUNET = "NnunetUNet"
 """Network of a bundle that begins from a model of nnU-Net, whose plans have its arguments."""
+TRANSFORM = "segnets.nnunet_preprocessing.NnunetPreprocessd"
+"""Preprocessing of such a bundle."""
 
 
 def networks() -> list[str]:
