@@ -673,7 +673,8 @@ CODES = {
     ),
     "dataset.patient": Code(
         "error",
-        "The pattern that finds the patient in the name of a case is no regular expression.",
+        "The pattern that finds the patient in the name or the path of a case is no regular expression, or matches no "
+        "case.",
         "Give one such as `--set 'patient=^[^_]+'`, which matches all before the first `_`.",
     ),
     "dataset.stated": Code(
@@ -1595,7 +1596,7 @@ CODES = {
     ),
     "output.exists": Code(
         "error",
-        "The output exists, and was edited, or made by another program or with other choices.",
+        "The output exists, and was edited, or made by another program, with other choices or for other data.",
         "Choose another output. `predict` and `convert` replace it with `--overwrite`; `train` resumes with the same "
         "choices.",
     ),
@@ -2023,8 +2024,9 @@ CODES = {
     "training.out_of_memory": Code(
         "error",
         "The training ran out of memory.",
-        "In this order: raise accumulation_steps, lower patch_size in a new folder, on a GPU set amp to true. The same "
-        "command resumes.",
+        "In this order: raise accumulation_steps, lower patch_size in a new folder, on a GPU set amp to true; in a "
+        "validation or an evaluation set windows#sw_batch_size, windows#device or windows#roi_size. The same command "
+        "resumes.",
     ),
     # values
     "values.not_finite": Code(

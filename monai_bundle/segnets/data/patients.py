@@ -63,14 +63,14 @@ _NUMBERED = re.compile(r"(.*\d.*?)(?:[-_. ][a-z]*\d*|(?<=\d)[a-z])", re.IGNORECA
 
 
 class Origin(NamedTuple):
-    """What tells the patient of a case.
+    """What identifies the patient of a case.
 
     Attributes:
         path: path of its image below the data set, with / between folders.
         name: name of the case; "" if it says nothing about the patient.
         stated: the patient that the data set states; "" if it does not.
         folders: folders above the image, the highest first; None: those of the path.
-        file: name that may tell the patient; None: that of the file in the path without its ending.
+        file: name that may be the patient's; None: that of the file in the path without its ending.
     """
 
     path: str
@@ -87,7 +87,7 @@ class Origin(NamedTuple):
 
     @property
     def last(self) -> str:
-        """Name below the folders that may tell the patient; "" if there is none."""
+        """Name below the folders that may be the patient's; "" if there is none."""
         return stem(PurePosixPath(self.path)) if self.file is None else self.file
 
 

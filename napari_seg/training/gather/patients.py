@@ -31,7 +31,7 @@ def with_patients(pairs: Sequence[Pair], pattern: str | None, only_named: bool =
 
 
 def origin_of(pair: Pair) -> Origin:
-    """Return what tells the patient of a pair that was found by a search; call it within `with_segnets`."""
+    """Return what identifies the patient of a pair that was found by a search; call it within `with_segnets`."""
     from segnets.data.patients import Origin
 
     file = None
