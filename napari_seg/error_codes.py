@@ -314,7 +314,7 @@ CODES = {
     ),
     "bundle.trust_changed": Code(
         "error",
-        "Code or a config of the bundle changed since you allowed it to run.",
+        "Code of the bundle, or a file that it can read, changed since you allowed it, or was not checked then.",
         "Find out who changed it. If you trust the change, give `--trust` again.",
     ),
     "bundle.task": Code(

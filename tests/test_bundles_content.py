@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import pickle
 import shutil
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -131,22 +133,44 @@ def test_consent_holds_while_a_training_goes_on(root: Path) -> None:
         assert consent_hash(read_bundle(root)) != written(2)
 
 
-def test_consent_does_not_read_the_images_of_a_training_set(root: Path) -> None:
-    folder = root / "data" / "imagesTr"
-    folder.mkdir(parents=True)
-    found = []
-    for number in range(2):
-        (folder / "a.nii.gz").write_bytes(gzip.compress(bytes([number])))
-        for ending in ("png", "tif"):
-            Image.new("L", (2, 2), number).save(folder / f"a.{ending}")
-        found.append(consent_hash(read_bundle(root)))
-    assert found[0] == found[1]
-    for ending in ("nii.gz", "png", "tif"):
-        content = (folder / f"a.{ending}").read_bytes()
-        (folder / f"a.{ending}").write_bytes(pickle.dumps(Path))
-        assert consent_hash(read_bundle(root)) != found[0]
-        (folder / f"a.{ending}").write_bytes(content)
-    assert consent_hash(read_bundle(root)) == found[0]
+def nifti(value: int) -> bytes:
+    return gzip.compress((348).to_bytes(4, "little") + bytes(344) + bytes([value]))
+
+
+def png(value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (2, 2), value).save(stream, "png")
+    return stream.getvalue()
+
+
+def tar_named(start: bytes) -> bytes:
+    """Return an archive as torch wrote them once, whose first member has these bytes as its name."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as archive:
+        archive.addfile(tarfile.TarInfo(start.decode("latin-1")))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("data/imagesTr/a.nii.gz", nifti(1), nifti(2)),
+        ("eval/a/a_trans.nii.gz", nifti(1), nifti(2)),
+        ("eval/a.png", png(1), png(2)),
+        ("training/report.html", b"<!doctype html>\n<p>1", b"<!doctype html>\n<p>2"),
+        ("training/evaluation/mean_dice_raw.csv", b"filename,class0\na,0.1", b"filename,class0\na,0.2"),
+    ],
+    ids=["scan", "result", "figure", "report", "scores"],
+)
+def test_results_and_reports_need_no_new_consent(root: Path, name: str, first: bytes, second: bytes) -> None:
+    before = consent_hash(read_bundle(root))
+    (root / name).parent.mkdir(parents=True)
+    for content in (first, second):
+        (root / name).write_bytes(content)
+        assert consent_hash(read_bundle(root)) == before
+    for content in (pickle.dumps(Path), gzip.compress(pickle.dumps(Path)), pickle.dumps(Path, 0), tar_named(first[:4])):
+        (root / name).write_bytes(content)
+        assert consent_hash(read_bundle(root)) != before
 
 
 @pytest.mark.parametrize("name", ["evil.py", "evil.pyc", "inner/evil.py"])

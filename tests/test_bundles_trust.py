@@ -15,6 +15,7 @@ import pytest
 import torch
 from bundles import write_threshold_bundle
 
+from napari_seg.bundles.content import consent_hash, content_hash
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.read import read_bundle
@@ -69,6 +70,34 @@ def test_a_module_s_pickle_in_a_file_named_as_an_image_needs_new_consent(root: P
     assert not is_trusted(read_bundle(root))
     error = refusal(lambda: load_model(read_bundle(root), "cpu"))
     assert error.code == "bundle.trust_changed"
+
+
+def consent_of_an_earlier_version(root: Path) -> None:
+    """Remember consent as before `consent_hash`: all that is named as data counted with its name only."""
+    entry = {"name": "threshold", "folder": str(root.resolve()), "since": "2026-01-01T00:00:00+00:00"}
+    store_root().mkdir(parents=True, exist_ok=True)
+    (store_root() / "trust.json").write_text(json.dumps({"trusted": {content_hash(read_bundle(root)): entry}}))
+
+
+def test_consent_to_a_trained_bundle_outlives_the_update_and_later_reports(root: Path) -> None:
+    (root / "training").mkdir()
+    (root / "training" / "report.html").write_text("<!doctype html>")
+    (root / "training" / "lock").touch()
+    consent_of_an_earlier_version(root)
+    assert is_trusted(read_bundle(root))
+    check_runnable(read_bundle(root))
+    assert list(json.loads((store_root() / "trust.json").read_text())["trusted"]) == [consent_hash(read_bundle(root))]
+    (root / "training" / "mean_dice_raw.csv").write_text("filename,class0\n")
+    check_runnable(read_bundle(root))
+
+
+def test_files_that_an_earlier_version_did_not_check_are_named(root: Path) -> None:
+    (root / "models" / "template.nii").write_bytes(pickle.dumps(Path))
+    consent_of_an_earlier_version(root)
+    assert not is_trusted(read_bundle(root))
+    error = refusal(lambda: check_runnable(read_bundle(root)))
+    assert error.code == "bundle.trust_changed"
+    assert "by name only; its content counts now: models/template.nii" in error.message
 
 
 def test_consent_holds_for_a_copy_and_not_for_the_folder(root: Path, tmp_path: Path) -> None:

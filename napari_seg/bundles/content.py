@@ -1,11 +1,11 @@
 """Files of a bundle that can act, their hashes, and the lines in them that would run; nothing of the bundle runs here.
 
-`consent_hash` is what a user consents to. All files count with their content, whatever their names end with, because
-the bundle's code can read any of them as code or data. Two kinds count with their names only, so that a bundle which is
-trained further needs no new consent: weights that hold only tensors, and the logs, figures and images of a training
-(`_INERT`). Both are known by their content, and no loader of pickles takes them.
-`content_hash` identifies the program, for `model_digest`, and also counts images and all outputs of a training with
-their names only.
+`consent_hash` is what a user consents to. All files count, whatever their names end with, because the bundle's code can
+read any of them as code or data. Only plain data does not count, so that a bundle which is trained further, or that
+writes results into its folder, needs no new consent: weights that hold only tensors, images, and the logs and reports
+of a training (`_INERT`). They are known by their content, and no loader of pickles takes them.
+`content_hash` identifies the program, for `model_digest`; images and all outputs of a training count with their names
+only, and so they did for consent in earlier versions.
 `__pycache__` and `.git` do not count, because napari-seg never reads them.
 """
 
@@ -16,6 +16,8 @@ import json
 import os
 import re
 import stat
+import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -52,15 +54,25 @@ _MAX_SOURCE_BYTES = 2**20
 _DATA_ENDINGS = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".nii", ".nii.gz", ".png", ".safetensors", ".tif", ".tiff")
 """Endings of images and of weights in a format that can't hold code."""
 
-_RUN, _SET = r"(training|fold_\d+)/(.+/)?", r"data/(imagesTr|labelsTr)/"
-_INERT = (
-    (re.compile(rf"{_RUN}[^/]+\.jsonl"), (b"{",)),
-    (re.compile(rf"{_RUN}events\.out\.tfevents\.[^/]+"), (b"H" + bytes(7), b"\x18" + bytes(7))),  # length of a record
-    (re.compile(rf"({_RUN}|{_SET})[^/]+\.png"), (b"\x89PNG\r\n\x1a\n",)),
-    (re.compile(rf"{_SET}[^/]+\.nii\.gz"), (b"\x1f\x8b",)),
-    (re.compile(rf"{_SET}[^/]+\.tif"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+_RUN = r"(training|fold_\d+)/(.+/)?[^/]+"
+_NIFTI = (b"\x5c\1\0\0", b"\0\0\1\x5c", b"\x1c\2\0\0", b"\0\0\2\x1c")  # length of the header, 348 or 540
+_INERT = tuple(
+    (re.compile(pattern, re.IGNORECASE), starts)
+    for pattern, starts in (
+        (r".+\.nii(\.gz)?", _NIFTI),
+        (r".+\.png", (b"\x89PNG\r\n\x1a\n",)),
+        (r".+\.jpe?g", (b"\xff\xd8\xff",)),
+        (r".+\.tiff?", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+        (rf"{_RUN}\.jsonl", (b"{",)),
+        (rf"{_RUN}\.html", (b"<!doctype html>",)),
+        (rf"{_RUN}\.csv", (b"filename,", b"filename\t")),  # scores that MONAI writes
+        (r"(training|fold_\d+)/(.+/)?events\.out\.tfevents\.[^/]+", (b"H" + bytes(7), b"\x18" + bytes(7))),
+    )
 )
-"""Names of files that a training writes, or that hold its data set, and first bytes; no pickle and no zip has these."""
+"""Names of images, and of what a training writes, and first bytes, unpacked ones of `.gz`; no pickle has these."""
+
+_HEAD_BYTES = 4096
+"""Bytes of a file that are read to recognise it."""
 
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 """First bytes of a pickle since protocol 2, and of a zip archive."""
@@ -150,7 +162,7 @@ class BundleFile:
         path: where it is.
         name: path in the bundle, with "/" on every system.
         is_data: whether `content_hash` counts it with its name only.
-        may_change: whether `consent_hash` does, too.
+        may_change: whether `consent_hash` leaves it out.
         target: where it leads, for a link to a folder or to a file outside the bundle; "" for all other files.
         leads_out: whether it is a file outside the bundle.
     """
@@ -186,7 +198,8 @@ def files_of(root: Path) -> list[BundleFile]:
             raise _link(root, f"{name} is a pipe, a socket or a device")
         is_tensors = _is_tensors(path, status)
         is_data = is_tensors or is_output(name) or name.lower().endswith(_DATA_ENDINGS)
-        may_change = is_tensors or _is_inert(path, name)
+        is_empty = status.st_size == 0 and is_output(name)  # such as a lock of a training
+        may_change = is_tensors or is_empty or _is_inert(path, name)
         target = ""
         if path.is_symlink() and not (real := path.resolve()).is_relative_to(root.resolve()):
             target = str(real)
@@ -224,7 +237,8 @@ def consent_hash(bundle: Bundle) -> str:
     Raises:
         BundleError: as for `files_of`; `bundle.unreadable`, a file can't be read.
     """
-    return _hash_of(bundle, [(file, not file.may_change) for file in files_of(bundle.root)])
+    counted = [file for file in files_of(bundle.root) if file.target or not file.may_change]
+    return _hash_of(bundle, [(file, not file.may_change) for file in counted])
 
 
 def _hash_of(bundle: Bundle, files: list[tuple[BundleFile, bool]]) -> str:
@@ -319,16 +333,36 @@ def _is_tensors(path: Path, status: os.stat_result) -> bool:
 
 
 def _is_inert(path: Path, name: str) -> bool:
-    """Return whether a file is a log, a figure or an image of a training, by its name and its first bytes."""
-    return any(pattern.fullmatch(name) and _begins_with(path, starts) for pattern, starts in _INERT)
+    """Return whether a file is an image, or a log or report of a training, by its name and its first bytes."""
+    starts = next((starts for pattern, starts in _INERT if pattern.fullmatch(name)), None)
+    if starts is None or _is_tar(head := _head(path)):
+        return False
+    return (_unpacked(head) if name.lower().endswith(".gz") else head).startswith(starts)
 
 
-def _begins_with(path: Path, starts: tuple[bytes, ...]) -> bool:
+def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(max(map(len, starts))).startswith(starts)
+            return file.read(_HEAD_BYTES)
     except OSError:
+        return b""
+
+
+def _is_tar(head: bytes) -> bool:
+    """Return whether a file begins as a tar archive, in which torch once kept pickles; it can begin with any name."""
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
         return False
+    return True
+
+
+def _unpacked(head: bytes) -> bytes:
+    """Return the first bytes of a gzip file's content; b"" for any other file."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, 16)
+    except zlib.error:
+        return b""
 
 
 def is_output(name: str) -> bool:
@@ -376,7 +410,7 @@ def _lines_of(root: Path, file: BundleFile, used: set[str]) -> Iterator[CodeLine
             yield from (replace(line, is_used=file.path.name in used) for line in lines)
     elif suffix == ".conf":
         yield from (replace(line, is_used=False) for line in _matching(file.path, name, _LOGGING, "logging"))
-    elif not file.may_change and (suffix in WEIGHTS_ENDINGS or _begins_with(file.path, _PICKLE_STARTS)):
+    elif not file.may_change and (suffix in WEIGHTS_ENDINGS or _head(file.path).startswith(_PICKLE_STARTS)):
         content = inspect_weights(file.path)
         if content.kind == "program":
             yield CodeLine(name, 0, "", "program")

@@ -1,7 +1,8 @@
 """Consent to run a bundle's code, and checks before a bundle runs. Nothing of the bundle runs here.
 
 Consent holds for one `consent_hash` (see `content.py`) and is remembered in `trust.json` of the store. If anything in
-the bundle that can act changes, consent is asked again. A bundle that a program read with
+the bundle that can act changes, consent is asked again. A consent that an earlier version remembered, for a
+`content_hash`, holds if all files that this hash knows by name only are plain data. A bundle that a program read with
 `read_bundle(..., trust=True)`, and the shipped bundle, need no hash.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.config.read import inference_config, read_config
-from napari_seg.bundles.content import Cause, CodeLine, code_lines, consent_hash, files_of
+from napari_seg.bundles.content import Cause, CodeLine, code_lines, consent_hash, content_hash, files_of
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.parts import nnunet_models
 from napari_seg.bundles.places import store_root
@@ -54,7 +55,7 @@ def is_trusted(bundle: Bundle) -> bool:
         return True
     consents = _read_consents()
     try:
-        return bool(consents) and consent_hash(bundle) in consents
+        return bool(consents) and (consent_hash(bundle) in consents or _unchecked(bundle, consents) == [])
     except BundleError:
         return False
 
@@ -68,12 +69,22 @@ def remember(bundle: Bundle) -> str:
     """
     if bundle.coarse is not None:
         remember(read_coarse(bundle))
-    digest = consent_hash(bundle)
-    folder = str(bundle.root.resolve())
+    return _remember(bundle)
+
+
+def _remember(bundle: Bundle) -> str:
+    digest, folder = consent_hash(bundle), str(bundle.root.resolve())
     consents = {key: entry for key, entry in _read_consents().items() if entry.get("folder") != folder}
     consents[digest] = {"name": bundle.name, "folder": folder, "since": datetime.now(UTC).isoformat(timespec="seconds")}
     _write_consents(consents)
     return digest
+
+
+def _unchecked(bundle: Bundle, consents: dict[str, dict[str, Any]]) -> list[str] | None:
+    """Return the files whose content an earlier version's consent to a bundle does not cover; None without one."""
+    if content_hash(bundle) not in consents:
+        return None
+    return [file.name for file in files_of(bundle.root) if file.is_data and not file.may_change]
 
 
 def forget(root: Path) -> None:
@@ -85,9 +96,8 @@ def forget(root: Path) -> None:
     digests = set()
     with suppress(BundleError):  # the folder tells which consents are meant, too
         bundle = read_bundle(root)
-        digests.add(consent_hash(bundle))
-        if bundle.coarse is not None:
-            digests.add(consent_hash(read_coarse(bundle)))
+        for each in (bundle, *([] if bundle.coarse is None else [read_coarse(bundle)])):
+            digests |= {consent_hash(each), content_hash(each)}
     consents, folder = _read_consents(), root.resolve()
     kept = {
         key: entry
@@ -102,9 +112,10 @@ def check_consent(bundle: Bundle) -> None:
     """Check that a bundle's code may run, from its content at this moment.
 
     Raises:
-        BundleError: `bundle.trust_changed`, the content changed since the user's consent; `bundle.untrusted`, the
-            bundle contains code; `bundle.foreign_expression` or `bundle.foreign_target`, a config does;
-            `bundle.torchscript` or `bundle.weights_unsafe`, its weights do; `bundle.link`, it leads to other folders.
+        BundleError: `bundle.trust_changed`, the content changed since the user's consent, or an earlier version did not
+            check all of it; `bundle.untrusted`, the bundle contains code; `bundle.foreign_expression` or
+            `bundle.foreign_target`, a config does; `bundle.torchscript` or `bundle.weights_unsafe`, its weights do;
+            `bundle.link`, it leads to other folders.
     """
     if bundle.trusted:
         return
@@ -112,16 +123,25 @@ def check_consent(bundle: Bundle) -> None:
     links = [file for file in files_of(bundle.root) if file.leads_out]
     if not (needs_consent or links):
         return
-    digest, consents = consent_hash(bundle), _read_consents()
-    if digest in consents:
+    consents = _read_consents()
+    if consent_hash(bundle) in consents:
+        return
+    unchecked = _unchecked(bundle, consents)
+    if unchecked == []:
+        with suppress(OSError):  # a store that can't be written
+            _remember(bundle)
         return
     name, folder = one_line(bundle.root.name, 120), str(bundle.root.resolve())
     if not needs_consent:
         found = f"{links[0].name} of bundle {name!r} is a link to {one_line(links[0].target, 200)}, outside the bundle"
         raise BundleError("bundle.link", _refusal(found, []))
     lines = code_lines(bundle)
+    if unchecked:
+        found = f"you trusted bundle {name!r} in a version that knew a file by name only; its content counts now: "
+        found += one_line(unchecked[0], 120) + f" and {len(unchecked) - 1} more" * (len(unchecked) > 1)
+        raise BundleError("bundle.trust_changed", _refusal(found, lines))
     if any(entry.get("folder") == folder for entry in consents.values()):
-        found = f"the code of bundle {name!r} changed since you trusted it"
+        found = f"bundle {name!r} changed since you trusted it: its code, or a file that its code can read"
         raise BundleError("bundle.trust_changed", _refusal(found, lines))
     found = f"loading bundle {name!r} runs code that comes with it"
     code = next((_CODES[line.cause] for line in lines if line.cause in _CODES), "bundle.untrusted")

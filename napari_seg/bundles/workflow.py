@@ -69,7 +69,7 @@ def run_workflow(
         BundleError: `bundle.workflow`, the config can't be run here, or it failed; `bundle.workflow_output`, it saved
             no label map, or one on another grid; `bundle.channels`, it reads another number of images;
             `bundle.dimensions`, the scan is a 2D image;
-            `bundle.trust_changed`, its code changed while it was started.
+            `bundle.trust_changed`, its files changed while it was started.
         EnvironmentFault: `environment.memory` or `environment.ended`, the process died.
         Cancelled: `progress` raised it.
     """
@@ -135,7 +135,7 @@ def run_config(
     _redirect_output(folder / "printed.txt")
     root, stage = bundle.root, "loading"
     if digest and consent_hash(bundle) != digest:
-        text = f"the code of bundle {root.name!r} changed while it was started; check it and start again"
+        text = f"a file of bundle {root.name!r} changed while it was started; check it and start again"
         raise BundleError("bundle.trust_changed", text)
     stop = _heartbeat(lambda: progress(stage, 0, 1))
     try:

@@ -62,7 +62,7 @@ _SENTENCES: dict[PermissionKind, str] = {
     "not needed": "It runs at once.",
     "given": "You gave your consent, so it runs at once.",
     "needed": "It needs your consent: it contains program code.",
-    "changed": "It needs your consent again: its code changed since you trusted it.",
+    "changed": "It needs your consent again: its files changed since you trusted it, or were not all checked then.",
 }
 
 

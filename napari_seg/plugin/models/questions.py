@@ -55,7 +55,7 @@ class TrustDialog(QDialog):
         self.setWindowTitle("Trust this model?")
         is_changed = permission.kind == "changed"
         found = (
-            "The code of this model changed since you trusted it."
+            "The code of this model, or a file that it can read, changed since you trusted it, or was not checked then."
             if is_changed
             else "This model contains program code, or files that can act like it."
         )

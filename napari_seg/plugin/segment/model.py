@@ -47,7 +47,7 @@ _TRUST = {
     "not needed": "runs at once",
     "given": "consent given",
     "needed": "needs your consent: it contains its own program code",
-    "changed": "needs your consent: its code changed since you trusted it",
+    "changed": "needs your consent: its files changed since you trusted it, or were not all checked then",
     "refused": "",
 }
 
@@ -289,7 +289,8 @@ class SegmentModel:
         if self.permission is None:
             return "Checking what this model contains …"
         if self.permission.kind == "changed":
-            return "The code of this model changed since you trusted it. Press “Trust this model…” to see it."
+            text = "Files of this model changed since you trusted it, or were not all checked then."
+            return f"{text} Press “Trust this model…” to see its code."
         if self.permission.asks:
             return "This model contains its own program code. Press “Trust this model…” if you know its source."
         if missing := [name for name, layer in self.channels.items() if layer is None]:
