@@ -113,14 +113,16 @@ def test_a_stack_that_is_derived_in_parts_is_one_volume(
         assert [notice.code for notice in volume.notices] == ["series.mixed_image_type"]
 
 
-def test_a_stack_of_two_kinds_is_not_cut_into_two_scans(tmp_path: Path, head: Volume) -> None:
+def test_a_stack_of_two_kinds_is_one_scan_of_two_volumes(tmp_path: Path, head: Volume) -> None:
     def edit(k: int, dataset: Dataset) -> None:
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "P" if k > 6 else "M"]
 
     write_series(head, tmp_path, edit=edit)
     (scan,) = find_scans(tmp_path)
-    with pytest.raises(InputError, match=r"series\.mixed_image_type"):
+    with pytest.raises(ChoiceNeeded, match=r"series\.mixed_image_type.*2 volumes.*M.*P.*--volume, 0 to 1"):
         scan.read()
+    for volume, slices in ((0, slice(0, 7)), (1, slice(7, 14))):
+        assert np.array_equal(scan.read(volume=volume).array, head.array[..., slices])
 
 
 def test_one_kind_of_the_frames_in_a_file_is_chosen(tmp_path: Path, head: Volume) -> None:

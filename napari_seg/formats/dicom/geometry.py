@@ -139,10 +139,12 @@ def _one_volume(frames: Sequence[Frame], name: str, volume: int | None) -> list[
             same.append(frame)
     fault = _mixed(kinds, name) if len(kinds) > 1 else None
     differences = {members[0].kind.difference(frames[0].kind) for members in kinds[1:]}
-    if differences == {"image_type"} and is_one_stack([frame.position for frame in frames], frames[0].orientation):
-        # slices of one stack: whether they are original or derived is no matter, what they show is
-        if fault is not None and len({frame.image_type[2:] for frame in frames}) > 1:
-            raise fault
+    shown = {frame.image_type[2:] for frame in frames}  # whether slices of one stack are derived is no matter
+    if (
+        differences == {"image_type"}
+        and len(shown) == 1
+        and is_one_stack([frame.position for frame in frames], frames[0].orientation)
+    ):
         kinds, fault = [list(frames)], None
     if fault is not None and min(len(members) for members in kinds) < 2:
         raise fault
