@@ -1836,7 +1836,9 @@ CODES = {
         "Export the series again, without removing attributes.",
     ),
     "series.transfer_syntax": Code(
-        "error", "The pixels are compressed in a way that can't be read.", "Export the series uncompressed."
+        "error, notice",
+        "The pixels are compressed in a way that can't be read. As a notice: those of copies, which were left out.",
+        "Export the series uncompressed.",
     ),
     "series.two_versions": Code(
         "error",

@@ -8,7 +8,7 @@ import phantoms
 import pydicom
 import pytest
 from phantoms import CANARIES, write_enhanced, write_nifti, write_series
-from pydicom.uid import RLELossless, generate_uid
+from pydicom.uid import UID, RLELossless, generate_uid
 
 from napari_seg.errors import InputError
 from napari_seg.formats.find import find_scans
@@ -85,6 +85,21 @@ def test_copies_with_other_pixels_are_refused(tmp_path, head):
     assert "original" in error.message
     assert "denoised" in error.message
     assert np.array_equal(read(tmp_path / "original").array, head.array)
+
+
+@pytest.mark.parametrize("folder", ["a", "z"])
+def test_copies_that_can_not_be_decoded_are_left_out(tmp_path, head, folder):
+    paths = write_series(head, tmp_path / "original")
+    (tmp_path / folder).mkdir()
+    for path in paths[3:5]:
+        dataset = pydicom.dcmread(path)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.205")
+        dataset.save_as(tmp_path / folder / path.name)
+    volume = read(tmp_path)
+    assert np.array_equal(volume.array, head.array)
+    assert [notice.code for notice in volume.notices] == ["series.transfer_syntax"]
+    assert f"2 copies of slices of MR_T1w_sagittal_003, such as one in {folder}," in volume.notices[0].message
 
 
 def test_each_slice_is_rescaled_by_its_own_slope(tmp_path, head):

@@ -10,6 +10,7 @@ from itertools import repeat
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
 from napari_seg.formats.dicom.frames import RESCALING, Frame, frames_of
@@ -75,7 +76,8 @@ def read_series(
     for header in headers:
         _check_scalar(header, name)
         check_whole(header)
-    frames, stack = arrange(frames_among(headers), name, volume, tilted=resample_tilt)
+    every, unread = frames_among(headers)
+    frames, stack = arrange(every, name, volume, tilted=resample_tilt)
     _check_rescaling(frames, name)
     slices = read_pixels(frames, name)
     notices = _notices(headers, len(frames), name)
@@ -84,6 +86,12 @@ def read_series(
             f"slices of {name} are marked as {' and as '.join(types)}; they form one stack and were read as one volume"
         )
         notices = (*notices, Notice("series.mixed_image_type", text))
+    if unread:
+        folder = public_name(unread[0].path.parent.name, unread[0].tags) or "a folder"
+        text = (
+            f"{len(unread)} copies of slices of {name}, such as one in {folder}, are compressed in a way that can't be"
+        )
+        notices = (*notices, Notice("series.transfer_syntax", f"{text} read here; the other copies were read"))
     if first.get("Modality") == "CT" and "RescaleIntercept" in frames[0].assumed and slices.min() >= 0:
         text = f"{name} is CT and states no RescaleIntercept, and no value is below 0: air should have -1000 HU"
         notices = (*notices, Notice("series.no_intercept", f"{text}; the stored values were kept"))
@@ -116,7 +124,7 @@ def solve_source(source: Source) -> tuple[tuple[Path, ...], SolvedStack]:
         return source.files, source.stack.solved
     headers = read_headers(source.files)
     known = source.stack.frames if source.stack is not None else ()
-    frames, stack = arrange(frames_among(headers, known), series_name(headers[0].tags), tilted=True)
+    frames, stack = arrange(frames_among(headers, known)[0], series_name(headers[0].tags), tilted=True)
     return source_of(frames, stack).files, stack
 
 
@@ -134,8 +142,8 @@ def read_headers(files: Sequence[Path], name: str = "") -> list[Header]:
     return [read_header(Path(path), own) for path in files]
 
 
-def frames_among(headers: Sequence[Header], frames: Sequence[Sequence[int]] = ()) -> list[Frame]:
-    """Return the frames of files; copies of one instance count once.
+def frames_among(headers: Sequence[Header], frames: Sequence[Sequence[int]] = ()) -> tuple[list[Frame], list[Header]]:
+    """Return the frames of files, copies of one instance once, and the files whose copies can't be decoded.
 
     Args:
         headers: headers of the files.
@@ -145,6 +153,7 @@ def frames_among(headers: Sequence[Header], frames: Sequence[Sequence[int]] = ()
         InputError: `series.two_versions`, frames with the same identifiers have other pixels.
     """
     found: dict[tuple, Frame] = {}
+    unread: list[Header] = []
     for header, own in zip(headers, frames or repeat(None), strict=False):
         copies = []
         for frame in frames_of(header):
@@ -152,17 +161,25 @@ def frames_among(headers: Sequence[Header], frames: Sequence[Sequence[int]] = ()
                 first = found.setdefault(frame.identity, frame)
                 if first is not frame:
                     copies.append((first, frame))
-        if copies:
-            _check_copies(copies)
-    return list(found.values())
+        if copies and (left_out := _check_copies(copies)) is not None:
+            unread.append(left_out)
+            if left_out is not header:
+                found.update((frame.identity, frame) for _, frame in copies)
+    return list(found.values()), unread
 
 
-def _check_copies(copies: Sequence[tuple[Frame, Frame]]) -> None:
-    """Refuse frames of a file that have the identifiers, but not the pixels, of frames before."""
+def _check_copies(copies: Sequence[tuple[Frame, Frame]]) -> Header | None:
+    """Refuse frames of a file that have the identifiers, but not the pixels, of frames before.
+
+    Returns:
+        The file that can't be decoded, so that its pixels can't be compared; None if there is none.
+    """
     one, other = (frame.header for frame in copies[0])
     if filecmp.cmp(one.path, other.path, shallow=False):
-        return
-    first, second = (read_pixels(frames, frames[0].label) for frames in zip(*copies, strict=True))
+        return None
+    first, second = (_pixels_if_decoded(frames) for frames in zip(*copies, strict=True))
+    if first is None or second is None:
+        return other if second is None else one
     if not np.array_equal(first, second):
         folders = [public_name(header.path.parent.name, header.tags) or "a folder" for header in (one, other)]
         text = (
@@ -170,6 +187,17 @@ def _check_copies(copies: Sequence[tuple[Frame, Frame]]) -> None:
         )
         text = f"{text}, so these are two versions of one series; give the folder or the files of one of them"
         raise InputError("series.two_versions", text)
+    return None
+
+
+def _pixels_if_decoded(frames: Sequence[Frame]) -> NDArray | None:
+    """Return the pixels of frames; None if there is no decoder for their transfer syntax."""
+    try:
+        return read_pixels(frames, frames[0].label)
+    except InputError as error:
+        if error.code != "series.transfer_syntax":
+            raise
+        return None
 
 
 def _check_scalar(header: Header, name: str) -> None:
