@@ -46,8 +46,14 @@ def test_dimensions_are_those_of_the_windows_or_of_the_network(
             [64] * 3,
             False,
         ),
-        ({}, None, False),
+        ({"inferer": WINDOWS | {"roi_size": [64, 64, 64]}, "network_def": {"_target_": "scripts.Net"}}, None, False),
+        ({"inferer": WHOLE, "network_def": {"_target_": "scripts.Net"}}, ["8*n"] * 3, False),
+        ({"inferer": WHOLE, "network_def": {"_target_": "scripts.Net"}}, None, None),
+        ({"inferer": {"_target_": "scripts.Mine"}, "network": {"_target_": "scripts.Net"}}, None, None),
+        ({}, None, None),
     ],
 )
-def test_networks_of_slices_take_2d_images_too(config: dict[str, Any], spatial_shape: Any, expected: bool) -> None:
-    assert takes_2d_images(config, spatial_shape) == expected
+def test_networks_of_slices_take_2d_images_too(
+    config: dict[str, Any], spatial_shape: Any, expected: bool | None
+) -> None:
+    assert takes_2d_images(config, spatial_shape) is expected

@@ -69,7 +69,10 @@ def test_one_slice_is_for_models_of_2d_images(bundle: Bundle) -> None:
         with pytest.raises(BundleError, match=f"the scan has one slice; .* segments {segmented};") as caught:
             check_fit(volume, other)
         assert caught.value.code == "bundle.dimensions"
-    check_fit(replace(scan, source=Source("image2d")), slices)
+    for known in (True, None):
+        check_fit(replace(scan, source=Source("image2d")), replace(bundle, takes_one_slice=known))
+    with pytest.raises(BundleError, match="segments volumes; choose"):
+        check_fit(scan, replace(bundle, takes_one_slice=None))
 
 
 def test_a_model_of_slices_takes_one_slice_of_any_format_if_it_lies_as_in_training(tmp_path: Path) -> None:

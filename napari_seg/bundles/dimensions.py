@@ -14,17 +14,23 @@ def image_dimensions(config: dict[str, Any], spatial_shape: Any = None) -> Liter
         config: from `read_config`.
         spatial_shape: of the network's image, from the metadata; None if it has none.
     """
-    return _dimensions(config, spatial_shape)[0]
+    return _dimensions(config, spatial_shape)[0] or 3
 
 
-def takes_2d_images(config: dict[str, Any], spatial_shape: Any = None) -> bool:
-    """Return whether the network takes 2D images, be they slices of a volume; the arguments are as above."""
+def takes_2d_images(config: dict[str, Any], spatial_shape: Any = None) -> bool | None:
+    """Return whether the network takes 2D images, be they slices of a volume; None if nothing shows it.
+
+    The arguments are as above. A network in a bundle's own code can show its dimensions nowhere.
+    """
     dimensions, inferers = _dimensions(config, spatial_shape)
-    return dimensions == 2 or "SliceInferer" in inferers or _network_dimensions(config, spatial_shape) == 2
+    found = (dimensions, _network_dimensions(config, spatial_shape))
+    if "SliceInferer" in inferers or 2 in found:
+        return True
+    return False if 3 in found else None
 
 
-def _dimensions(config: dict[str, Any], spatial_shape: Any) -> tuple[Literal[2, 3], list[str]]:
-    """Return what `image_dimensions` returns, and the names of the inferer's components."""
+def _dimensions(config: dict[str, Any], spatial_shape: Any) -> tuple[Literal[2, 3] | None, list[str]]:
+    """Return the dimensions of the images, None if nothing shows them, and the names of the inferer's components."""
     waiting, seen, names = [resolved(config, config.get("inferer"))], set(), []
     while waiting:
         entry = waiting.pop()
@@ -37,17 +43,18 @@ def _dimensions(config: dict[str, Any], spatial_shape: Any) -> tuple[Literal[2, 
             return 2 if len(size) == 2 else 3, names
         waiting += [resolved(config, value) for value in entry.values()]
     if set(names) - {"SimpleInferer", "SlidingWindowInferer"}:
-        return 3, names  # slices of a volume, or a way of the bundle's own
+        return None, names  # slices of a volume, or a way of the bundle's own
     return _network_dimensions(config, spatial_shape), names
 
 
-def _network_dimensions(config: dict[str, Any], spatial_shape: Any) -> Literal[2, 3]:
+def _network_dimensions(config: dict[str, Any], spatial_shape: Any) -> Literal[2, 3] | None:
     network = resolved(config, config.get("network_def"))
     if isinstance(network, dict):
         dimensions = [resolved(config, network.get(key)) for key in ("spatial_dims", "dimensions")]
         if found := next((n for n in dimensions if n in (2, 3)), None):
             return 2 if found == 2 else 3
-    return 2 if isinstance(spatial_shape, list) and len(spatial_shape) == 2 else 3
+    axes = len(spatial_shape) if isinstance(spatial_shape, list) else 0
+    return 2 if axes == 2 else 3 if axes == 3 else None
 
 
 REFERENCE_KEYS = frozenset(["label", "labels", "gt", "mask"])

@@ -182,14 +182,14 @@ def _output(
     channels: int,
     thresholds: tuple[float, ...],
     background: str,
-) -> tuple[Output, Literal[2, 3], bool]:
-    """Return how a bundle's channels become labels, the dimensions of its images, and whether it takes one slice.
+) -> tuple[Output, Literal[2, 3], bool | None]:
+    """Return how a bundle's channels become labels, the dimensions of its images, and whether it takes a slice.
 
     An odd config gets the defaults.
     """
     found: Output | tuple[str, ...] = ()
     dimensions: Literal[2, 3] = 3
-    takes_one_slice = False
+    takes_one_slice = None
     with suppress(Exception):  # a foreign file can hold anything; it is checked before the bundle runs
         config = Resolver(read_config(inference_config(root)), root, None, metadata).entries
         shape = next(iter(images.values())).get("spatial_shape")

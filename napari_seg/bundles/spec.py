@@ -102,7 +102,8 @@ class Bundle:
         output: how the network's channels become labels; a guess where its config is not recognised.
         out_channels: channels of the network's output.
         spatial_dims: 2 for a network of 2D images; 3 for one of volumes, or of their slices.
-        takes_one_slice: whether its network takes 2D images, be they slices, so that one slice can be a whole scan.
+        takes_one_slice: whether its network takes 2D images, be they slices, so that one slice can be a whole scan;
+            None if it does not show.
     """
 
     root: Path
@@ -130,7 +131,7 @@ class Bundle:
     output: Output = field(default_factory=Output)
     out_channels: int = 1
     spatial_dims: Literal[2, 3] = 3
-    takes_one_slice: bool = False
+    takes_one_slice: bool | None = False
 
     @property
     def reference(self) -> str:

@@ -72,7 +72,7 @@ def segment_case(
     report("reading", 0, 1)
     is_dicom = case.scan.format == "dicom"
     try:
-        within: ReadOptions = {"memory_bytes": limit, **settings.reading, "one_slice": bundle.takes_one_slice}
+        within: ReadOptions = {"memory_bytes": limit, **settings.reading, "one_slice": bool(bundle.takes_one_slice)}
         volume = case.scan.read(**within, channels=bundle.in_channels)
         also = [kind for kind in settings.also if is_dicom or kind not in DICOM_FORMATS]
         with limited_to(None if limit is None else limit - resident_bytes()):

@@ -89,7 +89,7 @@ def _takes_one_slice(volume: Volume, bundle: Bundle) -> bool:
         return arranged_grid(volume, bundle.configuration).shape[0] == 1  # the slices of other plans lie across it
     if bundle.kind == "monai" and volume.source.format != "image2d":
         return False  # its transforms may turn a volume, and its slices may lie across another axis
-    return bundle.takes_one_slice
+    return bundle.takes_one_slice is not False  # where nothing shows it, the network decides
 
 
 def check_modality(modality: str, bundle: Bundle) -> None:

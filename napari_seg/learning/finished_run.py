@@ -188,7 +188,7 @@ class Looker:
             "volume": kept.get("volume"),
             "resample_tilt": bool(kept.get("resample_tilt")),
             "memory_bytes": self.options.memory_bytes,
-            "one_slice": bundle.takes_one_slice,
+            "one_slice": bool(bundle.takes_one_slice),
         }
         try:
             volume = scan.read(**within, channels=bundle.in_channels)
