@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,20 @@ def test_folders_of_other_content_are_none_of_masks(folder: Path, tmp_path: Path
     assert mask_files(folder) == {}
     write_map(np.zeros((2, 2, 2)), Grid((2, 2, 2), np.eye(4)), folder / "damaged.nii.gz")
     assert mask_files(folder) == {}
+
+
+def test_a_file_that_keeps_a_folder_from_being_one_of_masks_is_named(folder: Path) -> None:
+    write_map(np.zeros((2, 2, 2)), Grid((2, 2, 2), np.eye(4)), folder / "spleen.nii.gz")
+    with pytest.raises(InputError, match=r"spleen\.nii\.gz has 2 x 2 x 2 voxels, and kidney_left\.nii\.gz 6 x 5 x 4"):
+        read_label_map(folder)
+    (folder / "spleen.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"file\..*spleen\.nii\.gz"):
+        read_label_map(folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_a_mask_whose_content_was_not_fetched_is_named(folder: Path) -> None:
+    (folder / "spleen.nii.gz").unlink()
+    (folder / "spleen.nii.gz").symlink_to("../.git/annex/objects/spleen.nii.gz")
+    with pytest.raises(InputError, match=r"file\.unreadable: spleen\.nii\.gz"):
+        read_label_map(folder)

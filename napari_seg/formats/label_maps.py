@@ -16,7 +16,7 @@ from napari_seg.formats.dicom.reference import check_frame_of_reference, segment
 from napari_seg.formats.endings import ITK_ENDINGS, SEG_NRRD_ENDINGS, has_ending, nifti_ending
 from napari_seg.formats.image2d import is_image2d, read_label_image2d
 from napari_seg.formats.in_worker import MIN_SECONDS, read_in_worker
-from napari_seg.formats.mask_folder import mask_files, read_masks
+from napari_seg.formats.mask_folder import check_masks, mask_files, read_masks
 from napari_seg.formats.read import read
 from napari_seg.formats.record import recorded_segments
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
@@ -73,6 +73,7 @@ def read_label_map(
     if masks := [*mask_files(path).values()]:
         read_all = partial(read_masks, only=tuple(only))
         return read_in_worker(read_all, masks, seconds=MIN_SECONDS * len(masks), name=path.name)
+    check_masks(path)
     options: dict[str, Any] = {"grid": grid, "only": tuple(only), "ignore_frame": ignore_frame}
     options |= {"on_own_grid": on_own_grid, "header_names": header_names}
     read_files = partial(_read_files, images=[image.absolute() for image in images], **options)

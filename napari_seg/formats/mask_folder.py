@@ -31,17 +31,39 @@ def mask_files(folder: Path) -> dict[str, Path]:
 
     Whether the files are masks shows when they are read; files of other formats do not count.
     """
-    if not folder.is_dir():
-        return {}
-    files = sorted(file for file in folder.iterdir() if nifti_ending(file) and not file.name.startswith("."))
+    files = _nifti_files(folder)
     named = {file.name.removesuffix(nifti_ending(file)): file for file in files}
     if not 1 < len(files) == len(named) <= MAX_LABEL:
         return {}
     try:
-        sizes = {stated_size(file)[0] for file in files}
+        check_masks(folder)
     except InputError:
         return {}
-    return named if len(sizes) == 1 else {}
+    return named
+
+
+def check_masks(folder: Path) -> None:
+    """Raise for the first of several NIfTI files in a folder that can be no mask beside the others.
+
+    Raises:
+        InputError: `file.*`, it can't be read; `geometry.other_grid`, it is of another size.
+    """
+    files = _nifti_files(folder)
+    sizes = [stated_size(file)[0] for file in files] if len(files) > 1 else []
+    usual = max(sizes, key=sizes.count, default=())
+    for file, size in zip(files, sizes, strict=False):
+        if size != usual:
+            found, expected = (" x ".join(map(str, each)) for each in (size, usual))
+            text = f"{file.name} has {found} voxels, and {files[sizes.index(usual)].name} {expected}"
+            text = f"{text}; expected masks of one scan in {folder.name}; give the path of one label map"
+            raise InputError("geometry.other_grid", text)
+
+
+def _nifti_files(folder: Path) -> list[Path]:
+    """Return the NIfTI files in a folder, sorted by name; none for a file."""
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if nifti_ending(file) and not file.name.startswith("."))
 
 
 def read_masks(files: Sequence[Path], only: Sequence[str] = ()) -> Segmentation:
