@@ -130,3 +130,12 @@ def test_many_labels_are_matched_in_a_moment() -> None:
     assert len(np.unique(matched.prediction.array)) == 3
     with pytest.raises(InputError, match=r"labels\.too_many"):
         compare_label_maps(*(match(instances, instances).prediction,) * 2, {})
+
+
+def test_a_structure_of_the_reference_only_has_a_number_that_no_value_has() -> None:
+    """The value 2 of the reference has no name, and keeps its number."""
+    names = {"liver": frozenset([1]), "spleen": frozenset([4])}
+    matched = match(line(1, 1, 0, 0, 0, 0, 0, 0, liver=1), line(1, 1, 4, 4, 4, 2, 0, 0), Meaning(names))
+    scores = compare_label_maps(matched.prediction, matched.reference, matched.structures).scores
+    volumes = {name: round(one.reference_ml / 0.002) for name, one in scores.items()}
+    assert volumes == {"liver": 2, "label 2": 1, "spleen": 3}

@@ -210,7 +210,8 @@ def _structures(
         labels, values = (frozenset([number]) - of for of in named)
         sets.append((f"label {number}", labels, labels, values))
     _check_unique([one for one, *_ in sets])
-    free = (number for number in count(max({0, *named[0]}) + 1) if number not in found)
+    taken = found | expected  # a value without a name has its own number
+    free = (number for number in count(max({0, *named[0]}) + 1) if number not in taken)
     has_own = not do_overlap(ours)
     structures = []
     for one, own, labels, values in sets:
