@@ -75,6 +75,22 @@ def test_a_folder_of_masks_is_compared_with_one_file(folder: Path, tmp_path: Pat
     assert [one.prediction.name for one in find_pairs(folder, tmp_path / "liver.nii.gz")[0]] == ["liver.nii.gz"]
 
 
+@pytest.mark.parametrize("name", ["pat_0_0000_seg", "pat_0_seg", "other_seg"])
+def test_references_of_several_cases_are_no_masks_of_one(tmp_path: Path, name: str) -> None:
+    references = tmp_path / "references"
+    references.mkdir()
+    for n in range(3):
+        write_map(mask(slice(n, n + 2)), GRID, references / f"pat_{n}.nii.gz")
+    found = tmp_path / f"{name}.nii.gz"
+    write_map(mask(slice(0, 2)), GRID, found)
+    for record in (None, {"segments": [{"label": 1, "name": "lesion", "color": [1, 2, 3]}]}):
+        if record:
+            (tmp_path / f"{name}.json").write_text(json.dumps(record))
+        pairs, unpaired = find_pairs(found, references)
+        assert [pair.reference.name for pair in pairs] == ([] if name == "other_seg" else ["pat_0.nii.gz"])
+        assert len(unpaired) == (4 if name == "other_seg" else 2)
+
+
 def test_other_files_in_the_folder_are_refused(folder: Path) -> None:
     two_values = mask(slice(0, 1), 2) + mask(slice(1, 2), 1)
     for array, code in ((two_values, "labels.not_masks"), (-mask(slice(0, 1)), "labels.not_masks")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
@@ -22,7 +23,7 @@ from napari_seg.evaluation.names import match_names
 from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
-from napari_seg.formats.label_maps import is_cropped, on_common_grid, on_grid, read_label_map
+from napari_seg.formats.label_maps import is_cropped, on_common_grid, on_grid, read_label_map, stated_names
 from napari_seg.formats.mask_folder import mask_files
 from napari_seg.volume import Segment, Segmentation
 
@@ -137,10 +138,10 @@ def find_pairs(
     """Return a pair for each name in both folders, and a failed result for each file without a partner.
 
     Args:
-        predictions: a label map, also a folder with a mask for each structure if `references` is one file; or a folder
-            of label maps: all its NIfTI files, or its 2D images if it contains no NIfTI file. `case_01_seg.nii.gz` and
-            `case_01_0000_seg.nii.gz` belong to the case `case_01`.
-        references: the reference, or a folder of references.
+        predictions: a label map; or a folder of label maps: all its NIfTI files, or its 2D images if it contains no
+            NIfTI file. `case_01_seg.nii.gz` and `case_01_0000_seg.nii.gz` belong to the case `case_01`. If `references`
+            is one file, also a folder with masks of the structures that it names.
+        references: the reference, or a folder of references; also a folder of masks if `predictions` is one file.
         scans: the scan, or a folder of scans named `case_01.nii.gz` or `case_01_0000.nii.gz`; used only for figures.
         classes: meaning of the references' values, which must be in one of them; None: that of their names, which their
             dataset.json may declare.
@@ -161,7 +162,7 @@ def find_pairs(
         stated = as_planned(stated, planned)
     ignore_labels = tuple(dict.fromkeys((*ignored, *stated.ignored)))
     meaning = Meaning(classes or stated.classes, bool(classes), ignore_labels)
-    if _is_label_map(predictions, references) and _is_label_map(references, predictions):
+    if _are_of_one_case(predictions, references, meaning.classes):
         scan = scans if scans and scans.is_file() else None
         meaning = replace(meaning, labelled=stated.labelled.get(_stem(Path(file_label(references)))))
         return [Pair(_stem(Path(file_label(predictions))), predictions, references, scan, meaning, ignore_frame)], []
@@ -172,8 +173,7 @@ def find_pairs(
     unpaired = []
     for path in _label_maps(predictions):
         stem = _stem(path)
-        case = stem.removesuffix("_seg")
-        name = next((n for n in (stem, case, case.removesuffix("_0000")) if n in references_by_name), None)
+        name = next((n for n in _case_names(stem) if n in references_by_name), None)
         if name is None:
             unpaired.append(_unpaired(stem, f"{path.name} has no reference with the same name"))
         elif (only is not None and name not in only) or len(references_by_name[name]) > 1:
@@ -372,13 +372,33 @@ def segment_names(results: Sequence[CaseScores]) -> list[str]:
     return sorted(labels, key=lambda name: labels[name])
 
 
-def _is_label_map(path: Path, other: Path) -> bool:
-    """Return whether a path is a single label map: a file, or a folder of masks none of which belongs to the other."""
-    if path.is_file():
-        return True
-    masks = mask_files(path) if other.is_file() else {}
-    own = _stem(other).removesuffix("_seg")
-    return bool(masks) and all(name.removesuffix("_seg").removesuffix("_0000") != own for name in masks)
+def _are_of_one_case(one: Path, other: Path, names: Collection[str]) -> bool:
+    """Return whether two paths are single label maps: two files, or a file and a folder with masks of its structures.
+
+    A folder of label maps with one structure each may hold several cases. It is one of masks only if none of its files
+    belongs to the case of the other path, and one has the name of a structure.
+
+    Args:
+        one: the first path.
+        other: the second path.
+        names: names of structures, in addition to those that the file states.
+    """
+    file, folder = (one, other) if one.is_file() else (other, one)
+    if folder.is_file() or not file.is_file():
+        return folder.is_file()
+    masks = [_normal(name) for name in mask_files(folder)]
+    case = set(_case_names(_stem(file)))
+    if not masks or any(case.intersection(_case_names(name)) for name in masks):
+        return False
+    with suppress(InputError):  # a file that can't be read is reported when it is compared
+        names = [*names, *stated_names(file)]
+    return bool(match_names(masks, names))
+
+
+def _case_names(stem: str) -> list[str]:
+    """Return the names that the case of a label map may have, the longest first."""
+    case = stem.removesuffix("_seg")
+    return [stem, case, case.removesuffix("_0000")]
 
 
 def _label_maps(path: Path) -> list[Path]:

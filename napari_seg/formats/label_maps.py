@@ -138,7 +138,7 @@ def read_label_maps(
     except InputError as error:
         if error.code != "labels.overlap":
             raise
-    names = [*mask_files(path)] or read_in_worker(_names, [path], name=file_label(path))
+    names = [*mask_files(path)] or stated_names(path)
     if not names:
         raise InputError(
             "labels.overlap", f"{file_label(path)} holds segments without names that share voxels; name them first"
@@ -154,8 +154,22 @@ def read_label_maps(
     return maps
 
 
+def stated_names(path: Path) -> list[str]:
+    """Return the names that a file, or the record next to it, gives the structures of a label map, each once.
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    return read_in_worker(_names, [path], name=file_label(path))
+
+
 def _names(files: Sequence[Path]) -> list[str]:
     (path,) = files
+    if is_image2d(path) or nifti_ending(path) or recorded_segments(path):
+        from napari_seg.formats.nifti import header_segments
+
+        in_header = header_segments(path)[0] if nifti_ending(path) else ()
+        return list(dict.fromkeys(one.name for one in recorded_segments(path) or in_header))
     if has_ending(path, ITK_ENDINGS):
         from napari_seg.formats.nrrd import seg_nrrd_names
 
