@@ -563,8 +563,8 @@ CODES = {
     ),
     "cohort.renamed": Code(
         "skip",
-        "The scan of this result has another name by now: it or its folder was renamed or moved, or its name in a list "
-        "was corrected.",
+        "A later run had the same scan under another name: it or its folder was renamed, moved or copied, or its name "
+        "in a list was corrected.",
         "Nothing; the result under the present name counts.",
     ),
     "cohort.series": Code("skip", "The series matches no pattern of `--series`.", "Nothing, if the pattern is right."),

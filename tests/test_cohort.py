@@ -224,6 +224,23 @@ def test_the_result_of_a_scan_that_is_left_out_counts_no_longer(
     assert counted_cases() == (["a", "b", "c"], 0)
 
 
+def test_results_of_a_moved_data_set_are_left_out_too(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    list(Cohort(scans, out))
+    moved = scans.rename(tmp_path / "moved")
+    (moved / "a.nii.gz").touch()
+    list(cohort := Cohort(moved, out, selection=Selection(exclude=("a*",))))
+    assert set(cohort.volumes()["name"]) == {"b", "c"}
+
+
+def test_copies_of_a_scan_count_each(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    shutil.copy2(scans / "a.nii.gz", scans / "b.nii.gz")
+    list(Cohort(scans, out))
+    list(cohort := Cohort(scans / "a.nii.gz", out))
+    assert set(cohort.volumes()["name"]) == {"a", "b", "c"}
+
+
 def test_a_refused_run_changes_no_table_of_bids(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
     folder, bundle = tmp_path / "bids" / "sub-01" / "anat", read_bundle()
     folder.mkdir(parents=True)
@@ -308,7 +325,7 @@ def test_a_scan_that_was_renamed_counts_once(scans: Path, tmp_path: Path, no_net
     assert (old.state, old.code, old.message) == (
         "skipped",
         RENAMED,
-        "the scan has the name patC_T1 now; its files stay",
+        "the same scan is run under the name patC_T1; the files of this result stay",
     )
     (tmp_path / "study" / "patC").rename(tmp_path / "study" / "patA")
     assert statuses(list(Cohort(tmp_path / "study", out))) == {"patA_T1": "done before", "patB_T1": "done before"}

@@ -247,7 +247,7 @@ class _Loop:
             for kept, now in resume.changes.items():
                 self._manifest.change_case(kept, now, if_state=("done", "failed", "skipped"))
             for old, name in renamed:
-                text = f"the scan has the name {name} now; its files stay"
+                text = f"the same scan is run under the name {name}; the files of this result stay"
                 now = {"state": "skipped", "code": RENAMED, "message": text}
                 self._manifest.change_case(old.id, now, if_state=("done", "failed", "skipped"))
             for case, row in chosen:
@@ -305,15 +305,19 @@ class _Loop:
                 alike.setdefault(digest, []).append(row)
         found: dict[str, list[CaseRow]] = {}
         for one in self._run.excluded if results else ():
-            if one.scan is not None:
-                place, now = place_digest(one.scan, self._salt), fingerprint(one.scan)
-                found[one.name] = alike.get(place) or alike.get(now) or []
-            elif (named := results.get(compared(one.name))) is not None and named.source == one.source:
+            place, now = ("", "") if one.scan is None else (place_digest(one.scan, self._salt), fingerprint(one.scan))
+            found[one.name] = alike.get(place) or alike.get(now) or []
+            named = results.get(compared(one.name))
+            if found[one.name] or named is None or named.source != one.source:
+                continue
+            if one.scan is None or is_same(one.scan, named.fingerprint, named.input_sha256):
                 found[one.name] = [named]
         return found
 
     def _under_other_names(self, rows: Mapping[str, CaseRow]) -> list[tuple[CaseRow, str]]:
-        """Return earlier results of scans of this run under names that they have no longer, with the present names.
+        """Return earlier results of scans that have a new name, or their former one again, with these names.
+
+        A copy of a scan that had its own result before is none.
 
         Args:
             rows: name as it is compared -> case of the manifest.
@@ -326,6 +330,9 @@ class _Loop:
         sizes = {row.input_bytes for some in results.values() for row in some}
         found: list[tuple[CaseRow, str]] = []
         for case in self._run.cases if results else ():
+            known = rows.get(compared(case.key))
+            if known is not None and known.code != RENAMED:
+                continue
             if input_bytes(case.scan) in sizes:
                 of_scan = results.get((fingerprint(case.scan), self._model_of(case).bundle.name), ())
                 found += [(row, case.key) for row in of_scan]
