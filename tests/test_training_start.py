@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,20 @@ def test_a_fold_can_be_chosen(tmp_path: Path) -> None:
         assert begun.fine_tune["model"] == "Dataset001_Phantom 3d_fullres, fold 3"
         assert begun.options == ("crops_balanced", "flips")
         assert begun.settings["seed"] == 3
+
+
+def test_the_named_checkpoint_is_the_start(tmp_path: Path) -> None:
+    source, out = model(tmp_path / "results"), tmp_path / "out"
+    best = source / "fold_0" / "checkpoint_best.pth"
+    shutil.copy(best.with_name("checkpoint_final.pth"), best)
+    assert with_start(Choices(), best, out).fine_tune["file"].endswith("fold_0/checkpoint_best.pth")
+    assert with_start(Choices(), source, out).fine_tune["file"].endswith("fold_0/checkpoint_final.pth")
+
+
+def test_weights_in_the_root_folder_are_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda path: path == Path("/model.pt"))
+    monkeypatch.setattr("napari_seg.training.start.describe_weights", lambda path, out: {"file": str(path)})
+    assert with_start(Choices(), "/model.pt", tmp_path / "out").fine_tune == {"file": str(Path("/model.pt"))}
 
 
 def test_other_channels_are_refused(tmp_path: Path) -> None:

@@ -139,9 +139,10 @@ def _nnunet(start: str | Path) -> Bundle | None:
     if is_task_name(str(start)):
         return read_task(str(start))
     if path.is_file():
-        root = path.resolve().parents[1]
-        is_ours = path.name in CHECKPOINTS and is_training(root)
-        return read_training(root, [path.resolve().parent.name.removeprefix("fold_")]) if is_ours else None
+        fold = path.parent.resolve()
+        if path.name not in CHECKPOINTS or not is_training(fold.parent):
+            return None
+        return replace(read_training(fold.parent, [fold.name.removeprefix("fold_")]), checkpoint=path.name)
     folder, configurations, folds = split_choice(str(start))
     if (folder / WEIGHTS).is_file() or not find_trainings(folder):
         return None
