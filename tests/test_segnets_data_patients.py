@@ -41,6 +41,10 @@ def groups(patients: list[str]) -> list[int]:
         ("patient1/sub-1/t1.nii patient1/sub-2/t1.nii patient2/sub-1/t1.nii", [0, 0, 2]),
         ("sub-cohort/sub-1/t1.nii sub-cohort/sub-2/t1.nii sub-cohort/sub-2/t2.nii", [0, 1, 1]),
         ("images/a.nii images/b.nii", [0, 1]),
+        # one folder above all cases
+        ("case1/a.nii case1/b.nii", [0, 1]),
+        ("case1/sub-1_a.nii case1/sub-1_b.nii case1/sub-2.nii", [0, 0, 2]),
+        ("mouse1/A7/ct.nii mouse1/A7/mr.nii mouse1/B2/ct.nii", [0, 0, 2]),
     ],
 )
 def test_patients_by_paths(paths: str, expected: list[int]) -> None:

@@ -5,7 +5,8 @@ The rules are the same for all layouts (`patients_of`):
 1. The match of the user's pattern.
 2. The patient that the data set states.
 3. The part of the case's name that names a patient, as `sub-01_ses-2` does. If the name says nothing, because several
-   files have it or the case was found by a search: the folder that is named as a patient, or else the file.
+   files have it or the case was found by a search: the folder that is named as a patient, unless it is that of all
+   cases, or else the file.
 4. The folder above several cases.
 5. Below folders of visits that hold several cases each, such as `visit1/07.nii.gz` and `visit2/07.nii.gz`, the name of
    the file.
@@ -110,9 +111,11 @@ def patients_of(cases: Sequence[Origin], pattern: str | None = None, only_named:
         except (re.error, TypeError) as error:
             text = f"patient is {pattern!r}; expected a regular expression such as '^[^_]+' ({error})"
             raise TrainingError("dataset.patient", text) from error
-    found = [case.stated or _named(case) for case in cases]
+    found = [case.stated or _patient_in(case.name) for case in cases]
     above = [case.lasting for case in cases]
     for rule in (
+        _named_folders(cases),
+        [_named_file(case) for case in cases],
         _folders_of([_without_scans(folders) for folders in above], only_named),
         _below_visits(cases),
         _folders_of(above, only_named),
@@ -129,8 +132,7 @@ def matches_any(cases: Iterable[Origin], pattern: str) -> bool:
 
 def patient_of(name: str) -> str:
     """Return the part of a name that names the patient; without one, the name."""
-    match = _PATIENT.match(name)
-    return match[0] if match else name
+    return _patient_in(name) or name
 
 
 def may_share_patients(patients: Iterable[str]) -> bool:
@@ -148,20 +150,31 @@ def _own(case: Origin) -> str:
     return case.name or case.path
 
 
-def _named(case: Origin) -> str:
-    """Return the patient that the name of a case, or else a folder or a file, names; "" without one."""
-    if case.name:
-        match = _PATIENT.match(case.name)
-        return match[0] if match else ""
-    folders = case.lasting
+def _patient_in(name: str) -> str:
+    match = _PATIENT.match(name)
+    return match[0] if match else ""
+
+
+def _named_folders(cases: Sequence[Origin]) -> list[str]:
+    """Return the folder of each case that is named as a patient; "" without one, or if it is that of all cases."""
+    named = ["" if case.name else _named_folder(case.lasting) for case in cases]
+    return named if len(set(named)) > 1 else ["" for _ in cases]
+
+
+def _named_folder(folders: Sequence[str]) -> str:
     certain, possible = _PATIENT_FOLDERS
     for words, which in ((certain.fullmatch, 0), (_PATIENT.match, 0), (possible.fullmatch, -1)):
         named = [(level, match[0]) for level, folder in enumerate(folders) if (match := words(folder))]
         if named:
             level, name = named[which]
             return "/".join((*_without_scans(folders[:level]), name))
-    match = _PATIENT.match(case.last)
-    return "/".join((*_without_scans(folders), match[0])) if match else ""
+    return ""
+
+
+def _named_file(case: Origin) -> str:
+    """Return the patient that the file of a case names, if the name of the case says nothing; "" without one."""
+    match = "" if case.name else _patient_in(case.last)
+    return "/".join((*_without_scans(case.lasting), match)) if match else ""
 
 
 def _without_scans(folders: Sequence[str]) -> tuple[str, ...]:
