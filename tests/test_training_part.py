@@ -160,3 +160,21 @@ def test_a_list_in_another_order_is_not_the_planned_one(tmp_path: Path) -> None:
         table.write_text("\n".join(["image,label", *others]))
         with pytest.raises(InputError, match=r"evaluation\.changed: found other files"):
             part_of(table, "test", out)
+
+
+def test_a_list_below_a_link_is_the_planned_one(tmp_path: Path) -> None:
+    real, link, out = tmp_path / "real", tmp_path / "link", tmp_path / "out"
+    names = [f"{number:02d}" for number in range(10)]
+    touch(real, *(f"{folder}/{name}.nii.gz" for folder in ("images", "labels") for name in names))
+    link.symlink_to(real)
+    rows = [f"{link}/images/{name}.nii.gz,{link}/labels/{name}.nii.gz" for name in names]
+    (real / "cases.csv").write_text("\n".join(["image,label", *rows]))
+    (out / "configs").mkdir(parents=True)
+    (out / "configs" / "train.yaml").write_text("{cases: {}}")
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        planned = identity_of(find_dataset(real / "cases.csv"))  # the command resolves the path
+    (out / "plan.json").write_text(json.dumps({"choices": {}, "dataset": planned}))
+    for table in (real / "cases.csv", link / "cases.csv"):
+        assert len(part_of(table, "training", out)[1]) == 8

@@ -69,11 +69,11 @@ def part_of(
         from segnets.errors import TrainingError as SegnetsError
 
         try:
-            dataset = find_dataset(dataset_dir, **reading)
+            dataset = find_dataset(dataset_dir.resolve(), **reading)  # as the command that trains reads it
         except SegnetsError:
             if not (dataset_dir.parent / "dataset.json").is_file():
                 raise
-            dataset = find_dataset(dataset_dir.parent, **reading)
+            dataset = find_dataset(dataset_dir.parent.resolve(), **reading)
         if folds and not (part == "test" and "test" in dataset.parts.values()):
             raise InputError(
                 "evaluation.seen",
