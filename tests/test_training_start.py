@@ -252,3 +252,4 @@ def test_other_channels_are_refused(tmp_path: Path) -> None:
     for data in (datasets.write_nnunet(tmp_path / "good", ["T1", "other"], cases=4), unnamed):
         plan = plan_bundle(data, out, with_start(Choices(), source, out), dry_run=True)
         assert plan["network"]["class"] == "NnunetUNet"
+        assert plan["advice"] == []  # the model decides its dimensions and spacing

@@ -151,7 +151,7 @@ def make_bundle(
         "options": {option: plan.why[option] for option in plan.options},
         "settings": {key: {"value": value, "why": plan.why[key]} for key, value in plan.settings.items()},
         "network": network,
-        "advice": advise(plan, found),
+        "advice": [] if keeps_network else advise(plan, found),  # such a model decides dimensions and spacing
     }
     if choices.fine_tune:
         written["fine-tuning"] = _describe_origins(class_names(values, bool(regions)), weights, choices)
