@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -449,6 +450,16 @@ def test_a_class_is_renamed_in_the_table(
     assert "labels.bad_value" in text_of(model)
     model.choose_dataset(data.parent)
     assert model.choices.labels == ""
+
+
+def test_values_of_several_data_sets_are_not_renamed(model: TrainModel, data: Path, tmp_path: Path) -> None:
+    """Values of the combined data set mean nothing in each of them: `--labels` takes names of classes then."""
+    model.choose_dataset(data)
+    model.add_dataset(tmp_path / "other")
+    model.session.jobs.wait()
+    model.plan = replace(model.plan, labels={"liver": [1], "spleen": [2]})
+    model.rename(2, "Milz")
+    assert (model.can_rename, model.choices.labels) == (False, "")
 
 
 def test_a_training_starts_from_a_model_of_the_tool(model: TrainModel, pretended: Pretended, data: Path) -> None:

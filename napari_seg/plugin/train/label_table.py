@@ -14,6 +14,7 @@ _TIP = (
     "Double-click to rename the class. The same name joins values; “ignore” leaves voxels out of the training; "
     "“background” makes them background; “a + b” makes two classes that overlap."
 )
+_TIP_SEVERAL = "To rename or join classes of several data sets, give their names in “Labels” under More: Milz=spleen."
 
 
 class LabelTable(QWidget):
@@ -40,7 +41,7 @@ class LabelTable(QWidget):
         """Show the table of the plan."""
         plan = self.model.plan
         self.setVisible(bool(plan.table))
-        is_free = not self.model.is_resumed and self.model.job is None
+        is_free = self.model.can_rename
         if self._shown == (plan.table, plan.cases, is_free):
             return
         self._shown = (plan.table, plan.cases, is_free)
@@ -73,6 +74,7 @@ class LabelTable(QWidget):
         value = number_item(f"⚠ {row.value}" if row.remarks else str(row.value))
         numbers = (f"{row.cases} of {self.model.plan.cases}", f"{row.fraction:.2%}")
         for column, item in enumerate([value, name, *map(number_item, numbers)]):
-            tips = [*row.remarks, _TIP] if column == _CLASS and is_free else [*row.remarks, f"{row.voxels:,} voxels"]
+            tip = _TIP if is_free else _TIP_SEVERAL if self.model.more else ""
+            tips = [*row.remarks, tip if tip and column == _CLASS else f"{row.voxels:,} voxels"]
             item.setToolTip("\n".join(tips))
             self._table.setItem(number, column, item)

@@ -115,8 +115,15 @@ class TrainModel:
         self._choices = replace(self._choices, **values)
         self.changed.emit()
 
+    @property
+    def can_rename(self) -> bool:
+        """Whether classes can be renamed by their values: several data sets have values of their own."""
+        return not (self.more or self.is_resumed or self.job)
+
     def rename(self, value: int, classes: str) -> None:
         """Give a label value to other classes, see `renamed`; the choice of labels then names all values."""
+        if not self.can_rename:
+            return
         try:
             labels = labels_of(self._choices.labels) or self.plan.labels
         except TrainingError as error:

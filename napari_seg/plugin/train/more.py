@@ -42,7 +42,7 @@ class MoreSection(QWidget):
         self._labels = QLineEdit(placeholderText="as the data set names them")
         self._labels.setToolTip(
             "Classes and their values, such as: liver=1 tumour=2,3 vessel=10-19 ignore=255. Or double-click a class in "
-            "the table of labels."
+            "the table of labels. Of several data sets, the names: Milz=spleen."
         )
         self._labels.editingFinished.connect(self._on_labels)
         self._note = QLabel(_LOCKED, wordWrap=True)
