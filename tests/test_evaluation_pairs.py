@@ -641,6 +641,20 @@ def test_a_reference_file_in_the_window_has_the_meaning_of_its_data_set(tmp_path
     assert ({label: one.dice for label, one in scores.items()}, np.max(differing)) == ({1: 1}, 0)
 
 
+@pytest.mark.parametrize("names", [("lesion", "lesion"), ("mean", "background")])
+def test_labels_of_any_name_are_compared_in_the_window(names: tuple[str, str]) -> None:
+    segments = tuple(Segment(label, name, (1, 2, 3)) for label, name in enumerate(names, 1))
+    found = replace(label_map({1: ONE, 2: TWO}), segments=segments)
+    scores, _, notices = compare_with(found, replace(label_map({1: ONE, 2: slice(2, 3)}), segments=segments))
+    dice = {label: one.dice for label, one in scores.items()}
+    assert (dice, notices) == ({1: 1, 2: 0.5}, ())
+
+
+def test_the_only_value_of_a_mask_is_no_void_label() -> None:
+    doubts = match(label_map({1: ONE}), label_map({255: ONE}), Meaning({"a lesion": frozenset([1])}, True)).doubts
+    assert "for example 'a lesion'=255" in str(next(iter(doubts.values())))
+
+
 def test_a_part_of_a_data_set_is_that_of_its_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     names = [f"p{n // 2}_{n % 2}" for n in range(20)]
     for name in names:

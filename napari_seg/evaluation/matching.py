@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice, listed
-from napari_seg.evaluation.labels import BACKGROUND, MEAN, Classes, Meaning, do_overlap, mask_ignored
+from napari_seg.evaluation.labels import BACKGROUND, Classes, Meaning, do_overlap, mask_ignored
 from napari_seg.evaluation.metrics import on_grid
 from napari_seg.evaluation.names import match_names
 from napari_seg.volume import Segment, Segmentation, distinct_color, labels_in
@@ -169,7 +169,7 @@ def _table(
         background = theirs.pop(BACKGROUND, _NONE)
     known = background.union(*theirs.values())
     if meaning.is_complete:
-        doubts = _check_values(theirs, background, expected - known, "region" if has_regions else "class")
+        doubts = _check_values(theirs, background, expected, "region" if has_regions else "class")
     same = match_names(theirs, ours)
     are_values = has_regions and not same and known >= _NONE.union(*ours.values())
     if ours and (theirs or meaning.is_complete) and not are_values:
@@ -269,13 +269,12 @@ def _named(segmentation: Segmentation) -> Classes:
 
 
 def _check_unique(names: Sequence[str]) -> None:
-    if repeated := sorted(name for name, number in Counter([BACKGROUND, MEAN, *names]).items() if number > 1):
-        text = f"found {', '.join(repeated)} twice; expected unique names other than background and mean"
-        raise InputError("labels.names", text)
+    if repeated := sorted(name for name, number in Counter(names).items() if number > 1):
+        raise InputError("labels.names", f"found {', '.join(repeated)} twice; expected unique names")
 
 
 def _check_values(
-    theirs: Classes, background: frozenset[int], unknown: frozenset[int], word: str
+    theirs: Classes, background: frozenset[int], expected: frozenset[int], word: str
 ) -> dict[str, InputError]:
     """Return the error for the void label, which is no error if it is ignored.
 
@@ -287,10 +286,14 @@ def _check_values(
         if shared := sorted(values & background):
             text = f"the value {shared[0]} belongs to {one} and another class; expected one class for each value"
             raise InputError("labels.overlap", text)
+    unknown = expected - background.union(*theirs.values())
     if not unknown:
         return {}
     first = listed([*map(str, sorted(unknown))], 6)
-    example = f"ignore={VOID}" if unknown == {VOID} else f"background={_text(frozenset(sorted(unknown - {VOID})[:6]))}"
+    if unknown == {VOID}:  # in masks of 0 and 255 it is the structure
+        example = f"{quote(next(iter(theirs)))}={VOID}" if expected == unknown and theirs else f"ignore={VOID}"
+    else:
+        example = f"background={_text(frozenset(sorted(unknown - {VOID})[:6]))}"
     error = InputError(
         "labels.unknown",
         f"the reference contains {first}, which no {word} has; assign these values, for example {example}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice, printable
 from napari_seg.evaluation.declared import as_planned, declared
-from napari_seg.evaluation.labels import BACKGROUND, Classes, Meaning
+from napari_seg.evaluation.labels import BACKGROUND, MEAN, Classes, Meaning
 from napari_seg.evaluation.matching import UNNAMED_VOID, VOID, Matched, match
 from napari_seg.evaluation.metrics import Comparison, Scores, compare_label_maps, disagreement
 from napari_seg.evaluation.names import match_names
@@ -59,7 +60,8 @@ class Pair:
         """Read the label map and its reference, and match their structures.
 
         Raises:
-            InputError: a file can't be read, or its values don't fit their meaning; see `read_label_map`, `match`.
+            InputError: a file can't be read, or its values don't fit their meaning; see `read_label_map`, `match`;
+                `labels.names`, a structure has the name of another row of the tables.
         """
         prediction = read_label_map(self.prediction)
         reference = read_label_map(
@@ -71,7 +73,11 @@ class Pair:
             header_names=not self.meaning.classes,
         )
         prediction, reference = on_common_grid((prediction, self.prediction), (reference, self.reference))
-        return match(prediction, reference, self.meaning, self.reference.name)
+        matched = match(prediction, reference, self.meaning, self.reference.name)
+        if rows := sorted(matched.structures.keys() & {BACKGROUND, MEAN}):
+            text = f"found a structure with the name {rows[0]}, which another row of the tables has"
+            raise InputError("labels.names", f"{text}; expected names other than {BACKGROUND} and {MEAN}")
+        return matched
 
 
 @dataclass(frozen=True)
@@ -332,6 +338,7 @@ def compare_with(
 
     The comparison is that of `napari-seg evaluate`: a dataset.json next to the reference may declare names, regions,
     ignore labels and what is annotated. A structure that is no label of the result has the number of a free label.
+    The names that several labels have include the label there.
 
     Args:
         prediction: the result.
@@ -350,6 +357,7 @@ def compare_with(
         if is_cropped(reference):
             segmentation = on_grid(segmentation, prediction.grid, reference)
         reference = segmentation
+    prediction, reference = map(_with_unique_names, (prediction, reference))
     matched = match(prediction, reference, meaning, name)
     scores = _compared(matched).scores
     notice = _void_notice([*scores.items()])
@@ -364,6 +372,16 @@ def compare_with(
         disagreement(matched.prediction, matched.reference),
         (*matched.reference.notices, *([] if notice is None else [notice])),
     )
+
+
+def _with_unique_names(segmentation: Segmentation) -> Segmentation:
+    """Return a label map in which the names that several segments share include their labels."""
+    counts = Counter(segment.name for segment in segmentation.segments)
+    segments = tuple(
+        replace(one, name=f"{one.name} (label {one.label})") if counts[one.name] > 1 else one
+        for one in segmentation.segments
+    )
+    return replace(segmentation, segments=segments)
 
 
 def segment_names(results: Sequence[CaseScores]) -> list[str]:
