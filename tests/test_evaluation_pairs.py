@@ -631,13 +631,13 @@ def test_a_reference_file_in_the_window_has_the_meaning_of_its_data_set(tmp_path
     labels = {"whole": [1, 2], "core": [1]}
     (case,) = cases_in(tmp_path, cases, labels)
     found, reference = read_label_map(tmp_path / "found" / "c0.nii.gz"), tmp_path / "data" / "labels" / "c0.nii.gz"
-    scores, differing, notices = compare_with(found, reference)
+    scores, _, differing, notices = compare_with(found, reference)
     assert ({label: one.dice for label, one in scores.items()}, np.max(differing), notices) == ({1: 1, 2: 1}, 0, ())
     assert [one.dice for one in case.scores.values()] == [1, 1]
     description = {"labels": {"whole": 2, "core": 1}, "labelled": {"c0": ["whole"]}}
     (tmp_path / "data" / "dataset.json").write_text(json.dumps(description))
     write(label_map({2: ONE}), reference)
-    scores, differing, _ = compare_with(found, reference)
+    scores, _, differing, _ = compare_with(found, reference)
     assert ({label: one.dice for label, one in scores.items()}, np.max(differing)) == ({1: 1}, 0)
 
 
@@ -645,9 +645,24 @@ def test_a_reference_file_in_the_window_has_the_meaning_of_its_data_set(tmp_path
 def test_labels_of_any_name_are_compared_in_the_window(names: tuple[str, str]) -> None:
     segments = tuple(Segment(label, name, (1, 2, 3)) for label, name in enumerate(names, 1))
     found = replace(label_map({1: ONE, 2: TWO}), segments=segments)
-    scores, _, notices = compare_with(found, replace(label_map({1: ONE, 2: slice(2, 3)}), segments=segments))
+    scores, _, _, notices = compare_with(found, replace(label_map({1: ONE, 2: slice(2, 3)}), segments=segments))
     dice = {label: one.dice for label, one in scores.items()}
     assert (dice, notices) == ({1: 1, 2: 0.5}, ())
+
+
+def test_only_a_structure_that_is_one_label_has_the_score_of_a_label(tmp_path: Path) -> None:
+    """Labels without names: the structures of the data set are made up of several."""
+    rows = {2: ONE, 3: TWO}
+    for labels, others in (
+        ({"whole": [2, 3], "core": [3]}, {"whole": 1, "core": 1}),
+        ({"tumour": [2, 3]}, {"tumour": 1}),
+    ):
+        cases_in(tmp_path, [(rows, {}, rows)], labels)
+        empty = tuple(Segment(n, f"label {n}", (1, 2, 3)) for n in range(1, 8))
+        found = replace(label_map(rows), segments=empty)
+        scores, of_structures, _, _ = compare_with(found, tmp_path / "data" / "labels" / "c0.nii.gz")
+        assert scores == {}
+        assert {name: one.dice for name, one in of_structures.items()} == others
 
 
 def test_the_only_value_of_a_mask_is_no_void_label() -> None:

@@ -50,6 +50,7 @@ class Matched:
         prediction: the result; its segments are all structures, by ascending number.
         reference: the reference; its notices include those about the names of both.
         structures: name -> numbers that make it up: its own, and those of voxels that it shares with other structures.
+        labels: name -> labels that make it up in the result as it was.
         has_regions: whether structures may share voxels, so that each is a label map of its own.
         evidence: what shows that both label the same structures: a common name or number, and each common name.
         doubts: evidence -> error if no case of a comparison has this evidence.
@@ -58,6 +59,7 @@ class Matched:
     prediction: Segmentation
     reference: Segmentation
     structures: dict[str, tuple[int, ...]]
+    labels: dict[str, frozenset[int]]
     has_regions: bool = False
     evidence: Collection[str] = ()
     doubts: Mapping[str, InputError] = field(default_factory=dict)
@@ -143,6 +145,7 @@ def matched_by(structures: Sequence[Structure], prediction: Segmentation, refere
         replace(prediction, array=_renumbered(prediction.array, of_label), segments=segments),
         replace(reference, array=_renumbered(reference.array, of_value), segments=segments),
         numbers,
+        {one.segment.name: one.labels for one in structures},
         any(len(of) > 1 for of in numbers.values()),
     )
 

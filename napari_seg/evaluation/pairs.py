@@ -333,12 +333,14 @@ def _void_notice(named_scores: Sequence[tuple[str, Scores]]) -> Notice | None:
 
 def compare_with(
     prediction: Segmentation, reference: Segmentation | Path, images: Sequence[Path] = ()
-) -> tuple[dict[int, Scores], NDArray[np.uint8], tuple[Notice, ...]]:
-    """Return scores per label, the disagreement map (see `disagreement`), and notices about the reference.
+) -> tuple[dict[int, Scores], dict[str, Scores], NDArray[np.uint8], tuple[Notice, ...]]:
+    """Compare label maps; return scores per label, of other structures, the differences, and notices.
+
+    The other structures are those that no label of the result stands for: only the reference has them, or they are made
+    up of several labels. For the differences see `disagreement`; the notices are about the reference.
 
     The comparison is that of `napari-seg evaluate`: a dataset.json next to the reference may declare names, regions,
-    ignore labels and what is annotated. A structure that is no label of the result has the number of a free label.
-    The names that several labels have include the label there.
+    ignore labels and what is annotated. The names that several labels have include the label there.
 
     Args:
         prediction: the result.
@@ -367,8 +369,15 @@ def compare_with(
     for sign, error in matched.doubts.items():
         if sign not in matched.evidence:
             raise error
+    named = {one.label for one in prediction.segments if one.name != f"label {one.label}"}
+    label_of = {
+        one.name: one.label
+        for one in matched.prediction.segments
+        if one.label in (labels := matched.labels[one.name]) and (len(labels) == 1 or one.label in named)
+    }
     return (
-        {segment.label: scores[segment.name] for segment in matched.prediction.segments},
+        {label: scores[name] for name, label in label_of.items()},
+        {name: of for name, of in scores.items() if name not in label_of},
         disagreement(matched.prediction, matched.reference),
         (*matched.reference.notices, *([] if notice is None else [notice])),
     )

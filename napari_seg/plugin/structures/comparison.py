@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Layer
 
+from napari_seg.errors import listed
 from napari_seg.plugin.job import COMPARISON_WORKER
 from napari_seg.plugin.labels_state import Snapshot
 from napari_seg.plugin.layers import labels_layer, layer_of
@@ -59,7 +60,7 @@ def compare(
 
     segmentation, expected = snapshot.segmentation(), _loaded(reference)
     images = snapshot.info.scan.absolute().files
-    scores, differing_at, notices = COMPARISON_WORKER.run(
+    scores, others, differing_at, notices = COMPARISON_WORKER.run(
         compare_with, segmentation, expected, images, is_stopping=is_stopping
     )
     colors = distinct_from([segment.color for segment in segmentation.segments], _COLORS)
@@ -69,9 +70,11 @@ def compare(
     placement = snapshot.info.placement.for_new_layer()
     name = f"{snapshot.name} against {reference.name}"
     differences = layer_of(labels_layer(differing, placement, name, notices=snapshot.info.notices))
-    known = [one.dice for one in scores.values() if not isnan(one.dice)]
+    known = [one.dice for one in (*scores.values(), *others.values()) if not isnan(one.dice)]
     mean = f"mean Dice {np.mean(known):.3f}" if known else "no structure in either of them"
     text = f"Compared with {reference.name}: {mean}; {sum(differing.volumes_ml().values()):.2f} ml differ."
+    if without_row := [f"{name} {one.dice:.3f}" for name, one in others.items() if not isnan(one.dice)]:
+        text = f"{text} Dice of structures that are no single label here: {listed(without_row, 6)}."
     messages = (*(Message("warning", gui_text_of(notice)) for notice in notices), Message("info", text))
     return ReferenceComparison(snapshot, scores, differences, messages)
 
