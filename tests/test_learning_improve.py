@@ -228,7 +228,7 @@ def test_one_model_of_a_task_of_totalsegmentator_learns(tmp_path: Path, monkeypa
     assert metadata["license"] == "Apache-2.0"
     assert lineage(new)["parent"] == {"name": old.name, "version": old.version, "digest": model_digest(old)}
     # in the next round, too, what the other model finds is background
-    assert other in others_of(learning_model(new, folder))
+    assert other in others_of(learning_model(new, lambda: (first, other)))
 
 
 @pytest.mark.usefixtures("unrendered_figures")

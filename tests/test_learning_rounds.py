@@ -22,9 +22,17 @@ from napari_seg.learning import improve
 from napari_seg.learning import rounds as module
 from napari_seg.learning.accept import accept
 from napari_seg.learning.crops import Crops
-from napari_seg.learning.rounds import accepted_since, check_replayed, content_of_round, left_out_of, open_round
+from napari_seg.learning.rounds import (
+    accepted_since,
+    check_replayed,
+    content_of_round,
+    corrected_of,
+    left_out_of,
+    open_round,
+)
 from napari_seg.learning.training_set import (
     Provenance,
+    StructureChange,
     TrainingSet,
     read_training_set,
     remove_rounds,
@@ -45,6 +53,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cases = (case(1), case(2, part="validation", annotated=("Liver", "Anterior Hippocampus")))
     write_training_set(tmp_path, TrainingSet({"Liver": 1, "Anterior Hippocampus": 5}, (), 1, cases, 3))
     return tmp_path
+
+
+def test_a_planned_round_keeps_the_structures_that_were_corrected(folder: Path) -> None:
+    out = folder.parent / "new"
+    open_round(folder, replace(read_bundle(None), localiser=None), out)
+    content = read_training_set(folder)
+    changed = Provenance("Ada", changes={"Liver": StructureChange(8, 1.0, 8, 1.0, 1, 0)})
+    write_training_set(folder, replace(content, cases=tuple(replace(one, provenance=changed) for one in content.cases)))
+    assert corrected_of(folder, out) == ("Liver",)
+    out.mkdir(exist_ok=True)
+    (out / "plan.json").touch()
+    assert corrected_of(folder, out) == content.corrected == ("Liver", "Anterior Hippocampus")
 
 
 def test_what_other_models_of_a_task_find_is_background(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

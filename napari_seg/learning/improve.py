@@ -38,6 +38,7 @@ from napari_seg.learning.rounds import (
     check_replayed,
     close_round,
     content_of_round,
+    corrected_of,
     left_out_of,
     open_round,
     reserved,
@@ -187,7 +188,7 @@ def improve(
     """
     given = read_bundle(model, trust=True) if trust else read_bundle(model)
     out = out.resolve()
-    bundle = learning_model(given, folder)
+    bundle = learning_model(given, lambda: corrected_of(folder, out))
     chosen = inherited_choices(bundle, out)
     rate = {"learning_rate": _RATE * fine_tuning_rate(chosen.options)}
     choices = replace(chosen, settings=chosen.settings | _SETTINGS | rate | (settings or {}))

@@ -6,6 +6,7 @@ The training itself is this version's: no module of the old model and no express
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.bundles.totalsegmentator.part_model import PartModel, part_with
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.errors import BundleError
-from napari_seg.learning.training_set import read_training_set
 from napari_seg.training.choices import Choices, describe_weights
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.start import TAKEN, nnunet_choices, trainable
@@ -28,20 +28,20 @@ OTHERS = "structures of other models"
 _MAX_BYTES = 1 << 24
 
 
-def learning_model(bundle: Bundle, folder: Path) -> Bundle:
+def learning_model(bundle: Bundle, corrected: Callable[[], Collection[str]]) -> Bundle:
     """Return the model that learns: of a task of TotalSegmentator, the one that finds the corrected structures.
 
     Args:
         bundle: the model that is improved.
-        folder: training set.
+        corrected: returns the names of these structures; called for a task only.
 
     Raises:
         BundleError: as `check_improvable`.
-        InputError: `improve.parts`, several models of the task find them; as for `read_training_set`.
+        InputError: `improve.parts`, several models of the task find them.
     """
     check_improvable(bundle)
     if isinstance(bundle, TaskBundle):
-        return part_with(bundle, read_training_set(folder).corrected)
+        return part_with(bundle, corrected())
     found = bundle if bundle.kind == "monai" else trainable(bundle)
     assert isinstance(found, Bundle)
     return found

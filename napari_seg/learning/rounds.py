@@ -96,8 +96,7 @@ def open_round(
         OutputError: `output.not_written`, `output.disk_full`.
     """
     path = _list_of(folder, out)
-    is_new = not path.is_file() or not (out / PLAN).is_file()
-    if is_new:
+    if not _is_planned(path, out):
         with locked(folder):
             whole = read_training_set(folder)
             _check(whole, bundle)
@@ -111,6 +110,25 @@ def open_round(
     for name, reason in left_out_of(path).items():
         report(f"left out {name}: {reason}")
     return path
+
+
+def corrected_of(folder: Path, out: Path) -> tuple[str, ...]:
+    """Return the structures that were corrected in a training set: when a planned round began, or else by now.
+
+    Args:
+        folder: training set.
+        out: folder of the new model.
+
+    Raises:
+        InputError: as for `read_training_set` and `content_of_round`.
+    """
+    path = _list_of(folder, out)
+    content = content_of_round(path, with_left_out=True) if _is_planned(path, out) else read_training_set(folder)
+    return content.corrected
+
+
+def _is_planned(path: Path, out: Path) -> bool:
+    return path.is_file() and (out / PLAN).is_file()
 
 
 def _list_of(folder: Path, out: Path) -> Path:
