@@ -130,3 +130,7 @@ def test_grids_are_in_the_order_of_the_patient() -> None:
         ((10, 20, 40), (3.0, 2.0, 0.5)),
         ((30, 20), (1.0, 1.0)),
     ]
+    as_stored = {"transpose": [0, 1, 2], "reorient": False}  # nnU-Net reverses the axes of the file
+    assert grids_of([{"label": "a"}], facts, as_stored) == [((20, 40, 10), (2.0, 0.5, 3.0))]
+    canonical = {"transpose": [0, 2, 1], "reorient": True}  # z, x, y
+    assert grids_of([{"label": "a"}], facts, canonical) == [((40, 10, 20), (0.5, 3.0, 2.0))]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -253,3 +254,12 @@ def test_other_channels_are_refused(tmp_path: Path) -> None:
         plan = plan_bundle(data, out, with_start(Choices(), source, out), dry_run=True)
         assert plan["network"]["class"] == "NnunetUNet"
         assert plan["advice"] == []  # the model decides its dimensions and spacing
+
+
+def test_the_largest_case_has_the_axes_of_the_network(tmp_path: Path) -> None:
+    entry, changes = configuration(spacing=(1, 0.5, 2)), {"transpose_forward": [0, 2, 1]}  # of z, x, y
+    source = write_model(tmp_path / "results", entry=entry, dataset_changes=BALLS, plans_changes=changes)
+    data, out = balls(tmp_path / "data"), tmp_path / "out"
+    shapes = [nibabel.load(path).shape for path in (data / "labelsTr").iterdir()]
+    plan = plan_bundle(data, out, with_start(Choices(), source, out), dry_run=True)
+    assert plan["network"]["largest case"] in [[z, 2 * x, round(y / 2)] for x, y, z in shapes]

@@ -26,7 +26,7 @@ from napari_seg.training.history import RUN
 from napari_seg.training.identity import identity_of
 from napari_seg.training.start import state_origin
 from napari_seg.training.time_plan import fit_time
-from napari_seg.training.write import NNUNET, PLAN
+from napari_seg.training.write import NNUNET, PLAN, TRANSFORM
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
@@ -123,7 +123,8 @@ def make_bundle(
         cases=passage_length(len(dataset.cases) - len(dataset.replayed), len(dataset.replayed), share),
         trained_on=passage_length(max(1, counts["training"] - replayed), replayed, share),
     )
-    grids = grids_of(dataset.cases, facts)
+    steps = choices.settings.get("preprocessing", {}).get("transforms", ()) if keeps_network else ()
+    grids = grids_of(dataset.cases, facts, next((one for one in steps if one.get("_target_") == TRANSFORM), None))
     plan, network = _plan_network(of_epoch, choices, device, outputs, parts, grids, compared=timing is not None)
     if regions and "regions" not in choices.options:
         plan.use("regions", "the data set's classes overlap: each gets a sigmoid of its own")

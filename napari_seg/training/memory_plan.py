@@ -165,11 +165,21 @@ class ValidationCost:
 
 
 Grids = Sequence[tuple[tuple[int, ...], tuple[float, ...]]]
-"""Shape and spacing in mm of each case, in RAS+ order; (width, height) and 1 for 2D images."""
+"""Shape and spacing in mm of each case, in the network's order of axes; (width, height) and 1 for 2D images."""
 
 
-def grids_of(cases: Iterable[Mapping[str, Any]], facts: Mapping[str, Mapping[str, Any]]) -> Grids:
-    """Return the grids of all cases, from the facts of their label maps."""
+def grids_of(
+    cases: Iterable[Mapping[str, Any]],
+    facts: Mapping[str, Mapping[str, Any]],
+    nnunet: Mapping[str, Any] | None = None,
+) -> Grids:
+    """Return the grids of all cases, from the facts of their label maps.
+
+    Args:
+        cases: the cases.
+        facts: path -> shape and affine.
+        nnunet: arguments of `NnunetPreprocessd`, whose order of axes is returned instead of RAS+.
+    """
     grids = []
     for of_label in (facts[case["label"]] for case in cases):
         shape, affine = of_label["shape"], of_label["affine"]
@@ -177,7 +187,10 @@ def grids_of(cases: Iterable[Mapping[str, Any]], facts: Mapping[str, Mapping[str
         if affine is not None and len(shape) == 3:
             directions = np.array(affine)[:3, :3]
             sizes = np.linalg.norm(directions, axis=0)
-            order = np.argsort(np.abs(directions).argmax(axis=0), kind="stable")
+            if nnunet is None or nnunet["reorient"]:
+                order = np.argsort(np.abs(directions).argmax(axis=0), kind="stable")
+        if nnunet is not None:
+            order = order[[2 - axis for axis in nnunet["transpose"]]]
         grids.append((tuple(int(shape[n]) for n in order), tuple(float(sizes[n]) for n in order)))
     return grids
 
