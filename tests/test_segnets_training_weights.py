@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -306,3 +307,12 @@ def test_channels_are_matched_by_name(tmp_path: Path) -> None:
     path = bundle(tmp_path / "twice", given, ["background", "a", "b"], ["T1", "T2", "FLAIR"])
     load_matching_weights(same, path, channels=named("T1", "T1"))  # which is which is unknown: in their order
     torch.testing.assert_close(same.first.weight.sum(1), given.first.weight.sum(1))
+
+
+def test_a_history_of_arrays_does_not_hide_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_final.pth"
+    torch.save({"network_weights": {"a": torch.ones(2)}, "logging": {"losses": np.arange(3.0)}}, path)
+    assert read_weights(path)["a"].tolist() == [1, 1]
+    torch.save({"network_weights": {"a": torch.ones(2)}, "trainer": tmp_path}, path)
+    with pytest.raises(TrainingError, match=r"weights\.unreadable.*can be read safely: it may run code; expected"):
+        read_weights(path)

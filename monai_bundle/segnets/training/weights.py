@@ -77,9 +77,11 @@ def read_weights(path: str | Path) -> State:
         with torch.serialization.safe_globals(_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch has several types of errors for a damaged file, and one for code in it
+        # torch has several types of errors for a damaged file, and one for code in it, which advises to run that
+        is_code = "weights only" in str(error).lower() or "weights_only" in str(error)
+        found = "it may run code; expected tensors and numbers only" if is_code else str(error).splitlines()[0]
         raise TrainingError(
-            "weights.unreadable", f"{path} holds no weights that can be read safely: {str(error).splitlines()[0]}"
+            "weights.unreadable", f"{path} holds no weights that can be read safely: {found}"
         ) from error
     for key in ("ema", "model", "network", "state_dict", "network_weights"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -104,11 +106,16 @@ def read_weights(path: str | Path) -> State:
 
 
 def _numbers() -> list[Any]:
-    """Return what the pickles of NumPy's numbers call, which the history in nnU-Net's checkpoints holds."""
+    """Return what the pickles of NumPy's numbers and arrays call, which the history in nnU-Net's checkpoints holds."""
     from numpy._core import multiarray
 
-    scalars = [(multiarray.scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
-    return [*scalars, np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"), (_encoded, "_codecs.encode")]
+    named = [
+        (getattr(multiarray, name), f"numpy.{module}.multiarray.{name}")
+        for module in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ]
+    dtypes = [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
+    return [*named, np.ndarray, np.dtype, *dtypes, (_encoded, "_codecs.encode")]
 
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
