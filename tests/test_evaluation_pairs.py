@@ -663,6 +663,8 @@ def test_only_a_structure_that_is_one_label_has_the_score_of_a_label(tmp_path: P
         scores, of_structures, _, _ = compare_with(found, tmp_path / "data" / "labels" / "c0.nii.gz")
         assert scores == {}
         assert {name: one.dice for name, one in of_structures.items()} == others
+    scores, of_structures, _, _ = compare_with(label_map({1: ONE}), label_map({1: ONE, 5: TWO}))
+    assert (list(scores), list(of_structures)) == ([1], ["label 5"])
 
 
 def test_the_only_value_of_a_mask_is_no_void_label() -> None:

@@ -26,7 +26,7 @@ from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
 from napari_seg.formats.label_maps import is_cropped, on_common_grid, on_grid, read_label_map, stated_names
 from napari_seg.formats.mask_folder import mask_files
-from napari_seg.volume import Segment, Segmentation
+from napari_seg.volume import Segment, Segmentation, labels_in
 
 logger = logging.getLogger(__name__)
 
@@ -369,11 +369,13 @@ def compare_with(
     for sign, error in matched.doubts.items():
         if sign not in matched.evidence:
             raise error
+    held = {*labels_in(prediction.array), *(one.label for one in prediction.segments)}
     named = {one.label for one in prediction.segments if one.name != f"label {one.label}"}
     label_of = {
         one.name: one.label
         for one in matched.prediction.segments
-        if one.label in (labels := matched.labels[one.name]) and (len(labels) == 1 or one.label in named)
+        if one.label in held.intersection(labels := matched.labels[one.name])
+        and (len(labels) == 1 or one.label in named)
     }
     return (
         {label: scores[name] for name, label in label_of.items()},
