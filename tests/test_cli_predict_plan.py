@@ -28,7 +28,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     scans.mkdir()
     phantoms.write_nifti(phantoms.head(), scans / "[red]head.nii.gz")
     (scans / "bad_ct.nii.gz").write_bytes(b"no scan")
-    assert main(["predict", str(scans), "-o", str(out), "--dry-run", "--device", "cpu"]) == 0
+    assert main(["predict", str(scans), "-o", str(out), "--dry-run", "--device", "cpu"]) == 3
     printed = capsys.readouterr()
     assert "[red]head_seg.nii.gz" in printed.out
     assert "refuse   bad_ct  file.not_nifti" in printed.out

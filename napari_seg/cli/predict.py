@@ -307,15 +307,18 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
         text = f"the tables in {arguments.output} have {counted(cohort.other_results, 'result')} of other scans, too"
         print(f"napari-seg: {text}", file=sys.stderr)
     if cohort.results_left_out and not is_quiet:
-        text = f"{counted(cohort.results_left_out, 'earlier result')} of scans that this run leaves out are in no table"
-        print(f"napari-seg: {text}; the files stay, and count again in a run that has the scans", file=sys.stderr)
+        are = "earlier result is" if cohort.results_left_out == 1 else "earlier results are"
+        text = (
+            f"{cohort.results_left_out} {are} in no table: this run leaves out the scans, or refuses them, or has them"
+        )
+        print(f"napari-seg: {text} under other names; the files stay", file=sys.stderr)
     if cohort.report_fault is not None:
         print(f"napari-seg: the results are complete, but not their report: {cohort.report_fault}", file=sys.stderr)
     return cohort
 
 
 def _dry_run(arguments: argparse.Namespace) -> int:
-    """Print what the run would do."""
+    """Print what the run would do; the exit status is that of the run, as far as it can be told before."""
     from napari_seg.cli.predict_plan import print_plan
 
     cohort = _cohort(arguments)
@@ -323,7 +326,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
     print_plan(plan, arguments.output, as_json=arguments.json or arguments.json_lines)
     if not cohort.cases:
         return ExitCode.NOTHING_FOUND
-    return ExitCode.DONE if plan.cases else ExitCode.ALL_FAILED
+    return exit_code(len(plan.refused), len(plan.refused) + len(plan.cases))
 
 
 def _cohort(arguments: argparse.Namespace) -> Cohort:

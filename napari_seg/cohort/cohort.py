@@ -69,7 +69,8 @@ class Cohort:
         report: page that the last run has written about all cases of the folder; None before it, for a single case, and
             if it could not be written.
         other_results: number of results in the folder of scans that were not among those of the last run.
-        results_left_out: number of earlier results that count no longer, because the last run left out their scans.
+        results_left_out: number of earlier results that count no longer, because the last run left out or refused their
+            scans, or had them under other names.
         report_fault: reason why the report could not be written; None without one.
 
     Raises:
