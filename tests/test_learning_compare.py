@@ -77,6 +77,18 @@ def test_chance_is_called_clear_in_one_of_twenty(count: int) -> None:
     assert clear / 400 < 0.08
 
 
+def test_segments_of_one_name_are_one_structure(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(scan: Volume, *_: object) -> Segmentation:
+        array = np.zeros(scan.grid.shape, np.uint8)
+        array[4:8, 4:8, 4:6] = [1, 2]
+        return Segmentation(array, scan.grid, (Segment(1, "bright", (1, 1, 1)), Segment(2, "bright", (2, 2, 2))))
+
+    bundle = read_bundle(bundles.write_threshold_bundle(tmp_path / "bundle"), trust=True)
+    monkeypatch.setattr("napari_seg.learning.compare.segment", found)
+    scores = evaluate(folder, read_training_set(folder), bundle)
+    assert [one["bright"] for one in scores.values()] == [1, 1]
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two validation cases with a bright block, whose labels miss a part of it."""

@@ -125,12 +125,14 @@ def _score(folder: Path, content: TrainingSet, case: AcceptedCase, bundle: Bundl
     scan = scan_of(folder, case)
     labels = labels_of(folder, case, scan.grid)
     result = on_grid(segment(scan, bundle), scan.grid, folder / case.image)
-    labels_of_name = {one.name: one.label for one in result.segments}
+    labels_of_name: dict[str, set[int]] = {}
+    for one in result.segments:
+        labels_of_name.setdefault(one.name, set()).add(one.label)
     same = match_names(case.annotated, labels_of_name)
     structures = [
         Structure(
             Segment(number, name, distinct_color(number)),
-            frozenset([labels_of_name[same[name]]]),
+            frozenset(labels_of_name[same[name]]),
             frozenset([content.structures[name]]),
         )
         for number, name in enumerate(same, 1)
