@@ -56,13 +56,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_planned_round_keeps_the_structures_that_were_corrected(folder: Path) -> None:
-    out = folder.parent / "new"
+    out = folder / "new"
     open_round(folder, replace(read_bundle(None), localiser=None), out)
     content = read_training_set(folder)
     changed = Provenance("Ada", changes={"Liver": StructureChange(8, 1.0, 8, 1.0, 1, 0)})
     write_training_set(folder, replace(content, cases=tuple(replace(one, provenance=changed) for one in content.cases)))
     assert corrected_of(folder, out) == ("Liver",)
-    out.mkdir(exist_ok=True)
+    out.mkdir()
     (out / "plan.json").touch()
     assert corrected_of(folder, out) == content.corrected == ("Liver", "Anterior Hippocampus")
 
