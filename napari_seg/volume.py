@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
 from napari_seg.geometry import Grid
+from napari_seg.structure_names import find_names
 
 Format = Literal["", "nifti", "itk", "image2d", "dicom"]
 """Format of a scan's files: "nifti" (pairs of .hdr and .img, too), "itk" (NRRD and MetaImage), "image2d" (2D images),
@@ -354,17 +355,14 @@ def select_segments(segments: Sequence[Segment], only: Sequence[str], name: str)
 
     Args:
         segments: segments of a file.
-        only: names of the segments to select.
+        only: names of the segments to select, in any case and with any separators between words.
         name: name of the file in messages.
 
     Raises:
         InputError: `labels.unknown`, the file has no segment of one of these names.
     """
-    selected = tuple(segment for segment in segments if not only or segment.name in only)
-    if missing := sorted(set(only) - {segment.name for segment in selected}):
-        known = ", ".join(segment.name for segment in segments) or "no names"
-        raise InputError("labels.unknown", f"{name} has no segment {', '.join(missing)}; it has {known}")
-    return selected
+    chosen = find_names(only, [segment.name for segment in segments], name)
+    return tuple(segment for segment in segments if not only or segment.name in chosen)
 
 
 def smallest_label_type(highest_label: int) -> np.dtype:

@@ -95,7 +95,7 @@ def test_results_are_converted_and_compared(study: Path, tmp_path: Path, capsys:
     back = read(tmp_path / "back.nii.gz")
     assert np.array_equal(back.array, meant.array)
     assert back.grid.matches(meant.grid)
-    assert run("convert", tmp_path / "x.dcm", tmp_path / "part.nii.gz", "--segments", "upper") == 0
+    assert run("convert", tmp_path / "x.dcm", tmp_path / "part.nii.gz", "--segments", "Upper") == 0
     assert np.count_nonzero(read(tmp_path / "part.nii.gz").array) == np.count_nonzero(meant.array == 2)
 
     assert run(*words, "--redo") == 0  # other formats of labels that are no more go with them

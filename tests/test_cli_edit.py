@@ -269,16 +269,16 @@ def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: p
 def test_structures_are_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     original = write(tmp_path / "case_seg.nii.gz")
     assert run("edit", original, "-o", tmp_path / "out", "--structure", "kidney", "--keep-largest") == 4
-    assert "labels.unknown" in capsys.readouterr().err
+    assert "labels.unknown: case_seg.nii.gz has no structure kidney; it has liver, spleen" in capsys.readouterr().err
     record_path(original).unlink()
-    for name in ("spleen", "label 9"):
+    for name in ("Spleen", "label 9"):
         if name == "label 9":  # no name in the header either
             write_map(labels(), GRID, original)
         words = ["--structure", name, "--keep-largest", "--json", "--overwrite"]
         assert run("edit", original, "-o", tmp_path / "out", *words) == 0
         (report,) = json.loads(capsys.readouterr().out)
         (structure,) = report["structures"]
-        assert (structure["name"], structure["voxels_before"], structure["voxels_after"]) == (name, 33, 32)
+        assert (structure["name"], structure["voxels_before"], structure["voxels_after"]) == (name.lower(), 33, 32)
     assert structure["ml_after"] == pytest.approx(32 * VOXEL_ML, abs=1e-4)
 
 

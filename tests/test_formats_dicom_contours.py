@@ -146,7 +146,7 @@ def test_structures_whose_contours_are_stored_twice_or_overlap(
     one.append(copy.deepcopy(one[0]))
     one.append(moved(one[1], series, (2, 3, 0)))
     structures.save_as(tmp_path / "x.dcm")
-    found = read_rtstruct(tmp_path / "x.dcm", series.grid, ["one"])
+    found = read_rtstruct(tmp_path / "x.dcm", series.grid, ["One"])
     counts = np.count_nonzero(found.array, axis=(0, 1)).tolist()
     assert counts[3:6] == [35, 35 + 35 - 3 * 4, 35]
     (notice,) = found.notices

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "napari_seg"
 
 # floor by floor, the ground first: a room may import from its own floor or from below
 FLOORS = [
-    {"error_codes", "errors", "version"},
+    {"error_codes", "errors", "structure_names", "version"},
     {"geometry", "memory", "progress", "worker"},
     {"volume"},
     {"formats", "evaluation"},

@@ -37,7 +37,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "standard since 2024); or contours; default seg",
     )
     parser.add_argument(
-        "--segments", nargs="+", default=[], metavar="NAME", help="names of the structures to convert; default: all"
+        "--segments",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names of the structures to convert, in any case; default: all",
     )
     parser.add_argument(
         "--ignore-frame-of-reference",
@@ -104,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     for notice in segmentation.notices:
         print(f"napari-seg: {notice}", file=sys.stderr)
     named = with_all_segments_named(segmentation)
-    made_by = origin_of(arguments.input, arguments.segments)
+    made_by = origin_of(arguments.input, arguments.segments and [one.name for one in segmentation.segments])
     if arguments.origin:
         by_hand = arguments.origin == "manual"
         made_by = LabelOrigin("MANUAL") if by_hand else replace(made_by, origin=arguments.origin.upper())

@@ -70,7 +70,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help='structures to edit; default: all. "label 3" is one without a name',
+        help='structures to edit, in any case; default: all. "label 3" is one without a name',
     )
     operations = parser.add_argument_group("operations")
     for name, kind in OPERATIONS.items():

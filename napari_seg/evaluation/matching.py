@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError, Notice, listed
 from napari_seg.evaluation.labels import BACKGROUND, Classes, Meaning, do_overlap, mask_ignored
 from napari_seg.evaluation.metrics import on_grid
-from napari_seg.evaluation.names import match_names
+from napari_seg.structure_names import match_names
 from napari_seg.volume import Segment, Segmentation, distinct_color, labels_in
 
 VOID = 255

@@ -20,12 +20,12 @@ from napari_seg.evaluation.declared import as_planned, declared
 from napari_seg.evaluation.labels import BACKGROUND, MEAN, Classes, Meaning
 from napari_seg.evaluation.matching import UNNAMED_VOID, VOID, Matched, match
 from napari_seg.evaluation.metrics import Comparison, Scores, compare_label_maps, disagreement
-from napari_seg.evaluation.names import match_names
 from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
 from napari_seg.formats.label_maps import is_cropped, on_common_grid, on_grid, read_label_map, stated_names
 from napari_seg.formats.mask_folder import mask_files
+from napari_seg.structure_names import match_names
 from napari_seg.volume import Segment, Segmentation, labels_in
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.evaluation.matching import Structure, matched_by
 from napari_seg.evaluation.metrics import compare_label_maps
-from napari_seg.evaluation.names import match_names
 from napari_seg.evaluation.statistics import Both, means_of_cases, of_structure, paired
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.label_maps import on_grid
@@ -23,6 +22,7 @@ from napari_seg.inference.segment import segment
 from napari_seg.learning.scans import labels_of, scan_of
 from napari_seg.learning.training_set import AcceptedCase, TrainingSet
 from napari_seg.progress import Progress, ignore_progress
+from napari_seg.structure_names import match_names
 from napari_seg.version import __version__
 from napari_seg.volume import Segment, Segmentation, distinct_color
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from napari_seg.errors import InputError, Notice, without_private_text
 from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.objects import object_label, read_object
+from napari_seg.structure_names import match_each
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -157,9 +158,10 @@ def references_of(path: Path, only: Sequence[str] = ()) -> References:
         if "StructureSetROISequence" in dataset:
             stated = _items(dataset, "ReferencedFrameOfReferenceSequence")
             default = next((uid for item in (*stated, dataset) if (uid := _uid(item, "FrameOfReferenceUID"))), "")
-            for roi in _items(dataset, "StructureSetROISequence"):
-                name = str(roi.get("ROIName") or "")
-                if not only or name in only:  # PS3.3 C.8.8.5: each structure names its frame of reference
+            names = [str(roi.get("ROIName") or "") for roi in _items(dataset, "StructureSetROISequence")]
+            chosen = match_each(only, names).values()
+            for roi, name in zip(_items(dataset, "StructureSetROISequence"), names, strict=True):
+                if not only or name in chosen:  # PS3.3 C.8.8.5: each structure names its frame of reference
                     frame = _uid(roi, "ReferencedFrameOfReferenceUID") or default
                     found.frames.setdefault(frame, []).append(name)
             for drawn in _items(dataset, "ROIContourSequence"):

@@ -15,6 +15,7 @@ from napari_seg.formats.dicom.contours import enclosed, enclosed_by_odd
 from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.objects import object_label, read_object
 from napari_seg.geometry import RAS_FROM_LPS, Grid
+from napari_seg.structure_names import find_names
 from napari_seg.volume import Segment, Segmentation, distinct_color, smallest_label_type
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
     with quiet_pydicom(), without_private_text(InputError, "file.bad_header", text):
         described = [(int(roi.ROINumber), str(roi.get("ROIName") or "")) for roi in dataset.StructureSetROISequence]
         names = dict(described)
+        only = find_names(only, [name for _, name in described], file_name)
         structures = list(_structures(dataset, names, only, grid))
         drawn = {int(item.ReferencedROINumber) for item in _items(dataset) if item.get("ContourSequence")}
     for number, name in described:
@@ -70,9 +72,6 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
                 f"{file_name} gives {name} and {other} the number {number}, so that their contours can't be told apart"
             )
             raise InputError("file.bad_header", f"{text}; expected a number of its own for each; export it again")
-    if absent := set(only) - set(names.values()):
-        known = ", ".join(names.values())
-        raise InputError("labels.unknown", f"{file_name} has no structure {', '.join(sorted(absent))}; it has {known}")
     text = f"in {file_name} has no closed contour, only points or open lines; no voxel is inside"
     notices = [Notice("labels.not_closed", f"{one.name} {text}", one.name) for one in structures if one.is_open]
     if not only and (missing := sorted(drawn - names.keys())):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from napari_seg.evaluation.names import match_names
+from napari_seg.errors import InputError
+from napari_seg.structure_names import find_names, match_names
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,23 @@ def test_spellings_of_one_name_match(name: str, other: str) -> None:
 )
 def test_other_names_do_not_match(names: list[str], others: list[str], found: dict[str, str]) -> None:
     assert match_names(names, others) == found
+
+
+def test_requested_names_are_found_in_any_case_and_with_any_separators() -> None:
+    names = ["liver", "kidney_left", "Lung-Left", "lung left", "liver"]
+    requested = ["Liver", "kidney left", "LIVER", "lung left"]
+    assert find_names(requested, names, "f") == ["liver", "kidney_left", "lung left"]
+    with pytest.raises(InputError, match=r"labels\.unknown: f has no structure Lung_left; it has liver, kidney_left, "):
+        find_names(["Lung_left"], names, "f")  # two have this name
+
+
+def test_a_wrong_name_is_answered_by_the_nearest_ones() -> None:
+    names = ["spleen", "kidney_right", "liver", *(f"rib_{n}" for n in range(100))]
+    for requested, listed in (
+        (["Livr"], "such as liver"),
+        (["LIVR", "splen"], "such as liver, spleen"),
+        (["rib"], "such as rib_9, rib_8, rib_7, rib_6, rib_5"),
+        (["xyz"], "such as spleen, kidney_right, liver, rib_0, rib_1"),
+    ):
+        with pytest.raises(InputError, match=rf"; it has 103 names, {listed}$"):
+            find_names(requested, names, "f")
