@@ -793,6 +793,11 @@ CODES = {
         "The grown region is larger than the limit: it leaked into other tissue, or the limit is too small.",
         "Narrow the range of intensities, widen the neck, or raise the limit.",
     ),
+    "edit.masks": Code(
+        "error",
+        "A folder holds a mask for each structure, as TotalSegmentator writes it, and structures were given by name.",
+        "Convert the folder into one label map with `napari-seg convert FOLDER labels.nii.gz`, and edit that.",
+    ),
     "edit.neck": Code(
         "error",
         "The tissue around the clicked voxel is thinner than the bridges that are not crossed.",

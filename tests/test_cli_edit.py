@@ -282,11 +282,26 @@ def test_structures_are_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFix
     assert structure["ml_after"] == pytest.approx(32 * VOXEL_ML, abs=1e-4)
 
 
+def test_a_folder_of_masks_of_one_scan_is_to_be_converted_first(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "segmentations"
+    folder.mkdir()
+    for label, name in ((4, "liver"), (9, "spleen")):
+        write_map((labels() == label).astype(np.uint8), GRID, folder / f"{name}.nii.gz")
+    for words in (["-o", tmp_path / "out", "--keep-largest"], ["--list-islands"]):
+        assert run("edit", folder, "--structure", "Liver", *words) == 4
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("napari-seg: edit.masks: ")
+        assert line.endswith(f"convert it first: napari-seg convert {folder} labels.nii.gz")
+    assert not (tmp_path / "out").exists()
+    # all masks may be edited alike
+    assert run("edit", folder, "-o", tmp_path / "out", "--structure", "label 1", "--keep-largest") == 0
+
+
 def test_an_operation_that_fails_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     original = write(tmp_path / "case_seg.nii.gz")
     assert run("edit", original, "-o", tmp_path / "out", "--erode", 50) == 4
     assert "edit.nothing_left" in capsys.readouterr().err
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failed_write_keeps_the_record_of_the_labels_that_stay(

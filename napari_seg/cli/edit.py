@@ -94,7 +94,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import NapariSegError
-    from napari_seg.formats.atomic import make_output_folder
 
     if arguments.list_islands:
         if arguments.operations or arguments.output:
@@ -105,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.usage_error(f"give at least one operation: {names}")
     if arguments.output is None:
         arguments.usage_error("expected -o with the folder for the edited label maps")
-    jobs = _jobs(arguments.labels, arguments.output)
+    jobs = _jobs(arguments.labels, arguments.output, arguments.structure)
     inputs = {original.resolve() for original, _ in jobs}
     reports: list[dict[str, Any]] = []
     taken: set[Path] = set()
@@ -113,7 +112,6 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             _check_free(output, original, inputs, taken)
             taken.add(output.resolve())
-            make_output_folder(output.parent)
             report = _edit(
                 original,
                 output,
@@ -138,7 +136,7 @@ def _list_islands(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import NapariSegError, counted, one_line
 
     reports: list[dict[str, Any]] = []
-    for path, _ in _label_maps(arguments.labels):
+    for path, _ in _label_maps(arguments.labels, arguments.structure):
         report: dict[str, Any]
         try:
             report = {"labels": str(path), "structures": _islands(path, arguments.structure)}
@@ -200,8 +198,13 @@ def _size(text: str) -> float:
     return size
 
 
-def _jobs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
+def _jobs(inputs: Sequence[Path], output: Path, structures: Sequence[str]) -> list[tuple[Path, Path]]:
     """Return each label map with the file to write.
+
+    Args:
+        inputs: label maps, and folders.
+        output: folder, or file for one label map.
+        structures: names of the structures to edit; all if empty.
 
     Raises:
         InputError: as for `_label_maps`.
@@ -210,18 +213,22 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
 
     if len(inputs) == 1 and inputs[0].is_file() and has_ending(output, (*NIFTI_ENDINGS, *SEG_NRRD_ENDINGS)):
         return [(inputs[0], output)]
-    return [(path, output / _output_name(name)) for path, name in _label_maps(inputs, output)]
+    return [(path, output / _output_name(name)) for path, name in _label_maps(inputs, structures, output)]
 
 
-def _label_maps(inputs: Sequence[Path], output: Path | None = None) -> list[tuple[Path, Path]]:
+def _label_maps(
+    inputs: Sequence[Path], structures: Sequence[str], output: Path | None = None
+) -> list[tuple[Path, Path]]:
     """Return each label map with its path below its folder.
 
     Args:
         inputs: label maps, and folders.
+        structures: names of the structures to edit; all if empty.
         output: folder whose files are left out.
 
     Raises:
-        InputError: `input.missing`, a path does not exist; `input.none`, there is no label map.
+        InputError: `input.missing`, a path does not exist; `input.none`, there is no label map; `edit.masks`, a folder
+            has a mask for each structure.
     """
     from napari_seg.cohort.results_below import label_maps_below
     from napari_seg.errors import InputError
@@ -231,12 +238,32 @@ def _label_maps(inputs: Sequence[Path], output: Path | None = None) -> list[tupl
         if not path.exists():
             raise InputError("input.missing", f"{path} does not exist; check the path")
         if path.is_dir():
+            _check_no_masks(path, structures)
             found += [(one, one.relative_to(path)) for one in label_maps_below(path, output)]
         else:
             found.append((path, Path(path.name)))
     if not found:
         raise InputError("input.none", "found no label map; expected NIfTI or .seg.nrrd files in the folder")
     return found
+
+
+def _check_no_masks(folder: Path, structures: Sequence[str]) -> None:
+    """Refuse a folder with a mask for each structure, which shows in a file with the name of a structure to edit.
+
+    Raises:
+        InputError: `edit.masks`.
+    """
+    from napari_seg.errors import InputError
+    from napari_seg.formats.label_maps import stated_names
+    from napari_seg.formats.mask_folder import mask_files
+    from napari_seg.structure_names import match_each
+
+    masks = mask_files(folder) if structures else {}
+    for name in match_each(structures, masks).values():
+        if not stated_names(masks[name]):
+            text = f"{folder} holds a mask for each structure, such as {masks[name].name}; expected label maps"
+            way = f"convert it first: napari-seg convert {folder} labels.nii.gz"
+            raise InputError("edit.masks", f"{text}; {way}")
 
 
 def _output_name(path: Path) -> Path:
@@ -292,7 +319,7 @@ def _edit(
     from napari_seg.cohort.outputs import sha256_of
     from napari_seg.editing.operations import apply_operations
     from napari_seg.errors import InputError, OutputError
-    from napari_seg.formats.atomic import not_written, set_aside
+    from napari_seg.formats.atomic import make_output_folder, not_written, set_aside
     from napari_seg.formats.endings import SEG_NRRD_ENDINGS, has_ending
     from napari_seg.formats.kinds import write_label_map
     from napari_seg.formats.label_maps import (
@@ -341,6 +368,7 @@ def _edit(
         after = on_grid(after, both, output)
     content = edited_record(after, original, edit)
     is_as_made = (read_record(record_path(original)) or {}).get("sha256") == digest
+    make_output_folder(output.parent)  # so late that a label map that fails leaves no empty folder
     try:
         with set_aside(record):  # so that it never lies next to labels that it does not describe
             write_label_map(after, output)
