@@ -115,7 +115,7 @@ def test_the_largest_case_decides_whether_validations_see_patches() -> None:
         validate_within(plan, cost, Device("cpu", "cpu", free), options)
         assert [name for name in plan.options if name == PATCHES] == expected
         if expected:
-            assert "largest case (410 x 410 x 400 voxels, 26 channels)" in plan.why[PATCHES]
+            assert "largest case (410 x 410 x 400 voxels, 26 classes with background)" in plan.why[PATCHES]
             assert "; 2.0 GiB may be used" in plan.why[PATCHES]
     slices = make_plan(MRI, dims=2)
     validate_within(slices, cost, Device("cpu", "cpu", 0))

@@ -126,6 +126,7 @@ def test_validations_that_do_not_fit_are_neither_planned_nor_timed(
     free = memory_plan.Device("cpu", "cpu", 2**30)
     (text,) = (text for _, text in network_rows(plan, free) if "evaluation at the end" in text)
     assert text.startswith("validations see patches; whole, a validation of the largest case (")
+    assert " classes with background) about " in text
     assert "too much" in text
 
 

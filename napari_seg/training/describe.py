@@ -143,7 +143,8 @@ def _validation_rows(plan: dict[str, Any], device: Device) -> list[tuple[str, st
     network = plan["network"]
     if "evaluation bytes" not in network:
         return []
-    of_case = f"the largest case ({' x '.join(map(str, network['largest case']))}, {network['channels']} channels)"
+    shape = " x ".join(map(str, network["largest case"]))
+    of_case = f"the largest case ({shape}, {network['channels']} classes with background)"
     validation = f"a validation of {of_case} about {describe_bytes(network['validation bytes'])}"
     if PATCHES in plan["options"]:
         validation = f"validations see patches; whole, {validation}"

@@ -266,6 +266,7 @@ def validate_within(plan: TrainingPlan, of_case: ValidationCost, device: Device,
         return
     plan.use(
         PATCHES,
-        f"a validation of the largest case ({' x '.join(map(str, of_case.shape))} voxels, {of_case.classes} channels) "
-        f"would take {describe_bytes(of_case.validation)} of memory; {describe_bytes(device.free_bytes)} may be used",
+        f"a validation of the largest case ({' x '.join(map(str, of_case.shape))} voxels, {of_case.classes} classes "
+        f"with background) would take {describe_bytes(of_case.validation)} of memory; "
+        f"{describe_bytes(device.free_bytes)} may be used",
     )
