@@ -26,7 +26,8 @@ def test_decathlon(tmp_path: Path) -> None:
     dataset = find_dataset(tmp_path)
     assert dataset.layout == "decathlon"
     assert names(dataset.cases) == ["c0", *(f"c{n}" for n in range(2, 11))]  # as listed, not as sorted
-    assert dataset.unpaired == ({"name": "c1", "image": str(tmp_path / "imagesTr" / "c1.nii.gz")},)
+    missing = {"list": "dataset.json", "missing": ["./labelsTr/c1.nii.gz"]}
+    assert dataset.unpaired == ({"name": "c1", "image": str(tmp_path / "imagesTr" / "c1.nii.gz"), **missing},)
     assert dataset.labels == {"Anterior": (1,), "Posterior": (2,)}
     assert dataset.channels == ("MRI",)
     assert not dataset.is_2d

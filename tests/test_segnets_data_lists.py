@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 
@@ -35,6 +36,29 @@ def test_a_list_without_any_file_says_so(tmp_path: Path) -> None:
         find_dataset(tmp_path / "cases.csv")
 
 
+def test_unused_columns_of_a_table_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "b.nii", "l.nii")
+    rows = ["img,seg,Who,patient,phase,,notes", "a.nii,l.nii,P1,1,venous,0,", "b.nii,l.nii,P1,2,late,1,"]
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    assert find_dataset(tmp_path / "cases.csv").unused[-1] == "columns not used: who, phase, one without a title"
+    (tmp_path / "cases.csv").write_text("image,label,subject,split\na.nii,l.nii,P1,train\nb.nii,l.nii,P1,train\n")
+    assert not any("columns" in text for text in find_dataset(tmp_path / "cases.csv").unused)
+
+
+def test_a_missing_file_of_a_list_is_reported_with_the_list_and_its_path(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "b.nii", "a_l.nii")
+    rows = ["image,label", "a.nii,a_l.nii", "nope.nii,sub/nope_l.nii", "b.nii,b_l.nii"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    with pytest.raises(TrainingError) as caught:
+        check(find_dataset(tmp_path / "list.csv"))
+    text = str(caught.value)
+    assert re.search(
+        r"partner\.no_image +nope +list\.csv lists nope\.nii and sub/nope_l\.nii, which do not exist;", text
+    )
+    assert re.search(r"partner\.no_label +b +list\.csv lists b_l\.nii, which does not exist;", text)
+    assert "dataset.json" not in text
+
+
 def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, *(unicodedata.normalize("NFD", f"x/é{n}.nii") for n in range(6)))
     rows = [unicodedata.normalize("NFC", f"x/é{n}.nii,x/é{n}.nii") for n in range(6)]
@@ -65,7 +89,7 @@ def test_a_patient_may_be_numbered_0(tmp_path: Path) -> None:
     assert find_dataset(tmp_path / "cases.json").patients == {"a": "0", "b": "0", "c": "c"}
 
 
-@pytest.mark.parametrize("words", [("development", "heldout"), (0, 1), ("trn", "tst")])
+@pytest.mark.parametrize("words", [("development", "heldout"), ("dev", "dev"), (0, 1), ("trn", "tst")])
 @pytest.mark.parametrize("kind", ["csv", "json"])
 def test_a_split_in_other_words_is_refused_before_a_training(tmp_path: Path, kind: str, words: tuple) -> None:
     touch(tmp_path, "a.nii", "b.nii", "l.nii")

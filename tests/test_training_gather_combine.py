@@ -333,7 +333,8 @@ def test_a_list_in_another_order_is_not_the_planned_one(tmp_path: Path) -> None:
 def test_cases_without_a_partner_are_faults(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a", {"liver": 1}), write(tmp_path / "b", {"liver": 1}, cases=("q1", "q2"))
     (second / "labelsTr" / "q2.nii.gz").unlink()  # as in a copy that is not complete
-    assert "partner.no_label  q2  there is no label" in refused(tmp_path / "data", first, second, code="data.faults")
+    text = refused(tmp_path / "data", first, second, code="data.faults")
+    assert "partner.no_label  q2  dataset.json lists labelsTr/q2.nii.gz, which does not exist" in text
 
 
 def test_the_steps_of_a_plan_count_the_replayed_cases_that_train(tmp_path: Path) -> None:

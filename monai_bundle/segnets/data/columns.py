@@ -15,7 +15,7 @@ _FOLD = re.compile(r"folds?( ?(id|number))?")
 
 PARTS = {
     "training": "train training tr",
-    "validation": "validation valid val dev",
+    "validation": "validation valid val",
     "test": "test testing ts holdout hold-out",
 }
 """Part of a data set -> words for it in lists."""

@@ -78,7 +78,7 @@ def check(
     """
     start = time.monotonic()
     faults = [Fault("dataset.stated", "all", text) for text in dataset.unclear]
-    faults += _unpaired(dataset) if cases is None else []
+    faults += unpaired_faults(dataset) if cases is None else []
     cases = dataset.cases if cases is None else cases
     faults += _duplicates(cases)
     known, foreground = None, None
@@ -154,16 +154,23 @@ def _log_unannotated(dataset: Dataset, ignored: Sequence[tuple[int, int]], label
         )
 
 
-def _unpaired(dataset: Dataset) -> Iterator[Fault]:
+def unpaired_faults(dataset: Dataset) -> Iterator[Fault]:
+    """Return a fault for each case without an image or a label map, which names the missing paths of a list."""
     for case in dataset.unpaired:
         has, lacks = ("image", "label") if "image" in case else ("label", "image")
-        present = case.get(has, "its entry in dataset.json")
-        present = Path(present[0] if isinstance(present, list) else present).name
-        yield Fault(
-            f"partner.no_{lacks}",
-            case["name"],
-            f"{present} has no {lacks}; expected an image and a label map; add the missing one or remove this one",
-        )
+        if missing := case.get("missing"):
+            verb = "does" if len(missing) == 1 else "do"
+            text = (
+                f"{case['list']} lists {' and '.join(missing)}, which {verb} not exist; expected absolute paths "
+                "or paths relative to the list; correct them, restore the files, or remove the case from the list"
+            )
+        else:
+            present = case.get(has, "the list of cases")
+            present = Path(present[0] if isinstance(present, list) else present).name
+            text = (
+                f"{present} has no {lacks}; expected an image and a label map; add the missing one or remove this one"
+            )
+        yield Fault(f"partner.no_{lacks}", case["name"], text)
 
 
 def _duplicates(cases: Sequence[Case]) -> Iterator[Fault]:

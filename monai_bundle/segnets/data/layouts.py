@@ -60,6 +60,7 @@ class Dataset:
         cases: `{"name", "image", "label"}` each, in the order of the list (decathlon, list) or of their names; "image"
             is a path, or a list of paths if every channel has its own file.
         unpaired: images without a label map and label maps without an image; entries of `cases` that lack the other.
+            Those of a list also have "list", its name, and "missing", the paths in it that do not exist.
         labels: name -> values in the label files, without background; empty if the data set names none.
         channels: names of the image's channels; empty if the data set names none.
         is_2d: whether the images are 2D images (PNG, JPEG, ...) and not volumes.

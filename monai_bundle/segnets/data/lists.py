@@ -21,6 +21,7 @@ _LABEL = re.compile(r"(label|mask|seg|segmentation|ground ?truth|gt|annotation)s
 _IMAGE = re.compile(r"(image|img|scan|volume|input|picture)s?( ?\d+)?( ?(path|file|name|filename))?")
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/\\]{1,200}")
 _MAX_LINE = 1 << 16
+_SHOWN_COLUMNS = 20
 _ENDINGS = VOLUMES + IMAGES_2D + CONVERTIBLE
 
 
@@ -53,7 +54,7 @@ class Listed(NamedTuple):
 
     Attributes:
         cases: cases whose files exist.
-        unpaired: cases that lack a file.
+        unpaired: cases that lack a file, see `Dataset.unpaired`.
         patients: name of a case -> its patient; empty if the list names none.
         parts: name of a case -> "training", "validation" or "test"; empty if the list states no parts.
         folds: name of a case -> its fold, from 0; empty if the list states none.
@@ -125,8 +126,14 @@ def read_table(path: Path, channels: Sequence[str] | None = None, anywhere: bool
         entries.append(Entry([cells[n] for n in images], cells[labels[0]], **stated))
     titles = list(channels or [names[n] for n in images]) if len(images) > 1 else []
     found = listed_cases(path, entries, anywhere)
+    filled = {n for row in rows for n, cell in enumerate(row[: len(names)]) if cell.strip()}
+    others = [names[n] or "one without a title" for n in sorted(filled - {*images, labels[0], *numbers.values()})]
+    more = f" and {len(others) - _SHOWN_COLUMNS} more" if len(others) > _SHOWN_COLUMNS else ""
+    ignored = (f"columns not used: {', '.join(others[:_SHOWN_COLUMNS])}{more}",) if others else ()
     return found._replace(
-        channels=tuple(titles), unclear=(*columns.unclear, *found.unclear), unused=(*columns.unused, *found.unused)
+        channels=tuple(titles),
+        unclear=(*columns.unclear, *found.unclear),
+        unused=(*columns.unused, *found.unused, *ignored),
     )
 
 
@@ -166,13 +173,18 @@ def listed_cases(path: Path, entries: Sequence[Entry], anywhere: bool = False) -
         unclear=(f"its split has words such as {word[:40]!r}; expected train, validation and test",) if word else (),
         is_numbered=is_numbered,
     )
-    for name, (*images, label) in zip(names, found, strict=True):
+    for name, (*images, label), one in zip(names, found, entries, strict=True):
         case: Case = {"name": name}
         if all(map(_is_file, images)):
             case["image"] = str(images[0]) if len(images) == 1 else [str(path) for path in images]
         if _is_file(label):
             case["label"] = str(label)
-        (listed.cases if len(case) == 3 else listed.unpaired).append(case)
+        if len(case) == 3:
+            listed.cases.append(case)
+            continue
+        files = zip((*images, label), (*one.images, one.label), strict=True)
+        missing = [text for file, text in files if not _is_file(file)]
+        listed.unpaired.append(case | {"list": path.name, "missing": missing})
     return listed
 
 

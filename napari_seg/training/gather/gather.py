@@ -251,12 +251,9 @@ def refuse_unpaired(dataset: Dataset) -> None:
     Raises:
         TrainingError: `data.faults`.
     """
-    faults: list[Fault] = []
-    for case in dataset.unpaired:
-        has, lacks = ("image", "label") if "image" in case else ("label", "image")
-        text = f"there is no {lacks} for this {has}; add it, or remove the {has}"
-        faults.append((f"partner.no_{lacks}", case["name"], text))
-    if faults:
+    from segnets.data.faults import unpaired_faults
+
+    if faults := list(unpaired_faults(dataset)):
         raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
 
 
