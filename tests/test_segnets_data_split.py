@@ -15,6 +15,7 @@ from napari_seg.bundles.read import shipped_root
 sys.path.insert(0, str(shipped_root()))
 
 from segnets.data import Split, find_dataset, spread
+from segnets.data.split import unused_parts
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"
 
@@ -68,6 +69,20 @@ def test_stated_parts_are_used(tmp_path: Path) -> None:
     assert sorted(chain(*in_folds)) == ["c0", "c1", "c3"]
     assert names(part_of(root, "test", fold=0, folds=3)) == ["c2", "c4"]
     assert len(part_of(root, "training", fold=0, folds=3)) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("train val test", ""),
+        ("val val", "the stated split has no training part, so it is not used"),
+        ("train train", "the stated split has no validation part, so it is not used"),
+        ("train test", "the stated split has no validation part, so only its test part is used"),
+    ],
+)
+def test_a_stated_split_without_a_part_is_said_to_be_unused(tmp_path: Path, words: str, text: str) -> None:
+    root = stated(tmp_path, *((f"p{n}", part, "") for n, part in enumerate(words.split())))
+    assert unused_parts(find_dataset(root)).partition(";")[0] == text
 
 
 def test_a_stated_test_part_is_never_trained_on(tmp_path: Path) -> None:

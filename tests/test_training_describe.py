@@ -26,6 +26,8 @@ def test_each_setting_has_its_reason() -> None:
         ("plan", "normalisation NormalizeIntensityd: no common scale"),
         ("options", "folds 2"),
     ]
+    assert plan_rows(plan | {"patients": 6})[0] == ("data", "6 cases, T1, FLAIR (MR)")
+    assert plan_rows(plan | {"patients": 1})[0] == ("data", "6 cases of 1 patient, T1, FLAIR (MR)")
     assert plan_rows(plan | {"choices": {}})[-1] == ("options", "none")
     choices = {
         "options": ["loss_focal", "flips"],

@@ -213,6 +213,18 @@ def test_wrong_choices_leave_nothing_behind(dataset: Path, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_patients_and_what_is_not_used_of_a_table_are_in_the_plan(dataset: Path, tmp_path: Path) -> None:
+    rows = ["image,label,patient,split,who"]
+    for number, image in enumerate(sorted((dataset / "imagesTr").iterdir())):
+        rows.append(f"{image},{dataset / 'labelsTr' / image.name},P{number // 2},val,A")
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    described = plan_rows(plan_bundle(tmp_path / "cases.csv", tmp_path / "out", Choices(size="S"), dry_run=True))
+    assert described[0][1].startswith("6 cases of 3 patients, ")
+    notes = [text for heading, text in described if heading == "note"]
+    assert notes[0] == "columns not used: who"
+    assert notes[1].startswith("the stated split has no training part, so it is not used; ")
+
+
 def test_slices_and_pictures(dataset: Path, tmp_path: Path) -> None:
     plan_bundle(dataset, tmp_path / "slices", Choices(dims=2))
     for config in datasets.configs(tmp_path / "slices").values():

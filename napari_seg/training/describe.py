@@ -26,8 +26,13 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         plan: content of plan.json, as `plan_bundle` returns it.
     """
     found = plan["fingerprint"]
+    patients = plan.get("patients", found["cases"])
+    of_patients = f" of {counted(patients, 'patient')}" if patients != found["cases"] else ""
     rows = [
-        ("data", f"{counted(found['cases'], 'case')}, {', '.join(found['channels'])} ({found['modality']})"),
+        (
+            "data",
+            f"{counted(found['cases'], 'case')}{of_patients}, {', '.join(found['channels'])} ({found['modality']})",
+        ),
         *(
             (
                 "",

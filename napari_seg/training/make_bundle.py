@@ -75,6 +75,7 @@ def make_bundle(
     from segnets.data.faults import REPEATED, repeated_images
     from segnets.data.file_facts import read_all
     from segnets.data.labels import ranges
+    from segnets.data.split import unused_parts
 
     from napari_seg.training.advice import advise
     from napari_seg.training.fingerprint import fingerprint
@@ -145,6 +146,7 @@ def make_bundle(
         "dataset": converted.identity if converted else identity_of(dataset),
         "choices": choices.as_dict(),
         "fingerprint": found.as_dict(),
+        "patients": len(set(dataset.patients.values())),
         "parts": dict(counts),
         "labels": values,
         **({"regions": regions} if regions else {}),
@@ -160,6 +162,8 @@ def make_bundle(
         raise TrainingError("weights.classes", "found --classes-from without --fine-tune; expected both, or neither")
     left = converted.passed_over if converted else unread_files(dataset.unread)
     notes = [*dataset.unused, *(converted.unused if converted else ())]
+    if text := unused_parts(dataset):
+        notes.append(text)
     if repeated := repeated_images(dataset, dataset.cases, facts):
         notes.append(f"{REPEATED} ({counted(len(repeated), 'image')}; the log of the training names the cases)")
     if notes:

@@ -195,6 +195,20 @@ class Split:
         return {who: present.index(stated[who]) for who in patients}
 
 
+def unused_parts(dataset: Dataset) -> str:
+    """Return in words which parts that a data set states are not used, as it lacks others; "" if all are used."""
+    stated = set(dataset.parts.values())
+    lacking = [part for part in ("training", "validation") if part not in stated]
+    if not stated or not lacking:
+        return ""
+    used, divided = (
+        ("only its test part is used", "the other cases") if "test" in stated else ("it is not used", "the cases")
+    )
+    return (
+        f"the stated split has no {' and no '.join(lacking)} part, so {used}; {divided} are divided as without a split"
+    )
+
+
 def spread(cases: Sequence[Case], count: int | None) -> list[Case]:
     """Return so many of the cases, at even intervals; all if there are no more, or if the count is None."""
     if count is None or count >= len(cases):
