@@ -112,7 +112,10 @@ def test_a_scan_that_is_not_dicom_gets_no_dicom(head: Volume, tmp_path: Path, ca
     assert (out / "head.seg.nrrd").is_file()
     assert not (out / "head_seg.dcm").exists()
     assert run("convert", out / "head_seg.nii.gz", tmp_path / "x.dcm", "--scan", tmp_path / "head.nii.gz") == 5
-    assert "output.no_dicom" in capsys.readouterr().err
+    text = "output.no_dicom: x.dcm needs the DICOM images that it belongs to"
+    assert f"{text}; head.nii.gz is no DICOM series" in capsys.readouterr().err
+    assert run("convert", out / "head_seg.nii.gz", tmp_path / "x.dcm") == 5
+    assert f"{text}; found none; name their folder with --scan FOLDER" in capsys.readouterr().err
     assert find_scans(out) == find_scans(out / "head_seg.nii.gz")
 
 

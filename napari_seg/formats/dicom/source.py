@@ -59,7 +59,10 @@ def read_source(scan: Source, name: str) -> tuple[Dataset, SolvedStack]:
             lacks the identifiers that results refer to.
     """
     if scan.format != "dicom" or not scan.files:
-        raise OutputError("output.no_dicom", f"{name} needs the DICOM images that it belongs to; there are none")
+        is_other = scan.format != "dicom" and bool(scan.files)
+        found = f"{scan.files[0].name} is no DICOM series" if is_other else "found none"
+        way = "name their folder with --scan FOLDER"
+        raise OutputError("output.no_dicom", f"{name} needs the DICOM images that it belongs to; {found}; {way}")
     try:
         files, stack = solve_source(scan)
     except InputError as error:
