@@ -772,6 +772,11 @@ CODES = {
         "A function of `napari_seg.editing` was called with an axis that a volume does not have.",
         "Give 0, 1 or 2.",
     ),
+    "edit.below_voxel": Code(
+        "notice",
+        "An operation changed nothing, because its size in mm is smaller than the voxels.",
+        "Choose a size of at least the distance between two voxels.",
+    ),
     "edit.cropped": Code(
         "notice",
         "A structure reaches the edge of a DICOM SEG or a cropped `.seg.nrrd`, which leave out empty planes. It was "

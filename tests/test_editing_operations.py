@@ -91,3 +91,12 @@ def test_an_operation_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(InputError, match=r"edit\.nothing_left"):
         apply_operations(segmentation(), [Operation("erode", 50.0)], [LABEL])
     assert set(OPERATIONS) >= {"fill-holes", "keep-largest", "smooth"}
+
+
+def test_an_operation_below_a_voxel_says_that_it_changed_nothing() -> None:
+    below, above = Operation("dilate", 1.2), Operation("dilate", 1.3)  # voxels of 1.5 x 1.25 x 2.5 mm
+    after = apply_operations(segmentation(), [below, Operation("remove-islands", 1e-6), above], [LABEL, OTHER])
+    text = "edit.below_voxel: dilate 1.2 mm changed nothing; it is smaller than the voxels of 1.5 x 1.25 x 2.5 mm"
+    assert [str(notice) for notice in after.notices] == [f"{text}; choose a larger size"]
+    absent = apply_operations(segmentation(), [below], [LABEL + 1])
+    assert not absent.notices

@@ -125,7 +125,8 @@ def apply_operations(
 ) -> Segmentation:
     """Return a segmentation after operations, one after the other, each on one structure after the other.
 
-    A structure without voxels stays as it is, and so does one without empty slices between its slices.
+    A structure without voxels stays as it is, and so does one without empty slices between its slices. A notice says
+    which operations changed nothing because their size is smaller than a voxel.
 
     Beyond the edge of a scan nothing is known, and the operations take it so (see `shape`). The edge of a label map
     that leaves out empty planes is not that of the scan: background lies beyond it, and structures grow into it.
@@ -142,8 +143,9 @@ def apply_operations(
         EnvironmentFault: `environment.memory`.
     """
     widened = _widened(segmentation, operations, structures, cropped) if cropped else segmentation
-    labels = widened.array.copy()
+    labels, notices, spacing_mm = widened.array.copy(), widened.notices, widened.grid.spacing_mm
     for operation in operations:
+        are_empty = []
         for label in structures:
             try:
                 change = operation.change(labels, widened.grid, label)
@@ -151,8 +153,14 @@ def apply_operations(
                 if error.code not in _NOTHING_TO_DO:
                     raise
             else:
+                are_empty.append(change.is_empty)
                 change.apply(labels)
-    edited = replace(widened, array=labels, confidence={}, confidence_maps=None)
+        is_below = OPERATIONS[operation.name].unit == "mm" and operation.size < min(spacing_mm)
+        if is_below and are_empty and all(are_empty):
+            spacing = " x ".join(f"{each:.3g}" for each in spacing_mm)
+            text = f"{operation} changed nothing; it is smaller than the voxels of {spacing} mm; choose a larger size"
+            notices = (*notices, Notice("edit.below_voxel", text))
+    edited = replace(widened, array=labels, confidence={}, confidence_maps=None, notices=notices)
     return _narrowed(edited, cropped) if cropped else edited
 
 
