@@ -20,13 +20,21 @@ def image_dimensions(config: dict[str, Any], spatial_shape: Any = None) -> Liter
 def takes_2d_images(config: dict[str, Any], spatial_shape: Any = None) -> bool | None:
     """Return whether the network takes 2D images, be they slices of a volume; None if nothing shows it.
 
-    The arguments are as above. A network in a bundle's own code can show its dimensions nowhere.
+    The arguments are as above. A network in a bundle's own code can show its dimensions nowhere. One whose windows are
+    one slice thick takes an image as a volume of one slice.
     """
     dimensions, inferers = _dimensions(config, spatial_shape)
     found = (dimensions, _network_dimensions(config, spatial_shape))
-    if "SliceInferer" in inferers or 2 in found:
+    if "SliceInferer" in inferers or 2 in found or _window_size(config)[2:] == [1]:
         return True
     return False if 3 in found else None
+
+
+def _window_size(config: dict[str, Any]) -> list[Any]:
+    """Return the size of the windows; empty if the inferer states none."""
+    inferer = resolved(config, config.get("inferer"))
+    size = resolved(config, inferer.get("roi_size")) if isinstance(inferer, dict) else None
+    return list(size) if isinstance(size, list | tuple) else []
 
 
 def _dimensions(config: dict[str, Any], spatial_shape: Any) -> tuple[Literal[2, 3] | None, list[str]]:
