@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.editing.change import Box, Change
-from napari_seg.editing.structure import check_label, check_voxel, find_structure, pieces, relabel
+from napari_seg.editing.structure import check_in_structure, check_label, check_voxel, find_structure, pieces, relabel
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 
@@ -111,9 +111,7 @@ def take_island(
     if into:
         check_label(labels, into)
     box, mask, numbers, _ = _find_islands(labels, label)
-    if labels[place] != label:
-        text = f"voxel {place} has the label {labels[place]}; expected {label}: click on the structure"
-        raise InputError("edit.not_in_structure", text)
+    check_in_structure(labels, label, place)
     of_each = np.zeros(mask.shape, np.int32)
     of_each[mask] = numbers
     i, j, k = (n - side.start for n, side in zip(place, box, strict=True))

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.editing.change import Box, Change
-from napari_seg.editing.structure import Voxel, check_label, check_voxel, distance_mm, find_structure, pieces
+from napari_seg.editing.structure import (
+    Voxel,
+    check_in_structure,
+    check_label,
+    check_voxel,
+    distance_mm,
+    find_structure,
+    pieces,
+)
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
 
@@ -83,9 +91,7 @@ def _markers(labels: NDArray[np.unsignedinteger], label: int, seeds: Sequence[Vo
     """Return the number of the seed of each voxel in a box, from 1 up, 0 elsewhere."""
     markers = np.zeros(tuple(place.stop - place.start for place in box), np.int32)
     for number, seed in enumerate(seeds, start=1):
-        if labels[seed] != label:
-            text = f"voxel {seed} has the label {labels[seed]}; expected {label}: click on the structure"
-            raise InputError("edit.not_in_structure", text)
+        check_in_structure(labels, label, seed)
         i, j, k = (n - place.start for n, place in zip(seed, box, strict=True))
         markers[i, j, k] = number
     return markers

@@ -255,6 +255,17 @@ def check_voxel(voxel: Sequence[int], shape: tuple[int, ...]) -> Voxel:
     return i, j, k
 
 
+def check_in_structure(labels: NDArray[np.unsignedinteger], label: int, voxel: Voxel) -> None:
+    """Refuse a voxel that does not belong to a structure.
+
+    Raises:
+        InputError: `edit.not_in_structure`.
+    """
+    if labels[voxel] != label:
+        text = f"voxel {voxel} has the label {labels[voxel]}; expected {label}: click on the structure"
+        raise InputError("edit.not_in_structure", text)
+
+
 def check_shape(array: NDArray, labels: NDArray, what: str) -> None:
     """Refuse an array that does not lie on the voxels of a label map.
 
