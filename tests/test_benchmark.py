@@ -241,9 +241,9 @@ def test_summary_compares_with_nnunet_and_monai():
             {"seconds": 20.0, "peak_gib": 1.5, "first_seconds": 50.0, "first_peak_gib": 2.0},
             {"seconds": 30.0, "peak_gib": 1.0},
         ],
-        "napari-bfloat16": [{"seconds": 15.0, "peak_gib": 1.0}] * 2,
+        "napari-float32": [{"seconds": 15.0, "peak_gib": 1.0}] * 2,
     }
-    labels = {"nnunet": label_map, "monai": label_map, "napari": other, "napari-bfloat16": label_map}
+    labels = {"nnunet": label_map, "monai": label_map, "napari": other, "napari-float32": label_map}
     found = predict.summary(runs, labels)
     row = found["contenders"]["napari"]
     assert row["seconds"] == {"median": 25.0, "least": 20.0, "greatest": 30.0}
@@ -257,7 +257,7 @@ def test_summary_compares_with_nnunet_and_monai():
     assert "| napari-seg, default |  | 25 (20-30) | 1.5 | 0.25 (0.2-0.3) | 0.312 (0.25-0.375) |" in text
     assert "| 0.9744 0.0000 | 95.000% |" in text
     assert "50 s and 2.0 GiB" in text
-    assert "In bfloat16 95.000% of the voxels have the label that they have by default." in text
+    assert "95.000% of the voxels have the label that they have in float32." in text
 
 
 def test_commands_differ_in_what_they_compare(tmp_path):
