@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_seg.geometry import Grid
 
 if TYPE_CHECKING:
@@ -29,8 +32,24 @@ class Inverse(ABC):
     def is_resampling(self) -> bool:
         """True if interpolation between the two grids, with edges repeated, inverts the preprocessing.
 
-        It is linear, but along `nearest_axes` the nearest value is taken.
+        It is linear, but along `nearest_axes` the nearest value is taken. Where the preprocessing crops, values are 0
+        beyond `zero_faces` and outside of `covered`.
         """
+
+    @property
+    def covered(self) -> Grid:
+        """The part of `shown` that the preprocessing resampled; it cropped the rest before."""
+        return self.shown
+
+    @property
+    def zero_faces(self) -> NDArray[np.bool_]:
+        """(3, 2) first and last face along each axis of the network's grid that the preprocessing cropped there."""
+        return np.zeros((3, 2), dtype=bool)
+
+    @property
+    def is_cropped(self) -> bool:
+        """True if the preprocessing cropped, before or after it resampled."""
+        return self.covered is not self.shown or bool(self.zero_faces.any())
 
     @property
     def nearest_axes(self) -> tuple[int, ...]:

@@ -1,23 +1,24 @@
 """Preparation of the network's image by MONAI's transforms, and the way back from the network's grid to the scan's.
 
 The scan is resampled once on the grid that the bundle's transforms require. Where these transforms do nothing else to
-the grid, the way back is interpolation between two grids, which the engine does while windows are computed
-(`Inverse.is_resampling`). Otherwise MONAI inverts the transforms.
+the grid but crop the foreground, the way back is interpolation between two grids, which the engine does while windows
+are computed (`Inverse.is_resampling`). Otherwise MONAI inverts the transforms.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_seg.bundles.causes import is_of_memory
 from napari_seg.bundles.dimensions import REFERENCE_KEYS
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
-from napari_seg.geometry import Grid, resample
+from napari_seg.geometry import Grid, index_affine, parallel_axes, resample
 from napari_seg.inference.inverse import Inverse
 from napari_seg.memory import check_fits, limited_to, resident_bytes
 from napari_seg.volume import Volume
@@ -45,20 +46,57 @@ class TransformsInverse(Inverse):
         traced: MetaTensor without content that holds what the transforms have done to the image.
         key: key of the image inside the transforms.
         is_2d: whether the transforms were shown (C, I, J).
+        to_scan_world: 4 x 4, from the world of the transforms to the scan's.
     """
 
     preprocessing: Compose
     traced: Any
     key: str
     is_2d: bool = False
+    to_scan_world: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
 
     @property
     def is_resampling(self) -> bool:
-        """True if linear interpolation between the two grids, with edges repeated, inverts the transforms."""
-        operations = self.traced.applied_operations
-        resampled = [operation for operation in operations if operation.get("class") == "SpatialResample"]
-        others = {operation.get("class") for operation in operations} - {"Orientation", "SpatialResample"}
-        return not others and len(resampled) <= 1 and all(map(_is_linear, resampled))
+        """True if linear interpolation between the two grids inverts the transforms, see `Inverse`."""
+        before, resampled, after = self._operations
+        # a crop after the resampling is the last operation, so that its faces are those of the network's grid
+        known = [{"Orientation", "CropForeground"}, {"Orientation"}, {"Orientation", "CropForeground"}]
+        for part, names in zip((before, after[:-1], after[-1:]), known, strict=True):
+            if {operation.get("class") for operation in part} - names:
+                return False
+        if any(map(_pads, (*before, *after))) or not (resampled is None or _is_linear(resampled)):
+            return False
+        is_parallel = parallel_axes(index_affine(self.grid, self.shown), self.shown.shape) is not None
+        return not self.is_cropped or (is_parallel and not self.is_2d)
+
+    @property
+    def covered(self) -> Grid:
+        """The part of `shown` that was resampled, see `Inverse`."""
+        before, resampled, _ = self._operations
+        if not any(operation.get("class") == "CropForeground" for operation in before):
+            return self.shown
+        if resampled is None:
+            return self.grid
+        affine = np.asarray(resampled["extra_info"]["src_affine"], dtype=np.float64)
+        return _grid(resampled["orig_size"], self.to_scan_world @ affine)
+
+    @property
+    def zero_faces(self) -> NDArray[np.bool_]:
+        """The faces of the network's grid that were cropped after the resampling, see `Inverse`."""
+        *_, after = self._operations
+        if not after or after[-1].get("class") != "CropForeground":
+            return super().zero_faces
+        return np.reshape(after[-1]["extra_info"]["cropped"], (-1, 2)) > 0
+
+    @property
+    def _operations(self) -> tuple[list[Any], Any, list[Any]]:
+        """What the transforms did to the grid: before the first resampling, that one (None: none), and after it."""
+        operations = list(self.traced.applied_operations)
+        names = [operation.get("class") for operation in operations]
+        if "SpatialResample" not in names:
+            return operations, None, []
+        n = names.index("SpatialResample")
+        return operations[:n], operations[n], operations[n + 1 :]
 
     def values(self, values: torch.Tensor, *, nearest: bool) -> torch.Tensor:
         """Return values of the network's grid on the grid that the transforms were shown, as MONAI does."""
@@ -163,7 +201,7 @@ def prepare_by_transforms(
         grid = Grid((plain.shape[1], plain.shape[2], 1), grid.affine)  # its place only serves to tell pixels apart
     else:
         grid = _grid(plain.shape[1:], to_scan_world @ affine)
-    return plain.float(), TransformsInverse(grid, shown, preprocessing, nothing, key, is_2d)
+    return plain.float(), TransformsInverse(grid, shown, preprocessing, nothing, key, is_2d, to_scan_world)
 
 
 def _check_fits(count: int, cause: str, bundle: Bundle, budget_bytes: int | None) -> None:
@@ -231,6 +269,12 @@ def _is_linear(operation: dict[str, Any]) -> bool:
         and how.get("padding_mode") == "border"
         and how.get("align_corners") in (False, None, "none")
     )
+
+
+def _pads(operation: dict[str, Any]) -> bool:
+    """Return whether a traced crop also added voxels around the image, as for a margin beyond its edge."""
+    padding = operation.get("extra_info", {}).get("pad_info", {}).get("extra_info", {}).get("padded", ())
+    return bool(np.any(padding))
 
 
 def _grid(shape: Any, affine: Any) -> Grid:

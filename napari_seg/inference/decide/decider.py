@@ -76,6 +76,8 @@ class Decider:
         reach: (3, 2) distance that the region extends beyond the centres of its first and last voxels along each axis,
             in voxels; None: `REACH` everywhere.
         nearest_axes: axes of the region along which the nearest value is taken instead of interpolating.
+        zero_faces: (3, 2) faces of the region, before and after each axis, beyond which all values are 0; a layer of
+            zeros is added there, and beyond it nothing is decided; None: no face.
 
     Attributes:
         overlapping_voxels: number of voxels of the region in which several structures are present.
@@ -93,7 +95,11 @@ class Decider:
         are_probabilities: bool = False,
         reach: NDArray[np.float64] | None = None,
         nearest_axes: tuple[int, ...] = (),
+        zero_faces: NDArray[np.bool_] | None = None,
     ) -> None:
+        self.zero_faces = np.zeros((3, 2), dtype=bool) if zero_faces is None else zero_faces
+        before, after = self.zero_faces.T.astype(int)
+        region = region.box(-before, region.shape + after)
         self.region = region
         self.scan = scan
         self.label_map = label_map
@@ -102,7 +108,7 @@ class Decider:
         self.confidence_maps = confidence_maps
         self.thresholds = torch.tensor(thresholds) if thresholds else None
         self.are_probabilities = are_probabilities
-        self.reach = np.full((3, 2), REACH) if reach is None else reach
+        self.reach = np.where(self.zero_faces, 0.0, REACH if reach is None else reach)
         self.nearest_axes = nearest_axes
         self.overlapping_voxels = 0
         self.to_region = index_affine(region, scan)
@@ -126,6 +132,10 @@ class Decider:
         Raises:
             NotFinite: logits that decide are NaN or infinity.
         """
+        i, j, k = (int(n + added) for n, added in zip(start, self.zero_faces[:, 0], strict=True))
+        start = (i, j, k)
+        if strip_start:
+            strip_start += int(self.zero_faces[self.axes[1], 0])
         cells_start, extended_logits = self._extended(start, logits, strip_start)
         winners = self._winners(extended_logits)
         # count each voxel once: skip those of earlier blocks and the one shared with the previous strip
@@ -185,10 +195,16 @@ class Decider:
             logits: (classes, I, J, K) of the block.
         """
         prepended = [n - first for n, first in zip(start, cells_start, strict=True)]
-        shape = (len(logits), *(p + n for p, n in zip(prepended, logits.shape[1:], strict=True)))
-        extended_logits = logits.new_empty(shape)
+        ends = (n + length for n, length in zip(start, logits.shape[1:], strict=True))
+        appended = [
+            int(is_zero and end == length - 1)
+            for is_zero, end, length in zip(self.zero_faces[:, 1], ends, self.region.shape, strict=True)
+        ]
+        shape = (p + n + a for p, n, a in zip(prepended, logits.shape[1:], appended, strict=True))
+        extended_logits = logits.new_zeros((len(logits), *shape))
+        own = [slice(p, p + n) for p, n in zip(prepended, logits.shape[1:], strict=True)]
+        extended_logits[(slice(None), *own)] = logits
         filled = [slice(p, None) for p in prepended]
-        extended_logits[(slice(None), *filled)] = logits
         keys = [(start[self.axes[1]], start[self.axes[2]]), (start[self.axes[2]],), ()]
         # the face of the slowest axis spans the block alone, the next ones also span the faces prepended before
         for axis, key in zip(self.axes, keys, strict=True):
@@ -196,8 +212,9 @@ class Decider:
             face[axis] = slice(-1, None)
             last_face = extended_logits[(slice(None), *face)].clone()
             if prepended[axis]:
-                face[axis] = slice(0, 1)
-                extended_logits[(slice(None), *face)] = self._faces[axis, *key]
+                if not (start[axis] == 1 and self.zero_faces[axis, 0]):
+                    face[axis] = slice(0, 1)
+                    extended_logits[(slice(None), *face)] = self._faces[axis, *key]
                 filled[axis] = slice(None)
             self._faces[axis, *key] = last_face
         return extended_logits

@@ -5,12 +5,13 @@ There are three ways, the first of which needs the least memory:
 - Values are interpolated and decided block by block on the scan's grid (`Decider`).
 - Labels are decided on the network's grid, which is a Decider between equal grids, and the label map is carried.
 - Values of the whole region are collected, and inverted by MONAI or as nnU-Net does. This is the way where the
-  preprocessing does more to the grid than linear resampling, such as cropping the foreground or resizing.
+  preprocessing does more to the grid than linear resampling and cropping, such as padding or resizing.
 """
 
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,16 @@ from napari_seg.volume import ConfidenceMaps, smallest_label_type
 
 def collects_values(output: Output, inverse: Inverse) -> bool:
     """Return whether the values of the whole region are collected before labels are decided."""
-    return output.decided_on == "scan" and not inverse.is_resampling
+    if output.decided_on == "network":
+        return False
+    return not inverse.is_resampling or (inverse.is_cropped and not _zeros_are_background(output))
+
+
+def _zeros_are_background(output: Output) -> bool:
+    """Return whether a voxel whose values are all 0, as in parts that were cropped, is background."""
+    if output.channels:
+        return all(channel.threshold > 0 for channel in output.channels)
+    return not output.class_labels.get(0, 0)
 
 
 def labels_bytes(output: Output, inverse: Inverse, classes: int, scan: Grid) -> int:
@@ -61,7 +71,7 @@ def check_inverse(output: Output, inverse: Inverse, classes: int, budget_bytes: 
     """
     if collects_values(output, inverse):
         needed = used_bytes + inverse.values_bytes(classes)
-    elif output.decided_on == "network" and not (output.carried == "nearest" and inverse.is_resampling):
+    elif output.decided_on == "network" and not (output.carried == "nearest" and _is_plain(inverse)):
         needed = used_bytes + inverse.values_bytes(1)
     else:
         return
@@ -72,6 +82,11 @@ def check_inverse(output: Output, inverse: Inverse, classes: int, budget_bytes: 
             f"inverse of the bundle's transforms needs {describe_bytes(needed)} of memory; "
             f"{describe_bytes(budget_bytes)} may be used; give more with --memory, or crop the scan",
         )
+
+
+def _is_plain(inverse: Inverse) -> bool:
+    """Return whether interpolation with edges repeated inverts the preprocessing, everywhere."""
+    return inverse.is_resampling and not inverse.is_cropped
 
 
 class RegionLabels:
@@ -190,31 +205,35 @@ class RegionLabels:
         thresholds = [channel.threshold for channel in output.channels]
         are_probabilities = output.activation != "none"
         is_direct = region is self.grid and target is self.scan
-        reach, nearest_axes = (self._reach(), self.inverse.nearest_axes) if is_direct else (None, ())
-        return Decider(
-            region, target, label_map, labels, self.axes, maps, thresholds, are_probabilities, reach, nearest_axes
-        )
+        edges: dict[str, Any] = {}
+        if is_direct:
+            nearest_axes = self.inverse.nearest_axes
+            edges = {"reach": self._reach(), "nearest_axes": nearest_axes, "zero_faces": self._zero_faces()}
+        return Decider(region, target, label_map, labels, self.axes, maps, thresholds, are_probabilities, **edges)
+
+    def _is_outer(self) -> NDArray[np.bool_]:
+        """Return (3, 2) whether the box ends where the network's grid does, before and after each axis."""
+        ends = np.array(self.offset) + self.grid.shape
+        return np.stack([np.array(self.offset) == 0, ends == self.inverse.grid.shape], axis=1)
+
+    def _zero_faces(self) -> NDArray[np.bool_]:
+        """Return (3, 2) faces of the box beyond which values are 0, see `Decider`."""
+        return self._is_outer() & self.inverse.zero_faces
 
     def _reach(self) -> NDArray[np.float64]:
         """Return how far the network's box reaches, see `Decider`: to the outer voxels that the transforms were shown.
 
         MONAI may lay a grid that ends a voxel before the scan does, and repeats the edge there. A cropped face of the
-        box stays where it is.
+        box stays where it is. Where the preprocessing cropped before it resampled, the box ends where the crop does.
         """
+        inverse = self.inverse
         reach = np.full((3, 2), REACH)
-        to_network = index_affine(self.inverse.grid, self.inverse.shown)
-        if parallel_axes(to_network, self.inverse.shown.shape) is None:
+        if parallel_axes(index_affine(inverse.grid, inverse.shown), inverse.shown.shape) is None:
             return reach
-        outer = np.stack([np.zeros(3), np.array(self.inverse.shown.shape) - 1]) @ to_network[:3, :3].T
-        outer += to_network[:3, 3]
-        for axis, (first, length, whole) in enumerate(
-            zip(self.offset, self.grid.shape, self.inverse.grid.shape, strict=True)
-        ):
-            if first == 0:
-                reach[axis, 0] = max(REACH, -outer[:, axis].min() + 1e-3)
-            if first + length == whole:
-                reach[axis, 1] = max(REACH, outer[:, axis].max() - (whole - 1) + 1e-3)
-        return reach
+        shown, covered = (_beyond(inverse.grid, grid) for grid in (inverse.shown, inverse.covered))
+        ends_before = covered < shown - 1e-3
+        exact = np.where(ends_before, covered, np.maximum(REACH, covered))
+        return np.where(self._is_outer(), exact, reach)
 
     def _write(self, array: NDArray[np.unsignedinteger], confidence: ConfidenceMaps | None) -> None:
         """Write a label map of the network's labels, and its confidence, into those of the scan."""
@@ -243,7 +262,7 @@ class RegionLabels:
         whole[tuple(slice(n, n + length) for n, length in zip(self.offset, array.shape, strict=True))] = array
         inverse = self.inverse
         needed = resident_bytes() + inverse.values_bytes(1)
-        if is_nearest and inverse.is_resampling and self.budget_bytes is not None and needed > self.budget_bytes:
+        if is_nearest and _is_plain(inverse) and self.budget_bytes is not None and needed > self.budget_bytes:
             # the same but for voxels halfway between two of the network's, where rounding decides in MONAI
             shown = resample(whole, inverse.grid, inverse.shown, order=0)
         else:
@@ -276,6 +295,13 @@ class RegionLabels:
             )
             notices.append(Notice("result.rounded", text))
         return notices
+
+
+def _beyond(grid: Grid, other: Grid) -> NDArray[np.float64]:
+    """Return (3, 2) how far another grid's outer voxels lie beyond those of a grid, in its voxels, with a tolerance."""
+    to_grid = index_affine(grid, other)
+    outer = np.stack([np.zeros(3), np.array(other.shape) - 1]) @ to_grid[:3, :3].T + to_grid[:3, 3]
+    return np.stack([-outer.min(axis=0), outer.max(axis=0) - (np.array(grid.shape) - 1)], axis=1) + 1e-3
 
 
 def _stepped(array: NDArray[np.unsignedinteger], steps: tuple[LabelStep, ...], grid: str) -> NDArray:
