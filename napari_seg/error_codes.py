@@ -281,6 +281,13 @@ CODES = {
         "set that has one configuration only.",
         "Give `--folds 5`, leave out `--dims` and `--fine-tune`, or train without `--compare`.",
     ),
+    "bundle.part": Code(
+        "error",
+        "A model behind the `+` of `totalsegmentator:TASK+MODEL` was made from no model of this task, or finds other "
+        "structures or sees other images than that one.",
+        "Take a model that `napari-seg improve` made from this task; the message names what differs. `--model MODEL` "
+        "runs it alone.",
+    ),
     "bundle.plan": Code(
         "error",
         "`--plan nnunet` plans its own U-Net, and another network or size was chosen.",

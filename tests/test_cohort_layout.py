@@ -163,6 +163,8 @@ def test_short_names_of_models_come_from_what_a_user_gives() -> None:
     given = ["", "totalsegmentator:total", "/models/Liver_v2/", r"C:\models\liver v2", "folder:3d_fullres@0,1"]
     names = short_model_names([(one, bundle) for one in given])
     assert names == ["hippocampus", "total", "liver-v2", "liver-v2-2", "3d-fullres-0-1"]
+    with_improved = [("totalsegmentator:total+/models/a+C:\\models\\b", bundle), ("totalsegmentator:total+a", bundle)]
+    assert short_model_names(with_improved) == ["total-a-b", "total-a"]
 
 
 @pytest.mark.parametrize("layout", ["flat", "mirror", "bids"])

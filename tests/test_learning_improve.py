@@ -17,8 +17,9 @@ from nnunet_models import configuration, write_model
 from task_models import write_task
 
 from napari_seg.bundles.digest import model_digest
-from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.read import find_bundles, read_bundle, whole_task
 from napari_seg.bundles.spec import METADATA, WEIGHTS, CoarseSpec
+from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.totalsegmentator.weights import WEIGHTS_VARIABLE
 from napari_seg.bundles.trust import remember
 from napari_seg.errors import BundleError, Cancelled, InputError
@@ -229,6 +230,22 @@ def test_one_model_of_a_task_of_totalsegmentator_learns(tmp_path: Path, monkeypa
     assert lineage(new)["parent"] == {"name": old.name, "version": old.version, "digest": model_digest(old)}
     # in the next round, too, what the other model finds is background
     assert other in others_of(learning_model(new, lambda: (first, other)))
+    # the task runs with it, and in the next round it learns on
+    whole = whole_task(new)
+    assert isinstance(whole, TaskBundle)
+    assert [one.name for one in find_bundles()[0]][-1] == whole.name == f"{old.name}, with {out.name}"
+    assert whole.segments == old.segments
+    assert begun_output(whole) is None
+    again = next_output(whole)
+    assert again.name == "TotalSegmentator_total_mr_round2"
+    found = improve(folder, whole, again, max_minutes=5, settings=BRIEF)
+    assert (found.parent, found.round) == (whole.name, 2)
+    newer = read_bundle(again)
+    assert newer.part_of == new.part_of
+    assert lineage(newer)["earlier"] == [lineage(new)["parent"]]
+    assert other in lineage(newer)["structures of other models"]
+    assert json.loads((again / METADATA).read_text())["license"] == "Apache-2.0"
+    assert read_bundle(f"{old.reference}+{again}").parts[1] == whole.parts[1]
 
 
 @pytest.mark.usefixtures("unrendered_figures")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from bundles import write_plain_bundle
 from runs import progress_of, write_lines, write_run
+from test_inference_totalsegmentator_task import task
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
@@ -162,6 +163,35 @@ def test_the_new_model_is_offered_with_its_table_and_selected_on_request_only(
     assert model.segmenting.bundle.root == tmp_path / "plain_round1"
     assert old.root in [bundle.root for bundle in model.segmenting.bundles]
     assert "The old model stays in the list" in text_of(model)
+
+
+def test_an_improved_part_of_a_task_is_offered_in_the_task(
+    model: ImproveModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, [])
+    whole = replace(task((1, 1)), name="TotalSegmentator total, with plain_round1")
+    chosen: list[str | None] = []
+    monkeypatch.setattr(SegmentModel, "reload_bundles", lambda self, choose=None: chosen.append(choose))
+    for in_task, reference in ((True, whole.reference), (False, str(tmp_path / "plain_round1"))):
+        monkeypatch.setattr(improving, "whole_task", lambda *_: whole)
+        model.start()
+        model.session.jobs.wait()
+        assert model.whole is whole
+        model.use(in_task=in_task)
+        assert chosen.pop() == reference
+        assert model.whole is None
+        name = whole.name if in_task else "plain_round1"
+        assert f"{name} is selected in the Segment tab" in text_of(model)
+        model.output = tmp_path / "plain_round1"
+
+    def refuse(*_: Any) -> None:
+        raise BundleError("bundle.part", "it also finds tumour")
+
+    monkeypatch.setattr(improving, "whole_task", refuse)
+    model.start()
+    model.session.jobs.wait()
+    assert model.whole is None
+    assert "The new model can only be used alone: it also finds tumour (bundle.part)" in text_of(model)
 
 
 def test_the_old_model_is_kept(model: ImproveModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from cohorts import InlineProcess
 from labelled import labels_of, measure, viewer_with_labels
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QPushButton
+from test_inference_totalsegmentator_task import task
 
 from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.totalsegmentator.task import ImprovedPart
 from napari_seg.learning.compare import MEAN, ComparedStructure
 from napari_seg.learning.improve import Improvement
 from napari_seg.learning.training_set import read_training_set
@@ -191,7 +194,17 @@ def test_the_new_model_is_offered_and_chosen_by_a_button_only(tab: LearnTab, tmp
     assert model.segmenting.bundle is before
     assert not section._offer.isVisible()
     model.result = Improvement(bundle.root, "old", 1, 4, ROWS, 20.0)
+    part = ImprovedPart(**vars(first := task((1, 1)).parts[0]), bundle=bundle, replaced=first)
+    model.whole = replace(task((1, 1)), parts=(part,))
     model.changed.emit()
+    assert section._task_button.isVisible()
+    assert section._task_button.text() == "Use it in TotalSegmentator task"
+    assert "3 structures" in section._task_button.toolTip()
+    assert section._use_button.text() == "Use it alone"
+    model.whole = None
+    model.changed.emit()
+    assert not section._task_button.isVisible()
+    assert section._use_button.text() == "Use the new model"
     section._use_button.click()
     assert model.segmenting.bundle is not None
     assert model.segmenting.bundle.root == bundle.root

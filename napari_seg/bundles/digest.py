@@ -11,6 +11,7 @@ from napari_seg.bundles.nnunet.postprocessing import POSTPROCESSING
 from napari_seg.bundles.parts import nnunet_models
 from napari_seg.bundles.read import read_coarse
 from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.totalsegmentator.task import PREFIX, ImprovedPart, TaskBundle
 from napari_seg.errors import BundleError
 from napari_seg.formats.endings import IMAGE2D_ENDINGS, has_ending
 
@@ -24,9 +25,11 @@ def model_digest(bundle: Bundle) -> str:
     digest = hashlib.sha256()
     for owner, path in _files(bundle):
         digest.update(f"{path.relative_to(owner.root).as_posix()} {_sha256(owner, path)}\n".encode())
-    if not nnunet_models(bundle):
-        digest.update(content_hash(bundle).encode())
-    digest.update(bundle.reference.encode() if bundle.kind == "totalsegmentator" else b"")
+    models = nnunet_models(bundle)
+    for one in (model.bundle for model in models if isinstance(model, ImprovedPart)) if models else (bundle,):
+        digest.update(content_hash(one).encode())
+    if isinstance(bundle, TaskBundle):
+        digest.update(f"{PREFIX}{bundle.task.name}".encode())
     if bundle.coarse is not None:
         digest.update(model_digest(read_coarse(bundle)).encode())
     return digest.hexdigest()
@@ -51,6 +54,9 @@ def _files(bundle: Bundle) -> Iterator[tuple[Bundle, Path]]:
     """
     models = nnunet_models(bundle)
     for model in models:
+        if isinstance(model, ImprovedPart):
+            yield from _files(model.bundle)
+            continue
         for name in ("plans.json", "dataset.json", *(f"{fold}/{model.checkpoint}" for fold in model.folds)):
             yield model, model.root / name
     if models:

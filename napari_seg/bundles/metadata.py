@@ -15,6 +15,8 @@ In addition to MONAI's metadata a bundle may declare, under the key `napari_seg`
                        structure is present; where several are present, the last one wins
     tta                default test-time averaging: "shifts", "mirror" or "none"
     match              "exact" if `--match auto` lays the windows of this bundle as MONAI does; default "fast"
+    part_of            {task, part}: the model of a task of TotalSegmentator that this bundle was made from, so that the
+                       task can run with it; see `totalsegmentator/improved.py`
     coarse             {bundle, margin_mm}: a fast bundle inside this one, run first; the network then looks only
                        around what that one finds
 """
@@ -33,7 +35,7 @@ from napari_seg.bundles.config.resolve import Resolver
 from napari_seg.bundles.dimensions import adds_guidance, image_dimensions, image_keys, takes_2d_images
 from napari_seg.bundles.output import Output, independent_channels
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.spec import Bundle, CoarseSpec, LocaliserSpec, RegionSpec
+from napari_seg.bundles.spec import Bundle, CoarseSpec, LocaliserSpec, PartOf, RegionSpec
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import one_line
 from napari_seg.volume import MAX_LABEL, Segment, Term, distinct_color
@@ -116,6 +118,9 @@ def bundle_of(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         takes_one_slice=takes_one_slice,
         out_channels=channels,
         channel_names=input_names,
+        part_of=PartOf(*(one_line(ours["part_of"][key], MAX_TEXT) for key in ("task", "part")))
+        if "part_of" in ours
+        else None,
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
 
 from napari_seg.bundles.config.read import TooLargeError, read_config
@@ -16,11 +17,12 @@ from napari_seg.bundles.nnunet.folder import find_trainings, is_training
 from napari_seg.bundles.nnunet.plans import PLANS
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
 from napari_seg.bundles.places import bundle_folders
-from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.bundles.spec import METADATA, Bundle, PartOf
 from napari_seg.bundles.store.catalogue import entry_of
+from napari_seg.bundles.totalsegmentator.improved import with_improved
 from napari_seg.bundles.totalsegmentator.read import find_tasks, read_task
 from napari_seg.bundles.totalsegmentator.table import is_task_name, tasks
-from napari_seg.bundles.totalsegmentator.task import PREFIX
+from napari_seg.bundles.totalsegmentator.task import PREFIX, TaskBundle
 from napari_seg.bundles.totalsegmentator.weights import own_folder
 from napari_seg.errors import BundleError, one_line
 
@@ -59,7 +61,25 @@ def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[Bundl
         except BundleError as fault:
             faults.append(fault)
     found, unreadable = find_tasks()
-    return [*bundles, *found], [*faults, *unreadable]
+    return [*bundles, *found, *_improved_tasks(found, bundles)], [*faults, *unreadable]
+
+
+def _improved_tasks(tasks: Iterable[TaskBundle], bundles: Iterable[Bundle]) -> Iterator[TaskBundle]:
+    """Yield each task with each improved model of it, and with the newest ones if several of its models have some."""
+    improved = sorted((one for one in bundles if one.part_of is not None), key=_version)
+    for task in tasks:
+        newest: dict[PartOf | None, Bundle] = {}
+        for bundle in improved:
+            if bundle.part_of is not None and bundle.part_of.task == task.task.name:
+                with suppress(BundleError):  # it is listed alone; `models show` says why
+                    yield with_improved(task, bundle)
+                    newest[bundle.part_of] = bundle
+        if len(newest) > 1:
+            yield reduce(with_improved, newest.values(), task)
+
+
+def _version(bundle: Bundle) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", bundle.version)]
 
 
 def read_bundles(folder: Path) -> list[Bundle]:
@@ -79,20 +99,20 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
     Args:
         bundle: a bundle's folder, the name of an installed model or of a folder in one that NAPARI_SEG_BUNDLES lists,
             the title of one of these as `models list` prints it, a bundle that was read before, or None for the shipped
-            one. "totalsegmentator:total" is the task "total" of
-            TotalSegmentator. For a folder of nnU-Net a choice may follow, such
-            as `FOLDER:3d_fullres`, see `bundles/nnunet/read.py`.
+            one. "totalsegmentator:total" is the task "total" of TotalSegmentator, and "totalsegmentator:total+BUNDLE"
+            that task with an improved model in the place of its own one. For a folder of nnU-Net a choice may follow,
+            such as `FOLDER:3d_fullres`, see `bundles/nnunet/read.py`.
         trust: allow its code to run later. The shipped bundle is always trusted.
 
     Raises:
         BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, its metadata can't be read;
             `bundle.too_large`, they exceed a limit; `bundle.nnunet` or `bundle.weights`, a model of nnU-Net can't be
-            used.
+            used; `bundle.part`, a model can't run in this task.
     """
     if isinstance(bundle, Bundle):
         return replace(bundle, trusted=True) if trust else bundle
     if isinstance(bundle, str) and is_task_name(bundle):
-        return read_task(bundle, trust=trust)
+        return _task(bundle, trust)
     if bundle is not None and (model := _nnunet(bundle)) is not None:
         return model
     if isinstance(bundle, str) and (titled := _of_title(bundle)) is not None:
@@ -108,6 +128,42 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
             f"{METADATA} of bundle {root.name!r} can't be used ({cause}); expected "
             "metadata by MONAI's bundle specification, with network_data_format",
         ) from error
+
+
+def _task(name: str, trust: bool) -> TaskBundle:
+    """Return a task, with the models behind each "+" in the place of its own ones; a folder may hold a "+" itself."""
+    first, *words = name.split("+")
+    task = read_task(first, trust=trust)
+    while words:
+        texts = ["+".join(words[:count]) for count in range(len(words), 0, -1)]
+        text = next((one for one in texts if any(_is_bundle(folder) for folder in _candidates(one))), words[0])
+        task = with_improved(task, read_bundle(text, trust=trust))
+        words = words[text.count("+") + 1 :]
+    return task
+
+
+def _is_bundle(folder: Path) -> bool:
+    with suppress(OSError, ValueError):  # a name that no file system takes
+        return (folder / METADATA).is_file()
+    return False
+
+
+def whole_task(bundle: Bundle, before: Bundle | None = None) -> TaskBundle | None:
+    """Return the task of which a model is an improved part, with that in its place; None if it is no part.
+
+    Args:
+        bundle: the model.
+        before: model that was improved; if it is the task with improved models in it, those of other parts stay.
+
+    Raises:
+        BundleError: as for `read_task` and `with_improved`.
+    """
+    if bundle.part_of is None:
+        return None
+    task = read_task(bundle.part_of.task)
+    improved = before.improved if isinstance(before, TaskBundle) and before.task.name == task.task.name else ()
+    others = [one.bundle for one in improved if one.bundle.part_of != bundle.part_of]
+    return reduce(with_improved, [*others, bundle], task)
 
 
 def _of_title(title: str) -> Bundle | None:

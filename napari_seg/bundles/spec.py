@@ -71,6 +71,19 @@ class CoarseSpec:
 
 
 @dataclass(frozen=True)
+class PartOf:
+    """The model of a task of TotalSegmentator that a bundle was made from.
+
+    Attributes:
+        task: name of the task, such as "total".
+        part: name of the model, from `table.model_name`.
+    """
+
+    task: str
+    part: str
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A bundle, as its metadata describes it.
 
@@ -104,6 +117,7 @@ class Bundle:
         spatial_dims: 2 for a network of 2D images; 3 for one of volumes, or of their slices.
         takes_one_slice: whether its network takes 2D images, be they slices, so that one slice can be a whole scan;
             None if it does not show.
+        part_of: model of TotalSegmentator that it was made from, in whose place it can run; None for any other bundle.
     """
 
     root: Path
@@ -132,6 +146,7 @@ class Bundle:
     out_channels: int = 1
     spatial_dims: Literal[2, 3] = 3
     takes_one_slice: bool | None = False
+    part_of: PartOf | None = None
 
     @property
     def reference(self) -> str:

@@ -15,6 +15,7 @@ from napari_seg.cli.train import minutes, named_value, parsed
 from napari_seg.cli.train_output import print_line
 
 if TYPE_CHECKING:
+    from napari_seg.bundles.spec import Bundle
     from napari_seg.learning.improve import Improvement
 
 
@@ -80,12 +81,18 @@ def run(arguments: argparse.Namespace) -> int:
     except Cancelled as error:
         print(f"napari-seg: {error}", file=sys.stderr)
         return ExitCode.CANCELLED
-    _print(found, str(arguments.model))
+    _print(found, str(arguments.model), bundle)
     return ExitCode.DONE
 
 
-def _print(found: Improvement, model: str) -> None:
-    """Print the table of both models, and what it says."""
+def _print(found: Improvement, model: str, bundle: Bundle) -> None:
+    """Print the table of both models, and what it says.
+
+    Args:
+        found: the comparison.
+        model: the old model, as the user named it.
+        bundle: the old model.
+    """
     from napari_seg.cli.progress import figure
     from napari_seg.errors import counted
     from napari_seg.learning.compare import MIN_PATIENTS
@@ -108,7 +115,31 @@ def _print(found: Improvement, model: str) -> None:
     doubt = few if found.has_few_patients else "; the interval includes 0, so more validation cases would tell"
     if found.is_better:
         print(f"better  {found.output}{'' if found.is_clear else doubt}")
-        print(f"try     {shlex.join(['napari-seg', 'predict', 'SCAN', '--model', str(found.output), '-o', 'results'])}")
+        print(f"try     {_predict(str(found.output))}")
+        _print_whole(found.output, bundle)
     else:
         text = f"no gain {found.output}; keep {model}, accept more cases or give it more minutes"
         print(text + few * found.has_few_patients)
+
+
+def _print_whole(output: Path, before: Bundle) -> None:
+    """Print how the task of TotalSegmentator runs with a model that is an improved part of it.
+
+    Args:
+        output: folder of the model.
+        before: the model that was improved.
+    """
+    from napari_seg.bundles.read import read_bundle, whole_task
+    from napari_seg.bundles.store.installed import task_name
+    from napari_seg.errors import BundleError
+
+    try:
+        if (whole := whole_task(read_bundle(output), before)) is not None:
+            print(f"whole   {_predict(task_name(whole))}")
+            print(f"        finds all {len(whole.segments)} structures of the task, these ones by the new model")
+    except BundleError as error:
+        print(f"alone   {error}")
+
+
+def _predict(model: str) -> str:
+    return shlex.join(["napari-seg", "predict", "SCAN", "--model", model, "-o", "results"])

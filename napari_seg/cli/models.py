@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def _list(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.places import kept_folder
     from napari_seg.bundles.read import find_bundles, shipped_root
-    from napari_seg.bundles.store.installed import disk_use, installed_as
+    from napari_seg.bundles.store.installed import disk_use, installed_as, task_name
+    from napari_seg.bundles.totalsegmentator.task import TaskBundle
 
     bundles, faults = find_bundles()
     for fault in faults:
@@ -118,7 +120,9 @@ def _list(arguments: argparse.Namespace) -> int:
     use = disk_use()
     for bundle in bundles:
         _print_bundle(bundle)
-        if bundle.reference != str(bundle.root):
+        if isinstance(bundle, TaskBundle):
+            print(f"  name: {shlex.quote(task_name(bundle))}")
+        elif bundle.reference != str(bundle.root):
             print(f"  name: {bundle.reference}")
         elif bundle.root == shipped_root():
             print(f'  name: "{bundle.name}"')
@@ -296,7 +300,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.read import read_bundle
     from napari_seg.bundles.totalsegmentator.table import is_task_name
 
-    if is_task_name(arguments.model):
+    if is_task_name(arguments.model) and "+" not in arguments.model:
         return show_task(arguments.model, arguments.json)
     bundle = read_bundle(arguments.model)
     card = _card(bundle)
@@ -304,7 +308,8 @@ def _show(arguments: argparse.Namespace) -> int:
         print(json.dumps(card, indent=2))
         return ExitCode.DONE
     _print_bundle(bundle)
-    for key in ("images", "intended_use", "licence", "source", "revision", "installed", "licence_accepted"):
+    shown = ("images", "intended_use", "licence", "source", "revision", "installed", "licence_accepted", "in_its_task")
+    for key in shown:
         if card.get(key):
             print(f"  {key.replace('_', ' ')}: {card[key]}")
     for name, value in bundle.accuracy:
@@ -339,7 +344,8 @@ def _card(bundle: Bundle) -> dict[str, Any]:
         "accuracy": dict(bundle.accuracy),
         "licence": "; ".join(filter(None, (licence.name, bundle.licence))),
         "licence_kind": licence.kind,
-        "size_bytes": sum(path.lstat().st_size for path in bundle.root.rglob("*") if not path.is_dir()),
+        "size_bytes": sum(path.lstat().st_size for path in _content(bundle) if not path.is_dir()),
+        "in_its_task": _in_its_task(bundle),
     }
     try:
         lines = code_lines(bundle) if card["needs_consent"] else []
@@ -352,6 +358,27 @@ def _card(bundle: Bundle) -> dict[str, Any]:
         noted = ("source", "revision", "installed", "licence_accepted")
         card |= {key: getattr(record, key) for key in noted}
     return card
+
+
+def _content(bundle: Bundle) -> Iterator[Path]:
+    """Yield what is in the folder of a model, or in those of a task's models."""
+    from napari_seg.bundles.totalsegmentator.task import TaskBundle
+
+    for root in [one.root for one in bundle.parts] if isinstance(bundle, TaskBundle) else [bundle.root]:
+        yield from root.rglob("*")
+
+
+def _in_its_task(bundle: Bundle) -> str:
+    """Return how an improved model runs in the task of TotalSegmentator that it is a part of, or why it can't."""
+    from napari_seg.bundles.read import whole_task
+    from napari_seg.bundles.store.installed import task_name
+    from napari_seg.errors import BundleError
+
+    try:
+        whole = whole_task(bundle)
+    except BundleError as error:
+        return f"no: {error.message}"
+    return "" if whole is None else f"--model {shlex.quote(task_name(whole))}"
 
 
 def _check(arguments: argparse.Namespace) -> int:

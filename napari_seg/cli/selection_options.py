@@ -21,8 +21,9 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="M",
         help="a MONAI bundle or a model of nnU-Net, by its folder or the name of an installed one, or a task such as "
-        "totalsegmentator:total; the shipped bundle if left out. Given several times, each scan is segmented once by "
-        "each model, and the names of the results end with that of the model",
+        "totalsegmentator:total, which totalsegmentator:total+M runs with an improved model M in place of its own; the "
+        "shipped bundle if left out. Given several times, each scan is segmented once by each model, and the names of "
+        "the results end with that of the model",
     )
     group = parser.add_argument_group(
         "which scans", "Scans that these leave out are listed as skipped. They are judged by their headers."

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.totalsegmentator.table import is_task_name
 from napari_seg.cohort.naming import BIDS_SUFFIX, SUFFIX, NamedScan, UniqueNames, short
 from napari_seg.cohort.outputs import place_below
 from napari_seg.errors import CohortError, InputError, counted
@@ -136,8 +137,8 @@ def folder_name(text: str) -> str:
 def short_model_names(models: Sequence[tuple[str, Bundle]]) -> list[str]:
     """Return a short, unique name for each model, fit for file names.
 
-    It is the last part of the reference (`total` of `totalsegmentator:total`, a folder's name), or the first word of
-    the title of the shipped bundle.
+    It is the last part of the reference (`total` of `totalsegmentator:total`, `total-better` of that with the improved
+    model `+models/better`, a folder's name), or the first word of the title of the shipped bundle.
 
     Args:
         models: the reference by which a user names each model, "" for the shipped one, and the model.
@@ -154,7 +155,8 @@ def short_model_names(models: Sequence[tuple[str, Bundle]]) -> list[str]:
 
 
 def _short_name(reference: str, bundle: Bundle) -> str:
-    last = re.split(r"[\\/:]", reference.rstrip("\\/"))[-1] or bundle.name.split()[0]
+    references = reference.split("+") if is_task_name(reference) else [reference]
+    last = "-".join(re.split(r"[\\/:]", one.rstrip("\\/"))[-1] for one in references) or bundle.name.split()[0]
     return re.sub(r"[^A-Za-z0-9]+", "-", last).strip("-").lower()[:40] or "model"
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, takewhile
@@ -21,6 +21,8 @@ from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.bundles.totalsegmentator.table import title_of
+from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.trust import remember
 from napari_seg.errors import BundleError, Cancelled
 from napari_seg.formats.atomic import atomic_write
@@ -144,7 +146,8 @@ def _outputs(bundle: Bundle) -> Iterator[Path]:
     if bundle.root.resolve() == shipped_root().resolve():
         place, name = store_root(), "hippocampus"
     elif bundle.kind != "monai":  # the folders of other programs stay as they are
-        place, name = store_root(), re.sub(r"\W+", "_", bundle.name).strip("_")
+        title = title_of(bundle.task) if isinstance(bundle, TaskBundle) else bundle.name
+        place, name = store_root(), re.sub(r"\W+", "_", title).strip("_")
     name = _ROUND.sub("", name) or "model"
     for number in count(int(lineage(bundle).get("round", 0)) + 1):
         yield place / f"{name}_round{number}"
@@ -208,7 +211,7 @@ def improve(
             data = data_folder(listed, out, plan)
             if replay:
                 check_replayed(folder, content_of_round(listed, with_left_out=True), data)
-            origin = _describe(out, given, content, len(replay), others_of(bundle))
+            origin = _describe(out, given, bundle, content, len(replay))
         except BaseException:
             if not (out / PLAN).is_file():  # a planned training goes on with this list
                 close_round(listed)
@@ -246,26 +249,32 @@ def _train(out: Path, dataset: Path, plan: dict[str, Any], max_minutes: float) -
     ship(out, out / RUN / LAST, {})
 
 
-def _describe(
-    out: Path, bundle: Bundle, content: TrainingSet, replayed: int, others: Collection[str] = ()
-) -> dict[str, Any]:
-    """Write into the metadata of a planned model where it comes from, and return that."""
+def _describe(out: Path, given: Bundle, bundle: Bundle, content: TrainingSet, replayed: int) -> dict[str, Any]:
+    """Write into the metadata of a planned model where it comes from, and return that.
+
+    Args:
+        out: folder of the planned model.
+        given: the model that is improved.
+        bundle: the one that learns, which may be a part of it.
+        content: training set.
+        replayed: number of replayed data sets.
+    """
     earlier = lineage(bundle)
     origin: dict[str, Any] = {
-        "parent": {"name": bundle.name, "version": bundle.version, "digest": model_digest(bundle)},
+        "parent": {"name": given.name, "version": given.version, "digest": model_digest(given)},
         "round": int(earlier.get("round", 0)) + 1,
         "cases": len(content.part_of("training")),
         "validation cases": len(content.part_of("validation")),
         "replayed data sets": replayed,
         "earlier": [*earlier.get("earlier", ()), *([earlier["parent"]] if "parent" in earlier else [])],
     }
-    if others:
+    if others := others_of(bundle):
         origin[OTHERS] = sorted(others)
     metadata = read_metadata(out)
     ours: dict[str, Any] = metadata.get("napari_seg", {})
     if ours.get("improved") != origin:
         metadata["version"] = f"0.{origin['round'] + 1}.0"
-        old = f"{bundle.name} {bundle.version}".rstrip()
+        old = f"{given.name} {given.version}".rstrip()
         text = f"round {origin['round']}: {old} fine-tuned on {origin['cases']} accepted cases"
         metadata["changelog"] = {metadata["version"]: text}
         metadata |= inherited_metadata(bundle)

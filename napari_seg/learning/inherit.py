@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from napari_seg.bundles.nnunet.as_bundle import NNUNET, TAKEN
 from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.bundles.totalsegmentator.part_model import PartModel, part_with
@@ -18,9 +19,9 @@ from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.errors import BundleError
 from napari_seg.training.choices import Choices, describe_weights
 from napari_seg.training.segnets_modules import with_segnets
-from napari_seg.training.start import TAKEN, nnunet_choices, trainable
+from napari_seg.training.start import named_part, nnunet_choices, trainable
 from napari_seg.training.trust import check_taken
-from napari_seg.training.write import NNUNET, PLAN, networks, options
+from napari_seg.training.write import PLAN, networks, options
 
 OTHERS = "structures of other models"
 """Key in the lineage of a model of one part of a task: names of the structures that other parts find."""
@@ -82,7 +83,7 @@ def inherited_choices(bundle: Bundle, out: Path) -> Choices:
         size=chosen.get("size"),
         options=used,
         settings=taken,
-        fine_tune=describe_weights(bundle.root / WEIGHTS, out),
+        fine_tune=describe_weights(bundle.root / WEIGHTS, out) | named_part(bundle),
     )
 
 

@@ -30,6 +30,8 @@ _PACKAGES = {"mlflow": "mlflow", "wandb": "wandb", "aim": "aim"}
 """Option -> package that it needs in addition."""
 TRACKERS = ("tensorboard", *_PACKAGES)
 """Services that a training can report to; TensorBoard's events are always written."""
+PART = ("task", "part")
+"""Keys of `Choices.fine_tune` that name the model of TotalSegmentator whose weights they are; see `PartOf`."""
 IGNORE = "ignore"
 """Name in `Choices.labels` of the values of voxels that are not annotated."""
 _KEYS = re.compile(r"_(target|disabled|requires|mode|desc|args)_")
@@ -53,7 +55,7 @@ class Choices:
         labels: class -> label values; default: the names in the data set.
         folds: number of folds of a cross-validation.
         fine_tune: initial weights, from `describe_weights`; "model" names the model of nnU-Net that they
-            are of, and "licence" its licence.
+            are of, and "licence" its licence; "task" and "part" name the model of a task of TotalSegmentator.
     """
 
     network: str | None = None

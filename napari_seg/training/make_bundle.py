@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_seg.bundles.nnunet.as_bundle import NNUNET, TRANSFORM
 from napari_seg.errors import BundleError, TrainingError, counted
 from napari_seg.training.choices import (
     IGNORE,
@@ -26,7 +27,7 @@ from napari_seg.training.history import RUN
 from napari_seg.training.identity import identity_of
 from napari_seg.training.start import state_origin
 from napari_seg.training.time_plan import fit_time
-from napari_seg.training.write import NNUNET, PLAN, TRANSFORM
+from napari_seg.training.write import PLAN
 
 if TYPE_CHECKING:
     from segnets.data import Dataset

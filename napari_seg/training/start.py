@@ -9,33 +9,28 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from napari_seg.bundles.config.read import read_config
-from napari_seg.bundles.nnunet.configuration import NnunetBundle, preprocessing_arguments, why_not_single
+from napari_seg.bundles.nnunet.as_bundle import NNUNET, TAKEN, bundle_config
+from napari_seg.bundles.nnunet.configuration import NnunetBundle, why_not_single
 from napari_seg.bundles.nnunet.folder import CHECKPOINTS, find_trainings, folds_in_words, is_training
-from napari_seg.bundles.nnunet.network import plain_arguments
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.bundles.store.licence import read_licence
 from napari_seg.bundles.totalsegmentator.part_model import PartModel, part_model, part_of_folder, why_not_part
-from napari_seg.bundles.totalsegmentator.read import read_task
 from napari_seg.bundles.totalsegmentator.table import is_task_name
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
-from napari_seg.errors import BundleError, one_line
+from napari_seg.errors import BundleError, counted, one_line
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.training.choices import CODE, Choices, describe_weights
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.trust import check_taken
-from napari_seg.training.write import NNUNET, TRANSFORM
 
 DATA_LICENCE = Path("docs", "data_license.txt")
 """File of a bundle that states the rights in its data and the licence of its weights."""
-
-TAKEN = ("spacing_mm", "patch_size", "network_def", "preprocessing")
-"""Ids in the config of a model that decide what its network sees, and its network."""
 
 _NETWORKS = ("network", "size", "plan")
 """Choices that a model of nnU-Net makes itself."""
@@ -84,16 +79,17 @@ def _of_bundle(root: Path, out: Path) -> Choices | None:
     """
     try:
         content = read_config(root / "configs" / "inference.yaml")
-        network = content["network_def"]
-        content["network_def"] = network["network"] if network["_target_"] == "segnets.Ensemble" else network
         taken = {key: content[key] for key in TAKEN}
+        if taken["network_def"]["_target_"] == "segnets.Ensemble":
+            taken["network_def"] = taken["network_def"]["network"]
         if taken["network_def"]["_target_"] != f"segnets.{NNUNET}":
             return None
+        part = named_part(read_bundle(root))
     except Exception:  # a foreign file can hold anything; then its weights alone count
         return None
     with with_segnets():
         check_taken(root, taken)
-    weights = describe_weights(root, out)
+    weights = describe_weights(root, out) | part
     return Choices(network=NNUNET, dims=3, options=("crops_balanced",), settings=taken, fine_tune=weights)
 
 
@@ -104,9 +100,10 @@ def _of_model(model: Bundle, out: Path) -> Choices:
         BundleError: as for `with_start`.
     """
     found = trainable(model)
-    if isinstance(model, TaskBundle) and not isinstance(found, str) and len(model.parts) > 1:
+    if isinstance(model, TaskBundle) and not isinstance(found, str) and (len(model.parts) > 1 or model.improved):
         folders = ", ".join(str(one.root) for one in model.parts)
-        found = f"consists of {len(model.parts)} models; name the one whose structures the data have: {folders}"
+        number = counted(len(model.parts), "model")
+        found = f"consists of {number}; name the one whose structures the data have: {folders}"
     if isinstance(found, str):
         text = f"model {one_line(model.name, 120)!r} can't be trained further: it {found}"
         raise BundleError(
@@ -137,7 +134,7 @@ def _nnunet(start: str | Path) -> Bundle | None:
     """Return the model of nnU-Net that a start names; None for anything else."""
     path = Path(start)
     if is_task_name(str(start)):
-        return read_task(str(start))
+        return read_bundle(str(start))
     if path.is_file():
         fold = path.parent.resolve()
         if path.name not in CHECKPOINTS or not is_training(fold.parent):
@@ -166,22 +163,7 @@ def nnunet_choices(bundle: NnunetBundle, out: Path) -> Choices:
 
     configuration, fold = bundle.configuration, bundle.folds[0]
     load_nnunet(replace(bundle, folds=(fold,)), torch.device("cpu"), torch.float32)
-    load: dict[str, Any] = {"_target_": "monai.transforms.LoadImaged", "keys": "image"}
-    load |= {"image_only": True, "ensure_channel_first": True}
-    preprocessing = {"_target_": TRANSFORM, **preprocessing_arguments(configuration), "spacing": "@spacing_mm"}
-    settings: dict[str, Any] = {
-        "spacing_mm": list(configuration.spacing_mm),
-        "patch_size": list(configuration.patch_size),
-        "network_def": {
-            "_target_": f"segnets.{NNUNET}",
-            "spatial_dims": 3,
-            "in_channels": bundle.in_channels,
-            "out_channels": "@num_classes",
-            "architecture": configuration.network_class,
-            "arguments": plain_arguments(configuration),
-        },
-        "preprocessing": {"_target_": "monai.transforms.Compose", "transforms": [load, preprocessing]},
-    }
+    settings = bundle_config(configuration)
     if isinstance(bundle, PartModel):  # its own data set may name the classes differently
         own = {values[0]: name for name, values in configuration.labels}
         same = {one.name: own[one.label] for one in bundle.network_segments}
@@ -190,7 +172,13 @@ def nnunet_choices(bundle: NnunetBundle, out: Path) -> Choices:
     weights = describe_weights(bundle.root / fold / bundle.checkpoint, out)
     weights["model"] = f"{_plain(bundle.name)}, {folds_in_words([fold])}{others}"
     weights |= {"licence": bundle.licence} if bundle.licence else {}
+    weights |= named_part(bundle)
     return Choices(network=NNUNET, dims=3, options=("crops_balanced",), settings=settings, fine_tune=weights)
+
+
+def named_part(bundle: Bundle) -> dict[str, str]:
+    """Return what `Choices.fine_tune` says about the model of TotalSegmentator that a model was made from: `PART`."""
+    return {} if bundle.part_of is None else asdict(bundle.part_of)
 
 
 def state_origin(root: Path, weights: Path, model: str, named: str = "") -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.lambdas import label_rule, parsed_lambda
+from napari_seg.bundles.nnunet.as_bundle import NNUNET, TRANSFORM
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError
 from napari_seg.training.choices import CODE, Choices
 from napari_seg.training.postprocessing import STEP
-from napari_seg.training.write import NNUNET, ONLY_OTHERS, TRANSFORM, networks
+from napari_seg.training.write import ONLY_OTHERS, networks
 
 _IMPORTABLE = {".py", ".pyc", ".pyo", ".pyd", ".so", ".dylib", ".pth"}
 

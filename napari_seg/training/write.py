@@ -11,10 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from napari_seg.bundles.nnunet.as_bundle import NNUNET
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError
-from napari_seg.training.choices import IGNORE, Choices, check_names
+from napari_seg.training.choices import IGNORE, PART, Choices, check_names
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.plan import TrainingPlan
 
@@ -22,10 +23,6 @@ CONFIGS = ("train", "evaluate", "inference")
 _OF_COMMANDS = ("multi_gpu_train", "compare_largest")
 """Files that are merged over a config by a command of their own."""
 PLAN = "plan.json"
-NNUNET = "NnunetUNet"
-"""Network of a bundle that begins from a model of nnU-Net, whose plans have its arguments."""
-TRANSFORM = "segnets.nnunet_preprocessing.NnunetPreprocessd"
-"""Preprocessing of such a bundle."""
 
 
 def networks() -> list[str]:
@@ -112,6 +109,8 @@ def write_bundle(
     metadata = _metadata(name, plan, found, names, how_many, regions)
     if choices.network == NNUNET:
         metadata["napari_seg"] = {"match": "exact"}  # as it was trained
+        if part := {key: choices.fine_tune[key] for key in PART if key in choices.fine_tune}:
+            metadata["napari_seg"]["part_of"] = part
         metadata["required_packages_version"] |= {p: version(p) for p in ("dynamic_network_architectures", "scipy")}
     (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
     (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")

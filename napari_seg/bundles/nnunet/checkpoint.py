@@ -48,7 +48,7 @@ class Checkpoint:
 
 
 def read_nnunet_checkpoint(path: Path) -> Checkpoint:
-    """Return the weights of a checkpoint, on the CPU, and what else a run needs.
+    """Return the weights of a checkpoint or of a state dictionary, on the CPU, and what else a run needs.
 
     Raises:
         BundleError: `bundle.weights`, it is missing, damaged or no checkpoint of nnU-Net, or was replaced meanwhile;
@@ -62,7 +62,8 @@ def read_nnunet_checkpoint(path: Path) -> Checkpoint:
                 return _kept(kept)
             except Exception as error:  # damaged, or another's; it is written again
                 log.info("%s can't be used (%s); the checkpoint is read", kept.name, type(error).__name__)
-        checkpoint = _parsed(read_checkpoint(path), path.stat().st_size, sha256)
+        content = read_checkpoint(path)
+        checkpoint = _parsed(content, path.stat().st_size, sha256)
         is_same = digest_of(path) == sha256
     except UnsafeCheckpoint as error:
         text = f"{_shown(path)} was not loaded: {one_line(error, 200)}; expected a checkpoint that nnU-Net saved"
@@ -75,7 +76,8 @@ def read_nnunet_checkpoint(path: Path) -> Checkpoint:
     if not is_same:
         text = f"{_shown(path)} was replaced while it was read; wait until its training has ended, and start again"
         raise BundleError("bundle.weights", text)
-    _keep(checkpoint, kept)
+    if "network_weights" in content:  # a file with the weights alone needs no other one
+        _keep(checkpoint, kept)
     return checkpoint
 
 
@@ -145,9 +147,9 @@ def _parsed(content: Any, size: int, sha256: str) -> Checkpoint:
     Raises:
         ValueError: it is no checkpoint of nnU-Net.
     """
-    weights = content.get("network_weights") if isinstance(content, dict) else None
+    weights = content.get("network_weights", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(one, torch.Tensor) for one in weights.values()):
-        raise ValueError("it has no network_weights")
+        raise ValueError("it has no network_weights, and is no state dictionary")
     named = {}
     for key, value in weights.items():
         if not isinstance(key, str):

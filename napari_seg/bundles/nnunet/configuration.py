@@ -133,6 +133,11 @@ class NnunetBundle(Bundle):
     overlap: float = 0.5
     previous: NnunetBundle | None = None
 
+    @property
+    def data_set(self) -> str:
+        """Name of the folder of its data set, such as "Dataset291_TotalSegmentator_part1_organs_1559subj"."""
+        return self.root.parent.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleBundle(Bundle):

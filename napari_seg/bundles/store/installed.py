@@ -43,6 +43,7 @@ from napari_seg.bundles.store.licence import AcceptLicence, Licence, require_acc
 from napari_seg.bundles.store.sources import Source, parse_source, safe_name
 from napari_seg.bundles.store.tasks import add_task, remove_task, verify_task
 from napari_seg.bundles.totalsegmentator.table import is_task_name
+from napari_seg.bundles.totalsegmentator.task import PREFIX, TaskBundle
 from napari_seg.bundles.totalsegmentator.weights import own_folder
 from napari_seg.bundles.trust import forget
 from napari_seg.errors import BundleError, InputError, StoreError, one_line
@@ -171,6 +172,15 @@ def installed_as(bundle: Bundle) -> str:
     configuration = root.name.rpartition("__")[2]
     is_only = sum(one.name.rpartition("__")[2] == configuration for one in neighbours) == 1
     return f"{name}:{configuration if is_only else root.name}"
+
+
+def task_name(bundle: TaskBundle) -> str:
+    """Return the text by which a task is chosen, such as "totalsegmentator:total+liver_round1".
+
+    Improved models that are not installed are named by their folders.
+    """
+    models = (installed_as(one.bundle) or str(one.root) for one in bundle.improved)
+    return "+".join((PREFIX + bundle.task.name, *models))
 
 
 def remove(name: str) -> int:

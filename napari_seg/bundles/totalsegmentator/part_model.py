@@ -11,14 +11,15 @@ from dataclasses import dataclass, fields, replace
 from math import isclose
 
 from napari_seg.bundles.nnunet.configuration import NnunetBundle, why_not_single
+from napari_seg.bundles.spec import Bundle, PartOf
 from napari_seg.bundles.totalsegmentator.table import (
     is_weights_folder,
+    model_name,
     structures_of,
     tasks,
     title_of,
-    weights_of,
 )
-from napari_seg.bundles.totalsegmentator.task import Part, Task, TaskBundle
+from napari_seg.bundles.totalsegmentator.task import ImprovedPart, Part, Task, TaskBundle
 from napari_seg.errors import InputError, listed, one_line
 
 READER = "NibabelIOWithReorient"
@@ -63,7 +64,8 @@ def part_model(task: Task, part: Part, model: NnunetBundle) -> PartModel:
     )
     values = {field.name: getattr(model, field.name) for field in fields(NnunetBundle)}
     values |= {
-        "name": one_line(f"{title_of(task)}, {model.root.parent.name}", 120),
+        "name": one_line(f"{title_of(task)}, {model.data_set}", 120),
+        "part_of": PartOf(task.name, model_name(part)),
         "network_segments": segments,
         "segments": segments,
         "licence": task.licence,
@@ -78,21 +80,22 @@ def part_of_folder(model: NnunetBundle) -> NnunetBundle | str:
 
     A model that lies anywhere else is returned as it is.
     """
-    if not is_weights_folder(folder := model.root.parent.name):
+    if not is_weights_folder(model.data_set):
         return model
     reason = "is a model of TotalSegmentator that no task runs"
     for task in tasks().values():
         for part in task.parts:
-            name = f"{part.trainer}__{part.plans}__{part.configuration}"
-            if weights_of(part.number).folder == folder and name == model.root.name:
+            if model_name(part) == f"{model.data_set}/{model.root.name}":
                 reason = why_not_part(task, model)
                 if not reason:
                     return part_model(task, part, model)
     return reason
 
 
-def part_with(bundle: TaskBundle, names: Collection[str]) -> PartModel:
+def part_with(bundle: TaskBundle, names: Collection[str]) -> Bundle:
     """Return the model of a task that finds all of some structures; names that are none of the task do not matter.
+
+    It is a `PartModel`, or an improved model as a bundle of its own.
 
     Args:
         bundle: a task whose parts are models of their own.
@@ -110,7 +113,7 @@ def part_with(bundle: TaskBundle, names: Collection[str]) -> PartModel:
     if len(bundle.parts) == 1 and not found:
         found = {0: []}
     if len(found) != 1:
-        parts = "; ".join(f"{bundle.parts[number].root.parent.name}: {listed(own)}" for number, own in found.items())
+        parts = "; ".join(f"{bundle.parts[number].data_set}: {listed(own)}" for number, own in found.items())
         text = f"the corrected structures belong to {len(found)} models of {bundle.name!r}"
         raise InputError(
             "improve.parts",
@@ -119,7 +122,10 @@ def part_with(bundle: TaskBundle, names: Collection[str]) -> PartModel:
             "totalsegmentator:total_fast",
         )
     (number,) = found
-    return part_model(bundle.task, bundle.task.parts[number], bundle.parts[number])
+    model = bundle.parts[number]
+    if isinstance(model, ImprovedPart):
+        return replace(model.bundle, trusted=model.bundle.trusted or bundle.trusted)
+    return part_model(bundle.task, bundle.task.parts[number], model)
 
 
 def _xyz(model: NnunetBundle) -> tuple[float, ...]:

@@ -108,6 +108,11 @@ def weights_of(number: int) -> Weights:
     return Weights(number, one["folder"], one["release"], one.get("size_bytes"))
 
 
+def model_name(part: Part) -> str:
+    """Return the name of a model: the published folder of its data set and that of its training."""
+    return f"{weights_of(part.number).folder}/{part.trainer}__{part.plans}__{part.configuration}"
+
+
 def is_weights_folder(name: str) -> bool:
     """Return whether TotalSegmentator publishes weights in a folder of this name."""
     return any(one["folder"] == name for one in _table()["weights"].values())

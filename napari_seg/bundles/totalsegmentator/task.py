@@ -93,12 +93,30 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImprovedPart(NnunetBundle):
+    """A model that was made from one of a task's, in the place of that; it is run as that one is, with other weights.
+
+    Attributes:
+        bundle: the model as a bundle of its own, in `root`.
+        replaced: the model of the task.
+    """
+
+    bundle: Bundle
+    replaced: NnunetBundle
+
+    @property
+    def data_set(self) -> str:
+        """Name of the folder of the data set of the replaced model."""
+        return self.replaced.data_set
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskBundle(Bundle):
     """A task whose weights are on this machine.
 
     Attributes:
         task: the task.
-        parts: a model for each of its parts, in their order.
+        parts: a model for each of its parts, in their order; some may be an `ImprovedPart`.
         crop: the task that finds where it looks.
     """
 
@@ -107,6 +125,11 @@ class TaskBundle(Bundle):
     crop: TaskBundle | None = None
 
     @property
+    def improved(self) -> tuple[ImprovedPart, ...]:
+        """The improved models among its parts."""
+        return tuple(one for one in self.parts if isinstance(one, ImprovedPart))
+
+    @property
     def reference(self) -> str:
-        """Name of the task, such as "totalsegmentator:total"."""
-        return PREFIX + self.task.name
+        """Name of the task, such as "totalsegmentator:total", with the folders of improved models behind a "+" each."""
+        return "+".join((PREFIX + self.task.name, *(str(one.root) for one in self.improved)))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.totalsegmentator.read import read_task
-from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, TaskBundle
+from napari_seg.bundles.totalsegmentator.task import ImprovedPart, Part, RoughCrop, TaskBundle
 from napari_seg.errors import Notice
 from napari_seg.inference.fitness import check_fit, task_doubts, whole_number_doubts
 from napari_seg.inference.options import SegmentOptions
@@ -238,9 +238,10 @@ def _run_parts(
             # the other parts are assumed to have as many windows as this one; their loading is no stage of its own
             report("segmenting", number * windows + done * (stage == "segmenting"), len(parts) * windows)
 
-        log.info("%s: part %d of %d, %s", bundle.name, number + 1, len(parts), model.root.parent.name)
+        log.info("%s: part %d of %d, %s", bundle.name, number + 1, len(parts), model.name)
         found = run_part(image, model, _of_part(options), on_step)
-        runs[model.root.parent.name] = dict(found.run)
+        made_by = {"improved": f"{model.name} {model.version}".strip()} if isinstance(model, ImprovedPart) else {}
+        runs[model.data_set] = {**found.run, **made_by}
         notices += [notice for notice in found.notices if not notice.code.startswith(("fitness.", "result."))]
         if not part.labels:
             masks.append(found.array == 1)

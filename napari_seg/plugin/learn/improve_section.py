@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import signals_blocked
 
+from napari_seg.bundles.totalsegmentator.table import title_of
 from napari_seg.learning.compare import MEAN
 from napari_seg.learning.improve import Improvement
 from napari_seg.plugin.controls import ask_folder, button, number_item, plain_tip, row, table
@@ -61,12 +62,14 @@ class ImproveSection(QWidget):
         self._verdict = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._verdict.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._table = table("Dice of", "n", "before", "after", stretched=0, min_width=60)
-        self._use_button = button("Use the new model", "Select it in the Segment tab.", model.use)
+        self._task_button = button("", "", lambda: model.use(in_task=True))
+        self._use_button = button("Use the new model", "", model.use)
         self._keep_button = button("Keep the old one", "The new one stays in its folder.", model.keep)
         offer = QVBoxLayout(self._offer)
         offer.setContentsMargins(0, 4, 0, 4)
         offer.addWidget(self._verdict)
         offer.addWidget(self._table)
+        offer.addWidget(self._task_button)
         offer.addWidget(self._use_button)
         offer.addWidget(self._keep_button)
         replay = row(self._replay, self._clear_button)
@@ -134,6 +137,7 @@ class ImproveSection(QWidget):
             if self._shown is not None:
                 self._fill(self._shown)
         self._offer.setVisible(model.result is not None)
+        self._show_choices()
         self._show_progress()
 
     def _fill(self, result: Improvement) -> None:
@@ -148,7 +152,23 @@ class ImproveSection(QWidget):
         height = self._table.horizontalHeader().height() + 2 * self._table.frameWidth()
         height += sum(self._table.rowHeight(number) for number in range(min(len(result.rows), _ROWS)))
         self._table.setFixedHeight(height + 4)
-        self._use_button.setDefault(result.is_better)
+
+    def _show_choices(self) -> None:
+        """Show how the new model can be used: alone, or in the task that it is a part of."""
+        result, whole = self.model.result, self.model.whole
+        self._task_button.setVisible(whole is not None)
+        use, tip = "Use the new model", "Select it in the Segment tab."
+        if whole is not None:
+            title, count, found = title_of(whole.task), len(whole.segments), len(whole.improved[0].segments)
+            self._task_button.setText(f"Use it in {title}")
+            text = f"Select {title} in the Segment tab, with the new model in place of its own: {count} structures."
+            self._task_button.setToolTip(plain_tip(text))
+            use, tip = "Use it alone", f"Select it in the Segment tab: it finds {found} of the {count} structures."
+        self._use_button.setText(use)
+        self._use_button.setToolTip(plain_tip(tip))
+        is_better = result is not None and result.is_better
+        self._task_button.setDefault(is_better and whole is not None)
+        self._use_button.setDefault(is_better and whole is None)
 
     def _show_progress(self) -> None:
         model, text = self.model, self.model.status

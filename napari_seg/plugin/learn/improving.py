@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.read import read_bundle, whole_task
 from napari_seg.errors import BundleError, Cancelled, counted, printable
 from napari_seg.learning.compare import MEAN, MIN_PATIENTS, ComparedStructure
 from napari_seg.learning.improve import Improvement, begun_output, improve, is_begun, next_output, read_improvement
 from napari_seg.learning.inherit import check_improvable
 from napari_seg.plugin.job import Job, JobProgress
-from napari_seg.plugin.messages import Message, as_gui_text, message_of
+from napari_seg.plugin.messages import Message, as_gui_text, gui_text_of, message_of
 from napari_seg.plugin.train.run import RunFollower, line_of, progress_of
 from napari_seg.training.history import RunState, current_run, read_state
 from napari_seg.training.run import STOP
@@ -26,6 +26,7 @@ from napari_seg.worker import WorkerProcess
 
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
+    from napari_seg.bundles.totalsegmentator.task import TaskBundle
     from napari_seg.plugin.learn.accepting import AcceptModel
     from napari_seg.plugin.segment.model import SegmentModel
     from napari_seg.plugin.session import Session
@@ -62,12 +63,14 @@ class FoundOutput:
         is_begun: whether an improvement was begun in it that is not finished.
         result: comparison of both models; None if there is none.
         state: state of its run; None before it has begun.
+        whole: task of TotalSegmentator with the new model in it; None without one.
     """
 
     output: Path
     is_begun: bool = False
     result: Improvement | None = None
     state: RunState | None = None
+    whole: TaskBundle | None = None
 
 
 class ImproveModel:
@@ -86,6 +89,7 @@ class ImproveModel:
         output: folder of the new model; None until it is known.
         is_begun: whether an improvement was begun in it that Improve continues.
         result: comparison that waits for a decision; None if there is none.
+        whole: task of TotalSegmentator with the new model in it; None if that is no part of a task on this machine.
         state: state of the run that is followed; None before it has begun.
         job: job that improves; None if there is none.
     """
@@ -100,6 +104,7 @@ class ImproveModel:
         self.output: Path | None = None
         self.is_begun = False
         self.result: Improvement | None = None
+        self.whole: TaskBundle | None = None
         self.state: RunState | None = None
         self.job: Job | None = None
         self._seen: Bundle | None = None
@@ -124,7 +129,7 @@ class ImproveModel:
     def choose_output(self, folder: Path) -> None:
         """Set the folder of the new model; a begun improvement is continued, and a finished one is shown."""
         self.output = folder
-        self._look(lambda: found_in(folder))
+        self._look(lambda: folder)
 
     def find_output(self) -> None:
         """Suggest a folder for the new model after another model was selected; call it while the tab is shown."""
@@ -133,9 +138,9 @@ class ImproveModel:
         if bundle is None or not is_new or self.job is not None or self.result is not None:
             return
         self._seen, self.output, self.is_begun, self.state = bundle, None, False, None
-        self._look(lambda: found_in(begun_output(bundle) or next_output(bundle)))
+        self._look(lambda: begun_output(bundle) or next_output(bundle))
 
-    def _look(self, find: Callable[[], FoundOutput]) -> None:
+    def _look(self, find: Callable[[], Path]) -> None:
         if self._looking is not None:
             self._looking.abandon()
         self._fault = ""
@@ -144,7 +149,7 @@ class ImproveModel:
         def look() -> FoundOutput:
             assert bundle is not None
             check_improvable(bundle)
-            return find()
+            return found_in(find(), bundle)
 
         self._looking = self.session.jobs.start(
             lambda _: look(), on_result=self._on_found, on_error=self._on_fault, on_end=self._on_looked
@@ -153,7 +158,7 @@ class ImproveModel:
 
     def _on_found(self, found: FoundOutput) -> None:
         self.output, self.is_begun, self.result = found.output, found.is_begun, found.result
-        self.state = found.state
+        self.state, self.whole = found.state, found.whole
 
     def _on_fault(self, error: Exception) -> None:
         self._fault = message_of(error).text
@@ -222,6 +227,12 @@ class ImproveModel:
             return
         self.result, self.is_begun = result, False
         messages = [Message("info", f"The new model is ready. {verdict(result)}")]
+        try:
+            self.whole = whole_task(read_bundle(result.output), self.segmenting.bundle)
+        except BundleError as error:
+            self.whole = None
+            text = f"The new model can only be used alone: {gui_text_of(error)}"
+            messages.append(Message("warning", text))
         if result.left_out:
             reasons = "; ".join(f"{name}: {printable(reason)}" for name, reason in result.left_out.items())
             messages.append(Message("warning", f"Cases that could not be used were left out: {reasons}"))
@@ -232,7 +243,7 @@ class ImproveModel:
         bundle, output = self.segmenting.bundle, self.output
         is_same = bundle is not None and self._seen is not None and bundle.reference == self._seen.reference
         if self.result is None and is_same and output is not None:
-            self._look(lambda: found_in(output))
+            self._look(lambda: output)
         self.changed.emit()
 
     @property
@@ -261,18 +272,23 @@ class ImproveModel:
 
     # deciding
 
-    def use(self) -> None:
-        """Select the new model in the Segment tab; the old one stays in the list."""
+    def use(self, *, in_task: bool = False) -> None:
+        """Select the new model in the Segment tab; the old one stays in the list.
+
+        Args:
+            in_task: select the whole task with the new model in it.
+        """
         assert self.result is not None
         try:
             bundle = read_bundle(self.result.output)
         except BundleError as error:
             self.session.show_messages(message_of(error))
             return
-        name = self.result.output.name
-        self.result = None
+        whole = self.whole if in_task else None
+        name = self.result.output.name if whole is None else whole.name
+        self.result = self.whole = None
         self.segmenting.add_bundle(bundle.root)
-        self.segmenting.reload_bundles(bundle.reference)
+        self.segmenting.reload_bundles((whole or bundle).reference)
         text = f"{name} is selected in the Segment tab. The old model stays in the list."
         self.session.show_messages(Message("info", text), lasting=True)
         self.used.emit()
@@ -281,7 +297,7 @@ class ImproveModel:
         """Keep the old model; the new one stays in its folder."""
         assert self.result is not None
         text = f"The old model stays selected. The new one stays in {self.result.output}."
-        self.result, self._seen = None, None
+        self.result, self.whole, self._seen = None, None, None
         self.session.show_messages(Message("info", text), lasting=True)
         self.find_output()
 
@@ -327,12 +343,21 @@ def _improve(choices: ImproveChoices, on_state: Callable[[RunState], object], jo
                 (choices.output / STOP).unlink(missing_ok=True)
 
 
-def found_in(output: Path) -> FoundOutput:
-    """Return what the folder of a new model holds; reads files, so call it in a job."""
+def found_in(output: Path, before: Bundle) -> FoundOutput:
+    """Return what the folder of a new model holds; reads files, so call it in a job.
+
+    Args:
+        output: the folder.
+        before: the old model.
+    """
     result = read_improvement(output)
     state = read_state(current_run(output)) if output.is_dir() else None
     has_run = state is not None and (state.progress is not None or bool(state.losses))
-    return FoundOutput(output, result is None and is_begun(output), result, state if has_run else None)
+    whole = None
+    if result is not None:
+        with suppress(BundleError):  # the new model alone is offered
+            whole = whole_task(read_bundle(output), before)
+    return FoundOutput(output, result is None and is_begun(output), result, state if has_run else None, whole)
 
 
 def verdict(result: Improvement) -> str:

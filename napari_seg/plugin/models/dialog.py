@@ -29,7 +29,13 @@ from napari_seg.plugin.models.questions import LicenceDialog
 from napari_seg.plugin.models.rows import LICENCE_KINDS, WAYS, ModelRow, size_text
 
 _HEADS = ("Model", "Finds", "Modality", "Size", "Licence", "Runs", "Where")
-_PLACES = {"installed": "Installed", "shipped": "Shipped", "elsewhere": "Own folder", "catalogue": "Catalogue"}
+_PLACES = {
+    "installed": "Installed",
+    "shipped": "Shipped",
+    "elsewhere": "Own folder",
+    "catalogue": "Catalogue",
+    "combined": "Combined",
+}
 _TITLE_WIDTH = 270
 _MARKS = {"info": "", "warning": "⚠ ", "error": "✕ "}
 

@@ -212,6 +212,8 @@ class ModelsModel:
             return "This model is not installed."
         if row.place == "shipped":
             return "This model comes with napari-seg."
+        if row.place == "combined":
+            return "This is a task with an improved model; select that model or the task."
         return "" if row.place == "installed" else "This model lies outside the store; napari-seg does not change it."
 
     def add(self, source: str | Path) -> None:

@@ -33,7 +33,7 @@ LICENCE_KINDS: dict[LicenceKind, str] = {
 }
 """Classes of licences, with titles."""
 
-Place = Literal["installed", "shipped", "elsewhere", "catalogue"]
+Place = Literal["installed", "shipped", "elsewhere", "catalogue", "combined"]
 
 _MAX_NAMES = 25
 _MAX_TEXT = 2000
@@ -52,7 +52,7 @@ class ModelRow:
         licence: name of its licence; "" if unknown.
         licence_kind: class of its licence.
         place: "installed", in the store; "shipped", with napari-seg; "elsewhere", in a folder of the user;
-            "catalogue", not on this machine.
+            "catalogue", not on this machine; "combined", a task with an improved model, which has a row of its own.
         source: where it is, or where it comes from.
         description: one sentence on it.
         data: its training data.
@@ -107,6 +107,7 @@ class ModelRow:
             "shipped": "Comes with napari-seg",
             "elsewhere": "In a folder outside the store",
             "catalogue": "Not installed",
+            "combined": "A task with an improved model",
         }
         lines = [
             self.permission.sentence if self.permission else "",
@@ -197,6 +198,7 @@ def _row_of_task(bundle: TaskBundle) -> ModelRow:
     from napari_seg.bundles.totalsegmentator.weights import own_folder
 
     name, source = key_of(bundle)
+    is_in_store = bundle.root.is_relative_to(own_folder().resolve())
     return ModelRow(
         name=name,
         title=bundle.name,
@@ -205,7 +207,7 @@ def _row_of_task(bundle: TaskBundle) -> ModelRow:
         size_bytes=sum(size_of(part.root) for part in bundle.parts),
         licence=bundle.licence,
         licence_kind="open" if bundle.task.licence_kind == "open" else "non-commercial",
-        place="installed" if bundle.root.is_relative_to(own_folder().resolve()) else "elsewhere",
+        place="combined" if bundle.improved else "installed" if is_in_store else "elsewhere",
         source=source,
         description="; ".join(filter(None, (bundle.description, bundle.images))),
         bundle=bundle,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -204,12 +205,16 @@ class SegmentModel:
         Args:
             choose: reference of the bundle to select; None keeps the selected one, or else selects the first.
         """
-        from napari_seg.bundles.read import find_bundles
+        from napari_seg.bundles.read import find_bundles, read_bundle
+        from napari_seg.bundles.totalsegmentator.table import is_task_name
 
         trusted = {bundle.reference for bundle in self.bundles if bundle.trusted}
         found, _ = find_bundles(self.folders)  # faults were shown at the start, and are shown in *Models…*
-        self.bundles = [replace(one, trusted=one.trusted or one.reference in trusted) for one in found]
         wanted = choose or (self.bundle.reference if self.bundle else None)
+        if wanted is not None and is_task_name(wanted) and wanted not in [one.reference for one in found]:
+            with suppress(BundleError):  # another choice of a task's improved models than is listed by itself
+                found.append(read_bundle(wanted))
+        self.bundles = [replace(one, trusted=one.trusted or one.reference in trusted) for one in found]
         chosen = next((one for one in self.bundles if one.reference == wanted), None)
         self.choose_bundle(chosen or (self.bundles[0] if self.bundles else None))
 
