@@ -936,6 +936,11 @@ CODES = {
     "environment.ended": Code(
         "error", "The process that did the work ended unexpectedly.", "Run it again; report it if it happens again."
     ),
+    "environment.gpus": Code(
+        "error",
+        "The machine has fewer GPUs that torch can use than `--gpus` requests.",
+        "Give a smaller number, or leave `--gpus` out; check `CUDA_VISIBLE_DEVICES`.",
+    ),
     "environment.gpu_memory": Code(
         "notice",
         "The GPU ran out of memory; fewer windows ran at once, or the processor took over. The labels are complete.",
@@ -1757,8 +1762,8 @@ CODES = {
     ),
     "run.differs": Code(
         "error",
-        "The folder holds a training with other choices or other data.",
-        "Resume with the same choices and files, or choose another folder.",
+        "The folder holds a training with other choices or other data, or one on another number of GPUs.",
+        "Resume with the same choices, files and `--gpus`, or choose another folder.",
     ),
     "run.exists": Code(
         "error",

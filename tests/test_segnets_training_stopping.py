@@ -14,9 +14,10 @@ import torch
 from ignite.engine import Engine, Events
 from monai.handlers import ValidationHandler
 from preloaded import run_python
-from tiny_run import losses, make_run, run, without_times
+from tiny_run import children, losses, make_run, run, run_distributed, without_times
 
-from segnets.metrics import CaseMetric  # isort: skip - within reach by tiny_run
+from segnets.errors import TrainingError  # isort: skip - within reach by tiny_run
+from segnets.metrics import CaseMetric  # isort: skip - by tiny_run
 from segnets.training import EarlyStopping, StopAfterMinutes, StopOnSignal, Validation  # isort: skip - by tiny_run
 
 
@@ -28,6 +29,17 @@ class At:
 
     def attach(self, trainer: Engine) -> None:
         trainer.add_event_handler(Events.ITERATION_COMPLETED(once=self.step), lambda: self.do())
+
+
+class InterruptRank:
+    """Send SIGTERM to one of several processes after a step."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def attach(self, trainer: Engine) -> None:
+        if idist.get_rank() == self.rank:
+            At(self.step, lambda: os.kill(os.getpid(), signal.SIGTERM)).attach(trainer)
 
 
 def validated_steps(folder: Path) -> list[int]:
@@ -74,6 +86,27 @@ def test_a_signal_interrupts_the_run_after_the_step(
     assert exit.value.code == status
     run(folder, every_steps=None)
     assert without_times(folder) == without_times(whole)
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> None:
+    def run_two(folder: Path, **options: Any) -> None:
+        common: dict[str, Any] = {"batch_size": 1, "every_steps": None, **options}
+        ranks = [children().Process(target=run_distributed, args=(folder, rank, 2), kwargs=common) for rank in range(2)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(60)
+            assert process.exitcode == 0
+        Path(f"{folder}-store").unlink()
+
+    run_two(tmp_path / "whole")
+    folder = tmp_path / "interrupted"
+    run_two(folder, more_handlers=[InterruptRank(1, 5)])
+    assert torch.load(folder / "checkpoints" / "latest.pt", weights_only=True)["step"] == 5
+    run_two(folder)
+    assert without_times(folder) == without_times(tmp_path / "whole")
+    with pytest.raises(TrainingError, match=r"cases a step: was 2, is 1 \(batch_size times the number of GPUs\)"):
+        run(folder, batch_size=1)
 
 
 def test_a_run_without_a_signal_exits_normally(tmp_path: Path) -> None:
@@ -160,6 +193,7 @@ def test_validations_follow_a_larger_time_limit(tmp_path: Path, monkeypatch: pyt
 
 def test_long_validations_take_a_tenth_of_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
     minutes, trainer, validated = StopAfterMinutes(100), Engine(lambda e, b: None), []
+    trainer.state.device = torch.device("cpu")
     validation = Validation(None, 2, minutes)
     validation.load_state_dict({"step": 0, "minutes": 0.0, "duration": 3.0})
     monkeypatch.setattr(ValidationHandler, "__call__", lambda handler, engine: validated.append(engine.state.iteration))

@@ -19,10 +19,12 @@ from tiny_run import (
 )
 
 from segnets.errors import TrainingError  # isort: skip - within reach by tiny_run
+from segnets.training import amp_dtype  # isort: skip - by tiny_run
+from segnets.training.history import read_history  # isort: skip - by tiny_run
 
 
 def test_two_processes_compute_what_one_with_twice_the_batch_does(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"max_epochs": 3, "dropout": 0.0, "cases": 6}
+    options: dict[str, Any] = {"max_epochs": 3, "dropout": 0.0, "cases": 6, "val_cases": 3}
     run(tmp_path / "one", batch_size=4, **options)
     ranks = [
         children().Process(target=run_distributed, args=(tmp_path / "two", rank, 2), kwargs={"batch_size": 2} | options)
@@ -36,6 +38,10 @@ def test_two_processes_compute_what_one_with_twice_the_batch_does(tmp_path: Path
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 6  # 1.5 steps an epoch, rounded up
     assert two == pytest.approx(one, abs=1e-5)
+    scores = [[line["dice"] for line in read_history(tmp_path / name) if "dice" in line] for name in ("one", "two")]
+    assert [len(lines) for lines in scores] == [2, 2]
+    for alone, shared in zip(*scores, strict=True):  # one process validates two cases, the other one
+        assert shared == pytest.approx(alone, abs=1e-3)
     run(tmp_path / "two", batch_size=4, **(options | {"max_epochs": 4}))  # what two began, one goes on with
     assert len(losses(tmp_path / "two")) == 8
 
@@ -98,6 +104,30 @@ def test_a_loss_of_nan_stops_the_run_before_it_changes_the_weights(tmp_path: Pat
         trainer.run()
     for name, parameter in trainer.network.named_parameters():
         torch.testing.assert_close(parameter, before[name])
+
+
+def test_mixed_precision_has_a_type_by_name_or_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert amp_dtype("float16", "cpu") == torch.float16
+    assert amp_dtype("bfloat16", "cuda:1") == torch.bfloat16
+    assert amp_dtype(True, "cpu") == torch.bfloat16
+    for is_supported, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        # a GPU before Ampere emulates bfloat16 at a crawl
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True, is_supported=is_supported:
+                            is_supported or including_emulation)  # fmt: skip
+        assert amp_dtype(True, torch.device("cuda")) == expected
+    with pytest.raises(TrainingError, match=r"bundle\.setting: found amp 'fp8'; expected true, false, bfloat16 or"):
+        amp_dtype("fp8", "cpu")
+
+
+def test_a_run_in_float16_goes_on_in_bfloat16(tmp_path: Path) -> None:
+    first = run(tmp_path, max_epochs=1, amp="float16")
+    assert first.scaler.is_enabled()
+    assert torch.load(tmp_path / "checkpoints" / "latest.pt", weights_only=True)["scaler"]["scale"] > 1
+    second = run(tmp_path, max_epochs=2, amp="bfloat16")
+    assert not second.scaler.is_enabled()
+    assert second.amp_kwargs == {"dtype": torch.bfloat16}
+    assert run(tmp_path, max_epochs=3, amp="float16").scaler.is_enabled()
+    assert len(losses(tmp_path)) == 9
 
 
 def test_bfloat16_on_the_cpu_learns_too(tmp_path: Path) -> None:

@@ -32,6 +32,14 @@ def test_a_whole_training() -> None:
     assert plan_time(PACE, SETTINGS | {"val_cases": 50}).validating == 200
 
 
+def test_several_gpus_divide_the_steps_and_the_validated_cases() -> None:
+    time = plan_time(PACE, SETTINGS | {"gpus": 4})
+    assert (time.steps, time.training) == (1000, 1000)  # 80 cases in batches of 4 x 2
+    assert time.validating == 10 * 20 * 0.3  # 10 cases: at most 3 on one GPU
+    assert time.preparing == 45
+    assert plan_time(PACE, SETTINGS | {"gpus": 4, "val_cases": 3}).validating == 10 * 20 * 0.3  # each validates all
+
+
 def test_a_time_limit() -> None:
     time = plan_time(PACE, SETTINGS, 10)
     # two validations of 20 s are a tenth of 555 s; the third comes after the limit

@@ -27,7 +27,7 @@ from napari_seg.bundles.read import shipped_root
 sys.path.insert(0, str(shipped_root()))
 
 from segnets.annotation import AsLabelsd
-from segnets.data import CachedCases, EpochSampler, TrainingSet
+from segnets.data import CachedCases, EpochSampler, TrainingSet, part_of_process
 from segnets.metrics import CaseMetric, Dice
 from segnets.training import (
     Checkpoints,
@@ -65,6 +65,7 @@ def make_run(
     *,
     max_epochs: int = 4,
     cases: int = 5,
+    val_cases: int = 2,
     batch_size: int = 2,
     seed: int = 0,
     num_workers: int = 0,
@@ -100,7 +101,11 @@ def make_run(
     ema = WeightAverage(network, momentum=0.004)
     validator = SupervisedEvaluator(
         device="cpu",
-        val_data_loader=DataLoader(CachedCases(data[:2], deterministic, folder / "cache"), batch_size=1),
+        val_data_loader=DataLoader(
+            CachedCases(data[:val_cases], deterministic, folder / "cache"),
+            batch_size=1,
+            sampler=part_of_process(val_cases),
+        ),
         network=ema.ema_model,
         postprocessing=AsLabelsd(),
         key_val_metric={"mean_dice": CaseMetric(Dice(2))},

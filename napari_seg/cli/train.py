@@ -7,7 +7,7 @@ import math
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode
@@ -84,6 +84,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         choices=("2d", "3d", "3d_lowres"),
         help="with --folds: train these configurations on the same folds (default: all), and make the best one the "
         "bundle; the others stay in OUT/training",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=_gpus,
+        metavar="N",
+        help="train on N GPUs of this machine, or on all, with batch_size cases on each; with --folds, each fold on "
+        "all of them, one after another; resume with the same number",
     )
     parser.add_argument(
         "--option",
@@ -168,6 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import BundleError, Cancelled
     from napari_seg.training.choices import Choices, changed_settings, check_trackers, distinct
     from napari_seg.training.comparison import COMPARISON
+    from napari_seg.training.distributed import count_gpus
     from napari_seg.training.folds import cross_validate, fold_commands
     from napari_seg.training.prepare import data_folder, plan_bundle
     from napari_seg.training.run import train, training_command, writing
@@ -205,6 +213,8 @@ def run(arguments: argparse.Namespace) -> int:
         choices = with_start(choices, arguments.fine_tune, out)
     limits = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
     limits = {name: value for name, value in limits.items() if value is not None}
+    if arguments.gpus is not None and (gpus := count_gpus(arguments.gpus)) > 1:
+        limits["gpus"] = gpus
     if arguments.compare is not None or (out / COMPARISON).is_file():
         if arguments.replay:
             raise BundleError(
@@ -330,6 +340,10 @@ def _count(word: str) -> int:
     if (count := int(word)) < 1:
         raise argparse.ArgumentTypeError(f"found {word}; expected 1 or more")
     return count
+
+
+def _gpus(word: str) -> int | Literal["all"]:
+    return "all" if word == "all" else _count(word)
 
 
 def named_value(word: str) -> tuple[str, str]:

@@ -152,6 +152,8 @@ def check_values(values: Mapping[str, Any]) -> None:
         BundleError: `bundle.setting`.
     """
     for name, value in values.items():
+        if name == "amp" and value not in (True, False, "bfloat16", "float16") and not CODE.match(str(value)):
+            raise BundleError("bundle.setting", f"found {value!r} for amp; expected true, false, bfloat16 or float16")
         is_needed, is_whole, low, high = _NUMBERS.get(name, (False, False, -inf, inf))
         if name not in _NUMBERS or (value is None and not is_needed) or (isinstance(value, str) and CODE.match(value)):
             continue

@@ -295,7 +295,7 @@ def total_minutes(planned: Configurations, limits: Mapping[str, Any]) -> float |
 
     Args:
         planned: planned configurations.
-        limits: max_minutes and max_epochs of this start, if given.
+        limits: max_minutes, max_epochs and gpus of this start, if given.
     """
     total = 0.0
     for plan in planned.plans.values():

@@ -192,13 +192,14 @@ def time_rows(plan: dict[str, Any], limits: Mapping[str, Any]) -> list[tuple[str
 
     Args:
         plan: content of plan.json.
-        limits: max_minutes and max_epochs of this start, if given.
+        limits: max_minutes, max_epochs and gpus of this start, if given.
     """
     if "time" not in plan:
         return []
     pace = Pace(**plan["time"])
     limit = limits.get("max_minutes")
-    time = plan_time(pace, effective_settings(plan, **limits), limit)
+    settings = effective_settings(plan, **limits)
+    time = plan_time(pace, settings, limit)
     folds = plan["choices"].get("folds")
     each = _seconds(time.validating / time.validations)
     reached = f"{time.reached} of {time.steps} steps" if time.reached < time.steps else f"{time.steps} steps"
@@ -212,6 +213,16 @@ def time_rows(plan: dict[str, Any], limits: Mapping[str, Any]) -> list[tuple[str
             + (f" for each of {folds} folds" if folds else ""),
         ),
     ]
+    if (gpus := settings.get("gpus", 1)) > 1:
+        batch, alone = settings["batch_size"], plan_time(pace, settings | {"gpus": 1}).steps
+        rows += [
+            ("", f"measured on one GPU and divided by {gpus}: the shortest time possible, if no GPU waits"),
+            (
+                "gpus",
+                f"{gpus} x batch_size {batch}: {gpus * batch} cases a step, {time.steps} steps instead of {alone}; as "
+                f"on one GPU about {batch * alone} cases are seen; a larger --max-epochs trains more steps",
+            ),
+        ]
     if time.validating > 0.12 * time.training:
         rows.append(("", f"validation takes {time.validating / time.training:.0%} of the training's time"))
     if time.reached < time.steps:

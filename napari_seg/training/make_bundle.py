@@ -43,7 +43,7 @@ UNFINISHED = f"{PLAN}.unfinished"
 
 @dataclass(frozen=True)
 class Timing:
-    """How to time a training: the folder of its data set, and max_minutes and max_epochs of this start, if given."""
+    """How to time a training: folder of its data set, and max_minutes, max_epochs and gpus of this start, if given."""
 
     dataset_dir: Path
     limits: dict[str, float]

@@ -81,7 +81,7 @@ def plan_bundle(
         replay: data sets of an earlier training, which are combined too and mixed into each epoch at a share.
         timed: measure how long a step and a validation of a new bundle take ("time" in the plan), and validate fewer
             cases if all would take too long.
-        limits: max_minutes and max_epochs of this start, if given, for the number of validated cases.
+        limits: max_minutes, max_epochs and gpus of this start, if given, for the number of validated cases.
         report: function that prints a line of progress.
 
     Raises:

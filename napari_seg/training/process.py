@@ -28,9 +28,14 @@ _POLL_SECONDS = 0.25
 _GRACE_POLLS = 40
 """Number of polls for further output of a process that has ended, because a child of it may keep the output open."""
 _TAIL_BYTES = 100_000
-_ERROR_PATTERN = re.compile(r"TrainingError: ([a-z_]+\.[a-z_]+): (.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL)
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
+_ERROR_PATTERN = re.compile(r"TrainingError: ([a-z_]+\.[a-z_]+): (.+?)\s*(?:\n\s*\n|\n\[rank\d|\n\[W\d|\Z)", re.DOTALL)
+"""An error with a code, which ends at an empty line or at a warning of torch's."""
+_FAILED_FIRST = re.compile(r"^process (\d+ of \d+) failed first.*\n", re.MULTILINE)
+"""Line of `distributed.run_processes` before the output of the process that ended the others."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 """Signals that stop a training; Windows has no SIGHUP, and only Windows has SIGBREAK."""
+SAVED = (0, *(128 + number for number in SIGNALS))
+"""Exit statuses of a training that has saved everything (`segnets.training.StopOnSignal`)."""
 _KILLED = getattr(signal, "SIGKILL", 9)
 
 
@@ -67,7 +72,7 @@ def run(command: list[str], stop_file: Path, run_folder: Path | None = None) -> 
             stop_file.unlink()
             forward_signal(signal.SIGTERM, None)
 
-    signals = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     previous_handlers = {number: signal.signal(number, forward_signal) for number in signals}
     try:
         output = _copy_to_stderr(child, output_fd, poll)
@@ -76,10 +81,8 @@ def run(command: list[str], stop_file: Path, run_folder: Path | None = None) -> 
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)
     if interrupted:
-        # the exit statuses of `segnets.training.StopOnSignal`; a process that dies of a signal (while Python loads, or
-        # of a second signal) has another status
-        is_saved = status in (0, *(128 + number for number in _SIGNALS))
-        is_saved = is_saved or (run_folder is not None and ended_since(run_folder, start) is not None)
+        # a process that dies of a signal (while Python loads, or of a second signal) has another status than those
+        is_saved = status in SAVED or (run_folder is not None and ended_since(run_folder, start) is not None)
         raise Cancelled(
             "run.stopped",
             "stopped and saved; run the same command again to continue"
@@ -88,6 +91,17 @@ def run(command: list[str], stop_file: Path, run_folder: Path | None = None) -> 
         )
     if status:
         raise _error(output, status)
+
+
+def module_command(python: str, *words: str) -> list[str]:
+    """Return the command that calls `run_module` in a process that this one starts.
+
+    Args:
+        python: the Python interpreter.
+        words: name of the module, and the arguments of its command line.
+    """
+    code = f"import sys; from {__name__} import run_module; run_module({os.getpid()}, *sys.argv[1:])"
+    return [python, "-c", code, *words]
 
 
 def run_module(parent: int, module: str, *arguments: str) -> None:
@@ -145,8 +159,7 @@ def _start(command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
     filters = [*quiet, *filter(None, [os.environ.get("PYTHONWARNINGS")])]  # the last matching filter applies
     environment = {**os.environ, "PYTHONWARNINGS": ",".join(filters)}
     if command[1] == "-m":
-        code = f"import sys; from {__name__} import run_module; run_module({os.getpid()}, *sys.argv[1:])"
-        command = [command[0], "-c", code, *command[2:]]
+        command = module_command(command[0], *command[2:])
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     group: dict[str, Any] = {"process_group": 0}
     if sys.platform == "win32":
@@ -229,13 +242,18 @@ def _copy_to_stderr(child: subprocess.Popen[bytes], output_fd: int, poll: Callab
 def _error(output: str, status: int) -> NapariSegError:
     """Return the error for the output and exit status of a failed command."""
     reported = _ERROR_PATTERN.findall(output)
+    process, of_process = "the training", ""
+    if first := _FAILED_FIRST.search(output):
+        process, of_process = f"process {first[1]} of the training", f" (process {first[1]} of the training)"
+        output = output[first.end() :] or output  # that of the first process came before
     if reported:
         code, message = reported[-1]
+        message += of_process
         return OutputError(code, message) if code.startswith("output.") else TrainingError(code, message)
     if status in (-_KILLED, 128 + _KILLED):
         return TrainingError(
             "training.out_of_memory",
-            f"the system killed the training (status {status}), probably because memory ran out. Try in this "
+            f"the system killed {process} (status {status}), probably because memory ran out. Try in this "
             "order: raise accumulation_steps (--set accumulation_steps=2, up to batch_size), which does not change "
             "the result; lower patch_size, in a new folder; on a GPU set amp to true. The same command "
             "continues from the last checkpoint, if there is one",
@@ -255,4 +273,4 @@ def _error(output: str, status: int) -> NapariSegError:
             f"a process that reads the training data failed ({shown}); see the output above; the same command "
             "continues from the last checkpoint, if there is one",
         )
-    return TrainingError("training.failed", f"the training ended with status {status} ({shown}); see the output above")
+    return TrainingError("training.failed", f"{process} ended with status {status} ({shown}); see the output above")

@@ -60,6 +60,7 @@ def training_command(
     folder: str = RUN,
     fine_tune: Mapping[str, str] | None = None,
     track: Sequence[str] = (),
+    gpus: int = 1,
     **values: Any,
 ) -> list[str]:
     """Return the command line that trains a bundle.
@@ -70,6 +71,7 @@ def training_command(
         folder: name of the run's folder inside the bundle.
         fine_tune: initial weights (see `Choices`); ignored once the run has a checkpoint.
         track: services to report to, of `choices.TRACKERS`.
+        gpus: number of processes that train together, each on a GPU of its own if there are GPUs.
         values: config id -> value.
 
     Raises:
@@ -85,8 +87,11 @@ def training_command(
                 "pass it with --fine-tune, or choose a new folder with -o",
             )
         values["finetune"] = weights
-    options = [name for name in track if name != "tensorboard"]
-    return command("training", root, options, dataset_dir=dataset_dir, output_dir=root / folder, **values)
+    options = [name for name in track if name != "tensorboard"] + ["multi_gpu_train"] * (gpus > 1)
+    words = command("training", root, options, dataset_dir=dataset_dir, output_dir=root / folder, **values)
+    if gpus > 1:
+        words[2:2] = ["napari_seg.training.distributed", str(gpus)]
+    return words
 
 
 def train(root: Path, dataset_dir: Path, **values: Any) -> RunSummary:

@@ -63,15 +63,15 @@ def plan_time(pace: Pace, settings: Mapping[str, Any], max_minutes: float | None
 
     Args:
         pace: measured seconds.
-        settings: planned values of max_epochs, val_interval, batch_size, patches_per_case and val_cases; the last two
-            may be missing.
+        settings: planned values of max_epochs, val_interval, batch_size, patches_per_case and val_cases, and the number
+            of gpus, among which steps and validated cases are divided; the last three may be missing.
         max_minutes: time limit; None: no limit.
     """
-    epochs = settings["max_epochs"]
-    steps_per_epoch = ceil(pace.training_cases * settings.get("patches_per_case", 1) / settings["batch_size"])
+    epochs, gpus = settings["max_epochs"], settings.get("gpus", 1)
+    steps_per_epoch = ceil(pace.training_cases * settings.get("patches_per_case", 1) / (settings["batch_size"] * gpus))
     steps = epochs * steps_per_epoch
     validated = min(settings.get("val_cases") or pace.validation_cases, pace.validation_cases)
-    one = pace.validation * validated / pace.validation_cases
+    one = pace.validation * (ceil(validated / gpus) if validated >= gpus else validated) / pace.validation_cases
     regular = ceil(epochs / settings["val_interval"])
     preparing = pace.case * (pace.training_cases + validated)
 
@@ -109,7 +109,7 @@ def effective_settings(written: Mapping[str, Any], **values: Any) -> dict[str, A
     """
     planned = {name: entry["value"] for name, entry in written["settings"].items()}
     chosen = planned | written["choices"].get("settings", {}) | values
-    names = ("max_epochs", "val_interval", "batch_size", "patches_per_case", "val_cases")
+    names = ("max_epochs", "val_interval", "batch_size", "patches_per_case", "val_cases", "gpus")
     return {name: chosen[name] for name in names if name in chosen}
 
 
@@ -152,7 +152,7 @@ def fit_time(
         dataset_dir: folder of the data set.
         voxels: path of a label map -> number of its voxels.
         device: name of the device.
-        limits: max_minutes and max_epochs of this start, if given.
+        limits: max_minutes, max_epochs and gpus of this start, if given.
     """
     settings = effective_settings(written, **limits)
     chosen = written["choices"].get("settings", {})

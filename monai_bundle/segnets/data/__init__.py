@@ -31,7 +31,7 @@ MONAI's `LoadImaged` reads volumes. It also reads 2D images (PNG, JPEG, TIFF, ..
 """
 
 from segnets.data.cache import CachedCases
-from segnets.data.epochs import EpochSampler, TrainingSet
+from segnets.data.epochs import EpochSampler, TrainingSet, part_of_process
 from segnets.data.faults import check
 from segnets.data.labels import ClassValues, MapLabelsd, convert_image, convert_label_map, label_values
 from segnets.data.layouts import Dataset, find_dataset, images
@@ -51,5 +51,6 @@ __all__ = [
     "find_dataset",
     "images",
     "label_values",
+    "part_of_process",
     "spread",
 ]

@@ -150,6 +150,12 @@ class EpochSampler(torch.utils.data.Sampler[list[int]]):
         return np.random.RandomState(_seed(self.seed, passage, kind)).permutation(count)
 
 
+def part_of_process(count: int) -> range:
+    """Return which of `count` cases this process validates, as indices; all if there are fewer cases than processes."""
+    rank, processes = _processes()
+    return range(rank, count, processes) if count >= processes else range(count)
+
+
 def passage_length(others: int, replayed: int, share: float) -> int:
     """Return how many cases a passage of `EpochSampler` shows.
 

@@ -19,7 +19,7 @@ from segnets.training.average import WeightAverage
 from segnets.training.checkpoint import Checkpoints
 from segnets.training.schedule import Schedule
 from segnets.training.stopping import EarlyStopping, StopAfterMinutes, StopOnFile, StopOnSignal, Validation
-from segnets.training.trainer import Trainer
+from segnets.training.trainer import Trainer, amp_dtype
 
 __all__ = [
     "Checkpoints",
@@ -31,4 +31,5 @@ __all__ = [
     "Trainer",
     "Validation",
     "WeightAverage",
+    "amp_dtype",
 ]

@@ -166,6 +166,7 @@ class Checkpoints:
     def _finish(self, trainer: Engine) -> None:
         self._save(trainer)
         self._export(trainer, "model_final.pt")
+        idist.barrier()  # torchrun kills all processes as soon as one has exited with the status of an interruption
         if self._lock is not None:
             self._lock.close()
 
@@ -265,6 +266,8 @@ def _check_identity(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> N
             order = "in another order" if not removed and not added else "without"
             before, value = (", ".join(v) or order for v in (removed, added))
         changes.append(f"{name}: was {before}, is {value}")
+        if name == "cases a step":
+            changes[-1] += " (batch_size times the number of GPUs)"
     if changes:
         raise TrainingError(
             "run.differs",

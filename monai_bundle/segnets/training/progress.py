@@ -109,7 +109,11 @@ class Progress:
         self._show_if_due(trainer)
 
     def _validation_step(self, validator: Engine, trainer: Engine) -> None:
-        self._validated = (validator.state.iteration, validator.state.epoch_length)
+        done, total = validator.state.iteration, validator.state.epoch_length
+        if (processes := idist.get_world_size()) > 1:  # they divide the cases
+            total = len(validator.data_loader.dataset)
+            done = min(done * processes, total)
+        self._validated = (done, total)
         self._show_if_due(trainer)
 
     def _validation_end(self) -> None:

@@ -236,7 +236,9 @@ class Validation(ValidationHandler):
         self.step = trainer.state.iteration
         self.used_minutes = self._minutes_now()
         begin = time.monotonic()
-        with torch.random.fork_rng(range(torch.cuda.device_count())):  # so the training does not depend on validations
+        device = trainer.state.device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # so the training does not depend on validations
             super().__call__(trainer)
         self.duration_minutes = float(idist.all_reduce(time.monotonic() - begin, "MAX")) / 60
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,13 +20,34 @@ from segnets.errors import TrainingError
 logger = logging.getLogger("segnets")
 
 
+def amp_dtype(amp: bool | str, device: torch.device | str) -> torch.dtype:
+    """Return the type in which mixed precision computes.
+
+    Args:
+        amp: "bfloat16" or "float16"; True: bfloat16 on a GPU that computes it (NVIDIA's since Ampere), because its
+            range is that of float32, else the default of torch for the device, which is float16 on other GPUs.
+        device: the device.
+
+    Raises:
+        TrainingError: "bundle.setting", another name.
+    """
+    if isinstance(amp, str):
+        if amp not in ("bfloat16", "float16"):
+            raise TrainingError("bundle.setting", f"found amp {amp!r}; expected true, false, bfloat16 or float16")
+        return torch.bfloat16 if amp == "bfloat16" else torch.float16
+    kind = torch.device(device).type
+    if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.get_autocast_dtype(kind)
+
+
 class Trainer(SupervisedTrainer):
     """Train as MONAI's trainer, with mixed precision on all devices, gradient clipping, L1 penalty and split batches.
 
     It differs from its base class in three ways:
 
-    - `amp` enables `torch.autocast` on the trainer's device with the device's default type (float16 on CUDA, with a
-      gradient scaler; bfloat16 on a CPU, without) or with `dtype` of `amp_kwargs`. The loss is computed in float32.
+    - `amp` enables `torch.autocast` on all devices, in the type of `amp_dtype` or `dtype` of `amp_kwargs`; with float16
+      gradients are scaled. The loss is computed in float32.
     - `accumulation_steps` is the number of parts into which each batch is split. The parts are processed one after the
       other, which needs less memory and gives the same step, if the loss is a mean over cases and no layer depends on
       the whole batch. Steps, schedules, averages of weights and checkpoints count batches, not parts.
@@ -33,6 +55,8 @@ class Trainer(SupervisedTrainer):
       within a step.
 
     Args:
+        amp: mixed precision; a type as in `amp_dtype`.
+        amp_kwargs: arguments of `torch.autocast`.
         max_gradient_norm: largest Euclidean norm of the gradient over all parameters; a larger gradient is scaled down.
         l1_penalty: factor of the sum of absolute weights (of kernels, not of biases and normalisations) in the
             minimised function.
@@ -42,8 +66,17 @@ class Trainer(SupervisedTrainer):
         TrainingError: "training.diverged", the loss is not finite; the weights do not include that step.
     """
 
-    def __init__(self, *, max_gradient_norm: float | None = None, l1_penalty: float = 0.0, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self,
+        *,
+        amp: bool | str = False,
+        amp_kwargs: Mapping[str, Any] | None = None,
+        max_gradient_norm: float | None = None,
+        l1_penalty: float = 0.0,
+        **settings: Any,
+    ) -> None:
+        dtype = amp_dtype(amp, settings["device"])
+        super().__init__(amp=bool(amp), amp_kwargs={"dtype": dtype, **(amp_kwargs or {})}, **settings)
         self.max_gradient_norm = max_gradient_norm
         self.l1_penalty = l1_penalty
 
@@ -55,9 +88,8 @@ class Trainer(SupervisedTrainer):
                 "amp is true on a CPU: in bfloat16 torch 2.13 computes wrong gradients at times, for convolutions of a "
                 "few voxels and many features; expected amp false there"
             )
-        dtype = self.amp_kwargs.get("dtype", torch.get_autocast_dtype(device))
         # without float16 the scaler does nothing, so all types take the same path
-        self.scaler = torch.amp.GradScaler(device, enabled=self.amp and dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(device, enabled=self.amp and self.amp_kwargs["dtype"] == torch.float16)
         before = multiprocessing.active_children()
         try:
             Workflow.run(self)  # not SupervisedTrainer's, which would replace the scaler
