@@ -68,12 +68,32 @@ def test_one_process_that_fails_ends_all(fails: str, status: int, module: Path, 
 def test_the_error_of_the_process_that_failed_first_is_reported(module: Path, tmp_path: Path) -> None:
     """Let the first process lose its connection in the same moment, as with gloo."""
     command = [sys.executable, "-m", "napari_seg.training.distributed", "2", "ranks"]
-    lost = "time.sleep(0.3); sys.exit('RuntimeError: connection closed')"
     module.write_text(
-        f"{_COMMON}\neveryone()\nif rank == 0: {lost}\nsys.exit('TrainingError: data.faults: two faults')"
+        f"{_COMMON}\n"
+        "if rank:\n"
+        "    (folder / 'part').write_text(str(os.getpid()))\n"
+        "    (folder / 'part').rename(folder / 'pid')\n"
+        "    sys.exit('TrainingError: data.faults: two faults')\n"
+        "while not (folder / 'pid').exists():\n"
+        "    time.sleep(0.01)\n"
+        "while True:\n"
+        "    try:\n"
+        "        os.kill(int((folder / 'pid').read_text()), 0)\n"
+        "    except ProcessLookupError:\n"
+        "        sys.exit('RuntimeError: connection closed')\n"
+        "    time.sleep(0.01)\n"
     )
     with pytest.raises(TrainingError, match=r"^data\.faults: two faults \(process 2 of 2 of the training\)$"):
         process.run(command, tmp_path / "stop")
+
+
+def test_of_two_that_fail_at_once_the_one_with_a_cause_is_the_first(
+    module: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "_POLL_SECONDS", 1.0)
+    module.write_text(f"{_COMMON}\neveryone()\nsys.exit('TrainingError: a.b: c' if rank else 'RuntimeError: lost')")
+    assert run_processes(2, "ranks") == 1
+    assert capfd.readouterr().err.endswith("process 2 of 2 failed first, with status 1\nTrainingError: a.b: c\n")
 
 
 def test_a_stop_reaches_all_processes(module: Path, tmp_path: Path) -> None:

@@ -86,12 +86,14 @@ def run_processes(count: int, *words: str) -> int:
         signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         previous_handlers = {number: signal.signal(number, forward) for number in signals}
         try:
-            first, statuses = _wait(processes)
+            failed, statuses = _wait(processes)
         finally:
             for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
-        if first is None:
+        if not failed:
             return max(statuses)
+        # a process that dies takes the connection away from the others, which may fail in the same moment
+        first = min(failed, key=lambda rank: (statuses[rank] > 0, not _has_code(outputs[rank])))
         status = 128 - statuses[first] if statuses[first] < 0 else statuses[first]  # as a shell reports a signal
         if not is_interrupted:
             _report(f"process {first + 1} of {count} failed first, with status {status}", outputs[first])
@@ -108,15 +110,15 @@ def _environment(count: int) -> dict[str, str]:
     return threads | dict(os.environ) | processes | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> tuple[int | None, list[int]]:
-    """Return the rank of the first process that failed, None if none has, and the statuses of all."""
-    first, deadline = None, inf
+def _wait(processes: list[subprocess.Popen[bytes]]) -> tuple[list[int], list[int]]:
+    """Return the ranks of the processes that were the first to be found failed, and the statuses of all."""
+    first: list[int] = []
+    deadline = inf
     while True:
         statuses = [process.poll() for process in processes]
-        failed = {rank: status for rank, status in enumerate(statuses) if status not in (None, *SAVED)}
-        if first is None and failed:
-            # a process that died of a signal takes the connection away from others, which fail in the same moment
-            first = min(failed, key=lambda rank: failed[rank] or 0)
+        failed = [rank for rank, status in enumerate(statuses) if status not in (None, *SAVED)]
+        if failed and not first:
+            first = failed
             deadline = time.monotonic() + _GRACE_SECONDS
         if None not in statuses:
             return first, [status for status in statuses if status is not None]
@@ -124,6 +126,14 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> tuple[int | None, list[in
             for process in processes:
                 process.kill()
         time.sleep(_POLL_SECONDS)
+
+
+def _has_code(output: IO[bytes] | None) -> bool:
+    """Return whether the output of a process holds an error with a code; None: unknown."""
+    if output is None:
+        return False
+    output.seek(0)
+    return b"TrainingError: " in output.read()
 
 
 def _report(text: str, output: IO[bytes] | None) -> None:
