@@ -201,7 +201,8 @@ class Decider:
             for is_zero, end, length in zip(self.zero_faces[:, 1], ends, self.region.shape, strict=True)
         ]
         shape = (p + n + a for p, n, a in zip(prepended, logits.shape[1:], appended, strict=True))
-        extended_logits = logits.new_zeros((len(logits), *shape))
+        new = logits.new_zeros if self.zero_faces.any() else logits.new_empty
+        extended_logits = new((len(logits), *shape))
         own = [slice(p, p + n) for p, n in zip(prepended, logits.shape[1:], strict=True)]
         extended_logits[(slice(None), *own)] = logits
         filled = [slice(p, None) for p in prepended]
