@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from napari_seg.errors import InputError
 from napari_seg.formats.dicom.headers import read_header
 from napari_seg.formats.dicom.private_words import label_of, public_name
+from napari_seg.formats.dicom.series import series_name
 from napari_seg.formats.find import find, find_scans
 from napari_seg.volume import Volume
 
@@ -34,6 +35,36 @@ TAGS = {"PatientName": "Canary^Tweety", "PatientID": "CAN4711", "ReferringPhysic
 )
 def test_the_label_of_a_file_has_no_private_words(name: str, label: str) -> None:
     assert label_of(Path(name), TAGS | {"InstanceNumber": 12}) == label
+
+
+@pytest.mark.parametrize(
+    ("tags", "name", "public"),
+    [
+        ({"PatientName": "Müller^Hans"}, "Mueller_Hans_CT", "CT"),
+        ({"PatientName": "MUELLER^HANS"}, "Müller, Hans CT", "CT"),
+        ({"PatientName": "MULLER^HANS"}, "Mueller Hans CT", "CT"),
+        ({"PatientName": "Sørensen^Åse"}, "Soerensen_Aase_CT", "CT"),
+        ({"PatientName": "Sørensen^Åse"}, "Sorensen_Ase_CT", "CT"),
+        ({"PatientName": "Michałowski^Jan"}, "Michalowski_Jan_CT", "CT"),
+        ({"PatientName": "Strauß^Eva"}, "strauss eva CT", "CT"),
+        ({"PatientBirthDate": "19650312"}, "12.03.1965_CT", "CT"),
+        ({"PatientBirthDate": "19650312"}, "1965-3-12 CT", "CT"),
+        ({"PatientBirthDate": "19650312"}, "CT_7_12_03_65", "CT_7"),
+        ({"PatientBirthDate": "19650312"}, "120365-CT", "CT"),
+        ({"PatientBirthDate": "19650312"}, "CT_2020-03-12", "CT_2020-03-12"),
+        ({"PatientID": "0004711"}, "4711_CT", "CT"),
+        ({"PatientID": "4711"}, "0004711_CT", "CT"),
+        ({"PatientID": "0007"}, "CT_7", "CT_7"),
+        ({"PatientName": "Rae^Lu"}, "brain_aorta_lung_CT", "brain_aorta_lung_CT"),
+    ],
+)
+def test_names_and_numbers_are_private_in_every_spelling(tags: dict[str, str], name: str, public: str) -> None:
+    assert public_name(name, tags) == public
+
+
+def test_a_description_states_no_date_of_birth() -> None:
+    tags = {"Modality": "CT", "SeriesDescription": "Abdomen Mueller geb 12.03.1965", "SeriesNumber": 3}
+    assert series_name(tags | {"PatientName": "Müller^Hans", "PatientBirthDate": "19650312"}) == "CT_Abdomen_geb_003"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,17 @@ _PRIVATE_KEYWORDS = (
 )
 """Keywords of private attributes, in addition to every attribute whose value is a person's name (VR PN)."""
 
+_LETTERS = str.maketrans(
+    {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
+    | {"ẞ": "SS", "Æ": "AE", "Œ": "OE", "Ø": "O", "Ł": "L", "Đ": "D", "Ð": "D", "Þ": "TH"}
+)
+"""ASCII letters for letters that Unicode doesn't take apart into a letter and an accent."""
+
+_SHORTER = {"aa": "a", "ae": "a", "oe": "o", "ue": "u", "ss": "s"}
+"""ASCII spellings of å, ä, ö, ü and ß, and the letter that stands for each of them, too."""
+
+_THREE_NUMBERS = re.compile(r"(?=(?<!\d)(\d{1,4})[\W_]+(\d{1,2})[\W_]+(\d{1,4})(?!\d))")
+
 
 @lru_cache(maxsize=1)
 def private_keywords() -> tuple[str, ...]:
@@ -36,9 +47,18 @@ def private_keywords() -> tuple[str, ...]:
 
 
 def private_words(tags: Tags) -> frozenset[str]:
-    """Return every word, in lower case, of the attributes that name the patient, other persons or the institution."""
+    """Return every word, in lower case, of the attributes that name the patient, other persons or the institution.
+
+    The date of birth is returned in all orders of its parts, with four and with two digits of the year.
+    """
     private = _private_keywords()
-    return _private_words(tuple([str(tags[keyword]) for keyword in tags if keyword in private and tags[keyword]]))
+    found = _private_words(tuple([str(tags[keyword]) for keyword in tags if keyword in private and tags[keyword]]))
+    born = re.fullmatch(r"(\d\d)(\d\d)(\d\d)(\d\d)", re.sub(r"\D", "", str(tags.get("PatientBirthDate") or "")))
+    if born is None:
+        return found
+    century, year, month, day = born.groups()
+    years = (century + year, year)
+    return found | {date for y in years for date in (y + month + day, day + month + y, month + day + y)}
 
 
 @lru_cache(maxsize=1)
@@ -57,15 +77,37 @@ def _private_words(values: tuple[str, ...]) -> frozenset[str]:
 
 
 def is_private(word: str, private: frozenset[str]) -> bool:
-    """Return whether a word equals a private word, or contains one of three letters or more."""
+    """Return whether a word equals a private word, or contains one of three letters or more, in any spelling."""
+    word = _one_spelling(word)
+    return any(p == word or (len(p) >= 3 and p in word) for p in map(_one_spelling, private))
+
+
+@lru_cache(maxsize=4096)
+def _one_spelling(word: str) -> str:
+    """Return the spelling that stands for all of a word: Müller, Mueller and Muller; 0004711 and 4711."""
     word = word.lower()
-    return any(p == word or (len(p) >= 3 and p in word) for p in private)
+    if word.isdigit():  # a short number is a coincidence
+        return word.lstrip("0") if len(word.lstrip("0")) >= 3 else word
+    return re.sub("aa|ae|oe|ue|ss", lambda found: _SHORTER[found.group()], word)
+
+
+def without_dates(text: str, private: frozenset[str]) -> str:
+    """Return a text without private dates whose parts are separated, such as 12.03.1965."""
+    for found in reversed([*_THREE_NUMBERS.finditer(text)]):
+        if "".join(part.zfill(2) for part in found.groups()) in private:
+            text = text[: found.start(1)] + text[found.end(3) :]
+    return text
 
 
 def words(text: str) -> list[str]:
     """Return the words of a text in ASCII letters and digits, without accents."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    plain = unicodedata.normalize("NFKD", text.translate(_LETTERS)).encode("ascii", "ignore").decode()
     return re.findall(r"[A-Za-z0-9]+", plain)
+
+
+def public_words(text: str, private: frozenset[str]) -> list[str]:
+    """Return the words of a text, see `words`, that are not private."""
+    return [word for word in words(without_dates(text, private)) if not is_private(word, private)]
 
 
 def label_of(path: Path, tags: Tags) -> str:
@@ -93,6 +135,5 @@ def _without(text: str, private: frozenset[str]) -> str:
     """Return a text without private words; "" if no word remains."""
     if any(word in text.casefold() for word in private if not word.isascii()):
         return ""
-    found = words(text)
-    kept = [word for word in found if not is_private(word, private)]
-    return text if kept == found else "_".join(kept)
+    kept = public_words(text, private)
+    return text if kept == words(text) else "_".join(kept)

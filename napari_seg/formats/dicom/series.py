@@ -21,7 +21,7 @@ from napari_seg.formats.dicom.headers import (
     sop_class,
 )
 from napari_seg.formats.dicom.kinds import ORIENTATION_TOLERANCE, Kind, is_one_stack, names_of_kinds
-from napari_seg.formats.dicom.private_words import Tags, is_private, private_words, without_private_words, words
+from napari_seg.formats.dicom.private_words import Tags, private_words, public_words, without_private_words, words
 
 _SCANNERS = re.compile("(Enhanced|LegacyConvertedEnhanced)?(CT|MR|PET|PositronEmissionTomography)ImageStorage")
 _NOT_SCANS = {
@@ -253,8 +253,7 @@ def series_name(tags: Tags) -> str:
     Private words (see `private_words`) of the description are left out.
     """
     private = private_words(tags)
-    description = words(str(tags.get("SeriesDescription") or tags.get("ProtocolName") or ""))
-    kept = [word for word in description if not is_private(word, private)]
+    kept = public_words(str(tags.get("SeriesDescription") or tags.get("ProtocolName") or ""), private)
     number = "_".join(words(str(tags.get("SeriesNumber") or "")))
     if len(number) > 3 and number in private:  # a shorter one is a coincidence: series 1 of patient 1
         number = ""

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from napari_seg.errors import InputError
-from napari_seg.formats.dicom.private_words import is_private, private_words, words
+from napari_seg.formats.dicom.private_words import is_private, private_words, without_dates, words
 from napari_seg.formats.endings import may_be_dicom
 from napari_seg.plugin.session_file.content import SavedName
 
@@ -50,7 +50,7 @@ class PrivateWords:
 
     def public_text(self, text: str) -> str:
         """Return a text without private words; "" if no word remains."""
-        return _tidy(re.sub(r"\w+", self._kept, text))
+        return _tidy(re.sub(r"\w+", self._kept, without_dates(text, self._of_people)))
 
     def public_structure(self, name: str, label: int) -> str:
         """Return the name of a structure without the words of DICOM headers; words of paths are kept."""
@@ -59,7 +59,7 @@ class PrivateWords:
         kept = re.sub(
             r"[^\W_]+",
             lambda m: "" if m.group().lower() not in public and _is_one_of(m.group(), of_people) else m.group(),
-            name,
+            without_dates(name, of_people),
         )
         return name if kept == name else _tidy(kept) or f"label {label}"
 
