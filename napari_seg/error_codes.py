@@ -1793,6 +1793,12 @@ CODES = {
         "The series holds several volumes, such as times or echoes.",
         "Choose one with `--volume` if the message offers it; otherwise separate the volumes.",
     ),
+    "series.burned_in_text": Code(
+        "notice",
+        "The series states that text is burned into its pixels (Burned In Annotation); it may hold the patient's name, "
+        "and previews and reports show it.",
+        "Look at previews and reports before you share them, or run with `--no-preview`.",
+    ),
     "series.changed": Code(
         "error",
         "A DICOM series that a training set refers to holds other voxels than when its labels were accepted.",

@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import tracemalloc
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import phantoms
 import pydicom
 import pytest
 from phantoms import CANARIES, write_enhanced, write_nifti, write_series
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, RLELossless, generate_uid
 
 from napari_seg.errors import InputError
 from napari_seg.formats.find import find_scans
 from napari_seg.formats.read import read
 from napari_seg.geometry import resample
+from napari_seg.volume import Volume
 
 
 def refusal(folder) -> InputError:
@@ -433,3 +436,12 @@ def test_volumes_that_instance_numbers_do_not_distinguish_are_not_mixed(tmp_path
     (scan,) = find_scans(tmp_path)
     with pytest.raises(InputError, match=r"series\.4d.*instance numbers are equal"):
         scan.read(volume=0)
+
+
+def test_text_that_is_burned_into_the_images_is_noticed(tmp_path: Path, head: Volume) -> None:
+    def burn(k: int, dataset: Dataset) -> None:
+        dataset.BurnedInAnnotation = "YES" if k == 3 else "NO"
+
+    write_series(head, tmp_path, edit=burn)
+    (scan,) = find_scans(tmp_path)
+    assert "series.burned_in_text" in [notice.code for notice in scan.read().notices]

@@ -82,6 +82,7 @@ _KEYWORDS = (
     "SliceThickness",
     "LossyImageCompression",
     "ContrastBolusAgent",
+    "BurnedInAnnotation",
 )
 _SEQUENCES = (
     "ModalityLUTSequence",

@@ -92,6 +92,12 @@ def read_series(
             f"{len(unread)} copies of slices of {name}, such as one in {folder}, are compressed in a way that can't be"
         )
         notices = (*notices, Notice("series.transfer_syntax", f"{text} read here; the other copies were read"))
+    if any(str(header.tags.get("BurnedInAnnotation")).strip().upper() == "YES" for header in headers):
+        text = f"{name} states that text is burned into its images, which may name the patient"
+        notices = (
+            *notices,
+            Notice("series.burned_in_text", f"{text}; look at previews and reports before you share them"),
+        )
     if first.get("Modality") == "CT" and "RescaleIntercept" in frames[0].assumed and slices.min() >= 0:
         text = f"{name} is CT and states no RescaleIntercept, and no value is below 0: air should have -1000 HU"
         notices = (*notices, Notice("series.no_intercept", f"{text}; the stored values were kept"))
