@@ -241,9 +241,10 @@ CODES = {
     ),
     "bundle.fine_tune": Code(
         "error",
-        "`--fine-tune` names a model of nnU-Net that can't be trained further here: it is an ensemble, a cascade, sees "
-        "slices or finds regions.",
-        "Name one configuration for volumes, such as `FOLDER:3d_fullres`, or train without `--fine-tune`.",
+        "`--fine-tune` names a model that can't be trained further here: it is an ensemble, or a model of nnU-Net that "
+        "is a cascade, sees slices or finds regions.",
+        "Name one configuration for volumes, such as `FOLDER:3d_fullres`, or one member of the ensemble, such as "
+        "`OUT/members/3d`; or train without `--fine-tune`.",
     ),
     "bundle.nnunet": Code(
         "error",

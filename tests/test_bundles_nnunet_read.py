@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from nnunet_models import configuration, write_model
 
-from napari_seg.bundles.nnunet.configuration import EnsembleBundle, NnunetBundle
+from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import EnsembleBundle
 from napari_seg.bundles.trust import check_runnable, is_trusted
 from napari_seg.bundles.ways import missing_weights, way_of
 from napari_seg.errors import BundleError

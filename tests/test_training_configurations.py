@@ -14,25 +14,26 @@ from runs import write_lines
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import WEIGHTS
 from napari_seg.bundles.trust import check_runnable
-from napari_seg.errors import BundleError, Cancelled, OutputError
+from napari_seg.errors import BundleError, Cancelled, EnvironmentFault, OutputError
 from napari_seg.training import configurations, folds
 from napari_seg.training.choices import Choices, changed_settings
+from napari_seg.training.chosen import copy_bundle
 from napari_seg.training.comparison import COMPARISON, read_comparison
 from napari_seg.training.configurations import (
     _convert,
     compare_configurations,
-    copy_bundle,
     lowres_spacing,
     plan_configurations,
 )
+from napari_seg.training.pairs import Pair
 from napari_seg.training.part import _of_config
-from napari_seg.training.postprocessing import METRIC
+from napari_seg.training.postprocessing import METRIC, LargestGain
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.report import REPORT
 from napari_seg.training.scores import CASES, SUMMARY, read_evaluation
 from napari_seg.training.segnets_modules import with_segnets
 
-DICE = {"2d": 0.7, "3d": 0.8, "3d_lowres": 0.6}
+DICE = {"2d": 0.7, "3d": 0.8, "3d_lowres": 0.6, "2d+3d": 0.801}
 NO_VALUES: dict[str, dict] = {name: {} for name in DICE}
 
 
@@ -61,7 +62,13 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         summary = {"mean": DICE[name], **dice}
         (folder / SUMMARY).write_text(json.dumps({"mean_dice": summary, METRIC: summary}))
 
+    def pair(out: Path, data: Path, folders: dict[str, Path], *rest: Any) -> tuple[list[Pair], dict[str, float]]:
+        cases = {f"fold_{n}": dict.fromkeys(("front", "back"), DICE.get("+".join(folders), 0.0)) for n in (0, 1)}
+        gains = [LargestGain("front", 0.25, (0.25, 0.25))]
+        return [Pair(tuple(folders), cases, gains)] * (len(folders) == 2), dict.fromkeys(folders, 1.5)
+
     monkeypatch.setattr(folds, "run", pretend)
+    monkeypatch.setattr(configurations, "score_pairs", pair)
     return called
 
 
@@ -74,10 +81,11 @@ def test_the_best_configuration_becomes_the_bundle(dataset: Path, tmp_path: Path
     assert not (out / "configs").exists()
     rows = compare_configurations(out, planned, None, lambda text: None, NO_VALUES)
     assert rows is not None
-    assert [row.name for row in rows] == ["3d", "2d"]
+    assert [row.name for row in rows] == ["3d", "2d+3d", "2d"]  # the pair is better, but hardly
     steps = [f"{name}/fold_{n} {step}" for n in (1, 0) for name in ("2d", "3d") for step in ("training", "evaluating")]
     assert commands == steps
-    assert rows[1].cells()[3:5] == ["-0.1000 (-0.1000 to -0.1000)", "3.0"]
+    assert rows[1].cells()[3:6] == ["+0.0010 (+0.0010 to +0.0010)", "3.00", "6.0"]
+    assert rows[2].cells()[3:6] == ["-0.1000 (-0.1000 to -0.1000)", "1.50", "3.0"]
     bundle = read_bundle(out, trust=True)
     check_runnable(bundle)
     assert (bundle.name, bundle.spatial_dims) == ("balls", 3)
@@ -89,7 +97,7 @@ def test_the_best_configuration_becomes_the_bundle(dataset: Path, tmp_path: Path
     assert "-0.1000 (-0.1000 to -0.1000)" in page
     record = read_comparison(out)
     assert record is not None
-    assert [result["name"] for result in record["results"]] == ["3d", "2d"]
+    assert [result["name"] for result in record["results"]] == ["3d", "2d+3d", "2d"]
 
     # again, without the choices: everything is finished
     again = plan_configurations(dataset, out, Choices(), ())
@@ -99,6 +107,37 @@ def test_the_best_configuration_becomes_the_bundle(dataset: Path, tmp_path: Path
         plan_configurations(dataset, out, Choices(folds=3), ())
     with pytest.raises(OutputError, match=r"output\.exists: .* compares configurations"):
         plan_bundle(dataset, out, Choices())
+
+
+def test_a_pair_that_is_better_becomes_the_bundle(
+    dataset: Path, tmp_path: Path, commands: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, reports = tmp_path / "balls", list[str]()
+    monkeypatch.setitem(DICE, "2d+3d", 0.81)
+    planned = plan_configurations(dataset, out, Choices(folds=2), ())
+    rows = compare_configurations(out, planned, None, reports.append, NO_VALUES)
+    assert rows is not None
+    assert [row.name for row in rows] == ["2d+3d", "3d", "2d"]
+    bundle = read_bundle(out)
+    assert [member.root.name for member in bundle.models] == ["2d", "3d"]
+    assert "2d+3d: front: largest component alone kept: Dice +0.2500" in reports
+    entry = read_evaluation(out) or {}
+    assert entry["dice"][-1]["mean"] == 0.81
+    assert entry["largest component"] == [{"structure": "front", "gain": 0.25, "kept": True}]
+    assert "<td>2d+3d</td>" in (out / REPORT).read_text(encoding="utf-8")
+    assert json.loads((out / "plan.json").read_text())["network"] == planned.plans["3d"]["network"]
+
+    # the single one is better after more epochs, or there is too little memory for both
+    def fail(*rest: Any) -> None:
+        raise EnvironmentFault("environment.memory", "too large")
+
+    monkeypatch.setattr(configurations, "score_pairs", fail)
+    rows = compare_configurations(out, planned, None, reports.append, NO_VALUES)
+    assert rows is not None
+    assert [row.name for row in rows] == ["3d", "2d"]
+    assert rows[0].cells()[4] == "–"
+    assert "pairs of configurations are not compared: too large" in reports
+    assert read_bundle(out).kind == "monai"
 
 
 def test_a_comparison_goes_on_after_a_kill(

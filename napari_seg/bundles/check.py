@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.nnunet.folder import find_trainings, folds_in_words
 from napari_seg.bundles.nnunet.read import read_training
 from napari_seg.bundles.read import read_bundle
-from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle
 from napari_seg.bundles.store.licence import read_licence
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.bundles.ways import WayKind, resolver_of, way_of
@@ -114,6 +114,12 @@ def _of_bundle(root: Path) -> list[Finding]:
         if not any(one.level == "error" for one in findings):
             findings.append(Finding("error", METADATA.as_posix(), "", error.message, "correct it"))
     else:
+        if isinstance(bundle, EnsembleBundle):
+            folders = [(one.root, one.root.relative_to(bundle.root.resolve()).as_posix()) for one in bundle.members]
+            members = [
+                replace(one, file=f"{name}/{one.file}") for folder, name in folders for one in _of_bundle(folder)
+            ]
+            return [*findings, *members, *_of_licence(root)]
         findings += _of_config(bundle)
     return [*findings, *_of_weights(root, bundle), *_of_licence(root)]
 

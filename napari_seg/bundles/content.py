@@ -31,7 +31,7 @@ from napari_seg.bundles.config.expression import ExpressionError, parse, problem
 from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.config.resolve import import_of
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
-from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle
 from napari_seg.bundles.weights.files import WEIGHTS_ENDINGS, inspect_weights
 from napari_seg.errors import BundleError, one_line
 
@@ -272,6 +272,10 @@ def code_lines(bundle: Bundle) -> list[CodeLine]:
     Raises:
         BundleError: as for `files_of`.
     """
+    if isinstance(bundle, EnsembleBundle):
+        each = [(os.path.relpath(one.root, bundle.root.resolve()), code_lines(one)) for one in bundle.members]
+        found = [replace(line, file=Path(name, line.file).as_posix()) for name, lines in each for line in lines]
+        return sorted(found, key=lambda line: not line.is_used)[:MAX_LINES]
     order = {"module": 0, "expression": 1, "target": 1, "notable": 3}
     used = _used_configs(bundle.root)
     lines = [line for file in files_of(bundle.root) for line in _lines_of(bundle.root, file, used)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from napari_seg.bundles.nnunet.configuration import EnsembleBundle, NnunetBundle
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.nnunet.configuration import NnunetBundle
+from napari_seg.bundles.spec import Bundle, EnsembleBundle
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
 
 

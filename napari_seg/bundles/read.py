@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from napari_seg.bundles.config.read import TooLargeError, read_config
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES, bundle_of
@@ -17,7 +18,7 @@ from napari_seg.bundles.nnunet.folder import find_trainings, is_training
 from napari_seg.bundles.nnunet.plans import PLANS
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
 from napari_seg.bundles.places import bundle_folders
-from napari_seg.bundles.spec import METADATA, Bundle, PartOf
+from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle, PartOf
 from napari_seg.bundles.store.catalogue import entry_of
 from napari_seg.bundles.totalsegmentator.improved import with_improved
 from napari_seg.bundles.totalsegmentator.read import find_tasks, read_task
@@ -118,9 +119,18 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
     if isinstance(bundle, str) and (titled := _of_title(bundle)) is not None:
         return replace(titled, trusted=True) if trust else titled
     root = shipped_root() if bundle is None else root_of(bundle)
+    return _read_folder(root, trust or root == shipped_root())
+
+
+def _read_folder(root: Path, trusted: bool, is_member: bool = False) -> Bundle:
+    """Return the MONAI bundle in a folder, or the ensemble of those inside it; a member of one is none itself."""
     try:
         metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
-        return bundle_of(root, metadata, trusted=trust or root == shipped_root())
+        found = bundle_of(root, metadata, trusted=trusted)
+        ours = metadata.get("napari_seg", {})
+        return _ensemble(found, ours) if "members" in ours and not is_member else found
+    except BundleError:  # of a member
+        raise
     except Exception as error:  # a foreign file can hold anything, and must not hide the other bundles
         cause = one_line(f"{type(error).__name__}: {error}", 200)
         raise BundleError(
@@ -181,15 +191,58 @@ def read_coarse(bundle: Bundle) -> Bundle:
         BundleError: `bundle.metadata`, its folder is outside the other one's; `bundle.unknown`, it does not exist.
     """
     assert bundle.coarse is not None
+    return read_bundle(_folder_in(bundle, bundle.coarse.bundle, "its coarse bundle"), trust=bundle.trusted)
+
+
+def _folder_in(bundle: Bundle, name: str, meaning: str) -> Path:
+    """Return the folder of a bundle inside another one.
+
+    Raises:
+        BundleError: `bundle.metadata`, it lies outside.
+    """
     own = bundle.root.resolve()
-    root = Path(os.path.normpath(own / bundle.coarse.bundle))
+    root = Path(os.path.normpath(own / name))
     root = root.resolve() if root.is_relative_to(own) else own  # on Windows, resolving a share connects to its host
     if root == own or not root.is_relative_to(own):
         raise BundleError(
-            "bundle.metadata",
-            f"bundle {bundle.root.name!r} names {bundle.coarse.bundle!r} as its coarse bundle; expected a folder in it",
+            "bundle.metadata", f"bundle {bundle.root.name!r} names {name!r} as {meaning}; expected a folder in it"
         )
-    return read_bundle(root, trust=bundle.trusted)
+    return root
+
+
+_SAME = ("in_channels", "channel_names", "out_channels", "background", "network_segments")
+"""Attributes that are equal in all members of an ensemble, so that their channels can be averaged one by one."""
+
+
+def _ensemble(bundle: Bundle, entry: dict[str, Any]) -> EnsembleBundle:
+    """Return a bundle with the members that its metadata name.
+
+    Args:
+        bundle: what its metadata say otherwise.
+        entry: what they say under `napari_seg`.
+
+    Raises:
+        BundleError: `bundle.metadata`, a member lies outside, or the members can't be averaged.
+        Exception: whatever an entry that can't be used raises.
+    """
+    names = [str(name) for name in entry["members"]]
+    if not 2 <= len(names) <= _MAX_MEMBERS:
+        raise ValueError(f"it names {len(names)} members; expected 2 to {_MAX_MEMBERS}")
+    members = tuple(_read_folder(_folder_in(bundle, name, "a member"), bundle.trusted, True) for name in names)
+    for member in members:
+        if member.spatial_dims == 2 or member.coarse or member.localiser:
+            raise ValueError(f"member {member.root.name!r} is no single MONAI bundle for whole volumes")
+        if different := [key for key in _SAME if getattr(member, key) != getattr(bundle, key)]:
+            raise ValueError(f"member {member.root.name!r} has other {', '.join(different)}")
+    outputs = {(one.output.decision, one.output.channels) for one in members}
+    if len(outputs) > 1:
+        raise ValueError("its members make labels of their channels in different ways")
+    own = {one.name: getattr(bundle, one.name) for one in fields(Bundle)}
+    own |= {"kind": "ensemble", "output": replace(members[0].output, steps=()), "takes_one_slice": False}
+    return EnsembleBundle(**own, members=members, largest=tuple(int(label) for label in entry.get("largest", ())))
+
+
+_MAX_MEMBERS = 16
 
 
 def root_of(bundle: str | Path) -> Path:

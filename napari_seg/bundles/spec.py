@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,8 @@ from napari_seg.volume import Segment
 
 METADATA = Path("configs", "metadata.json")
 WEIGHTS = Path("models", "model.pt")
+MEMBERS = "members"
+"""Folder of the members in an ensemble that a training writes."""
 
 BundleKind = Literal["monai", "nnunet", "ensemble", "totalsegmentator"]
 """Formats of bundles."""
@@ -149,6 +151,33 @@ class Bundle:
     part_of: PartOf | None = None
 
     @property
+    def models(self) -> tuple[Bundle, ...]:
+        """Models whose probabilities are averaged; the bundle itself if it is one."""
+        return (self,)
+
+    @property
     def reference(self) -> str:
         """Text by which `read_bundle` finds this bundle again: its folder, unless its kind has names of their own."""
         return str(self.root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleBundle(Bundle):
+    """Models whose probabilities are averaged on the scan's grid.
+
+    Attributes:
+        members: the models, with the same channels and the same labels; trusted if this bundle is.
+        largest: labels of which only the largest island is kept.
+    """
+
+    members: tuple[Bundle, ...]
+    largest: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.trusted:
+            object.__setattr__(self, "members", tuple(replace(member, trusted=True) for member in self.members))
+
+    @property
+    def models(self) -> tuple[Bundle, ...]:
+        """Its members."""
+        return self.members

@@ -24,7 +24,7 @@ from napari_seg.bundles.parts import nnunet_models
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.read import read_bundle, read_coarse
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import Bundle, EnsembleBundle
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights.files import inspect_weights
 from napari_seg.bundles.weights.find import find_weights
@@ -61,15 +61,22 @@ def is_trusted(bundle: Bundle) -> bool:
 
 
 def remember(bundle: Bundle) -> str:
-    """Remember the user's consent to a bundle's present content, and that of its coarse bundle; return its hash.
+    """Remember the consent to a bundle's present content, and to the bundles inside it that it runs; return its hash.
 
     Raises:
         BundleError: as for `consent_hash`.
         OSError: the store can't be written.
     """
-    if bundle.coarse is not None:
-        remember(read_coarse(bundle))
+    for inner in _inner(bundle):
+        remember(inner)
     return _remember(bundle)
+
+
+def _inner(bundle: Bundle) -> tuple[Bundle, ...]:
+    """Return the bundles inside a bundle that it runs."""
+    if isinstance(bundle, EnsembleBundle):
+        return bundle.members if way_of(bundle).needs_consent else ()
+    return () if bundle.coarse is None else (read_coarse(bundle),)
 
 
 def _remember(bundle: Bundle) -> str:
@@ -88,7 +95,7 @@ def _unchecked(bundle: Bundle, consents: dict[str, dict[str, Any]]) -> list[str]
 
 
 def forget(root: Path) -> None:
-    """Forget the consent to the bundle in a folder and to its coarse bundle, whatever their content is now.
+    """Forget the consent to the bundle in a folder and to those inside it, whatever their content is now.
 
     Raises:
         OSError: the store can't be written.
@@ -96,7 +103,7 @@ def forget(root: Path) -> None:
     digests = set()
     with suppress(BundleError):  # the folder tells which consents are meant, too
         bundle = read_bundle(root)
-        for each in (bundle, *([] if bundle.coarse is None else [read_coarse(bundle)])):
+        for each in (bundle, *_inner(bundle)):
             digests |= {consent_hash(each), content_hash(each)}
     consents, folder = _read_consents(), root.resolve()
     kept = {
@@ -192,6 +199,8 @@ def check_runnable(bundle: Bundle) -> None:
         for model in nnunet_models(bundle):
             for fold in model.folds:
                 _check_weights(model, model.root / fold / model.checkpoint)
+        if isinstance(bundle, EnsembleBundle):
+            _check_members(bundle)
         return
     resolver = resolver_of(bundle)
     way = way_of(bundle, resolver)
@@ -225,6 +234,19 @@ def check_runnable(bundle: Bundle) -> None:
     _check_weights(bundle, find_weights(resolver).path)
     if bundle.coarse is not None:
         check_runnable(read_coarse(bundle))
+
+
+def _check_members(bundle: EnsembleBundle) -> None:
+    way = way_of(bundle)
+    if way.kind == "refused":
+        raise BundleError(
+            "bundle.config",
+            f"the members of {bundle.name!r} can't be averaged, because MONAI has to run one of them as it is written: "
+            f"{'; '.join(way.reasons)}; choose one of the members",
+        )
+    check_consent(bundle)
+    for member in bundle.members:
+        check_runnable(member)
 
 
 def _check_weights(bundle: Bundle, path: Path) -> None:

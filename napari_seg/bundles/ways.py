@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from napari_seg.bundles.config.sections import Sections, find_sections, missing_
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle
 from napari_seg.bundles.weights.find import find_weights, weight_files
 from napari_seg.errors import BundleError, one_line
 
@@ -106,6 +107,8 @@ def way_of(bundle: Bundle, resolver: Resolver | None = None) -> Way:
     Raises:
         BundleError: `bundle.config`, its inference config can't be read or has no network; `bundle.too_large`.
     """
+    if isinstance(bundle, EnsembleBundle):
+        return _way_of_all([(member.root.name, way_of(member)) for member in bundle.members])
     if bundle.kind != "monai":  # plain data in every part
         return Way("engine", False)
     path = inference_config(bundle.root)
@@ -129,11 +132,20 @@ def way_of(bundle: Bundle, resolver: Resolver | None = None) -> Way:
     return Way("engine", bool(own), tuple(f"{name}: {one}" for one in own))
 
 
+def _way_of_all(ways: Sequence[tuple[str, Way]]) -> Way:
+    """Return the way of an ensemble, from names and ways of its members, which only the engine can average."""
+    kind: WayKind = "engine" if all(way.kind == "engine" for _, way in ways) else "refused"
+    reasons = tuple(f"{name}/{reason}" for name, way in ways for reason in way.reasons)
+    return Way(kind, any(way.needs_consent for _, way in ways), reasons)
+
+
 def missing_weights(bundle: Bundle) -> str:
     """Return that the weights of a bundle are missing, and how to get them, as text; "" if they are there.
 
     Where MONAI runs the bundle as it is written, any file of weights may be the right one.
     """
+    if isinstance(bundle, EnsembleBundle):
+        return next(filter(None, map(missing_weights, bundle.members)), "")
     if bundle.kind != "monai":  # found by their weights
         return ""
     try:

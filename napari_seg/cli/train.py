@@ -82,8 +82,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--compare",
         nargs="*",
         choices=("2d", "3d", "3d_lowres"),
-        help="with --folds: train these configurations on the same folds (default: all), and make the best one the "
-        "bundle; the others stay in OUT/training",
+        help="with --folds: train these configurations on the same folds (default: all), and make the best one, or "
+        "two that are better together, the bundle; the others stay in OUT/training",
     )
     parser.add_argument(
         "--gpus",
@@ -279,7 +279,13 @@ def _compare(
     from napari_seg.errors import Cancelled
     from napari_seg.progress import describe_seconds
     from napari_seg.training.choices import changed_settings
-    from napari_seg.training.configurations import compare_configurations, plan_configurations, total_minutes
+    from napari_seg.training.configurations import (
+        compare_configurations,
+        pair_minutes,
+        pair_names,
+        plan_configurations,
+        total_minutes,
+    )
     from napari_seg.training.folds import fold_commands
     from napari_seg.training.run import writing
 
@@ -305,6 +311,9 @@ def _compare(
             commands += fold_commands(folder, planned.data, fold, folds, **values[name])
     for name, reason in planned.left_out.items():
         print(f"left    {name}: {reason}")
+    if pairs := pair_names(planned):
+        cost = "" if (minutes := pair_minutes(planned)) is None else f", about {describe_seconds(60 * minutes)}"
+        print(f"pairs   {', '.join(pairs)}: compared with the single ones on the validation cases of the folds{cost}")
     minutes = total_minutes(planned, limits)
     if minutes is not None:
         total = describe_seconds(60 * minutes)
@@ -324,7 +333,7 @@ def _compare(
     print_comparison([row.cells() for row in rows])
     print_scores(out)
     print_report(out)
-    print_bundle(out, planned.plans[rows[0].name])
+    print_bundle(out, next(iter(planned.plans.values())))
     return ExitCode.DONE
 
 

@@ -22,11 +22,11 @@ def print_comparison(rows: list[list[str]]) -> None:
 def print_bundle(out: Path, plan: dict[str, Any], *, is_useful: bool = True) -> None:
     """Remember the consent to a trained bundle, and print where it is and, if it is useful, how it is used."""
     from napari_seg.bundles.read import read_bundle
-    from napari_seg.bundles.spec import WEIGHTS
+    from napari_seg.bundles.spec import MEMBERS, WEIGHTS
     from napari_seg.bundles.trust import remember
     from napari_seg.errors import BundleError
 
-    if (out / WEIGHTS).is_file():
+    if (out / WEIGHTS).is_file() or (out / MEMBERS).is_dir():
         with suppress(OSError, BundleError):  # then predict asks for consent
             remember(read_bundle(out))  # what this person trained here needs no further consent
         print(f"bundle  {out}")

@@ -295,7 +295,8 @@ class Cohort:
         largest = max(input_bytes(case.scan) for case in cases)
         has_gpu = _has_gpu() if options.device == "auto" else options.device.startswith("cuda")
         count = worker_count(len(cases), largest, options.memory_bytes, has_gpu=has_gpu)
-        kinds = {case.bundle.kind for case in cases if case.bundle is not None}
+        bundles = [case.bundle for case in cases if case.bundle is not None]
+        kinds = {one.kind for bundle in bundles for one in bundle.models}
         return LocalPool(self._workers or count, memory_bytes=options.memory_bytes, kinds=kinds)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from napari_seg.bundles.nnunet.configuration import EnsembleBundle, NnunetBundle
+from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.read import read_bundle, read_coarse
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import Bundle, EnsembleBundle
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.bundles.ways import way_of

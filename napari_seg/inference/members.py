@@ -79,6 +79,11 @@ def label_maps(
         yield run_regions(volume, regions, settings, one_of(report, number, count))[0]
 
 
+def one_network(model: Model, number: int) -> Model:
+    """Return a model with one of the networks that it averages, such as that of a fold."""
+    return _with_network(model, _networks(model.network)[number])
+
+
 def _networks(network: torch.nn.Module) -> list[torch.nn.Module]:
     """Return the networks that another one averages; none if it averages none."""
     if isinstance(network, SliceNetwork):

@@ -129,7 +129,7 @@ class SegmentOptions:
 
     def resolved(self, bundle: Bundle) -> SegmentOptions:
         """Return these options with what `match` says for a bundle; what was chosen itself stays."""
-        is_foreign = bundle.kind != "monai"
+        is_foreign = any(model.kind != "monai" for model in bundle.models)
         is_exact = self.match == "exact" or (self.match == "auto" and (is_foreign or bundle.is_exact))
         if not is_exact:
             return replace(self, match="fast", windows=self.windows or "fewest")

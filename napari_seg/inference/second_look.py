@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.bundles.nnunet.configuration import EnsembleBundle
 from napari_seg.bundles.read import read_bundle
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import Bundle, EnsembleBundle
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.ways import way_of
 from napari_seg.errors import BundleError
@@ -114,7 +113,8 @@ def _look_of_models(
         ]
         found = disagreement_of(maps, names, f"{count} models")
     settings, regions, _, _ = located(volume, bundle.members[0], options, ignore_progress)
-    return SecondLook(found, embedding_of(volume, regions, settings), describe_intensities(volume))
+    embedding = None if settings.windows is None else embedding_of(volume, regions, settings)
+    return SecondLook(found, embedding, describe_intensities(volume))
 
 
 def _no_members(bundle: Bundle) -> BundleError:

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from napari_seg.bundles.nnunet.configuration import EnsembleBundle
 from napari_seg.bundles.nnunet.postprocessing import read_postprocessing
 from napari_seg.bundles.read import read_bundle
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import Bundle, EnsembleBundle
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.ways import way_of
 from napari_seg.errors import BundleError, Notice, one_line

@@ -1,9 +1,10 @@
-"""Train several configurations on the same folds, and make the best one the bundle.
+"""Train several configurations on the same folds, and make the best one, or the best two together, the bundle.
 
 As in nnU-Net (Isensee et al. 2021, Nature Methods 18:203) these are a 2D network on slices, a 3D network, and a 3D
 network at a lower resolution, if a patch at the full one shows little of a typical image. Each is a complete bundle in
 the run's folder, planned and cross-validated like any other, so that a comparison goes on after a kill as they do. The
-files of the best bundle are copied into the folder of the comparison.
+files of the best bundle are copied into the folder of the comparison. A pair becomes a bundle whose members are the
+two, and whose probabilities are averaged.
 """
 
 from __future__ import annotations
@@ -13,27 +14,30 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_seg.bundles.spec import METADATA, WEIGHTS
-from napari_seg.errors import BundleError, OutputError
-from napari_seg.formats.atomic import atomic_file, atomic_write
+from napari_seg.errors import BundleError, EnvironmentFault, OutputError
+from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.training.advice import SEEN_FRACTION, lower_resolution
 from napari_seg.training.choices import IGNORE, READING, Choices
-from napari_seg.training.comparison import COMPARISON, Row, rank, read_comparison, write_comparison
+from napari_seg.training.chosen import copy_bundle, copy_ensemble
+from napari_seg.training.comparison import COMPARISON, Row, name_of_pair, rank, read_comparison, write_comparison
 from napari_seg.training.folds import cross_validate, cross_validated_cases, cross_validated_patients
 from napari_seg.training.gather.gather import DATA, Continued, Gathered, check_number, gather
 from napari_seg.training.history import RUN, read_history
 from napari_seg.training.identity import check_recorded
 from napari_seg.training.pace import Pace
+from napari_seg.training.pairs import Pair, score_pairs
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, writing
+from napari_seg.training.scores import write_scores
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.time_plan import effective_settings, plan_time
 from napari_seg.training.trust import check_stored_choices
@@ -47,7 +51,6 @@ MIN_FACTOR = 2.0
 """The lower resolution has at least so many times fewer voxels; otherwise it is left out, as in nnU-Net."""
 _MARGIN = 1.1
 """Patches have edges of multiples of 8 voxels, and may show a bit less than planned."""
-_BUNDLE = ("segnets", "configs", "docs", "LICENSE", PLAN)
 
 
 @dataclass(frozen=True)
@@ -303,7 +306,22 @@ def total_minutes(planned: Configurations, limits: Mapping[str, Any]) -> float |
             return None
         time = plan_time(Pace(**plan["time"]), effective_settings(plan, **limits), limits.get("max_minutes"))
         total += plan["choices"]["folds"] * time.minutes
-    return total
+    return total + (pair_minutes(planned) or 0.0 if pair_names(planned) else 0.0)
+
+
+def pair_minutes(planned: Configurations) -> float | None:
+    """Return the estimated minutes of comparing pairs: an evaluation of each fold; None if a plan was not timed."""
+    if not all("time" in plan for plan in planned.plans.values()):
+        return None
+    seconds = (plan["choices"]["folds"] * Pace(**plan["time"]).evaluation for plan in planned.plans.values())
+    return sum(seconds) / 60
+
+
+def pair_names(planned: Configurations) -> list[str]:
+    """Return the names of the pairs that are compared; none for regions, whose label map is made of several masks."""
+    if any(plan.get("regions") for plan in planned.plans.values()):
+        return []
+    return [name_of_pair(pair) for pair in combinations(planned.plans, 2)]
 
 
 def compare_configurations(
@@ -313,7 +331,7 @@ def compare_configurations(
     report: Callable[[str], None],
     values_of: Mapping[str, Mapping[str, Any]],
 ) -> list[Row] | None:
-    """Train the unfinished folds of all configurations; once all are finished, make the best one the bundle.
+    """Train the unfinished folds of all configurations; once all are finished, make the best one or two the bundle.
 
     Args:
         out: folder of the comparison.
@@ -323,7 +341,7 @@ def compare_configurations(
         values_of: configuration -> arguments of `training_command`.
 
     Returns:
-        The configurations, best first; None before all folds are finished.
+        The configurations and their pairs, the chosen one first; None before all folds are finished.
 
     Raises:
         TrainingError: one of the commands failed.
@@ -343,43 +361,42 @@ def compare_configurations(
     patients = [
         cross_validated_patients(planned.folders[name], planned.plans[name]["choices"]["folds"]) for name in scores
     ]
-    rows = rank(finished, patients[0], minutes, parameters)
+    pairs, seconds = _pairs(out, planned, report)
+    rows = rank({**finished, **{pair.name: pair.cases for pair in pairs}}, patients[0], minutes, parameters, seconds)
     record = read_comparison(out) or {}
     record |= {"compared": list(scores), "left out": planned.left_out, "results": [row.as_dict() for row in rows]}
     write_comparison(out, record)
-    best = rows[0].name
-    copy_bundle(planned.folders[best], out)
+    single = next(row.name for row in rows if row.name in scores)
+    if pair := next((pair for pair in pairs if pair.name == rows[0].name), None):
+        best = next(row.name for row in rows if row.name in pair.members)
+        copy_ensemble(pair, {name: planned.folders[name] for name in pair.members}, out, best)
+        write_scores(out, "cross-validation", pair.cases, patients[0], [gain.as_dict() for gain in pair.gains])
+    else:
+        copy_bundle(planned.folders[best := single], out)
     if "converted" in record:  # for those who read the plan of the bundle
         plan = planned.plans[best] | {"converted": record["converted"]}
         atomic_write(out / PLAN, json.dumps(plan, indent=2) + "\n")
-    write_report(out, planned.folders[best], [row.cells() for row in rows])
+    write_report(out, planned.folders[single], [row.cells() for row in rows])
     return rows
 
 
-def copy_bundle(source: Path, out: Path) -> None:
-    """Copy the files of a trained bundle, without its runs, to another folder; its weights come last.
-
-    Args:
-        source: folder of the bundle.
-        out: folder of the copy; a bundle that is there is replaced.
-    """
-    for name in ("models", *_BUNDLE):  # a link is removed, not followed
-        if (out / name).is_dir() and not (out / name).is_symlink():
-            shutil.rmtree(out / name)
-        else:
-            (out / name).unlink(missing_ok=True)
-    for name in _BUNDLE:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, out / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source / name, out / name)
-    metadata = json.loads((out / METADATA).read_text(encoding="utf-8")) | {"name": out.name}
-    atomic_write(out / METADATA, json.dumps(metadata, indent=4) + "\n")
-    page = out / "docs" / "README.md"
-    page.write_text(f"# {out.name}\n" + page.read_text(encoding="utf-8").partition("\n")[2], encoding="utf-8")
-    (out / WEIGHTS).parent.mkdir(exist_ok=True)
-    with atomic_file(out / WEIGHTS) as unfinished:
-        shutil.copyfile(source / WEIGHTS, unfinished)
+def _pairs(out: Path, planned: Configurations, report: Callable[[str], None]) -> tuple[list[Pair], dict[str, float]]:
+    """Return the scores of the pairs, and configuration -> seconds for a case; none if they can't be compared."""
+    folds = next(iter(planned.plans.values()))["choices"]["folds"]
+    if not pair_names(planned):
+        report("pairs of configurations are not compared, because the structures may overlap")
+        return [], {}
+    try:
+        pairs, seconds = score_pairs(out, planned.data, planned.folders, folds, report, out / STOP)
+    except EnvironmentFault as fault:
+        if fault.code != "environment.memory":
+            raise
+        report(f"pairs of configurations are not compared: {fault.message}")
+        return [], {}
+    for pair in pairs:
+        for gain in pair.gains:
+            report(f"{pair.name}: {gain.describe()}")
+    return pairs, seconds
 
 
 def _minutes(root: Path) -> float:

@@ -114,7 +114,7 @@ class RunState:
 
 def read_history(run_folder: Path) -> list[dict[str, Any]]:
     """Return the lines of history.jsonl of a run, in order; none if the run has not started."""
-    return list(_lines(run_folder / "history.jsonl"))
+    return list(read_lines(run_folder / "history.jsonl"))
 
 
 def read_summary(run_folder: Path) -> RunSummary:
@@ -139,7 +139,7 @@ def read_case_scores(
         metric: name of the score; None: the first one, which is the Dice.
     """
     found = {}
-    for line in _lines(run_folder / file):
+    for line in read_lines(run_folder / file):
         dicts = [value for name, value in line.items() if isinstance(value, dict) and metric in (None, name)]
         scores = dicts[0] if dicts else {}
         found[str(line.get("case"))] = {str(name): _number(value) for name, value in scores.items()}
@@ -148,14 +148,14 @@ def read_case_scores(
 
 def read_patients(run_folder: Path, file: str | Path = "validation.jsonl") -> dict[str, str]:
     """Return case -> patient in a run's file of scores; a case without a patient is one of its own."""
-    lines = [(str(line.get("case")), line.get("patient")) for line in _lines(run_folder / file)]
+    lines = [(str(line.get("case")), line.get("patient")) for line in read_lines(run_folder / file)]
     return {case: case if patient is None else f"patient {patient}" for case, patient in lines}
 
 
 def read_state(run_folder: Path) -> RunState:
     """Return the state of a run; files that are missing or damaged count as not written yet."""
     losses, validations = [], []
-    for line in _lines(run_folder / "history.jsonl"):
+    for line in read_lines(run_folder / "history.jsonl"):
         epoch = _number(line.get("epoch"))
         if "mean_dice" in line:
             dice = line.get("dice")
@@ -207,7 +207,7 @@ def _written(path: Path) -> float:
 
 
 def _read_progress(run_folder: Path) -> RunProgress | None:
-    line = next(_lines(run_folder / "progress.jsonl"), None)
+    line = next(read_lines(run_folder / "progress.jsonl"), None)
     if line is None:
         return None
     counts = [_number(line.get(name)) for name in ("epoch", "epochs", "step", "steps", "done", "total")]
@@ -231,7 +231,7 @@ def _read_progress(run_folder: Path) -> RunProgress | None:
     )
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a file that are JSON objects; a line that is being written is left out."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from napari_seg.bundles.spec import MEMBERS
 from napari_seg.errors import InputError
 from napari_seg.evaluation.labels import Classes, read_classes
 from napari_seg.training.choices import READING
@@ -60,7 +61,8 @@ def part_of(
     if trained is not None:
         plan = _plan(trained)
         dataset_dir = data_folder(dataset_dir, trained, plan)
-        reading, split = _of_config(trained / "configs" / "train.yaml")
+        members = sorted(trained.glob(f"{MEMBERS}/*"))  # all are split alike
+        reading, split = _of_config(next(iter(members), trained) / "configs" / "train.yaml")
     planned, folds = plan.get("dataset", {}), plan.get("choices", {}).get("folds")
     split |= {"fold": 0, "folds": folds} if folds else {}
     with with_segnets():

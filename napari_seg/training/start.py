@@ -18,7 +18,7 @@ from napari_seg.bundles.nnunet.configuration import NnunetBundle, why_not_single
 from napari_seg.bundles.nnunet.folder import CHECKPOINTS, find_trainings, folds_in_words, is_training
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
 from napari_seg.bundles.read import read_bundle
-from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
+from napari_seg.bundles.spec import MEMBERS, METADATA, WEIGHTS, Bundle, EnsembleBundle
 from napari_seg.bundles.store.licence import read_licence
 from napari_seg.bundles.totalsegmentator.part_model import PartModel, part_model, part_of_folder, why_not_part
 from napari_seg.bundles.totalsegmentator.table import is_task_name
@@ -106,9 +106,10 @@ def _of_model(model: Bundle, out: Path) -> Choices:
         found = f"consists of {number}; name the one whose structures the data have: {folders}"
     if isinstance(found, str):
         text = f"model {one_line(model.name, 120)!r} can't be trained further: it {found}"
-        raise BundleError(
-            "bundle.fine_tune", f"{text}; expected a model of volumes that finds labels, such as FOLDER:3d_fullres"
+        text += "; expected a model of volumes that finds labels, such as FOLDER:3d_fullres" * (
+            model.kind != "ensemble"
         )
+        raise BundleError("bundle.fine_tune", text)
     begun = nnunet_choices(found, out)
     begun.settings.pop("classes_from", None)  # the data set may have other classes
     return begun
@@ -131,7 +132,7 @@ def trainable(bundle: Bundle) -> NnunetBundle | str:
 
 
 def _nnunet(start: str | Path) -> Bundle | None:
-    """Return the model of nnU-Net that a start names; None for anything else."""
+    """Return the model of nnU-Net, or the ensemble, that a start names; None for anything else."""
     path = Path(start)
     if is_task_name(str(start)):
         return read_bundle(str(start))
@@ -141,6 +142,8 @@ def _nnunet(start: str | Path) -> Bundle | None:
             return None
         return replace(read_training(fold.parent, [fold.name.removeprefix("fold_")]), checkpoint=path.name)
     folder, configurations, folds = split_choice(str(start))
+    if (folder / MEMBERS).is_dir() and isinstance(found := read_bundle(folder), EnsembleBundle):
+        return found
     if (folder / WEIGHTS).is_file() or not find_trainings(folder):
         return None
     return read_nnunet(folder, configurations, folds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import Bundle, EnsembleBundle
 
 
 @dataclass(frozen=True)
@@ -139,22 +139,14 @@ class NnunetBundle(Bundle):
         return self.root.parent.name
 
 
-@dataclass(frozen=True, kw_only=True)
-class EnsembleBundle(Bundle):
-    """Models whose probabilities are averaged on the scan's grid.
-
-    Attributes:
-        members: the models; they have the same labels.
-    """
-
-    members: tuple[NnunetBundle, ...]
-
-
 def why_not_single(bundle: Bundle) -> str:
     """Return why a model is more than one network for volumes whose structures exclude each other; "" if it is one.
 
     Several folds are networks of one kind.
     """
+    if isinstance(bundle, EnsembleBundle):
+        folders = ", ".join(str(member.root) for member in bundle.members)
+        return f"averages {len(bundle.members)} models; choose one of them: {folders}"
     if not isinstance(bundle, NnunetBundle):
         return "is no single model of nnU-Net"
     if bundle.configuration.is_2d:

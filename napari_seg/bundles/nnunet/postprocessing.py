@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.config.read import read_config
-from napari_seg.bundles.nnunet.configuration import EnsembleBundle, NnunetBundle
+from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.nnunet.folder import folds_in_words
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import Bundle, EnsembleBundle
 from napari_seg.errors import BundleError, one_line
 
 POSTPROCESSING = "postprocessing.json"

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from napari_seg.bundles.nnunet.configuration import Configuration, EnsembleBundle, NnunetBundle
+from napari_seg.bundles.nnunet.configuration import Configuration, NnunetBundle
 from napari_seg.bundles.nnunet.folder import Training, find_trainings, folds_in_words, is_training, read_training_folder
 from napari_seg.bundles.nnunet.plans import read_configuration
 from napari_seg.bundles.output import Channel, Output
+from napari_seg.bundles.spec import EnsembleBundle
 from napari_seg.errors import BundleError, one_line
 from napari_seg.volume import Segment, distinct_color
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seg.bundles.output import Output
-from napari_seg.errors import EnvironmentFault
+from napari_seg.errors import BundleError, EnvironmentFault
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.geometry import Grid
 from napari_seg.inference.decide.cells import MAX_LOGITS, interpolated_along_axes
@@ -99,7 +99,11 @@ class ProbabilityAverage:
         self._sums()[(slice(None), *inner)] += probabilities[(slice(None), *taken)]
 
     def decide(
-        self, label_map: NDArray[np.unsignedinteger], labels: dict[int, int], maps: ConfidenceMaps | None
+        self,
+        label_map: NDArray[np.unsignedinteger],
+        labels: dict[int, int],
+        maps: ConfidenceMaps | None,
+        other: ProbabilityAverage | None = None,
     ) -> dict[int, float]:
         """Write the labels of the averages, and return label -> mean probability where it wins.
 
@@ -107,14 +111,19 @@ class ProbabilityAverage:
             label_map: (I, J, K) on the scan's grid; changed in place where it is 0.
             labels: label of the models -> label in the result.
             maps: on the scan's grid; changed in place with the labels.
+            other: sums of other models on the same box, which count too; they stay as they are.
         """
+        count = max(self.count + (0 if other is None else other.count), 1)
         thresholds = [HALF] * self._shape[0] if self.output.decision == "thresholds" else []
         own = self.output.class_labels or {n: n for n in range(1, self._shape[0])}
         of_classes = {number: labels[label] for number, label in own.items() if label in labels}
         decider = Decider(self.grid, self.scan, label_map, of_classes, (0, 1, 2), maps, thresholds, True)
         step = max(1, MAX_LOGITS // (self._shape[0] * prod(self._shape[2:])))
         for first in range(0, self._shape[1], step):
-            planes = torch.from_numpy(np.array(self._sums()[:, first : first + step])) / max(self.count, 1)
+            sums = np.array(self._sums()[:, first : first + step])
+            if other is not None:
+                sums += other._sums()[:, first : first + step]
+            planes = torch.from_numpy(sums) / count
             if not thresholds:  # a voxel that a model did not look at is background
                 missing = 1 - planes.sum(dim=0)
                 planes[0] += torch.where(missing > 1e-3, missing, 0)
@@ -167,7 +176,20 @@ class _RegionProbabilities(RegionLabels):
     def _new_decider(self, region: Grid, target: Grid, channels: int) -> Decider:
         is_direct = region is self.grid and target is self.scan
         reach, nearest_axes = (self._reach(), self.inverse.nearest_axes) if is_direct else (None, ())
-        return _Adder(self.average, region, target, self.label_map, {}, self.axes, None, (), False, reach, nearest_axes)
+        are_probabilities = self.output.activation != "none"
+        return _Adder(
+            self.average,
+            region,
+            target,
+            self.label_map,
+            {},
+            self.axes,
+            None,
+            (),
+            are_probabilities,
+            reach,
+            nearest_axes,
+        )
 
 
 class _Adder(Decider):
@@ -176,6 +198,11 @@ class _Adder(Decider):
     def __init__(self, average: ProbabilityAverage, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.average = average
+        if self.scan_axes is None:
+            text = (
+                "the preprocessing rotates the scan, so that the probabilities of several models can't be averaged on"
+            )
+            raise BundleError("bundle.preprocessing", f"{text} its grid; choose one of the models")
 
     def add(self, start: Triple, logits: torch.Tensor, strip_start: int = 0) -> None:
         """Add the probabilities of the scan voxels that `Decider.add` would label."""
@@ -184,7 +211,7 @@ class _Adder(Decider):
         if found is None:
             return
         voxels, lower, fractions = found
-        assert self.scan_axes is not None  # nnU-Net's grids have the scan's axes
+        assert self.scan_axes is not None
         axis = self.scan_axes[0]
         order = [0, *(1 + self.scan_axes.index(n) for n in range(3))]
         begin, end = voxels[axis].start, voxels[axis].stop
@@ -195,7 +222,9 @@ class _Adder(Decider):
                 extended, [lower[0][chunk], *lower[1:]], [fractions[0][chunk], *fractions[1:]]
             ).float()
             is_argmax = self.average.output.decision == "argmax"
-            probabilities = values.softmax(dim=0) if is_argmax else values.sigmoid()
+            probabilities = values
+            if not self.are_probabilities:
+                probabilities = values.softmax(dim=0) if is_argmax else values.sigmoid()
             if probabilities.isnan().any():
                 raise not_finite()
             voxels[axis] = slice(first, min(first + step, end))

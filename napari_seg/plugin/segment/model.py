@@ -121,7 +121,7 @@ class SegmentModel:
     @property
     def offers_match(self) -> bool:
         """True if the selected bundle has a program of its own, whose labels it may give exactly."""
-        return self.bundle is not None and self.bundle.kind != "monai"
+        return self.bundle is not None and any(model.kind != "monai" for model in self.bundle.models)
 
     @property
     def offers_structures(self) -> bool:
