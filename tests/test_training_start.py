@@ -167,7 +167,7 @@ def test_what_cannot_be_trained_further_is_refused(tmp_path: Path) -> None:
         (flat, "sees single slices"),
         (overlapping, "overlap"),
         (unknown, "a model of TotalSegmentator that no task runs"),
-        (f"{several}:3d_fullres+3d_lowres", "no single model"),
+        (f"{several}:3d_fullres+3d_lowres", "averages 2 models"),
     ):
         with pytest.raises(BundleError, match=rf"bundle\.fine_tune.*{found}"):
             with_start(Choices(), start, out)

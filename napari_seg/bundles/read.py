@@ -225,7 +225,7 @@ def _ensemble(bundle: Bundle, entry: dict[str, Any]) -> EnsembleBundle:
         BundleError: `bundle.metadata`, a member lies outside, or the members can't be averaged.
         Exception: whatever an entry that can't be used raises.
     """
-    names = [str(name) for name in entry["members"]]
+    names = list(dict.fromkeys(str(name) for name in entry["members"]))
     if not 2 <= len(names) <= _MAX_MEMBERS:
         raise ValueError(f"it names {len(names)} members; expected 2 to {_MAX_MEMBERS}")
     members = tuple(_read_folder(_folder_in(bundle, name, "a member"), bundle.trusted, True) for name in names)
