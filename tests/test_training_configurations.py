@@ -124,7 +124,7 @@ def test_a_pair_that_is_better_becomes_the_bundle(
     entry = read_evaluation(out) or {}
     assert entry["dice"][-1]["mean"] == 0.81
     assert entry["largest component"] == [{"structure": "front", "gain": 0.25, "kept": True}]
-    assert "<td>2d+3d</td>" in (out / REPORT).read_text(encoding="utf-8")
+    assert ">2d+3d</td>" in (out / REPORT).read_text(encoding="utf-8")
     assert json.loads((out / "plan.json").read_text())["network"] == planned.plans["3d"]["network"]
 
     # the single one is better after more epochs, or there is too little memory for both
@@ -170,7 +170,7 @@ def test_a_comparison_goes_on_after_a_kill(
     assert again.plans["3d_lowres"]["settings"]["batch_size"]["value"] == 3
     rows = compare_configurations(out, again, None, lambda text: None, NO_VALUES)
     assert rows is not None
-    assert [row.name for row in rows] == ["3d", "3d_lowres"]
+    assert [row.name for row in rows] == ["3d", "3d_lowres", "3d+3d_lowres"]
     assert commands[:4] == [f"3d/fold_{n} {step}" for n in (0, 1) for step in ("training", "evaluating")]
     assert not any(command.startswith("3d/") for command in commands[4:])
 
