@@ -73,7 +73,7 @@ def test_configurations_are_planned_together(
     output = capsys.readouterr().out
     assert output.index("configuration 2d\n") < output.index("configuration 3d\n")
     assert re.search(r"left    3d_lowres: a patch of 3d shows \d+% of a typical image", output)
-    assert re.search(r"pairs   2d\+3d: compared with the single ones on the validation cases of the folds, about ", output)
+    assert "pairs   2d+3d: compared with the single ones on the validation cases of the folds, about " in output
     assert re.search(r"total   about \d+ min \d+ s for all folds of 2 configurations", output)
     for name in ("2d", "3d"):
         for fold in range(2):
