@@ -19,7 +19,8 @@ import pytest
 
 import napari_seg.evaluation.overlay
 import napari_seg.formats.dicom.seg_write
-from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.digest import earlier_digest, model_digest
+from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort import runners
 from napari_seg.cohort.cohort import Cohort
@@ -188,6 +189,36 @@ def test_other_options_or_weights_do_not_mix(
     assert statuses(list(Cohort(scans, out, redo="changed", tta="shifts"))) == dict.fromkeys("abc", "done")
     assert no_network == ["a", "b", "c"]
     assert statuses(list(Cohort(scans, out, tta="shifts"))) == dict.fromkeys("abc", "done before")
+
+
+def test_results_outlive_an_update_that_changes_only_how_models_are_trained(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, root = tmp_path / "out", Path(shutil.copytree(shipped_root(), tmp_path / "bundle"))
+
+    def edit(name: str) -> None:
+        path = root / "segnets" / name
+        path.write_text(f"{path.read_text()}# other\n")
+
+    def cohort() -> Cohort:
+        return Cohort(scans, out, read_bundle(root, trust=True))
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr("napari_seg.cohort.used_models.model_digest", earlier_digest)
+        list(Cohort(scans / "a.nii.gz", out, read_bundle(root, trust=True)))
+    for name in ("", "training/trainer.py", "data/labels.py"):
+        if name:
+            edit(name)
+        assert {one.case.key for one in cohort().plan(with_time=False).cases if one.is_done} >= {"a"}
+        assert statuses(list(cohort()))["a"] == "done before"
+        with Manifest.open(out, read_only=True) as manifest:
+            (model,) = manifest.models()
+            assert model.digest == model_digest(read_bundle(root))
+            assert manifest.meta(f"scans of {model.digest}") == "1"
+    edit("unet.py")
+    for run in (list, lambda cohort: cohort.plan(with_time=False)):
+        with pytest.raises(CohortError, match="the weights or code of"):
+            run(cohort())
 
 
 def test_the_result_of_a_scan_that_is_left_out_counts_no_longer(

@@ -4,8 +4,8 @@
 read any of them as code or data. Only plain data does not count, so that a bundle which is trained further, or that
 writes results into its folder, needs no new consent: weights that hold only tensors, images, and the logs and reports
 of a training (`_INERT`). They are known by their content, and no loader of pickles takes them.
-`content_hash` identifies the program, for `model_digest`; images and all outputs of a training count with their names
-only, and so they did for consent in earlier versions.
+`content_hash` identifies the program, for `model_digest`, which leaves unused files out; images and all outputs of a
+training count with their names only, and so they did for consent in earlier versions.
 `__pycache__` and `.git` do not count, because napari-seg never reads them.
 """
 
@@ -18,7 +18,7 @@ import re
 import stat
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.machinery import all_suffixes
@@ -216,16 +216,18 @@ def files_of(root: Path) -> list[BundleFile]:
     return sorted(found, key=lambda file: file.name)
 
 
-def content_hash(bundle: Bundle) -> str:
+def content_hash(bundle: Bundle, without: Collection[str] = ()) -> str:
     """Return the SHA-256 of a bundle's program, as 64 hexadecimal digits: see `model_digest` for its data.
 
     Args:
         bundle: any bundle.
+        without: names of files that do not count; none for a consent.
 
     Raises:
         BundleError: as for `files_of`; `bundle.unreadable`, a file can't be read.
     """
-    return _hash_of(bundle, [(file, not file.is_data) for file in files_of(bundle.root)])
+    counted = [file for file in files_of(bundle.root) if file.name not in without]
+    return _hash_of(bundle, [(file, not file.is_data) for file in counted])
 
 
 def consent_hash(bundle: Bundle) -> str:

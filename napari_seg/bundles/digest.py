@@ -1,19 +1,34 @@
-"""Digest of a model: everything that decides its labels, weights included, so that a result names what made it."""
+"""Digest of a model: everything that decides its labels, weights included, so that a result names what made it.
+
+Of a MONAI bundle it leaves out what can't change labels: modules that only train, other configs and documents (see
+`unused.py`), and metadata that describe the model. In earlier versions these counted, too (`earlier_digest`).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from napari_seg.bundles.config.read import read_config
 from napari_seg.bundles.content import WEIGHTS_ENDINGS, content_hash, files_of, is_output
+from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.nnunet.postprocessing import POSTPROCESSING
 from napari_seg.bundles.parts import nnunet_models
 from napari_seg.bundles.read import read_coarse
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.totalsegmentator.task import PREFIX, ImprovedPart, TaskBundle
+from napari_seg.bundles.unused import unused_files
 from napari_seg.errors import BundleError
 from napari_seg.formats.endings import IMAGE2D_ENDINGS, has_ending
+
+_DESCRIPTIONS = (
+    *("authors", "changelog", "copyright", "data_source", "description", "eval_metrics", "intended_use", "license"),
+    *("references", "schema", "task"),
+    *("monai_version", "numpy_version", "pytorch_version", "required_packages_version"),
+)
+"""Keys of the metadata that change no label."""
 
 
 def model_digest(bundle: Bundle) -> str:
@@ -22,16 +37,37 @@ def model_digest(bundle: Bundle) -> str:
     Raises:
         BundleError: `bundle.unreadable`, a file can't be read; and as for `content_hash`.
     """
+    return _digest(bundle)
+
+
+def earlier_digest(bundle: Bundle) -> str:
+    """Return the digest that earlier versions computed, for which all files of a bundle count; see `model_digest`."""
+    return _digest(bundle, of_all=True)
+
+
+def has_digest(bundle: Bundle, digest: str) -> bool:
+    """Return whether a digest is that of a model, or was in earlier versions."""
+    return digest == model_digest(bundle) or digest == earlier_digest(bundle)
+
+
+def _digest(bundle: Bundle, *, of_all: bool = False) -> str:
     digest = hashlib.sha256()
     for owner, path in _files(bundle):
         digest.update(f"{path.relative_to(owner.root).as_posix()} {_sha256(owner, path)}\n".encode())
     models = nnunet_models(bundle)
     for one in (model.bundle for model in models if isinstance(model, ImprovedPart)) if models else (bundle,):
-        digest.update(content_hash(one).encode())
+        unused = None if of_all else unused_files(one)
+        if unused is None:
+            digest.update(content_hash(one).encode())
+        else:
+            metadata = read_config(one.root / METADATA, MAX_METADATA_BYTES)
+            deciding = {key: value for key, value in metadata.items() if key not in _DESCRIPTIONS}
+            digest.update(json.dumps(deciding, sort_keys=True).encode())
+            digest.update(content_hash(one, {*unused, METADATA.as_posix()}).encode())
     if isinstance(bundle, TaskBundle):
         digest.update(f"{PREFIX}{bundle.task.name}".encode())
     if bundle.coarse is not None:
-        digest.update(model_digest(read_coarse(bundle)).encode())
+        digest.update(_digest(read_coarse(bundle), of_all=of_all).encode())
     return digest.hexdigest()
 
 

@@ -23,10 +23,12 @@ from napari_seg.cohort.outputs import check_folders
 from napari_seg.cohort.plan import RunPlan, plan_run, with_estimates
 from napari_seg.cohort.report.write import write_report
 from napari_seg.cohort.resume import Decision, Redo, Resume, Wanted, settings_content
+from napari_seg.cohort.rows import CaseRow
 from napari_seg.cohort.run import Excluded, Run, Stop, View
 from napari_seg.cohort.scan_files import input_bytes
 from napari_seg.cohort.select import SelectedCases, Selection, UnusedScan, select_cases
 from napari_seg.cohort.settings import RunSettings
+from napari_seg.cohort.used_models import with_present_digests
 from napari_seg.cohort.workers import LocalPool, Pool, worker_count
 from napari_seg.errors import CohortError, NapariSegError
 from napari_seg.inference.options import option_fields
@@ -254,18 +256,19 @@ class Cohort:
         if not has_manifest(self.output):
             return {}, {}
         decisions: dict[str, Decision] = {}
-        digests: dict[int, str] = {}
         settings = settings_content(self.settings)
         with Manifest.open(self.output, read_only=True) as manifest:
             rows = {compared(row.name): row for row in manifest.rows()}
-            resume = Resume(self.output, manifest, self._redo, self.settings.overwrite)
-        for case in self.cases:
-            row, bundle = rows.get(compared(case.key)), case.bundle
-            if row is not None and row.has_result and bundle is not None:
-                if id(bundle) not in digests:
-                    digests[id(bundle)] = model_digest(bundle)
+            made = [case for case in self.cases if _has_result(rows.get(compared(case.key)))]
+            bundles = {id(case.bundle): case.bundle for case in made if case.bundle is not None}
+            digests = {number: model_digest(bundle) for number, bundle in bundles.items()}
+            of_digests = {digests[number]: bundle for number, bundle in bundles.items()}
+            models = with_present_digests(manifest.models(), of_digests)
+            resume = Resume(self.output, manifest, models, self._redo, self.settings.overwrite)
+        for case in made:
+            if (bundle := case.bundle) is not None:
                 wanted = Wanted(settings, bundle.name, digests[id(bundle)])
-                decisions[case.key] = resume.decide(case, row, wanted)
+                decisions[case.key] = resume.decide(case, rows[compared(case.key)], wanted)
         resume.check()
         return decisions, resume.refusals
 
@@ -298,6 +301,10 @@ class Cohort:
         bundles = [case.bundle for case in cases if case.bundle is not None]
         kinds = {one.kind for bundle in bundles for one in bundle.models}
         return LocalPool(self._workers or count, memory_bytes=options.memory_bytes, kinds=kinds)
+
+
+def _has_result(row: CaseRow | None) -> bool:
+    return row is not None and row.has_result
 
 
 def _model_of(reference: str, is_of_user: bool) -> Bundle:

@@ -31,7 +31,7 @@ from napari_seg.cohort.rows import NOT_PLANNED, RENAMED, CaseRow, Claim
 from napari_seg.cohort.run import Excluded, GuardedView, Run
 from napari_seg.cohort.runners import Runner
 from napari_seg.cohort.scan_files import fingerprint, input_bytes, is_same, place_digest
-from napari_seg.cohort.used_models import UsedModel, used_models
+from napari_seg.cohort.used_models import UsedModel, used_models, with_present_digests
 from napari_seg.cohort.workers import Failed, Finished, PlanLine, Pool, Step, Work
 from napari_seg.errors import Cancelled, CohortError, EnvironmentFault, NapariSegError, OutputError
 from napari_seg.formats.atomic import atomic_write, make_output_folder, not_written
@@ -188,7 +188,9 @@ class _Loop:
         Files are looked at before the transaction, in which other runners wait.
         """
         rows = {compared(row.name): row for row in self._manifest.rows()}
-        resume = Resume(self._run.output, self._manifest, self._run.redo, self._run.settings.overwrite)
+        of_digests = {model.digest: model.bundle for model in self._models.values()}
+        models = with_present_digests(self._manifest.models(), of_digests)
+        resume = Resume(self._run.output, self._manifest, models, self._run.redo, self._run.settings.overwrite)
         earlier: list[int] = []
         chosen: list[tuple[Case, CaseRow | None]] = []
         others: list[int] = []
@@ -236,6 +238,8 @@ class _Loop:
                     "models or another version; start all runs that share a folder with the same ones"
                 )
                 raise CohortError("cohort.changed", text)
+            for known in models:
+                self._manifest.set_digest(known)
             for model in self._models.values():
                 bundle = model.bundle
                 model.number = self._manifest.add_model(bundle.name, bundle.version, bundle.kind, model.digest)

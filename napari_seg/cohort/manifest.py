@@ -42,6 +42,9 @@ FORMAT = "2"
 _EARLIER_FORMAT = "1"
 """Format without the places of scans; see `Manifest.add_places`."""
 
+_COUNT = "scans of {}"
+"""Key of the number of scans of a model; see `Manifest.first_count`."""
+
 _WAIT_SECONDS = 30.0
 """Time to wait for another program that writes the manifest."""
 
@@ -266,7 +269,7 @@ class Manifest:
 
         It decides which program runs the network, so it stays the same for later runs, which may have more or fewer.
         """
-        key = f"scans of {digest}"
+        key = _COUNT.format(digest)
         if (known := self.meta(key)) is not None:
             return int(known)
         self.set_meta(key, str(scans))
@@ -289,6 +292,13 @@ class Manifest:
             )
         (number,) = self._read("SELECT id FROM models WHERE name = ? AND digest = ?", (name, digest)).fetchone()
         return int(number)
+
+    def set_digest(self, model: ModelRow) -> None:
+        """Replace the digest of a model, which this version computes otherwise than the one that noted it."""
+        (before,) = self._read("SELECT digest FROM models WHERE id = ?", (model.id,)).fetchone()
+        self._write("UPDATE OR IGNORE models SET digest = ? WHERE id = ?", (model.digest, model.id))
+        keys = (_COUNT.format(model.digest), _COUNT.format(before))
+        self._write("UPDATE OR IGNORE meta SET key = ? WHERE key = ?", keys)
 
     def counts(self) -> dict[State, int]:
         """Return state -> number of cases, for all states."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import OutputFile
 from napari_seg.cohort.outputs import are_unchanged, is_damaged
-from napari_seg.cohort.rows import CaseRow
+from napari_seg.cohort.rows import CaseRow, ModelRow
 from napari_seg.cohort.scan_files import fingerprint_if_same, is_of_headers_alone, place_digest
 from napari_seg.cohort.settings import RunSettings, differences
 from napari_seg.errors import CohortError
@@ -66,7 +66,8 @@ class Resume:
 
     Args:
         output: the output folder.
-        manifest: its manifest; models and settings are read at once, so that it need not stay open.
+        manifest: its manifest; settings are read at once, so that it need not stay open.
+        models: its models, see `with_present_digests`.
         redo: results to make again.
         overwrite: whether results that a person edited are made again, too.
 
@@ -80,11 +81,12 @@ class Resume:
         self,
         output: Path,
         manifest: Manifest,
+        models: Iterable[ModelRow],
         redo: Redo,
         overwrite: bool,
     ) -> None:
         self._output = output
-        self._models = {model.id: model for model in manifest.models()}
+        self._models = {model.id: model for model in models}
         self._settings = manifest.all_settings()
         self._salt = manifest.salt
         self._redo = redo

@@ -26,7 +26,7 @@ class ModelRow:
         name: title of the bundle.
         version: version of the bundle.
         kind: format of the bundle.
-        digest: digest of weights, configs and code; see `model_digest`.
+        digest: digest of weights, and of the config and code that segment; see `model_digest`.
     """
 
     id: int

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from napari_seg.bundles.digest import model_digest, model_stamp
+from napari_seg.bundles.digest import earlier_digest, model_digest, model_stamp
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.fit import check_fit
+from napari_seg.cohort.rows import ModelRow
 from napari_seg.errors import CohortError, NapariSegError
 
 _STAMP_SECONDS = 5.0
@@ -56,3 +57,18 @@ def used_models(cases: Iterable[Case]) -> dict[int, UsedModel]:
         stamp = model_stamp(bundle)
         found[number] = UsedModel(bundle, model_digest(bundle), stamp, time.monotonic(), len(its_cases))
     return found
+
+
+def with_present_digests(models: Sequence[ModelRow], bundles: Mapping[str, Bundle]) -> list[ModelRow]:
+    """Return models of a manifest; those that an earlier version of napari-seg noted have the digests of this one.
+
+    Args:
+        models: the models.
+        bundles: digest -> bundle of the run.
+    """
+    renewed = {
+        (bundle.name, earlier_digest(bundle)): digest
+        for digest, bundle in bundles.items()
+        if any(one.name == bundle.name and one.digest not in bundles for one in models)
+    }
+    return [replace(one, digest=renewed.get((one.name, one.digest), one.digest)) for one in models]

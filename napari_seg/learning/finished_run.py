@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.digest import model_digest
+from napari_seg.bundles.digest import has_digest, model_digest
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_runnable
@@ -88,7 +88,7 @@ class FinishedRun:
         except BundleError as error:
             text = f"the model {made_by.name!r} of the run was not found by its name; {advice}"
             raise InputError("queue.model", text) from error
-        if model_digest(found) != digest:
+        if not has_digest(found, digest):
             raise InputError("queue.model", f"the model {made_by.name!r} has changed since the run; {advice}")
         return found
 

@@ -17,7 +17,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.digest import model_digest
+from napari_seg.bundles.digest import has_digest, model_digest
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.bundles.spec import METADATA, Bundle
@@ -127,7 +127,7 @@ def begun_output(bundle: Bundle) -> Path | None:
     for out in takewhile(Path.exists, _outputs(bundle)):
         with suppress(BundleError):
             parent = {} if (out / COMPARISON).exists() else lineage(read_bundle(out)).get("parent", {})
-            if isinstance(parent, dict) and parent.get("digest") == model_digest(bundle):
+            if isinstance(parent, dict) and has_digest(bundle, str(parent.get("digest"))):
                 return out
     return None
 
