@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from napari_seg.cohort.manifest import Manifest
-from napari_seg.cohort.outcome import Outcome, OutputFile
+from napari_seg.cohort.outcome import CaseResult, Outcome, OutputFile
 from napari_seg.cohort.rows import Claim
 from napari_seg.cohort.runners import machine
 from napari_seg.cohort.workers import CaseWorker, Event, PlanLine, Step, Work
@@ -99,6 +99,16 @@ def new_manifest(folder: Path, *, host: str = "reading-room", pid: int = 4242, e
     manifest._write("UPDATE runners SET started = ?, ended = ? WHERE id = ?", (START, ended, runner))
     manifest.set_meta("settings", json.dumps({"tta": "none", "also": [], "crop": True}))
     return manifest
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return name -> content of the files of all results."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if "_seg" in path.name}
+
+
+def statuses(results: list[CaseResult]) -> dict[str, str]:
+    """Return name -> status of results, and whether an earlier run made them."""
+    return {result.name: result.status + " before" * result.is_earlier for result in results}
 
 
 def draw_preview(path: Path, seed: int = 0, size: tuple[int, int] = (932, 750)) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import phantoms
 import pytest
 from cohorts import InlinePool
 from web import Web
 
-from napari_seg.volume import Volume
+from napari_seg.volume import Segment, Segmentation, Volume
 
 # napari reads this when it is imported: the settings of a developer are neither used nor changed
 _SETTINGS = tempfile.TemporaryDirectory(prefix="napari-seg-tests-")
@@ -82,6 +83,24 @@ def study(head: Volume, tmp_path: Path) -> Path:
 def inline_cohorts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cohorts run in this process, so that monkeypatches reach the cases, and no process has to start."""
     monkeypatch.setattr("napari_seg.cohort.cohort.LocalPool", InlinePool)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, inline_cohorts: None) -> list[str]:
+    """Scans are segmented by a threshold, and the previews are some bytes; returns the names of segmented scans."""
+    segmented: list[str] = []
+
+    def threshold(volume: Volume, *args: Any, **options: Any) -> Segmentation:
+        segmented.append(volume.name)
+        labels = (volume.array[0] > 100).astype(np.uint8)
+        return Segmentation(labels, volume.grid, (Segment(1, "bright", (255, 0, 0)),), {1: 0.9})
+
+    def draw(volume: Volume, found: Segmentation, path: Path, title: str = "") -> None:
+        path.write_bytes(b"a preview")
+
+    monkeypatch.setattr("napari_seg.inference.segment.segment", threshold)
+    monkeypatch.setattr("napari_seg.evaluation.overlay.draw_overlay", draw)
+    return segmented
 
 
 @pytest.fixture

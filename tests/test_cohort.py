@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,21 +15,17 @@ from typing import Any
 import numpy as np
 import phantoms
 import pytest
+from cohorts import content, statuses
 
 import napari_seg.evaluation.overlay
 import napari_seg.formats.dicom.seg_write
-from napari_seg.bundles.digest import earlier_digest, model_digest
-from napari_seg.bundles.read import read_bundle, shipped_root
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.cohort import runners
 from napari_seg.cohort.cohort import Cohort
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.layout import DERIVATIVES
 from napari_seg.cohort.manifest import Manifest
-from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.report.write import REPORT_FILES
-from napari_seg.cohort.rows import RENAMED
-from napari_seg.cohort.run import Excluded
 from napari_seg.cohort.runners import Runner
 from napari_seg.cohort.select import Selection
 from napari_seg.errors import (
@@ -44,34 +39,10 @@ from napari_seg.errors import (
     OutputError,
 )
 from napari_seg.formats.atomic import verified_write
-from napari_seg.inference.options import SegmentOptions
-from napari_seg.volume import Segment, Segmentation, Volume
+from napari_seg.volume import Segmentation, Volume
 from napari_seg.worker import WorkerDied
 
 FILES = ["seg.json", "seg.nii.gz", "seg.png"]
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return read_bundle()
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch, inline_cohorts: None) -> list[str]:
-    """Scans are segmented by a threshold, and the previews are some bytes; returns the names of segmented scans."""
-    segmented: list[str] = []
-
-    def threshold(volume: Volume, *args: Any, **options: Any) -> Segmentation:
-        segmented.append(volume.name)
-        labels = (volume.array[0] > 100).astype(np.uint8)
-        return Segmentation(labels, volume.grid, (Segment(1, "bright", (255, 0, 0)),), {1: 0.9})
-
-    def draw(volume: Volume, found: Segmentation, path: Path, title: str = "") -> None:
-        path.write_bytes(b"a preview")
-
-    monkeypatch.setattr("napari_seg.inference.segment.segment", threshold)
-    monkeypatch.setattr(napari_seg.evaluation.overlay, "draw_overlay", draw)
-    return segmented
 
 
 @pytest.fixture
@@ -90,14 +61,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if "_seg" in path.name}
-
-
-def statuses(results: list[CaseResult]) -> dict[str, str]:
-    return {result.name: result.status + " before" * result.is_earlier for result in results}
-
-
 def test_a_folder_that_grows_keeps_the_names_of_its_results(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
     out, first, second = tmp_path / "out", scans / "one" / "imagesTr", scans / "two" / "imagesTr"
     for folder in (first, second):
@@ -110,20 +73,6 @@ def test_a_folder_that_grows_keeps_the_names_of_its_results(scans: Path, tmp_pat
     assert [one.is_done for one in grown.plan(with_time=False).cases] == [True, False]
     assert statuses(list(grown)) == {"x": "done before", "two_imagesTr_x": "done"}
     assert len(no_network) == 2
-
-
-def test_a_case_that_is_no_input_any_more_is_not_left(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
-    out = tmp_path / "out"
-    list(Cohort(scans / "a.nii.gz", out))
-    with Manifest.open(out) as manifest:
-        manifest.add_case("gone", {"state": "waiting", "source": "gone.nii.gz"})
-    list(Cohort(scans / "b.nii.gz", out))
-    with Manifest.open(out, read_only=True) as manifest:
-        assert {row.name: (row.state, row.code) for row in manifest.rows()} == {
-            "a": ("done", ""),
-            "b": ("done", ""),
-            "gone": ("skipped", "cohort.not_planned"),
-        }
 
 
 def test_a_second_run_does_what_is_left(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
@@ -170,106 +119,6 @@ def test_empty_and_cut_off_results_are_made_again(scans: Path, tmp_path: Path, n
         before[name] for name in ("a_seg.nii.gz", "b_seg.nii.gz")
     ]
     assert statuses(list(Cohort(scans, out))) == dict.fromkeys("abc", "done before")
-
-
-def test_other_options_or_weights_do_not_mix(
-    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    list(Cohort(scans / "a.nii.gz", out))
-    with pytest.raises(CohortError, match="tta was not set and is shifts") as caught:
-        list(Cohort(scans, out, tta="shifts"))
-    assert caught.value.code == "cohort.changed"
-    list(Cohort(scans, out, memory_bytes=2**33, timeout_seconds=99))  # they change no label
-    with monkeypatch.context() as patch:
-        patch.setattr("napari_seg.cohort.used_models.model_digest", lambda bundle: "other weights")
-        with pytest.raises(CohortError, match="the weights or code of"):
-            list(Cohort(scans, out))
-    no_network.clear()
-    assert statuses(list(Cohort(scans, out, redo="changed", tta="shifts"))) == dict.fromkeys("abc", "done")
-    assert no_network == ["a", "b", "c"]
-    assert statuses(list(Cohort(scans, out, tta="shifts"))) == dict.fromkeys("abc", "done before")
-
-
-def test_results_outlive_an_update_that_changes_only_how_models_are_trained(
-    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, root = tmp_path / "out", Path(shutil.copytree(shipped_root(), tmp_path / "bundle"))
-
-    def edit(name: str) -> None:
-        path = root / "segnets" / name
-        path.write_text(f"{path.read_text()}# other\n")
-
-    def cohort() -> Cohort:
-        return Cohort(scans, out, read_bundle(root, trust=True))
-
-    with monkeypatch.context() as earlier:
-        earlier.setattr("napari_seg.cohort.used_models.model_digest", earlier_digest)
-        list(Cohort(scans / "a.nii.gz", out, read_bundle(root, trust=True)))
-    for name in ("", "training/trainer.py", "data/labels.py"):
-        if name:
-            edit(name)
-        assert {one.case.key for one in cohort().plan(with_time=False).cases if one.is_done} >= {"a"}
-        assert statuses(list(cohort()))["a"] == "done before"
-        with Manifest.open(out, read_only=True) as manifest:
-            (model,) = manifest.models()
-            assert model.digest == model_digest(read_bundle(root))
-            assert manifest.meta(f"scans of {model.digest}") == "1"
-    edit("unet.py")
-    for run in (list, lambda cohort: cohort.plan(with_time=False)):
-        with pytest.raises(CohortError, match="the weights or code of"):
-            run(cohort())
-
-
-def test_the_result_of_a_scan_that_is_left_out_counts_no_longer(
-    scans: Path, tmp_path: Path, no_network: list[str]
-) -> None:
-    out = tmp_path / "out"
-    list(Cohort(scans, out))
-
-    def counted_cases(**selected: Any) -> tuple[list[str], int]:
-        cohort = Cohort(scans, out, selection=Selection(**selected))
-        list(cohort)
-        assert len(list(out.glob("*_seg.nii.gz"))) == 3
-        rows = (out / "volumes_wide.csv").read_text().splitlines()[1:]
-        assert list(cohort.volumes()["name"]) == [row.split(",")[0] for row in rows]
-        assert cohort.results_left_out == len(selected)
-        return list(cohort.volumes()["name"]), cohort.other_results
-
-    for _ in range(2):
-        assert counted_cases(exclude=("a*",)) == (["b", "c"], 0)
-    with Manifest.open(out, read_only=True) as manifest:
-        assert {row.name: (row.state, row.code) for row in manifest.rows() if row.name == "a"} == {
-            "a": ("skipped", "cohort.excluded")
-        }
-        assert sum(manifest.counts().values()) == 3
-    assert counted_cases() == (["a", "b", "c"], 0)
-    assert len(no_network) == 3  # it is not made again
-    away = (scans / "c.nii.gz").rename(tmp_path / "c.nii.gz")
-    assert counted_cases() == (["a", "b", "c"], 1)
-    (scans / "list.json").write_text(json.dumps(["a.nii.gz", "c.nii.gz"]))
-    assert statuses(list(Cohort(scans / "list.json", out))) == {"c": "failed", "a": "done before"}
-    with Manifest.open(out, read_only=True) as manifest:
-        assert {row.name: row.code for row in manifest.rows()} == {"a": "", "b": "", "c": "input.missing"}
-    away.rename(scans / "c.nii.gz")
-    assert counted_cases() == (["a", "b", "c"], 0)
-
-
-def test_results_of_a_moved_data_set_are_left_out_too(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
-    out = tmp_path / "out"
-    list(Cohort(scans, out))
-    moved = scans.rename(tmp_path / "moved")
-    (moved / "a.nii.gz").touch()
-    list(cohort := Cohort(moved, out, selection=Selection(exclude=("a*",))))
-    assert set(cohort.volumes()["name"]) == {"b", "c"}
-
-
-def test_copies_of_a_scan_count_each(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
-    out = tmp_path / "out"
-    shutil.copy2(scans / "a.nii.gz", scans / "b.nii.gz")
-    list(Cohort(scans, out))
-    list(cohort := Cohort(scans / "a.nii.gz", out))
-    assert set(cohort.volumes()["name"]) == {"a", "b", "c"}
 
 
 def test_a_refused_run_changes_no_table_of_bids(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
@@ -320,69 +169,6 @@ def test_a_run_that_ends_because_its_model_changed_has_a_report(
         list(run)
     assert cohort.report is not None
     assert "a,done" in (tmp_path / "out" / "cases.csv").read_text()
-
-
-def test_another_scan_of_the_same_name_replaces_nothing(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
-    out = tmp_path / "out"
-    list(Cohort(scans / "a.nii.gz", out))
-    before = content(out)
-    (tmp_path / "moved").mkdir()
-    moved = (scans / "a.nii.gz").rename(tmp_path / "moved" / "a.nii.gz")
-    assert statuses(list(Cohort(moved, out))) == {"a": "done before"}
-    head = phantoms.head()
-    other = phantoms.write_nifti(replace(head, array=head.array + 200), scans / "a.nii.gz")
-    (result,) = Cohort(other, out)
-    assert (result.status, result.code) == ("failed", "output.exists")
-    assert "belongs to another scan" in result.message
-    assert content(out) == before
-    assert statuses(list(Cohort(other, out, redo="changed"))) == {"a": "done"}
-
-
-def test_a_scan_that_was_renamed_counts_once(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
-    out = tmp_path / "out"
-    for name in ("patA", "patB"):
-        (tmp_path / "study" / name).mkdir(parents=True)
-        head = phantoms.head()
-        phantoms.write_nifti(replace(head, array=head.array + ord(name[-1])), tmp_path / "study" / name / "T1.nii.gz")
-    list(Cohort(tmp_path / "study", out))
-    (tmp_path / "study" / "patA").rename(tmp_path / "study" / "patC")
-    cohort = Cohort(tmp_path / "study", out)
-    assert statuses(list(cohort)) == {"patC_T1": "done", "patB_T1": "done before"}
-    assert (cohort.results_left_out, cohort.other_results) == (1, 0)
-    assert set(cohort.volumes()["name"]) == {"patB_T1", "patC_T1"}
-    with Manifest.open(out, read_only=True) as manifest:
-        old = manifest.row("patA_T1")
-    assert old is not None
-    assert (old.state, old.code, old.message) == (
-        "skipped",
-        RENAMED,
-        "the same scan is run under the name patC_T1; the files of this result stay",
-    )
-    (tmp_path / "study" / "patC").rename(tmp_path / "study" / "patA")
-    assert statuses(list(Cohort(tmp_path / "study", out))) == {"patA_T1": "done before", "patB_T1": "done before"}
-    assert set(cohort.volumes()["name"]) == {"patA_T1", "patB_T1"}
-
-
-def test_results_of_scans_that_changed_or_swapped_their_names_count_no_longer(
-    scans: Path, tmp_path: Path, no_network: list[str]
-) -> None:
-    out, table, swapped = tmp_path / "out", tmp_path / "scans.csv", "image,name\na.nii.gz,P2\nb.nii.gz,P1\n"
-    head = phantoms.head()
-    for number, name in enumerate("abc"):
-        phantoms.write_nifti(replace(head, array=head.array + number), tmp_path / f"{name}.nii.gz")
-    table.write_text("image,name\na.nii.gz,P1\nb.nii.gz,P2\nc.nii.gz,P3\n")
-    list(Cohort(table, out))
-    table.write_text(swapped)
-    cohort = Cohort(table, out)
-    assert {one.name: one.code for one in cohort} == {"P1": "output.exists", "P2": "output.exists"}
-    assert (cohort.results_left_out, cohort.other_results, set(cohort.volumes()["name"])) == (2, 1, {"P3"})
-    phantoms.write_nifti(replace(head, array=head.array + 200), tmp_path / "c.nii.gz")
-    table.write_text("image,name\na.nii.gz,P1\nb.nii.gz,P2\nc.nii.gz,P3\n")
-    cohort = Cohort(table, out)
-    assert {one.name: one.code for one in cohort} == {"P1": "", "P2": "", "P3": "output.exists"}
-    assert set(cohort.volumes()["name"]) == {"P1", "P2"}
-    table.write_text(swapped)
-    assert statuses(list(Cohort(table, out, redo="changed"))) == {"P1": "done", "P2": "done"}
 
 
 def test_equal_headers_with_other_pixel_files_are_other_scans(tmp_path: Path, no_network: list[str]) -> None:
@@ -636,33 +422,6 @@ def test_stopping_once_finishes_what_runs_and_the_next_run_goes_on(
     assert not (tmp_path / "other" / ".napari-seg").exists()
 
 
-def test_scans_that_are_not_run_are_in_the_manifest(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
-    cohort = Cohort(scans, tmp_path / "out")
-    excluded = [Excluded("d", "cohort.no_rule", "no rule", is_failure=False), Excluded("e", "input.missing", "gone")]
-    cohort.use(cohort.cases, excluded)
-    assert statuses(list(cohort)) == {"d": "skipped", "e": "failed"} | dict.fromkeys("abc", "done")
-    with Manifest.open(tmp_path / "out", read_only=True) as manifest:
-        assert [(row.name, row.code) for row in manifest.rows(("skipped", "failed"))] == [
-            ("d", "cohort.no_rule"),
-            ("e", "input.missing"),
-        ]
-
-
-def test_a_scan_that_was_left_out_is_run_when_it_is_wanted(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
-    out = tmp_path / "out"
-    first = Cohort(scans, out)
-    a, b, c = first.cases
-    first.use([a], [Excluded("c", "cohort.no_rule", "no rule", c.source, is_failure=False)])
-    assert statuses(list(first)) == {"a": "done", "c": "skipped"}
-    second = Cohort(scans, out)
-    second.use([b, c])  # b is new, and comes before c
-    assert statuses(list(second)) == {"b": "done", "c": "done"}
-    assert no_network == ["a", "b", "c"]
-    with Manifest.open(out, read_only=True) as manifest:
-        found = {row.name: (row.source, row.outputs["labels"].path) for row in manifest.rows(("done",))}
-    assert found == {one.key: (one.source, f"{one.key}_seg.nii.gz") for one in (a, b, c)}
-
-
 def test_real_workers_give_the_same_files_whatever_their_number(scans: Path, tmp_path: Path) -> None:
     found = {}
     for workers in (1, 2):
@@ -703,25 +462,6 @@ def test_an_empty_manifest_is_started_again_and_results_stay(
     assert content(out) == before
     (out / "manifest.sqlite").write_bytes(b"")
     assert statuses(list(Cohort(scans, out, overwrite=True))) == dict.fromkeys("abc", "done")
-
-
-def test_later_runs_in_a_folder_count_as_many_scans_as_the_first(
-    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counts: list[int] = []
-
-    def segment_and_count(volume: Volume, bundle: Bundle, options: SegmentOptions, **others: Any) -> Segmentation:
-        counts.append(options.scans)
-        return Segmentation((volume.array[0] > 100).astype(np.uint8), volume.grid, (Segment(1, "bright", (255, 0, 0)),))
-
-    monkeypatch.setattr("napari_seg.inference.segment.segment", segment_and_count)
-    list(Cohort(scans, tmp_path / "out"))
-    shutil.copy(scans / "a.nii.gz", scans / "d.nii.gz")
-    list(Cohort(scans, tmp_path / "out"))
-    list(Cohort(scans / "a.nii.gz", tmp_path / "out", redo="all"))
-    assert counts == [3, 3, 3, 3, 3]
-    list(Cohort(scans, tmp_path / "new"))
-    assert counts[5:] == [4] * 4
 
 
 def test_a_run_without_previews_writes_none(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
@@ -871,30 +611,6 @@ def test_a_report_that_can_not_be_written_costs_no_result(
     assert len(list(cohort)) == 3
     assert cohort.report_fault.code == "internal.error"
     assert "private" not in cohort.report_fault.message
-
-
-def test_joined_runs_with_other_options_are_refused(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
-    out = tmp_path / "out"
-    refusals: list[str] = []
-
-    class Second:
-        """Starts another run when the first has begun and nothing is done yet."""
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *args: None
-
-        def on_start(self, total: int, done_before: int) -> None:
-            try:
-                list(Cohort(scans, out, join=True, tta="shifts"))
-            except CohortError as error:
-                refusals.append(str(error))
-
-    cohort = Cohort(scans, out, join=True)
-    cohort.view = Second()
-    assert statuses(list(cohort)) == dict.fromkeys("abc", "done")
-    assert len(refusals) == 1
-    assert "cohort.changed" in refusals[0]
-    assert "with other options, models or another version" in refusals[0]
 
 
 def test_a_redo_that_fails_keeps_the_earlier_result(

@@ -114,8 +114,10 @@ class Run:
         view: shows the run; None: nothing does.
         layout: how the output folder is arranged; see `layout`.
         others: number of finished results of scans that are not among those of this run; set when it begins.
-        left_out: number of finished results that count no longer, because this run leaves out their scans; set when it
-            begins.
+        left_out: number of earlier results that count no longer, because this run leaves out or refuses their scans;
+            set when it begins.
+        renamed: number of earlier results that count no longer, because this run has their scans under other names;
+            set when it begins.
     """
 
     output: Path
@@ -131,3 +133,4 @@ class Run:
     layout: str = "flat"
     others: int = 0
     left_out: int = 0
+    renamed: int = 0
