@@ -1092,8 +1092,9 @@ CODES = {
     ),
     "fitness.modality": Code(
         "notice",
-        "The model was trained on MR, and the scan has the values of air in a CT.",
-        "Check that the scan is an MR image, or choose another model.",
+        "The model was trained on MR, and the scan has the values of air in a CT; or the name of the file, or the JSON "
+        "file next to it, says another modality than that of the model.",
+        "Check the modality of the scan, or choose another model.",
     ),
     "fitness.spacing": Code(
         "notice",

@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import phantoms
 import pytest
 from pydicom import Dataset
 
 from napari_seg.cli.main import main
-from napari_seg.cli.predict_plan import MAX_ROWS, print_plan, summary
-from napari_seg.cohort.plan import PlannedCase, RunPlan, plan_run
+from napari_seg.cli.predict_plan import MAX_ROWS, print_plan, summary, superseded
+from napari_seg.cohort.plan import PlannedCase, RunPlan, plan_run, with_estimates
 from napari_seg.cohort.select import Selection, UnusedScan, select_cases
 from napari_seg.cohort.settings import RunSettings
 
@@ -54,6 +55,61 @@ def test_a_scan_of_another_modality_is_refused_as_by_the_run(
     printed = capsys.readouterr().out
     assert "bundle.modality: the scan is CT; model 'Hippocampus, anterior and posterior' was trained on MR" in printed
     assert "0 to run (none), 0 done before, 0 skipped, 1 refused" in printed
+
+
+def test_a_file_that_is_named_as_another_modality_gets_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("patient_CT", "patient_T1w", "patient"):
+        phantoms.write_nifti(phantoms.head(), scans / f"{name}.nii.gz")
+    print_plan(plan_of(scans), tmp_path / "out")
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warn")]
+    assert warning.startswith(
+        "warn     patient_CT  fitness.modality: its file name, or the JSON file next to it, says CT;"
+    )
+    assert "'Hippocampus, anterior and posterior' was trained on MR" in warning
+    assert main(["inspect", str(scans), "--json"]) == 0
+    assert [one["modality"] for one in json.loads(capsys.readouterr().out)] == ["", "CT", "MR"]
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nii"])
+def test_a_label_map_without_an_image_gets_a_warning_and_is_no_refusal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    scans, head = tmp_path / "scans", phantoms.head()
+    scans.mkdir()
+    labels = np.kron((head.array > 100).astype(np.uint8), np.ones((1, 2, 2, 2), np.uint8))
+    grid = replace(head.grid, shape=labels.shape[1:])
+    phantoms.write_nifti(replace(head, array=labels, grid=grid), scans / f"lesions.{ending}")
+    noise = np.random.default_rng(0).integers(0, 255, labels.shape).astype(np.uint8)
+    phantoms.write_nifti(replace(head, array=noise, grid=grid), scans / f"scan.{ending}")
+    plan = with_estimates(plan_of(scans), RunSettings(), NoEstimates())  # type: ignore[arg-type]
+    print_plan(plan, tmp_path / "out")
+    printed = capsys.readouterr().out
+    (warning,) = [line for line in printed.splitlines() if line.startswith("warn")]
+    assert warning.startswith("warn     lesions  fitness.label_map: the values reach from 0 to 1,")
+    assert "2 to run" in printed
+    assert [one["notices"] for one in plan.as_dict()["cases"]][1] == []
+
+
+class NoEstimates:
+    """Stands for the worker process that estimates times."""
+
+    def run(self, *args: object) -> None:
+        return None
+
+
+def test_earlier_results_that_count_no_longer_are_counted_by_their_reasons(tmp_path: Path) -> None:
+    plan = RunPlan((), results_left_out=2, results_renamed=1)
+    assert list(summary(plan, tmp_path))[1:] == [
+        "2 earlier results will be in no table: this run leaves out or refuses the scans; the files stay, and count "
+        "again in a run that has them",
+        "1 earlier result will be in no table: this run has the scans under other names (cohort.renamed); the files "
+        "stay",
+    ]
+    assert next(superseded(0, 1)).startswith("1 earlier result is in no table: ")
 
 
 def test_long_plans_are_cut_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ def test_the_result_of_a_scan_that_is_left_out_counts_no_longer(
 
     def counted_cases(**selected: Any) -> tuple[list[str], int]:
         cohort = Cohort(scans, out, selection=Selection(**selected))
+        assert cohort.plan(with_time=False).results_left_out == len(selected)
         list(cohort)
         assert len(list(out.glob("*_seg.nii.gz"))) == 3
         rows = (out / "volumes_wide.csv").read_text().splitlines()[1:]
@@ -86,8 +87,10 @@ def test_a_scan_that_was_renamed_counts_once(scans: Path, tmp_path: Path, no_net
     list(Cohort(tmp_path / "study", out))
     (tmp_path / "study" / "patA").rename(tmp_path / "study" / "patC")
     cohort = Cohort(tmp_path / "study", out)
+    plan = cohort.plan(with_time=False)
+    assert (plan.results_left_out, plan.results_renamed) == (0, 1)
     assert statuses(list(cohort)) == {"patC_T1": "done", "patB_T1": "done before"}
-    assert (cohort.results_left_out, cohort.other_results) == (1, 0)
+    assert (cohort.results_left_out, cohort.results_renamed, cohort.other_results) == (0, 1, 0)
     assert set(cohort.volumes()["name"]) == {"patB_T1", "patC_T1"}
     with Manifest.open(out, read_only=True) as manifest:
         old = manifest.row("patA_T1")
@@ -113,6 +116,7 @@ def test_results_of_scans_that_changed_or_swapped_their_names_count_no_longer(
     list(Cohort(table, out))
     table.write_text(swapped)
     cohort = Cohort(table, out)
+    assert cohort.plan(with_time=False).results_left_out == 2
     assert {one.name: one.code for one in cohort} == {"P1": "output.exists", "P2": "output.exists"}
     assert (cohort.results_left_out, cohort.other_results, set(cohort.volumes()["name"])) == (2, 1, {"P3"})
     phantoms.write_nifti(replace(head, array=head.array + 200), tmp_path / "c.nii.gz")

@@ -286,6 +286,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
 def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> Cohort:
     """Segment all scans, report each to `on_result`, and return the cohort."""
     from napari_seg.cli.cohort_view import CohortView
+    from napari_seg.cli.predict_plan import superseded
     from napari_seg.cli.stop_signals import stop_by_signals
     from napari_seg.errors import counted, printable
 
@@ -306,12 +307,8 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
     if cohort.other_results and not is_quiet:
         text = f"the tables in {arguments.output} have {counted(cohort.other_results, 'result')} of other scans, too"
         print(f"napari-seg: {text}", file=sys.stderr)
-    if cohort.results_left_out and not is_quiet:
-        are = "earlier result is" if cohort.results_left_out == 1 else "earlier results are"
-        text = (
-            f"{cohort.results_left_out} {are} in no table: this run leaves out the scans, or refuses them, or has them"
-        )
-        print(f"napari-seg: {text} under other names; the files stay", file=sys.stderr)
+    for line in () if is_quiet else superseded(cohort.results_left_out, cohort.results_renamed):
+        print(f"napari-seg: {line}", file=sys.stderr)
     if cohort.report_fault is not None:
         print(f"napari-seg: the results are complete, but not their report: {cohort.report_fault}", file=sys.stderr)
     return cohort

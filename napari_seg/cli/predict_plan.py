@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,13 @@ def print_plan(plan: RunPlan, output: Path, *, as_json: bool = False) -> None:
         console.print(table)
         if len(plan.cases) > MAX_ROWS:
             console.print(f"... and {len(plan.cases) - MAX_ROWS:,} more; --json lists all", markup=False)
-    for line in (*_lines("skip", plan.skipped), *_lines("refuse", plan.refused), *summary(plan, output)):
+    doubted = [(one.case.key, notice.code, notice.message) for one in plan.cases for notice in one.notices]
+    lines = [
+        *_lines("warn", doubted),
+        *_lines("skip", _reasons(plan.skipped)),
+        *_lines("refuse", _reasons(plan.refused)),
+    ]
+    for line in (*lines, *summary(plan, output)):
         console.print(line, markup=False)
 
 
@@ -66,6 +72,7 @@ def summary(plan: RunPlan, output: Path) -> Iterator[str]:
     if plan.other_files:
         kinds = ", ".join(f"{count:,} {code}" for code, count in plan.other_files.items())
         yield f"{sum(plan.other_files.values()):,} files are no scans ({kinds}); 'napari-seg inspect' says why"
+    yield from superseded(plan.results_left_out, plan.results_renamed, will_be=True)
     if left:
         yield f"{counted(files, 'file')} in {printable(str(output))}, for {plan.voxels:,} voxels"
     yield from plan.doubts
@@ -76,11 +83,33 @@ def summary(plan: RunPlan, output: Path) -> Iterator[str]:
         )
 
 
-def _lines(verb: str, scans: tuple[UnusedScan, ...]) -> Iterator[str]:
-    for one in scans[:MAX_ROWS]:
-        yield _plain(f"{verb:8} {one.key}  {one.code}: {one.message}")
+def superseded(left_out: int, renamed: int, *, will_be: bool = False) -> Iterator[str]:
+    """Yield lines on earlier results that count no longer.
+
+    Args:
+        left_out: number of results of scans that a run leaves out or refuses.
+        renamed: number of results whose scans have other names in the run.
+        will_be: whether the run comes later.
+    """
+    for count, reason in (
+        (left_out, "this run leaves out or refuses the scans; the files stay, and count again in a run that has them"),
+        (renamed, "this run has the scans under other names (cohort.renamed); the files stay"),
+    ):
+        are = "will be" if will_be else "is" if count == 1 else "are"
+        if count:
+            yield f"{counted(count, 'earlier result')} {are} in no table: {reason}"
+
+
+def _reasons(scans: Sequence[UnusedScan]) -> list[tuple[str, str, str]]:
+    return [(one.key, one.code, one.message) for one in scans]
+
+
+def _lines(verb: str, scans: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    """Yield a line for each scan of which name, code and message are given, and a summary if they are many."""
+    for key, code, message in scans[:MAX_ROWS]:
+        yield _plain(f"{verb:8} {key}  {code}: {message}")
     if len(scans) > MAX_ROWS:
-        codes = ", ".join(f"{count:,} {code}" for code, count in Counter(one.code for one in scans).items())
+        codes = ", ".join(f"{count:,} {code}" for code, count in Counter(code for _, code, _ in scans).items())
         yield f"{verb:8} ... {len(scans):,} in all: {codes}"
 
 

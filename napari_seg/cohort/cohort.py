@@ -14,6 +14,7 @@ from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
+from napari_seg.cohort.earlier_results import EarlierResults, earlier_results
 from napari_seg.cohort.known_names import with_known_names
 from napari_seg.cohort.loop import run_cases
 from napari_seg.cohort.manifest import Manifest, has_manifest
@@ -72,7 +73,9 @@ class Cohort:
             if it could not be written.
         other_results: number of results in the folder of scans that were not among those of the last run.
         results_left_out: number of earlier results that count no longer, because the last run left out or refused their
-            scans, or had them under other names.
+            scans.
+        results_renamed: number of earlier results that count no longer, because the last run had their scans under
+            other names.
         report_fault: reason why the report could not be written; None without one.
 
     Raises:
@@ -103,6 +106,7 @@ class Cohort:
         self.report: Path | None = None
         self.other_results = 0
         self.results_left_out = 0
+        self.results_renamed = 0
         self.report_fault: NapariSegError | None = None
         self._known: dict[str, Bundle] = {}
         self._model_of = model_of or _model_of
@@ -192,7 +196,8 @@ class Cohort:
         has_begun = False
         try:
             for result in run_cases(run):
-                self.other_results, self.results_left_out, has_begun = run.others, run.left_out, True
+                self.other_results, self.results_left_out, self.results_renamed = run.others, run.left_out, run.renamed
+                has_begun = True
                 yield result
         except BaseException as error:
             is_of_others = isinstance(error, CohortError) and (error.code != "cohort.changed" or not has_begun)
@@ -232,7 +237,7 @@ class Cohort:
                 weights.
             OutputError: `output.folder`, the same, because a link stands in the place of a folder of results.
         """
-        decisions, refusals = self._decisions()
+        decisions, refusals, earlier = self._decisions()
         done = {case.key for case in self.cases if decisions.get(case.key) == "keep"}
         check_folders(self.output, (case for case in self.cases if decisions.get(case.key, "run") == "run"))
         others = [case for case in self.cases if decisions.get(case.key) == "other scan"]
@@ -244,17 +249,25 @@ class Cohort:
             cases=tuple(case for case in self.cases if decisions.get(case.key) != "other scan"),
             refused=(*self.selected.refused, *refused),
         )
-        plan = plan_run(selected, self.settings, done)
+        plan = replace(
+            plan_run(selected, self.settings, done),
+            results_left_out=earlier.count_left_out,
+            results_renamed=earlier.count_renamed,
+        )
         return with_estimates(plan, self.settings, report=report) if with_time else plan
 
-    def _decisions(self) -> tuple[dict[str, Decision], dict[str, str]]:
-        """Return key -> what the run will do, of cases that the manifest has; and key -> reason, of those it refuses.
+    def _decisions(self) -> tuple[dict[str, Decision], dict[str, str], EarlierResults]:
+        """Return what the run will do with cases and results that the manifest has.
+
+        Returns:
+            Key of a case that has a result -> what the run will do; key of one that it refuses -> reason; and results
+            of other scans.
 
         Raises:
             CohortError: `cohort.changed`.
         """
         if not has_manifest(self.output):
-            return {}, {}
+            return {}, {}, EarlierResults()
         decisions: dict[str, Decision] = {}
         settings = settings_content(self.settings)
         with Manifest.open(self.output, read_only=True) as manifest:
@@ -264,13 +277,19 @@ class Cohort:
             digests = {number: model_digest(bundle) for number, bundle in bundles.items()}
             of_digests = {digests[number]: bundle for number, bundle in bundles.items()}
             models = with_present_digests(manifest.models(), of_digests)
-            resume = Resume(self.output, manifest, models, self._redo, self.settings.overwrite)
+            resume, salt = Resume(self.output, manifest, models, self._redo, self.settings.overwrite), manifest.salt
         for case in made:
             if (bundle := case.bundle) is not None:
                 wanted = Wanted(settings, bundle.name, digests[id(bundle)])
                 decisions[case.key] = resume.decide(case, rows[compared(case.key)], wanted)
         resume.check()
-        return decisions, resume.refusals
+        if self._join:  # other runners may have the scans
+            return decisions, resume.refusals, EarlierResults()
+        return (
+            decisions,
+            resume.refusals,
+            earlier_results(self.cases, self.excluded, resume.refusals, rows, models, salt),
+        )
 
     def volumes(self) -> pandas.DataFrame:
         """Return a table of the finished cases: a row for each structure of each case.

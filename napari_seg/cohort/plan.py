@@ -17,18 +17,24 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.naming import CONFIDENCE_MAPS
 from napari_seg.cohort.outputs import STATISTICS, result_paths
+from napari_seg.cohort.scan_files import input_bytes
 from napari_seg.cohort.select import SelectedCases, UnusedScan
 from napari_seg.cohort.settings import RunSettings
-from napari_seg.errors import BundleError, InputError, NapariSegError
+from napari_seg.errors import BundleError, InputError, NapariSegError, Notice
 from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.facts import ScanFacts, facts_of
 from napari_seg.formats.kinds import DICOM_FORMATS
+from napari_seg.formats.label_maps import label_map_doubts
 from napari_seg.formats.scan import Scan
-from napari_seg.inference.fitness import check_modality
+from napari_seg.inference.fitness import check_modality, modality_doubts
 from napari_seg.worker import WorkerError, WorkerProcess
 
 MAX_EXAMPLES = 3
 """Number of scans of each model whose costs are estimated."""
+
+MAX_LABEL_BYTES = 1.1
+MAX_PACKED_LABEL_BYTES = 0.25
+"""Bytes for each voxel up to which a file may be a label map: of a file that is not compressed, and of others."""
 
 MAX_TRIES = 6
 """Number of scans of each model that are read at most, since some can't be."""
@@ -46,6 +52,7 @@ class PlannedCase:
         is_done: whether an earlier run finished it, so that it is run again only with other settings.
         seconds: estimated time from the loaded model to the labels; None if unknown.
         windows: estimated number of windows of the network; None if unknown.
+        notices: why the scan may not be one that the model segments; it runs all the same.
     """
 
     case: Case
@@ -55,6 +62,7 @@ class PlannedCase:
     is_done: bool = False
     seconds: float | None = None
     windows: int | None = None
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class RunPlan:
         repeated: scans that were found again, below another input or in another line of a list.
         examples: number of scans that the estimate of the time was made from; 0 without an estimate.
         doubts: why the time of a model is unknown.
+        results_left_out: as for `Cohort`, after the run.
+        results_renamed: as for `Cohort`, after the run.
     """
 
     cases: tuple[PlannedCase, ...]
@@ -78,6 +88,8 @@ class RunPlan:
     repeated: int = 0
     examples: int = 0
     doubts: tuple[str, ...] = ()
+    results_left_out: int = 0
+    results_renamed: int = 0
 
     @property
     def to_run(self) -> tuple[PlannedCase, ...]:
@@ -113,6 +125,7 @@ class RunPlan:
                     "done": one.is_done,
                     "seconds": None if one.seconds is None else round(one.seconds, 2),
                     "windows": one.windows,
+                    "notices": [{"code": notice.code, "message": notice.message} for notice in one.notices],
                 }
                 for one in self.cases
             ],
@@ -132,6 +145,8 @@ class RunPlan:
                 "estimated_from": self.examples,
             },
             "doubts": list(self.doubts),
+            "results_left_out": self.results_left_out,
+            "results_renamed": self.results_renamed,
         }
 
 
@@ -155,13 +170,15 @@ def plan_run(selected: SelectedCases, settings: RunSettings, done: Collection[st
                 raise case.scan.problem
             if file not in facts:
                 facts[file] = facts_of(case.scan)
-            if case.key not in done and _states_modality(case.scan):
+            if case.key not in done and _states_modality(case.scan):  # others get a notice
                 check_modality(facts[file].modality, bundle)
         except (InputError, BundleError) as error:
             refused.append(UnusedScan(case.key, case.source, case.scan.format, error.code, error.message))
             continue
+        is_done = case.key in done
+        notices = () if is_done else modality_doubts(facts[file].modality, bundle)
         model, outputs = names.get(id(bundle), bundle.name), _outputs(case, settings)
-        cases.append(PlannedCase(case, model, outputs, facts[file].voxels, case.key in done))
+        cases.append(PlannedCase(case, model, outputs, facts[file].voxels, is_done, notices=notices))
     others = dict(sorted(selected.other_files.items()))
     return RunPlan(tuple(cases), selected.skipped, tuple(refused), others, selected.repeated)
 
@@ -172,7 +189,7 @@ def with_estimates(
     process: WorkerProcess | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> RunPlan:
-    """Return a plan with the estimated time of each case.
+    """Return a plan with the estimated time of each case, and with notices on scans that may be label maps.
 
     Args:
         plan: a plan of `plan_run`.
@@ -194,7 +211,7 @@ def with_estimates(
     finally:
         if process is None:
             worker.close()
-    cases = [one if one.is_done else _estimated(one, costs[one.model]) for one in plan.cases]
+    cases = [one if one.is_done else _estimated(_looked_into(one, settings), costs[one.model]) for one in plan.cases]
     return replace(plan, cases=tuple(cases), examples=sum(map(len, costs.values())), doubts=tuple(doubts))
 
 
@@ -227,6 +244,24 @@ def _costs(
             return [], "its windows are not known before it runs"
         found.append((one.voxels, *cost))
     return sorted(found), reason
+
+
+def _looked_into(one: PlannedCase, settings: RunSettings) -> PlannedCase:
+    """Return a case with a notice if its scan has the values of a label map.
+
+    Only a file that is small for its number of voxels is read: compressed, a label map has a few bits for each voxel, a
+    scan a byte or more; a label map that is not compressed mostly has a byte.
+    """
+    scan = one.case.scan
+    most = MAX_LABEL_BYTES if scan.files[0].name.lower().endswith(".nii") else MAX_PACKED_LABEL_BYTES
+    if scan.format not in ("nifti", "itk") or len(scan.files) > 1 or input_bytes(scan) > most * one.voxels:
+        return one
+    limit: Any = {"memory_bytes": settings.options.memory_bytes, **settings.reading}
+    try:
+        volume = scan.read(**limit)
+    except (NapariSegError, MemoryError):  # the run says so
+        return one
+    return replace(one, notices=(*one.notices, *label_map_doubts(volume)))
 
 
 def estimate_case(case: Case, bundle: Bundle, settings: RunSettings) -> tuple[float, int] | None:

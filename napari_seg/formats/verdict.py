@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_seg.errors import ChoiceNeeded, NapariSegError, printable
+from napari_seg.errors import ChoiceNeeded, InputError, NapariSegError, printable
 from napari_seg.formats.archive import shown
 from napari_seg.formats.data_sets import without_label_maps
+from napari_seg.formats.facts import facts_of
 from napari_seg.formats.find import Skipped, find
 from napari_seg.formats.label_maps import label_map_doubts
 from napari_seg.formats.scan import ReadOptions, Scan
@@ -29,7 +31,8 @@ class Verdict:
         message: what was found, what was expected and what to do.
         option: option of `Scan.read` with which a refused scan can be processed: "volume" or "resample_tilt"; else "".
         choices: number of volumes to choose from.
-        modality: DICOM modality; "" if unknown.
+        modality: DICOM's code of the modality; of a file that states none, what its name or the JSON file next to it
+            suggests; "" if unknown.
         shape: (I, J, K); None if the scan can't be read.
         spacing_mm: voxel size along each index axis.
         orientation: patient direction of each index axis, such as "RAS".
@@ -116,6 +119,9 @@ def _refused(scan: Scan, code: str, message: str, option: str = "", choices: int
 
 def _of_volume(scan: Scan, volume: Volume) -> Verdict:
     notices = (*volume.notices, *label_map_doubts(volume))
+    modality = volume.modality
+    with suppress(InputError):  # such as a file that is gone by now
+        modality = modality or facts_of(scan).modality
     return Verdict(
         scan.source,
         scan.name,
@@ -123,7 +129,7 @@ def _of_volume(scan: Scan, volume: Volume) -> Verdict:
         "warn" if notices else "process",
         notices[0].code if notices else "",
         "; ".join(notice.message for notice in notices),
-        modality=volume.modality,
+        modality=modality,
         shape=volume.grid.shape,
         spacing_mm=tuple(round(length, 6) for length in volume.grid.spacing_mm),
         orientation=volume.grid.orientation,

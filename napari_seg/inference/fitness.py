@@ -112,6 +112,20 @@ def check_modality(modality: str, bundle: Bundle) -> None:
         )
 
 
+def modality_doubts(suggested: str, bundle: Bundle) -> tuple[Notice, ...]:
+    """Return a notice if a file that states no modality seems to be of another one than a bundle was made for.
+
+    Args:
+        suggested: modality that the name of the file or the JSON file next to it suggests; "" without one.
+        bundle: the bundle.
+    """
+    found, expected = (modality_code(name) for name in (suggested, bundle.modality))
+    if not found or not expected or found == expected:
+        return ()
+    text = f"its file name, or the JSON file next to it, says {found}; model {bundle.name!r} was trained on {expected}"
+    return (Notice("fitness.modality", f"{text}; check the scan, or choose a model for {found}"),)
+
+
 def doubts(volume: Volume, bundle: Bundle, model: Model, windows: WindowSettings | None) -> tuple[Notice, ...]:
     """Return notices on a scan that fits a bundle, but differs from what its network was trained on.
 
