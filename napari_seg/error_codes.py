@@ -236,8 +236,8 @@ CODES = {
     ),
     "bundle.convert": Code(
         "error",
-        "The model of nnU-Net can't become a MONAI bundle: it is an ensemble, a cascade, sees slices or finds regions.",
-        "Use the folder of nnU-Net itself; `napari-seg predict --model FOLDER` runs it.",
+        "The model can't become a MONAI bundle: it is an ensemble, a cascade, or no model of nnU-Net.",
+        "Convert one configuration, such as `FOLDER:3d_fullres`. `napari-seg predict --model FOLDER` runs the others.",
     ),
     "bundle.fine_tune": Code(
         "error",
@@ -1648,6 +1648,9 @@ CODES = {
         "A DICOM output can't be made: the scan is no DICOM series, its images were moved or replaced, or their "
         "headers can't be used. With `--also` the other files are written and this is a notice.",
         "Name the DICOM series with `--scan`, or save as NIfTI or `.seg.nrrd`.",
+    ),
+    "output.no_folder": Code(
+        "error", "The folder of an output file does not exist.", "Create it, or choose another folder."
     ),
     "output.no_geometry": Code(
         "error",

@@ -111,10 +111,10 @@ def test_a_scan_that_is_not_dicom_gets_no_dicom(head: Volume, tmp_path: Path, ca
     assert "output.no_dicom: head is not a DICOM series, so seg can't be written" in capsys.readouterr().out
     assert (out / "head.seg.nrrd").is_file()
     assert not (out / "head_seg.dcm").exists()
-    assert run("convert", out / "head_seg.nii.gz", tmp_path / "x.dcm", "--scan", tmp_path / "head.nii.gz") == 5
+    assert run("convert", out / "head_seg.nii.gz", tmp_path / "x.dcm", "--scan", tmp_path / "head.nii.gz") == 1
     text = "output.no_dicom: x.dcm needs the DICOM images that it belongs to"
     assert f"{text}; head.nii.gz is no DICOM series" in capsys.readouterr().err
-    assert run("convert", out / "head_seg.nii.gz", tmp_path / "x.dcm") == 5
+    assert run("convert", out / "head_seg.nii.gz", tmp_path / "x.dcm") == 1
     assert f"{text}; found none; name their folder with --scan FOLDER" in capsys.readouterr().err
     assert find_scans(out) == find_scans(out / "head_seg.nii.gz")
 
@@ -130,7 +130,9 @@ def test_a_segmentation_of_another_scan_is_refused(
     assert "geometry.other_grid" in capsys.readouterr().err
     assert not (tmp_path / "x.dcm").exists()
     assert run("convert", tmp_path / "gone.nii.gz", tmp_path / "x.dcm") == 2
-    assert run("convert", tmp_path / "other.nii.gz", tmp_path / "x.xyz") == 5
+    assert run("convert", tmp_path / "other.nii.gz", tmp_path / "x.xyz") == 1
+    assert run("convert", tmp_path / "other.nii.gz", tmp_path / "gone" / "x.nii.gz") == 1
+    assert "output.no_folder" in capsys.readouterr().err
 
 
 def two_boxes(*names: str) -> Segmentation:

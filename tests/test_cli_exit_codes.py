@@ -19,6 +19,7 @@ from napari_seg.errors import BundleError, CohortError, InputError, NapariSegErr
         (TrainingError("run.in_use", ""), 5),
         (TrainingError("weights.missing", ""), 1),
         (OutputError("output.exists", ""), 1),
+        (OutputError("output.format", ""), 1),
         (OutputError("output.disk_full", ""), 5),
         (BundleError("bundle.setting", ""), 1),
         (CohortError("cohort.locked", ""), 5),

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.formats.dicom.reference import OTHER_FRAME
     from napari_seg.formats.endings import SURFACE_ENDINGS, has_ending, nifti_ending
     from napari_seg.formats.find import find_scans
-    from napari_seg.formats.kinds import write_label_map
+    from napari_seg.formats.kinds import format_of, write_label_map
     from napari_seg.formats.label_maps import on_grid, read_label_map, with_all_segments_named
     from napari_seg.formats.origin import origin_of, record_entries, sha256_of_file
     from napari_seg.formats.record import converted_record, new_record
@@ -79,6 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
         existing += output.parent.glob(f"{escape(output.stem)}_*{output.suffix}")
     if existing and not arguments.overwrite:
         raise OutputError("output.exists", f"{existing[0]} already exists; choose another name, or pass --overwrite")
+    format_of(output, arguments.dicom)
+    if not output.parent.is_dir():
+        text = f"the folder {output.parent} does not exist; create it, or choose another folder"
+        raise OutputError("output.no_folder", text)
     scan = None
     if arguments.scan is not None:
         scans = find_scans(arguments.scan)
