@@ -50,6 +50,7 @@ def test_dimensions_are_those_of_the_windows_or_of_the_network(
         ({"inferer": WHOLE, "network_def": {"_target_": "scripts.Net"}}, ["8*n"] * 3, False),
         ({"inferer": WHOLE, "network_def": {"_target_": "scripts.Net"}}, None, None),
         ({"inferer": WINDOWS | {"roi_size": [64, 64, 1]}}, None, True),
+        ({"inferer": WINDOWS | {"roi_size": [1, 64, 64]}}, [1, 64, 64], True),
         ({"inferer": {"_target_": "scripts.Mine"}, "network": {"_target_": "scripts.Net"}}, None, None),
         ({}, None, None),
     ],

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 from nnunet_models import configuration, write_model
+from PIL import Image
 
 from napari_seg.bundles.check import check
 from napari_seg.bundles.nnunet.convert import convert
 from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.ways import way_of
 from napari_seg.errors import NapariSegError
+from napari_seg.formats.image2d import read_image2d
 from napari_seg.geometry import Grid
-from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.segment import segment
 from napari_seg.volume import Volume
 
@@ -57,14 +60,9 @@ for root, images, results in json.loads(sys.argv[1]):
 """
 
 
-def run_by_monai(cases: list[tuple[Path, Volume]], tmp_path: Path) -> list[np.ndarray]:
-    """Return the labels that MONAI alone finds with bundles for scans; napari-seg can't be imported."""
-    folders = []
-    for n, (root, volume) in enumerate(cases):
-        images, results = (tmp_path / f"{name}_{n}" for name in ("images", "results"))
-        images.mkdir()
-        nibabel.save(nibabel.Nifti1Image(volume.array[0], volume.grid.affine), images / "scan.nii.gz")
-        folders.append((str(root), str(images), str(results)))
+def run_by_monai(cases: list[tuple[Path, Path]], tmp_path: Path) -> list[Path]:
+    """Return the label maps that MONAI alone writes with bundles for a scan each; napari-seg can't be imported."""
+    folders = [(str(root), str(scan.parent), str(tmp_path / f"results_{n}")) for n, (root, scan) in enumerate(cases)]
     blocked = tmp_path / "blocked"
     (blocked / "napari_seg").mkdir(parents=True)
     (blocked / "napari_seg" / "__init__.py").write_text("raise ImportError('not here')")
@@ -72,41 +70,115 @@ def run_by_monai(cases: list[tuple[Path, Volume]], tmp_path: Path) -> list[np.nd
     environment = os.environ | {"PYTHONPATH": str(blocked)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    labels = []
-    for (_, volume), (_, _, results) in zip(cases, folders, strict=True):
-        (found,) = Path(results).rglob("*.nii.gz")
-        image = nibabel.load(found)
-        assert np.allclose(image.affine, volume.grid.affine, atol=1e-4)
-        labels.append(np.asarray(image.dataobj).squeeze())
-    return labels
+    return [found for _, _, results in folders for found in Path(results).rglob("*_seg.*")]
 
 
-VARIANTS: list[tuple[dict[str, Any], dict[str, Any], float]] = [
-    ({}, {}, 2.0),
-    (
-        {"spacing": (3.6, 1.2, 1.0), "normalization_schemes": ["CTNormalization"]},
+REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+COLOURS = {
+    "channel_names": {"0": "R", "1": "G", "2": "B"},
+    "file_ending": ".png",
+    "overwrite_image_reader_writer": "NaturalImage2DIO",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model of nnU-Net, and the thickness of the slices of its scan in mm; 0 for a PNG. The seed gives all labels."""
+
+    entry: dict[str, Any] = field(default_factory=lambda: configuration((32, 48, 48), (1.5, 1, 1)))
+    plans: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    mirror_axes: tuple[int, ...] | None = None
+    folds: tuple[int, ...] = (0, 1)
+    thick: float = 2.0
+    seed: int = 0
+
+
+VARIANTS = {
+    "plain": Variant(mirror_axes=(0, 1, 2), seed=9),
+    "thick": Variant(
+        configuration((32, 48, 48), (3.6, 1.2, 1.0), normalization_schemes=["CTNormalization"]),
         {"transpose_forward": [0, 2, 1], "transpose_backward": [0, 2, 1]},
-        4.0,
+        thick=4.0,
     ),
-    ({"use_mask_for_norm": [True]}, {"image_reader_writer": "SimpleITKIOWithReorient"}, 2.0),
-]
-"""Changes of the configuration and of the plans, and the thickness of slices in mm."""
+    "reoriented": Variant(
+        configuration((32, 48, 48), (1.5, 1, 1), use_mask_for_norm=[True]),
+        {"image_reader_writer": "SimpleITKIOWithReorient"},
+        mirror_axes=(1,),
+        folds=(0,),
+        seed=6,
+    ),
+    "regions": Variant(dataset=REGIONS, mirror_axes=(0, 2), folds=(0,), seed=12),
+    "slices": Variant(
+        configuration((48, 48), (1.3, 0.8)),
+        {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2]},
+        mirror_axes=(0, 1),
+        seed=15,
+    ),
+    "slices with regions": Variant(configuration((48, 48), (1, 1)), dataset=REGIONS, thick=4.0, folds=(0,), seed=9),
+    "colours": Variant(
+        configuration(
+            (48, 48),
+            (1, 1),
+            normalization_schemes=["RGBTo01Normalization", "ZScoreNormalization", "ZScoreNormalization"],
+            use_mask_for_norm=[False] * 3,
+        ),
+        dataset=COLOURS,
+        mirror_axes=(0, 1),
+        thick=0.0,
+        seed=11,
+    ),
+}
+
+
+def write_scan(variant: Variant, folder: Path) -> tuple[Path, Volume]:
+    """Write the scan of a variant into a new folder, and return its file and its content."""
+    folder.mkdir()
+    volume = oblique_scan(variant.thick or 2.0)
+    if variant.thick:
+        path = folder / "scan.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(volume.array[0], volume.grid.affine), path)
+        return path, volume
+    planes = volume.array[0, :, :, 8:11].clip(0, 765) // 3  # (x, y, colour)
+    path = folder / "scan.png"
+    Image.fromarray(planes.astype(np.uint8).transpose(1, 0, 2)).save(path)
+    return path, read_image2d(path, None)
+
+
+def read_labels(path: Path, volume: Volume) -> np.ndarray:
+    """Return the labels that MONAI wrote for a scan, (I, J, K)."""
+    if path.suffix == ".png":
+        return np.asarray(Image.open(path)).T[..., None]
+    image = nibabel.load(path)
+    assert np.allclose(image.affine, volume.grid.affine, atol=1e-4)
+    return np.asarray(image.dataobj).reshape(volume.grid.shape)
 
 
 def test_labels_are_those_of_the_nnunet_folder(tmp_path: Path) -> None:
-    cases, expected = [], []
-    for n, (changes, plans_changes, thick) in enumerate(VARIANTS):
-        entry = configuration((32, 48, 48), **{"spacing": (1.5, 1, 1), **changes})
-        source = write_model(tmp_path / f"source_{n}", entry=entry, plans_changes=plans_changes, folds=(0, 1))
-        root, volume = tmp_path / f"bundle_{n}", oblique_scan(thick)
-        convert(read_bundle(source), root)
-        cases.append((root, volume))
-        expected.append(segment(volume, read_bundle(source), SegmentOptions(tta="none")).array)
-        assert np.bincount(expected[n].ravel()).min() > 500
-    for (root, volume), alone, right in zip(cases, run_by_monai(cases, tmp_path), expected, strict=True):
-        ours = segment(volume, read_bundle(root, trust=True), SegmentOptions(windows="bundle", crop=False)).array
-        for found in (alone, ours):
-            assert (found == right).mean() >= 0.999
+    cases, volumes, expected = [], [], []
+    for name, one in VARIANTS.items():
+        source = write_model(
+            tmp_path / f"source of {name}",
+            "2d" if len(one.entry["patch_size"]) == 2 else "3d_fullres",
+            one.entry,
+            plans_changes=one.plans,
+            dataset_changes=one.dataset,
+            folds=one.folds,
+            mirror_axes=one.mirror_axes,
+            seed=one.seed,
+        )
+        scan, volume = write_scan(one, tmp_path / name)
+        convert(read_bundle(source), tmp_path / f"bundle of {name}")
+        cases.append((tmp_path / f"bundle of {name}", scan))
+        volumes.append(volume)
+        expected.append(segment(volume, read_bundle(source)).array)
+        assert np.bincount(expected[-1].ravel(), minlength=3).min() > volume.array[0].size // 50, name
+    results = run_by_monai(cases, tmp_path)
+    for name, (root, _), volume, result, right in zip(VARIANTS, cases, volumes, results, expected, strict=True):
+        assert not [one for one in check(root) if one.level == "error"]
+        ours = segment(volume, read_bundle(root, trust=True)).array
+        for found in (read_labels(result, volume), ours):
+            assert (found == right).mean() >= 0.999, name
 
 
 def test_a_converted_bundle_says_what_it_is(tmp_path: Path) -> None:
@@ -163,24 +235,45 @@ def test_a_full_disk_leaves_nothing_that_a_second_attempt_refuses(
         full.setattr(
             Path, "open", lambda path, *a, **k: opened(Path("/dev/full") if path.name == name else path, *a, **k)
         )
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(NapariSegError) as raised:
             convert(bundle, out)
+    assert raised.value.code == "output.disk_full"
     assert not list(out.iterdir())
     convert(bundle, out)
     assert not [one for one in check(out) if one.level == "error"]
 
 
+def test_regions_keep_their_names(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    changes = {"labels": labels, "regions_class_order": [2, 1, 3]}
+    convert(read_bundle(write_model(tmp_path / "source", dataset_changes=changes)), tmp_path / "bundle")
+    bundle = read_bundle(tmp_path / "bundle")
+    assert [(one.label, one.name) for one in bundle.segments] == [(1, "core"), (2, "whole"), (3, "enhancing")]
+    assert [(one.number, one.label) for one in bundle.output.channels] == [(0, 2), (1, 1), (2, 3)]
+    assert way_of(bundle).kind == "engine"
+    assert "there: whole, core, enhancing." in (tmp_path / "bundle" / "docs" / "README.md").read_text()
+
+
+def test_a_bundle_of_slices_takes_2d_images(tmp_path: Path) -> None:
+    convert(read_bundle(write_model(tmp_path, "2d", configuration((16, 16), (1, 1)))), tmp_path / "bundle")
+    assert read_bundle(tmp_path / "bundle").takes_one_slice
+
+
 def test_models_that_a_bundle_can_not_hold_are_refused(tmp_path: Path) -> None:
-    flat = write_model(tmp_path / "flat", "2d", configuration((16, 16), (1, 1)))
-    labels = {"background": 0, "whole": [1, 2], "core": 2}
-    regions = write_model(tmp_path / "regions", dataset_changes={"labels": labels, "regions_class_order": [1, 2]})
-    for source in (flat, regions):
-        with pytest.raises(NapariSegError) as raised:
-            convert(read_bundle(source), tmp_path / "bundle")
+    full = configuration(previous_stage="3d_lowres")
+    configurations = {"3d_cascade_fullres": full, "3d_lowres": configuration()}
+    source = write_model(tmp_path, other_configurations=configurations)
+    for name, entry in configurations.items():
+        write_model(tmp_path, name, entry, other_configurations=configurations)
+    folder = source.parent
+    for bundle, reason in (
+        (read_bundle(f"{folder}:3d_cascade_fullres"), "cascade"),
+        (read_bundle(f"{folder}:3d_fullres+3d_lowres"), "ensemble"),
+        (read_bundle(), "no single model of nnU-Net"),
+    ):
+        with pytest.raises(NapariSegError, match=reason) as raised:
+            convert(bundle, tmp_path / "bundle")
         assert raised.value.code == "bundle.convert"
     with pytest.raises(NapariSegError) as raised:
-        convert(read_bundle(), tmp_path / "bundle")
-    assert raised.value.code == "bundle.convert"
-    with pytest.raises(NapariSegError) as raised:
-        convert(read_bundle(regions), regions)
+        convert(read_bundle(source), source)
     assert raised.value.code == "store.exists"

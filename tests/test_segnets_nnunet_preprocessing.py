@@ -9,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from monai.transforms import Compose, Invertd, LoadImaged, ResampleToMatchd
 from phantoms import oblique_grid
 
@@ -16,7 +17,7 @@ from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.nnunet_preprocessing import NnunetPreprocessd
+from segnets.nnunet_preprocessing import NnunetNetwork, NnunetPreprocessd
 
 
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 2, 0)])
@@ -50,3 +51,13 @@ def test_the_label_map_lies_on_the_image(tmp_path: Path, transpose: tuple, reori
     back = Invertd("pred", preprocessing, "image", nearest_interp=False)(prepared)["pred"]
     again = np.asarray(back)[0] > 51
     assert 2 * (again & (labels > 0)).sum() / (again.sum() + labels.sum()) > 0.97
+
+
+def test_logits_are_averaged_over_networks_and_mirror_images() -> None:
+    torch.manual_seed(0)
+    networks = [torch.nn.Conv2d(1, 2, 3, padding=1) for _ in range(2)]
+    plane = torch.randn(3, 1, 6, 5)
+    with torch.no_grad():
+        found = NnunetNetwork(networks, mirror_axes=(1, 2), sees_slices=True)(plane[:, :, None])
+        each = [net(plane.flip(axes)).flip(axes) for net in networks for axes in ([], [2], [3], [2, 3])]
+    assert torch.allclose(found, torch.stack(each).mean(0)[:, :, None], atol=1e-6)

@@ -1,4 +1,4 @@
-"""Preprocessing of an nnU-Net model as a transform of MONAI, and the way back to the scan's grid.
+"""Preprocessing of an nnU-Net model as a transform of MONAI, the way back to the scan's grid, and its averaged network.
 
 A training that begins from an nnU-Net model keeps its preprocessing. A bundle that `napari-seg models convert` writes
 holds a copy of this file as scripts/nnunet.py, so it imports nothing but MONAI, NumPy, SciPy and torch. The rules are
@@ -9,6 +9,7 @@ those of nnU-Net
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,17 @@ from scipy.ndimage import binary_fill_holes, zoom
 ANISOTROPY = 3
 """Ratio of the largest to the smallest voxel size above which the axis of the largest is resampled on its own."""
 
+OUTSIDE = -10.0
+"""Logit of all channels outside of the crop: the first class, background, wins, and no region is present."""
+
 
 class NnunetPreprocessd(MapTransform, InvertibleTransform):
     """Crop to what is not 0, normalise and resample, in nnU-Net's order; the inverse interpolates logits.
 
     Args:
-        keys: of images (C, I, J, K) with an affine to RAS+.
-        spacing: voxel size of the network's grid in mm, along nnU-Net's axes.
+        keys: of images (C, I, J, K) with an affine to RAS+, or of 2D images (C, I, J), which count as one slice.
+        spacing: voxel size of the network's grid in mm, along nnU-Net's axes; two numbers keep the distance of slices,
+            which lie across the first axis.
         transpose: `transpose_forward` of the plans.
         normalisation: of each channel: `scheme` ("ct", "z-score", "rescale", "rgb" or "none"), `mean`, `std`, `low`,
             `high` and `inside_mask`.
@@ -63,20 +68,23 @@ class NnunetPreprocessd(MapTransform, InvertibleTransform):
         for key in self.key_iterator(result):
             image = result[key]
             array = np.asarray(image.as_tensor().cpu().numpy(), np.float32)
+            is_2d_image = array.ndim == 3
+            array = array[..., None] if is_2d_image else array
             order, flips = self._axes(image.affine.cpu().numpy())
             arranged = _arranged(array, order, flips)
             old = [_as_read(mm) for mm in np.linalg.norm(image.affine.cpu().numpy()[:3, :3], axis=0)[order]]
+            new = self._network_spacing(old)
             mask = binary_fill_holes((arranged != 0).any(axis=0))
             if not mask.any():
                 mask[:] = True
             box = [slice(found.min(), found.max() + 1) for found in np.nonzero(mask)]
             cropped, mask = arranged[(slice(None), *box)], mask[tuple(box)]
-            shape = [max(1, round(mm / new * n)) for mm, new, n in zip(old, self.spacing, mask.shape, strict=True)]
+            shape = [max(1, round(a / b * n)) for a, b, n in zip(old, new, mask.shape, strict=True)]
             if self.resample_image["method"] == "none":
                 shape = list(mask.shape)
             prepared = np.stack(
                 [
-                    _resampled(_normalised(channel, how, mask), shape, self.resample_image, old, self.spacing)
+                    _resampled(_normalised(channel, how, mask), shape, self.resample_image, old, new)
                     for channel, how in zip(cropped, self.normalisation, strict=True)
                 ]
             )
@@ -89,6 +97,7 @@ class NnunetPreprocessd(MapTransform, InvertibleTransform):
                 "start": [int(one.start) for one in box],
                 "stop": [int(one.stop) for one in box],
                 "spacing": [float(mm) for mm in old],
+                "is_2d_image": is_2d_image,
                 "affine": image.affine.cpu().double().numpy().tolist(),
             }
             self.push_transform(made, orig_size=array.shape[1:], extra_info=state)
@@ -96,23 +105,28 @@ class NnunetPreprocessd(MapTransform, InvertibleTransform):
         return result
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with logits on the scan's grid; outside of the crop all are 0, so background."""
+        """Return the data with logits on the scan's grid; outside of the crop all are `OUTSIDE`."""
         result = dict(data)
         for key in self.key_iterator(result):
             values = result[key]
             state = self.pop_transform(values)["extra_info"]
             logits = values.as_tensor().cpu().float().numpy()
-            whole = np.zeros((len(logits), *state["whole"]), np.float32)
+            whole = np.full((len(logits), *state["whole"]), OUTSIDE, np.float32)
             box = [slice(start, stop) for start, stop in zip(state["start"], state["stop"], strict=True)]
-            shape = [one.stop - one.start for one in box]
+            shape, old = [one.stop - one.start for one in box], state["spacing"]
+            new = self._network_spacing(old)
             for channel, out in zip(logits, whole, strict=True):
-                out[tuple(box)] = _resampled(channel, shape, self.resample_values, self.spacing, state["spacing"])
+                out[tuple(box)] = _resampled(channel, shape, self.resample_values, new, old)
             back = _flipped(whole, state["flips"]).transpose(0, *(1 + np.argsort(state["order"])))
+            back = back[..., 0] if state["is_2d_image"] else back
             made = MetaTensor(torch.from_numpy(np.ascontiguousarray(back)), meta=values.meta)
             made.affine = torch.tensor(state["affine"], dtype=torch.float64)
             made.applied_operations = values.applied_operations
             result[key] = made
         return result
+
+    def _network_spacing(self, old: Sequence[float]) -> list[float]:
+        return [*old[: 3 - len(self.spacing)], *self.spacing]
 
     def _axes(self, affine: NDArray) -> tuple[list[int], list[bool]]:
         """Return the image's axis for each of nnU-Net's (z, y, x, then transposed), and whether it is reversed."""
@@ -240,20 +254,30 @@ def _by_torch(array: NDArray, shape: Sequence[int], alone: int | None) -> NDArra
     return np.asarray(lines.reshape(*in_plane, -1).movedim(-1, alone).numpy())
 
 
-class MeanOfNetworks(torch.nn.Module):
-    """Networks of several folds as one, which returns the mean of their logits.
+class NnunetNetwork(torch.nn.Module):
+    """Networks of all folds as one, which returns the mean of their logits over all folds and mirror images.
 
     Args:
-        networks: at least one.
+        networks: of the folds.
+        mirror_axes: axes of a window along which mirror images are averaged too; each doubles the time.
+        sees_slices: the networks see planes (N, C, J, K), and windows are one slice thick.
     """
 
-    def __init__(self, networks: Sequence[torch.nn.Module]) -> None:
+    def __init__(
+        self, networks: Sequence[torch.nn.Module], mirror_axes: Sequence[int] = (), sees_slices: bool = False
+    ) -> None:
         super().__init__()
         self.networks = torch.nn.ModuleList(networks)
+        axes = [2 + axis for axis in mirror_axes]
+        self.flips = [list(flip) for count in range(len(axes) + 1) for flip in combinations(axes, count)]
+        self.sees_slices = sees_slices
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return the mean logits (N, classes, *size) of windows (N, C, *size)."""
-        total = self.networks[0](windows)
-        for network in self.networks[1:]:
-            total = total + network(windows)
-        return total / len(self.networks)
+        """Return the mean logits (N, classes, I, J, K) of windows (N, C, I, J, K)."""
+        logits = (self._logits(network, windows, flip) for network in self.networks for flip in self.flips)
+        return sum(logits, start=torch.zeros(())) / (len(self.networks) * len(self.flips))
+
+    def _logits(self, network: torch.nn.Module, windows: torch.Tensor, flip: list[int]) -> torch.Tensor:
+        windows = windows.flip(flip) if flip else windows
+        logits = network(windows.squeeze(2)).unsqueeze(2) if self.sees_slices else network(windows)
+        return logits.flip(flip) if flip else logits

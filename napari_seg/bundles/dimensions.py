@@ -25,7 +25,7 @@ def takes_2d_images(config: dict[str, Any], spatial_shape: Any = None) -> bool |
     """
     dimensions, inferers = _dimensions(config, spatial_shape)
     found = (dimensions, _network_dimensions(config, spatial_shape))
-    if "SliceInferer" in inferers or 2 in found or _window_size(config)[2:] == [1]:
+    if "SliceInferer" in inferers or 2 in found or 1 in _window_size(config):
         return True
     return False if 3 in found else None
 

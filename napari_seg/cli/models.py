@@ -427,12 +427,8 @@ def _new(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.nnunet.convert import convert
     from napari_seg.bundles.read import read_bundle
-    from napari_seg.formats.atomic import not_written
 
-    try:
-        convert(read_bundle(arguments.model), arguments.output)
-    except OSError as error:
-        raise not_written(str(error.filename or arguments.output), error) from error
+    convert(read_bundle(arguments.model), arguments.output)
     if arguments.json:
         print(json.dumps({"folder": str(arguments.output)}, indent=2))
     else:

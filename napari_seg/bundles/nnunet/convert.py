@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundles.nnunet.configuration import (
     Configuration,
+    EnsembleBundle,
     NnunetBundle,
     preprocessing_arguments,
-    why_not_single,
 )
-from napari_seg.bundles.nnunet.load import load_nnunet
 from napari_seg.bundles.nnunet.network import MODULE, OPERATIONS, channels, plain_arguments
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.skeleton import example_metadata
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.bundles.store.licence import read_licence
 from napari_seg.errors import BundleError, StoreError, one_line
+from napari_seg.formats.atomic import not_written
+from napari_seg.formats.image2d import COLOURS
+
+if TYPE_CHECKING:
+    import torch
 
 _README = """\
 # {name}
 
-An nnU-Net model as a MONAI bundle, written by napari-seg {version}. Its preprocessing is `scripts/nnunet.py`.
+An nnU-Net model as a MONAI bundle, written by napari-seg {version}: trainer {trainer}, plans {plans}, configuration
+{configuration}, folds {folds}. `scripts/nnunet.py` holds its preprocessing, and the average of folds and mirror images.
 
     cd THIS_FOLDER
     python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir RESULTS
 
-needs `pip install monai nibabel scipy pytorch-ignite dynamic-network-architectures`. A scan of several channels is
-several files with nnU-Net's numbers: `case_0000.nii.gz`, `case_0001.nii.gz`.
+needs `pip install monai {reader} scipy pytorch-ignite dynamic-network-architectures`. {files}
 `napari-seg predict SCAN -o RESULTS --model THIS_FOLDER --trust` runs it too.
 
-Labels differ from nnU-Net's own at the borders of windows, which MONAI weights a little differently, and there are no
-mirror images. Trained by {trainer}, plans {plans}, configuration {configuration}; folds: {folds}.
+{notes}
 """
 
 
@@ -45,41 +48,34 @@ def convert(bundle: Bundle, folder: Path) -> None:
     """Write a model of nnU-Net as a MONAI bundle; if an error is raised, the folder stays empty.
 
     Args:
-        bundle: a model of one configuration for volumes, with labels.
+        bundle: a model of one configuration, of volumes or of slices, with labels or regions.
         folder: a folder that does not exist or is empty.
 
     Raises:
         BundleError: `bundle.convert`, a bundle can't hold such a model; `bundle.name`, MONAI would run one of its names
             as code; as for `load_nnunet`.
         StoreError: `store.exists`, the folder holds something.
-        OSError: it could not be written.
+        OutputError: `output.not_written`; `output.disk_full`.
     """
+    import torch
+
+    from napari_seg.bundles.nnunet.load import load_nnunet
+
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError("store.exists", f"{folder} exists and is not empty; choose a new folder")
-    if reason := why_not_single(bundle):
-        text = f"{one_line(bundle.name, 120)!r} can't become a MONAI bundle: it {reason}"
-        raise BundleError(
-            "bundle.convert", f"{text}; expected a model of volumes that finds labels, such as FOLDER:3d_fullres"
-        )
-    assert isinstance(bundle, NnunetBundle)
-    inference, metadata = _inference(bundle), _metadata(bundle)
+    if not isinstance(bundle, NnunetBundle) or bundle.previous is not None:
+        text = f"{one_line(bundle.name, 120)!r} can't become a MONAI bundle: {_why_not(bundle)}"
+        raise BundleError("bundle.convert", f"{text}; expected one configuration of nnU-Net, such as FOLDER:3d_fullres")
+    metadata = _metadata(bundle)
     model = load_nnunet(bundle, torch.device("cpu"), torch.float32)
-    configuration = bundle.configuration
     name = one_line(bundle.root.name, 120)
     preprocessing = shipped_root() / "segnets" / "nnunet_preprocessing.py"
     texts = {
-        METADATA.as_posix(): json.dumps(metadata, indent=4) + "\n",
-        "configs/inference.json": json.dumps(inference, indent=4) + "\n",
+        METADATA.as_posix(): _readable(metadata),
+        "configs/inference.json": _readable(_inference(bundle, model.mirror_axes)),
         "scripts/__init__.py": "",
         "scripts/nnunet.py": preprocessing.read_text(encoding="utf-8"),
-        "docs/README.md": _README.format(
-            name=bundle.name,
-            version=version("napari-seg"),
-            trainer=configuration.trainer or "an unknown trainer",
-            plans=configuration.plans,
-            configuration=configuration.name,
-            folds=", ".join(fold.removeprefix("fold_") for fold in bundle.folds),
-        ),
+        "docs/README.md": _readme(bundle, model.mirror_axes),
     }
     if licence := read_licence(bundle.root, name).text:
         texts["LICENSE"] = licence + "\n"
@@ -88,26 +84,88 @@ def convert(bundle: Bundle, folder: Path) -> None:
         for part in parts:
             (folder / part).mkdir(parents=True)
         with (folder / WEIGHTS).open("wb") as file:  # torch raises no OSError if it opens the file itself
-            torch.save(model.network.state_dict(), file)
+            torch.save(_weights(model.network), file)
         for path, text in texts.items():
             (folder / path).write_text(text, encoding="utf-8")
-    except BaseException:
+    except BaseException as error:
         for part in parts:
             shutil.rmtree(folder / part, ignore_errors=True)
         (folder / "LICENSE").unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise not_written(str(error.filename or folder), error) from error
         raise
+
+
+def _why_not(bundle: Bundle) -> str:
+    if isinstance(bundle, EnsembleBundle):
+        return "it is an ensemble; its configurations can be converted one by one"
+    if isinstance(bundle, NnunetBundle):
+        return "it is a cascade, which needs the result of its first stage; that one can be converted"
+    return "it is no single model of nnU-Net"
+
+
+def _readable(content: dict[str, Any]) -> str:
+    """Return JSON, with lists of numbers and texts on one line."""
+    text = json.dumps(content, indent=4)
+    return re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def _weights(network: torch.nn.Module) -> dict[str, Any]:
+    """Return the weights of all folds, by their names in `NnunetNetwork`."""
+    import torch
+
+    from napari_seg.bundles.nnunet.load import FoldAverage, SliceNetwork
+
+    network = network.network if isinstance(network, SliceNetwork) else network
+    networks = network.networks if isinstance(network, FoldAverage) else torch.nn.ModuleList([network])
+    return {f"networks.{name}": value for name, value in networks.state_dict().items()}
+
+
+def _is_of_images(configuration: Configuration) -> bool:
+    """Return whether nnU-Net reads the images of a model as 2D images, such as PNG."""
+    return configuration.reader == "NaturalImage2DIO"
+
+
+def _readme(bundle: NnunetBundle, mirror_axes: tuple[int, ...]) -> str:
+    configuration, channels = bundle.configuration, len(bundle.channel_names)
+    ending = "png" if _is_of_images(configuration) else "nii.gz"
+    files = f"IMAGES holds a `.{ending}` file a case."
+    if "_0000" in _images(configuration):
+        files = f"A case is {channels} files with nnU-Net's numbers: `case_0000.{ending}`, `case_0001.{ending}`."
+    notes = ["MONAI lays and weights windows a little differently from nnU-Net: some voxels get another label."]
+    if mirror_axes:
+        notes.append(
+            "Logits are averaged over mirror images, as nnU-Net does; `--mirror_axes []` leaves that out, which takes "
+            f"1/{2 ** len(mirror_axes)} of the time and changes more labels."
+        )
+    if configuration.region_labels:
+        order = ", ".join(one_line(name, 120) for name, _ in configuration.labels)
+        notes.append(f"Regions may overlap; a voxel gets the label of the last of those that are there: {order}.")
+    return _README.format(
+        name=bundle.name,
+        version=version("napari-seg"),
+        trainer=configuration.trainer or "unknown",
+        plans=configuration.plans or "unknown",
+        configuration=configuration.name,
+        folds=", ".join(fold.removeprefix("fold_") for fold in bundle.folds),
+        reader="pillow" if _is_of_images(configuration) else "nibabel",
+        files=files,
+        notes="\n".join(fill(note, 120, initial_indent="- ", subsequent_indent="  ") for note in notes),
+    )
 
 
 def _metadata(bundle: NnunetBundle) -> dict[str, Any]:
     configuration = bundle.configuration
-    finds = [segment.name for segment in bundle.segments]
+    regions = [name for name, _ in configuration.labels] if configuration.region_labels else []
+    finds = regions or [segment.name for segment in bundle.segments]
     metadata = example_metadata(bundle.name, finds, bundle.modality, bundle.channel_names)
-    packages = ("dynamic_network_architectures", "nibabel", "scipy")
+    packages = ("dynamic_network_architectures", "pillow" if _is_of_images(configuration) else "nibabel", "scipy")
     metadata |= {
         "description": bundle.description,
         "authors": "unknown; see the nnU-Net model",
         "copyright": "see LICENSE, or the source of the nnU-Net model",
         "required_packages_version": {package: version(package) for package in packages},
+        "napari_seg": {"match": "exact"},
     }
     shapes = metadata["network_data_format"]
     names = (bundle.name, bundle.modality, *finds, *bundle.channel_names)
@@ -115,7 +173,10 @@ def _metadata(bundle: NnunetBundle) -> dict[str, Any]:
         text = f"found the name {one_line(acting, 120)!r}, which MONAI would run or look up"
         raise BundleError("bundle.name", f"{text}; expected names that do not begin with $, @ or %")
     for one in (shapes["inputs"]["image"], shapes["outputs"]["pred"]):
-        one["spatial_shape"] = list(configuration.patch_size)
+        one["spatial_shape"] = _window(configuration)
+    if regions:
+        channel_def = {str(number): name for number, name in enumerate(regions)}
+        shapes["outputs"]["pred"] |= {"num_channels": len(regions), "channel_def": channel_def}
     return metadata
 
 
@@ -134,39 +195,65 @@ def _network(configuration: Configuration) -> dict[str, Any]:
     }
 
 
-def _images(count: int) -> str:
+def _window(configuration: Configuration) -> list[int]:
+    return [*[1] * configuration.is_2d, *configuration.patch_size]
+
+
+def _images(configuration: Configuration) -> str:
     """Return the expression for the files of all cases; several channels are files with nnU-Net's numbers."""
+    count, ending = len(configuration.channel_names), "nii"
+    if _is_of_images(configuration):
+        count, ending = 1 if count == COLOURS else count, "png"
     if count == 1:
-        return "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))"
-    others = f"[path.replace('_0000.nii', '_{{:04d}}.nii'.format(n)) for n in range({count})]"
-    return f"$[{others} for path in sorted(glob.glob(os.path.join(@dataset_dir, '*_0000.nii*')))]"
+        return f"$sorted(glob.glob(os.path.join(@dataset_dir, '*.{ending}*')))"
+    others = f"[path.replace('_0000.{ending}', '_{{:04d}}.{ending}'.format(n)) for n in range({count})]"
+    return f"$[{others} for path in sorted(glob.glob(os.path.join(@dataset_dir, '*_0000.{ending}*')))]"
 
 
-def _inference(bundle: NnunetBundle) -> dict[str, Any]:
+def _decision(configuration: Configuration) -> list[dict[str, Any]]:
+    """Return the transforms from logits to labels; of several regions in a voxel, the last one wins."""
+    if not configuration.region_labels:
+        return [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]
+    labels = "0"
+    for channel, label in enumerate(configuration.region_labels):
+        labels = f"torch.where(x[[{channel}]] > 0, {label}, {labels})"
+    return [
+        {"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
+        {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5},
+        {"_target_": "Lambdad", "keys": "pred", "func": f"$lambda x: {labels}"},
+    ]
+
+
+def _inference(bundle: NnunetBundle, mirror_axes: tuple[int, ...]) -> dict[str, Any]:
     configuration = bundle.configuration
-    network = _network(configuration)
-    if len(bundle.folds) > 1:
-        network = {"_target_": "scripts.nnunet.MeanOfNetworks", "networks": [network] * len(bundle.folds)}
+    reader, ending = ("PILReader", ".png") if _is_of_images(configuration) else ("NibabelReader", ".nii.gz")
     return {
         "imports": ["$import glob", "$import os"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/results'",
-        "images": _images(len(configuration.channel_names)),
+        "images": _images(configuration),
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": network,
+        "mirror_axes": list(mirror_axes),
+        "network_of_a_fold": _network(configuration),
+        "network_def": {
+            "_target_": "scripts.nnunet.NnunetNetwork",
+            "networks": ["%network_of_a_fold"] * len(bundle.folds),
+            "mirror_axes": "@mirror_axes",
+            "sees_slices": configuration.is_2d,
+        },
         "network": "$@network_def.to(@device)",
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "LoadImaged", "keys": "image", "reader": "NibabelReader"},
+                {"_target_": "LoadImaged", "keys": "image", "reader": reader},
                 {"_target_": "EnsureChannelFirstd", "keys": "image"},
                 {"_target_": "scripts.nnunet.NnunetPreprocessd", **preprocessing_arguments(configuration)},
             ],
         },
         "inferer": {
             "_target_": "SlidingWindowInferer",
-            "roi_size": list(configuration.patch_size),
+            "roi_size": _window(configuration),
             "sw_batch_size": 1,
             "overlap": bundle.overlap,
             "mode": "gaussian",
@@ -184,12 +271,13 @@ def _inference(bundle: NnunetBundle) -> dict[str, Any]:
                     "nearest_interp": False,
                     "to_tensor": True,
                 },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                *_decision(configuration),
                 {
                     "_target_": "SaveImaged",
                     "keys": "pred",
                     "output_dir": "@output_dir",
                     "output_postfix": "seg",
+                    "output_ext": ending,
                     "resample": False,
                 },
             ],
