@@ -7,6 +7,7 @@ import os
 import threading
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from bundles import write_threshold_bundle
+from nnunet_models import write_model
 from task_models import serve_task, write_task
 from web import Web
 
@@ -116,6 +118,28 @@ def test_a_model_is_added_checked_and_removed(model: ModelsModel, tmp_path: Path
     assert "was removed" in model.message.text
     assert json.loads((store_root() / "trust.json").read_text()) == {"trusted": {}}
     assert not is_trusted(bundle)
+
+
+def test_a_model_of_nnunet_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_this_process = SimpleNamespace(run=lambda function, *args, **_: function(*args))
+    monkeypatch.setattr("napari_seg.plugin.models.model.NETWORK_WORKER", in_this_process)
+    source, out = write_model(tmp_path / "results"), tmp_path / "out"
+    model = ModelsModel(Jobs(on_error=raising), lambda: [source, write_threshold_bundle(tmp_path / "threshold")])
+    model.refresh()
+    model.jobs.wait()
+    selected(model, "threshold")
+    assert model.obstacle_to("convert")
+    row = next(row for row in model.rows if row.bundle is not None and row.bundle.root == source.resolve())
+    model.select(row)
+    assert not model.obstacle_to("convert")
+    model.convert(out)
+    model.jobs.wait()
+    assert model.message is not None
+    assert "is written as a MONAI bundle" in model.message.text
+    assert read_bundle(out).kind == "monai"
+    model.convert(out)
+    model.jobs.wait()
+    assert "(store.exists)" in model.message.text
 
 
 @pytest.mark.parametrize("case", ["no bundle", "twice"])

@@ -105,6 +105,7 @@ class ModelsDialog(QDialog):
         self._use_button = button("Use", "", self._on_use)
         self._download_button = button("Download…", "", self.model.download)
         self._check_button = button("Check", "", self.model.check)
+        self._convert_button = button("Convert…", "", self._on_convert)
         self._remove_button = button("Remove…", "", self._on_remove)
         self._add_button = QPushButton("Add from folder or zip…", toolTip="Install a MONAI bundle from this computer.")
         menu = QMenu(self._add_button)
@@ -120,7 +121,14 @@ class ModelsDialog(QDialog):
         progress = row(self._progress_label, self._progress_bar, self._cancel_button)
         progress.setStretch(1, 1)
         buttons = QHBoxLayout()
-        for widget in (self._use_button, self._download_button, self._check_button, self._remove_button):
+        actions = (
+            self._use_button,
+            self._download_button,
+            self._check_button,
+            self._convert_button,
+            self._remove_button,
+        )
+        for widget in actions:
             buttons.addWidget(widget)
         buttons.addStretch(1)
         buttons.addWidget(self._disk)
@@ -187,6 +195,10 @@ class ModelsDialog(QDialog):
         question.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         question.open()
 
+    def _on_convert(self) -> None:
+        if (folder := ask_folder(self, "Write a MONAI bundle into an empty folder")) is not None:
+            self.model.convert(folder)
+
     def _on_remove(self) -> None:
         selected = self.model.selected_row
         assert selected is not None
@@ -231,6 +243,11 @@ class ModelsDialog(QDialog):
             (self._use_button, "use", "Choose it in the Segment tab."),
             (self._download_button, "download", "Show the licence, then download and install it."),
             (self._check_button, "check", "Compare its files with those that were installed."),
+            (
+                self._convert_button,
+                "convert",
+                "Write this model of nnU-Net as a MONAI bundle, which runs with MONAI alone.",
+            ),
             (self._remove_button, "remove", "Remove it from this computer."),
         )
         for widget, action, tip in actions:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from psygnal import Signal
 
 from napari_seg.errors import BundleError, listed
-from napari_seg.plugin.job import Job, Jobs
+from napari_seg.plugin.job import NETWORK_WORKER, Job, Jobs
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.models.permission import Permission, permission_of
 from napari_seg.plugin.models.rows import ModelRow, find_rows, key_of, size_text
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SIZES = {0: "Any size", 50_000_000: "Up to 50 MB", 250_000_000: "Up to 250 MB", 1_000_000_000: "Up to 1 GB"}
 """Size limits in bytes that the window offers, with titles."""
 
-Action = Literal["download", "check", "remove", "use"]
+Action = Literal["download", "check", "convert", "remove", "use"]
 """What the user can do with the selected model."""
 
 _LICENCE_POLL_SECONDS = 0.1
@@ -208,6 +208,9 @@ class ModelsModel:
             if row.way == "refused" and row.place == "catalogue":
                 return row.permission.sentence if row.permission else ""
             return "" if row.place == "catalogue" else "This model is on this computer."
+        if action == "convert":
+            is_nnunet = row.bundle is not None and row.bundle.kind == "nnunet"
+            return "" if is_nnunet else "Only a model of nnU-Net can be converted."
         if row.place == "catalogue":
             return "This model is not installed."
         if row.place == "shipped":
@@ -248,6 +251,13 @@ class ModelsModel:
         row = self.selected_row
         assert row is not None
         self._start(lambda job: self._quietly(job, "checking", verify, row.name), partial(self._on_checked, row.title))
+
+    def convert(self, folder: Path) -> None:
+        """Write the selected model of nnU-Net into an empty folder, as a MONAI bundle that runs without napari-seg."""
+        row = self.selected_row
+        assert row is not None
+        assert row.bundle is not None
+        self._start(partial(self._convert, row.bundle, folder), partial(self._on_converted, row.title, folder))
 
     def remove(self) -> None:
         """Remove the selected model, and forget the consent to its code."""
@@ -298,6 +308,11 @@ class ModelsModel:
         job.report(stage)
         return function(*args)
 
+    def _convert(self, bundle: Bundle, folder: Path, job: Job) -> None:
+        from napari_seg.bundles.nnunet.convert import convert
+
+        job.call(NETWORK_WORKER, convert, bundle, folder, ends_between_steps=True, stage="Converting")
+
     def _on_added(self, bundle: Bundle) -> None:
         self.filter = ModelFilter()  # otherwise the new model may not be listed
         self.selected = key_of(bundle)
@@ -312,6 +327,11 @@ class ModelsModel:
         shown = listed([f"{damage.file} ({damage.fault})" for damage in damages])
         text = f"{title}: these files are not as they were installed: {shown}. Remove the model and add it again."
         self._show(Message("error", text))
+
+    def _on_converted(self, title: str, folder: Path, _: None) -> None:
+        self._show(
+            Message("info", f"{title} is written as a MONAI bundle; {folder}/docs/README.md says how to run it.")
+        )
 
     def _on_removed(self, title: str, freed: int) -> None:
         self._show(Message("info", f"{title} was removed; {size_text(freed)} are free again."))
