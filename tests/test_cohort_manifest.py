@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 
 import pytest
 from cohorts import add_done
@@ -168,3 +169,25 @@ def test_a_full_disk_is_reported(tmp_path: Path) -> None:
         manifest._connection.execute("PRAGMA max_page_count = 12")
         with pytest.raises(OutputError, match=r"output\.disk_full"):
             manifest.add_case("case", {"state": "waiting", "source": "x" * 200_000})
+
+
+@pytest.mark.parametrize(
+    ("path", "uri"),
+    [
+        (PureWindowsPath(r"\\server\share\a b\m.sqlite"), "file:////server/share/a%20b/m.sqlite"),
+        (PureWindowsPath(r"Z:\results\m.sqlite"), "file:///Z:/results/m.sqlite"),
+        (PurePath("/results/m.sqlite"), "file:///results/m.sqlite"),
+    ],
+)
+def test_the_address_of_a_manifest_has_no_authority(path: PurePath, uri: str) -> None:
+    assert module._uri(path) == uri
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the path stands for one of Windows")
+def test_a_manifest_on_a_network_drive_of_windows_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Manifest.open(tmp_path) as manifest:
+        manifest.set_meta("a", "b")
+    first = f"file:/{tmp_path / FILE}"  # the first folder stands for a server
+    monkeypatch.setattr(PurePath, "as_uri", lambda self: first)
+    with Manifest.open(tmp_path, read_only=True) as manifest:
+        assert manifest.meta("a") == "b"

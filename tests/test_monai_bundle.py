@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,3 +152,14 @@ def test_the_shipped_weights_are_small_and_name_their_training_data() -> None:
     root = read_bundle().root
     assert (root / "models" / "model.pt").stat().st_size <= 15_000_000
     assert "CC BY-SA 4.0" in (root / "docs" / "data_license.txt").read_text()
+
+
+def test_a_clone_has_the_same_bytes_on_every_system() -> None:
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("no clone")
+    text = subprocess.run(["git", "ls-files", "--eol"], cwd=root, check=True, capture_output=True, text=True).stdout
+    for line in text.splitlines():
+        stored, _, attributes = line.partition("\t")[0].split(maxsplit=2)
+        as_text = stored in ("i/lf", "i/none") and attributes.strip() == "attr/text=auto eol=lf"
+        assert as_text or (stored == "i/-text" and attributes.strip() == "attr/-text"), line

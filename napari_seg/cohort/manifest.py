@@ -24,7 +24,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self, get_args
@@ -537,7 +537,7 @@ class Manifest:
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     """Open a manifest for reading; on a read-only medium without its journal."""
-    where = path.resolve().as_uri()
+    where = _uri(path.absolute())  # `resolve` replaces a drive of Windows by its server
     with _faults(path):
         connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=_WAIT_SECONDS, isolation_level=None)
         try:
@@ -549,6 +549,15 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
                 raise
             # WAL needs a file next to the manifest, which can't be written there
             return sqlite3.connect(f"{where}?immutable=1", uri=True, isolation_level=None)
+
+
+def _uri(path: PurePath) -> str:
+    """Return the URI of an absolute path; that of a network drive of Windows names its server behind four slashes.
+
+    `as_uri` puts the server where SQLite takes none: https://sqlite.org/uri.html.
+    """
+    uri = path.as_uri()
+    return uri if uri.startswith("file:///") else f"file:////{uri.removeprefix('file://')}"
 
 
 def taken_over() -> CohortError:

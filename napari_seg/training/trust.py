@@ -2,8 +2,8 @@
 
 Training runs the bundle's modules and the code in its configs. A folder from elsewhere may contain any code, and only
 its content distinguishes it from a bundle that was planned here. So the content is compared: modules must equal the
-shipped ones byte for byte, and all text in configs and metadata that MONAI would run or resolve must occur in the
-shipped configs. Numbers, names and paths may differ.
+shipped ones, except that lines may end as on Windows, and all text in configs and metadata that MONAI would run or
+resolve must occur in the shipped configs. Numbers, names and paths may differ.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
         if path.suffix.lower() not in _IMPORTABLE:
             continue
         original = shipped / name
-        if not original.is_file() or original.read_bytes() != path.read_bytes():
+        if not original.is_file() or not _same_text(original, path):
             yield f"{name} is not a module of this version"
     logging = Path("configs", "logging.conf")
-    if (root / logging).is_file() and (root / logging).read_bytes() != (shipped / logging).read_bytes():
+    if (root / logging).is_file() and not _same_text(root / logging, shipped / logging):
         yield f"{logging.as_posix()} differs from this version's"
     known = _known_code() | {ONLY_OTHERS, "$import sys", *_code(choices.settings)}
     for path in sorted((root / "configs").glob("*.yaml")):
@@ -91,6 +91,11 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
                 yield f"configs/{path.name} contains {text[:80]!r}"
     for text in _code(json.loads((root / METADATA).read_text(encoding="utf-8"))):
         yield f"{METADATA.as_posix()} contains {text[:80]!r}"
+
+
+def _same_text(first: Path, second: Path) -> bool:
+    """Return whether two files have the same lines, with the line ends of whichever system."""
+    return first.read_bytes().replace(b"\r\n", b"\n") == second.read_bytes().replace(b"\r\n", b"\n")
 
 
 def check_taken(root: Path, taken: Mapping[str, Any]) -> None:
