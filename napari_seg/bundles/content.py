@@ -6,7 +6,8 @@ writes results into its folder, needs no new consent: weights that hold only ten
 of a training (`_INERT`). They are known by their content, and no loader of pickles takes them.
 `content_hash` identifies the program, for `model_digest`, which leaves unused files out; images and all outputs of a
 training count with their names only, and so they did for consent in earlier versions.
-`__pycache__` and `.git` do not count, because napari-seg never reads them.
+`__pycache__` and `.git` do not count, because napari-seg never reads them; nor do files that file managers leave
+(`litter.py`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from napari_seg.bundles.config.allowed import is_listed, target_name
 from napari_seg.bundles.config.expression import ExpressionError, parse, problems
 from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.config.resolve import import_of
+from napari_seg.bundles.litter import is_litter
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle
 from napari_seg.bundles.weights.files import WEIGHTS_ENDINGS, inspect_weights
@@ -176,7 +178,7 @@ class BundleFile:
 
 
 def files_of(root: Path) -> list[BundleFile]:
-    """Return the files of a bundle, sorted by name.
+    """Return the files of a bundle, sorted by name, without those that file managers leave.
 
     Raises:
         BundleError: `bundle.link`, a file with code, or a folder, is a link out of the bundle, or a file is a pipe or
@@ -185,6 +187,8 @@ def files_of(root: Path) -> list[BundleFile]:
     found: list[BundleFile] = []
     size = 0
     for path in _walk(root, root.resolve()):
+        if is_litter(path) and not _is_tar(_head(path)):
+            continue
         name = path.relative_to(root).as_posix()
         try:
             status = path.stat()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_seg.bundles.litter import is_litter
 from napari_seg.errors import BundleError, EnvironmentFault, OutputError
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.temporary import TemporaryFolder
@@ -103,7 +104,7 @@ def plan_configurations(
         OutputError: `output.exists`, the folder holds something else.
     """
     record = read_comparison(out)
-    if record is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if record is None and out.exists() and (not out.is_dir() or not all(map(is_litter, out.iterdir()))):
         raise OutputError(
             "output.exists", f"{out} contains files, but no comparison; choose a new or empty folder for --compare"
         )

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_seg.bundles.litter import is_litter
 from napari_seg.errors import OutputError, TrainingError
 from napari_seg.formats.exclusive import exclusive
 from napari_seg.formats.temporary import TemporaryFolder
@@ -101,7 +102,7 @@ def plan_bundle(
         check_values(choices.settings | dict(limits or {}))
         if (out / PLAN).is_file():
             return _planned(sources, replayed, out, choices, fold, dry_run, trust, report)
-        existing = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        existing = {path.name for path in out.iterdir() if not is_litter(path)} if out.is_dir() else set()
         if not (out / _LOCK).is_symlink():  # locking a link would empty the file that it leads to
             existing -= {_LOCK}
         ours = {UNFINISHED, *_OWN, DATA}

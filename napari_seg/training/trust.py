@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.lambdas import label_rule, parsed_lambda
+from napari_seg.bundles.litter import is_litter
 from napari_seg.bundles.nnunet.as_bundle import NNUNET, TRANSFORM
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
@@ -76,7 +77,7 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
         name = path.relative_to(root).as_posix()
         if path.is_symlink() and path.is_dir() and not name.startswith(("training", "fold_")):
             yield f"{name} is a link to another folder"
-        if path.suffix.lower() not in _IMPORTABLE:
+        if path.suffix.lower() not in _IMPORTABLE or is_litter(path):
             continue
         original = shipped / name
         if not original.is_file() or not _same_text(original, path):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from napari_seg.bundles.litter import is_litter
 from napari_seg.bundles.places import kept_folder, store_root
 from napari_seg.errors import StoreError
 from napari_seg.formats.atomic import not_written
@@ -106,11 +107,11 @@ def delete_kept(digests: Iterable[str]) -> int:
 
 
 def digests_of(root: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file, but for what Python compiles."""
+    """Return the SHA-256 of each file, except for what Python compiles and what file managers leave."""
     found = {}
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
-        if path.is_file() and "__pycache__" not in relative.parts:
+        if path.is_file() and "__pycache__" not in relative.parts and not is_litter(path):
             with path.open("rb") as file:
                 found[relative.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
