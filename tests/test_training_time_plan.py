@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import multiprocessing.context
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import datasets
 import pytest
 from monai.engines import SupervisedEvaluator
 
-from napari_seg.training import memory_plan, time_plan
+from napari_seg.training import memory_plan, pace, time_plan
 from napari_seg.training.choices import Choices
 from napari_seg.training.describe import network_rows
 from napari_seg.training.pace import Pace
@@ -105,6 +107,39 @@ def test_the_pace_of_a_written_bundle(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list((tmp_path / "out" / "training").iterdir()) == [tmp_path / "out" / "training" / "cache"]
     assert not (tmp_path / "hacked").exists()
     assert not (root / "hacked").exists()
+
+
+@pytest.mark.slow
+def test_the_pace_where_processes_are_spawned(tmp_path: Path) -> None:
+    """Time a bundle as on Windows and macOS, where the data loader pickles the data set."""
+    root = datasets.write_decathlon(tmp_path / "data", cases=4)
+    settings = {"network_def#channels": [4, 8], "network_def#strides": [1, 2], "network_def#encoder_convs": 1}
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        plan = plan_bundle(root, tmp_path / "out", Choices(settings=settings | {"num_workers": 1}), timed=True)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert 0 < Pace(**plan["time"]).step < 5
+
+
+def test_a_worker_measures_the_pace_where_processes_are_not_forked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[tuple[object, ...]] = []
+
+    class Worker:
+        def run(self, *request: object) -> Pace:
+            requests.append(request)
+            return PACE
+
+        def close(self) -> None:
+            requests.append(())
+
+    monkeypatch.setattr(pace, "WorkerProcess", Worker)
+    monkeypatch.setattr(pace.multiprocessing, "get_context", lambda: multiprocessing.context.SpawnContext())
+    assert pace.measure_pace(tmp_path, tmp_path, {"a": 1}, "cpu", {}) == PACE
+    assert requests == [(pace._measure_in_worker, "spawn", tmp_path, tmp_path, {"a": 1}, "cpu", {}), ()]
 
 
 def test_validations_that_do_not_fit_are_neither_planned_nor_timed(

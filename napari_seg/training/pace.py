@@ -7,6 +7,8 @@ trained on, and one is validated. So the time includes whatever the configs cont
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +18,10 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
 from napari_seg.training.history import RUN
+from napari_seg.worker import WorkerProcess
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -64,7 +68,9 @@ def measure_pace(
 ) -> Pace:
     """Return the measured pace of a written bundle; call it within `with_segnets`.
 
-    Prepared cases stay in the cache of the run, where the training finds them.
+    Prepared cases stay in the cache of the run, where the training finds them. The processes of the data loader get the
+    data set by the names of its classes, unless they are forked, and `with_segnets` holds in this process only. So the
+    pace is then measured in a process that finds the modules as the training does.
 
     Args:
         root: folder of the bundle.
@@ -73,6 +79,25 @@ def measure_pace(
         device: name of the device.
         values: config id -> value that differs from the written one, such as `fold` and `folds`.
     """
+    start_method = multiprocessing.get_context().get_start_method()
+    if start_method == "fork":
+        return _measure(root, dataset_dir, voxels, device, values)
+    worker = WorkerProcess()
+    try:
+        pace: Pace = worker.run(_measure_in_worker, start_method, root, dataset_dir, voxels, device, values)
+        return pace
+    finally:
+        worker.close()
+
+
+def _measure_in_worker(start_method: str, *arguments: Any) -> Pace:
+    """Return the pace, measured in a worker process that imports the shipped modules by their public names."""
+    multiprocessing.set_start_method(start_method, force=True)
+    sys.path.insert(0, str(shipped_root()))
+    return _measure(*arguments)
+
+
+def _measure(root: Path, dataset_dir: Path, voxels: Mapping[str, int], device: str, values: Mapping[str, Any]) -> Pace:
     from segnets.data.epochs import passage_length
 
     parser = read_configs(root, dataset_dir)
