@@ -122,6 +122,41 @@ open({str(tmp_path / 'stop')!r}, 'w').close(); time.sleep(60)"
     assert "process_group" not in started
 
 
+@pytest.mark.usefixtures("poor_system")
+def test_a_program_without_a_console_stops_a_training_by_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = subprocess.Popen.send_signal, set[int]()
+
+    def send_signal(child: subprocess.Popen, number: int) -> None:
+        if child.pid not in refused:  # Ctrl-Break; `terminate` needs no console
+            refused.add(child.pid)
+            raise OSError(9, "The handle is invalid")
+        real(child, number)
+
+    monkeypatch.setattr(subprocess.Popen, "send_signal", send_signal)
+    stop, run_folder = tmp_path / "stop", tmp_path / "training"
+    code = f"import os, time; open({str(stop)!r}, 'w').close()\n\
+while not os.path.exists({str(run_folder / 'stop')!r}): time.sleep(0.01)"
+    with pytest.raises(Cancelled, match="stopped and saved"):
+        process.run([sys.executable, "-c", code], stop, run_folder)
+    assert list(run_folder.iterdir()) == []
+    with pytest.raises(Cancelled, match="stopped without saving"):
+        process.run([sys.executable, "-c", f"import time; open({str(stop)!r}, 'w').close(); time.sleep(60)"], stop)
+
+
+def test_names_arrive_whatever_the_encoding_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # as that of a pipe on Windows
+    name = "M\xfcller/\u4e2d"
+    with pytest.raises(TrainingError, match=name):
+        process.run(
+            [sys.executable, "-c", f"raise SystemExit('TrainingError: data.faults: {name}')"], tmp_path / "stop"
+        )
+    assert name in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
 @pytest.mark.parametrize(("columns", "expected"), [(100, 100), (0, 80)])
 def test_the_terminal_of_a_training_has_the_size_of_ours(

@@ -36,6 +36,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 """Signals that stop a training; Windows has no SIGHUP, and only Windows has SIGBREAK."""
 SAVED = (0, *(128 + number for number in SIGNALS))
 """Exit statuses of a training that has saved everything (`segnets.training.StopOnSignal`)."""
+_STOP = "stop"
+"""File in the folder of a run that stops its training (`segnets.training.StopOnFile`)."""
 _KILLED = getattr(signal, "SIGKILL", 9)
 
 
@@ -43,13 +45,13 @@ def run(command: list[str], stop_file: Path, run_folder: Path | None = None) -> 
     """Run a command to its end and show its output.
 
     An interrupt (Ctrl-C, SIGTERM, a closed terminal) is forwarded to the command, which saves and ends. If this process
-    is killed, a command that runs a module (`-m`) is interrupted too.
+    is killed, a command that runs a module (`-m`) is interrupted too. Windows kills both if their terminal is closed.
 
     Args:
         command: words of the command; the first is the Python interpreter.
         stop_file: if this file appears, it is removed and the command is interrupted as by SIGTERM.
         run_folder: folder of the run that the command trains, if it does: an interrupt that kills it after it has
-            saved everything loses nothing.
+            saved everything loses nothing, and a file there stops a training that no signal reaches.
 
     Raises:
         TrainingError: the command failed; the error has its code and message if the command reported them.
@@ -64,8 +66,16 @@ def run(command: list[str], stop_file: Path, run_folder: Path | None = None) -> 
     def forward_signal(number: int, frame: object) -> None:
         nonlocal interrupted
         interrupted = True
-        with suppress(ProcessLookupError):
+        try:
             child.send_signal(_signal_to_forward(number))
+        except ProcessLookupError:
+            pass
+        except OSError:  # Windows sends it through a console, which a program without one lacks
+            if run_folder is None:
+                child.terminate()
+            else:
+                run_folder.mkdir(parents=True, exist_ok=True)
+                (run_folder / _STOP).touch()
 
     def poll() -> None:
         if stop_file.exists():
@@ -81,6 +91,8 @@ def run(command: list[str], stop_file: Path, run_folder: Path | None = None) -> 
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)
     if interrupted:
+        if run_folder is not None:
+            (run_folder / _STOP).unlink(missing_ok=True)  # of a command that ended before it saw the file
         # a process that dies of a signal (while Python loads, or of a second signal) has another status than those
         is_saved = status in SAVED or (run_folder is not None and ended_since(run_folder, start) is not None)
         raise Cancelled(
@@ -158,6 +170,7 @@ def _start(command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
     quiet = ["ignore::UserWarning:monai.bundle.scripts", "ignore::UserWarning:monai.data.meta_tensor"]
     filters = [*quiet, *filter(None, [os.environ.get("PYTHONWARNINGS")])]  # the last matching filter applies
     environment = {**os.environ, "PYTHONWARNINGS": ",".join(filters)}
+    environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # as `_copy_to_stderr` decodes it; Windows has another
     if command[1] == "-m":
         command = module_command(command[0], *command[2:])
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
