@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,21 @@ def test_a_file_is_set_aside_when_the_other_gets_its_name(tmp_path: Path) -> Non
         pass
     labels.unlink()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_another_program_looks_into_is_renamed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, pauses = os.replace, list[float]()
+
+    def replace(source: Path, target: Path) -> None:
+        if len(pauses) < 3:
+            raise PermissionError(13, "Access is denied")
+        real(source, target)
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr("napari_seg.formats.atomic.time.sleep", pauses.append)
+    monkeypatch.setattr(os, "replace", replace)
+    atomic_write(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+    assert len(pauses) == 3

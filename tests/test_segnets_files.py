@@ -16,7 +16,8 @@ from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.files import load_verified, lock
+from segnets.errors import TrainingError
+from segnets.files import load_verified, lock, replacing
 
 
 def test_a_file_system_without_locks_is_logged_and_used(
@@ -25,8 +26,8 @@ def test_a_file_system_without_locks_is_logged_and_used(
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("segnets.files.fcntl.lockf", fail)
-    for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+    monkeypatch.setattr(f"segnets.files.{'msvcrt.locking' if os.name == 'nt' else 'fcntl.lockf'}", fail)
+    for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
         caplog.clear()
         with lock(tmp_path / "lock") as file:
             assert file.writable()
@@ -34,6 +35,70 @@ def test_a_file_system_without_locks_is_logged_and_used(
     number = errno.EIO
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         lock(tmp_path / "lock")
+
+
+def test_one_byte_is_locked_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked: list[tuple[int, int]] = []
+
+    class Msvcrt:
+        LK_NBLCK = 2
+
+        @staticmethod
+        def locking(descriptor: int, mode: int, count: int) -> None:
+            if locked:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            locked.append((mode, count))
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr("segnets.files.msvcrt", Msvcrt, raising=False)
+    with lock(tmp_path / "lock"):
+        assert locked == [(2, 1)]
+        assert lock(tmp_path / "lock") is None
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the seconds of the pauses before a rename is tried again, as on Windows."""
+    pauses: list[float] = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr("segnets.files.time.sleep", pauses.append)
+    return pauses
+
+
+def test_a_figure_that_is_open_ends_no_training(
+    tmp_path: Path, windows: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def replace(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    def write(**options: bool) -> None:
+        with replacing(figure, **options) as part:
+            part.write_text("new")
+
+    figure = tmp_path / "worst_best.png"
+    figure.write_text("old")
+    monkeypatch.setattr(Path, "replace", replace)
+    write(is_optional=True)
+    assert sum(windows) == pytest.approx(4.4)
+    assert "worst_best.png was not written (Access is denied)" in caplog.text
+    assert figure.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [figure]
+    with pytest.raises(TrainingError, match=r"output\.not_written"):
+        write()
+
+
+def test_a_file_that_a_program_looks_into_for_a_moment_is_replaced(
+    tmp_path: Path, windows: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace(path: Path, target: Path) -> None:
+        if len(windows) < 2:
+            raise PermissionError(errno.EACCES, "Access is denied")
+        os.replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with replacing(tmp_path / "latest.pt") as part:
+        part.write_text("new")
+    assert (tmp_path / "latest.pt").read_text() == "new"
 
 
 def test_any_damage_to_a_checkpoint_is_noticed(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import errno
 import logging
 import os
 import shutil
+import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,10 +18,10 @@ import torch
 
 from segnets.errors import TrainingError
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 logger = logging.getLogger("segnets")
 
@@ -29,12 +31,12 @@ PART = ".part"
 _MIN_FREE_BYTES = 1 << 20
 """Free bytes below which a disk counts as full."""
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Errors of file systems without locks, such as NFS and Lustre on many clusters."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""Errors of file systems without locks, such as NFS and Lustre on many clusters; Windows has EINVAL for it."""
 
 
 @contextmanager
-def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[Path]:
+def replacing(path: str | Path, previous: str | Path | None = None, *, is_optional: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to, and rename the file to `path` at the end of the block.
 
     At any time, also after a kill or a loss of power, `path` is the complete old file or the complete new one; with
@@ -44,6 +46,8 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
     Args:
         path: the file; its folder is created if necessary.
         previous: where the old file is kept; None: it is overwritten.
+        is_optional: keep the old file, with a warning, if another program has it open and Windows refuses to replace
+            it. A figure that somebody looks at must not end a training.
 
     Raises:
         TrainingError: "output.disk_full", or "output.not_written" for any other reason.
@@ -56,13 +60,32 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         if previous is not None and path.exists():
-            path.replace(previous)
-        part.replace(path)
+            rename(path, previous)
+        rename(part, path)
+    except PermissionError as error:
+        if not is_optional:
+            raise _not_written(path, error) from error
+        logger.warning("%s was not written (%s); is it open in another program?", path, error.strerror)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError if it can't write a file
         raise _not_written(path, error) from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def rename(source: Path, target: str | Path) -> None:
+    """Rename a file; on Windows, try again for some seconds, because other programs look into new files.
+
+    Raises:
+        OSError: the file could not be renamed.
+    """
+    for delay in (0.1, 0.3, 1.0, 3.0) if sys.platform == "win32" else ():
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            time.sleep(delay)
+    source.replace(target)
 
 
 def _not_written(path: Path, error: OSError | RuntimeError) -> TrainingError:
@@ -97,8 +120,8 @@ def load_verified(path: str | Path, map_location: str | None = None) -> Any:
 def lock(path: str | Path) -> IO[str] | None:
     """Lock a file for this process until it closes the file or ends; return None if another process has locked it.
 
-    The lock belongs to the whole process, and child processes do not inherit it (POSIX record lock). On Windows nothing
-    is locked. On a file system without locks nothing is locked either, and a warning is logged.
+    The lock belongs to the whole process, and child processes do not inherit it: a POSIX record lock, or the first byte
+    on Windows. On a file system without locks nothing is locked, and a warning is logged.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +129,10 @@ def lock(path: str | Path) -> IO[str] | None:
     except OSError as error:
         raise _not_written(Path(path), error) from error
     try:
-        if fcntl is not None:
+        if sys.platform == "win32":
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         file.close()

@@ -18,7 +18,6 @@ import gzip
 import hashlib
 import os
 import shutil
-import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -27,7 +26,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.naming import CONFIDENCE_MAPS
 from napari_seg.cohort.outcome import OutputFile
 from napari_seg.errors import CohortError, OutputError, printable
-from napari_seg.formats.atomic import not_written
+from napari_seg.formats.atomic import not_written, rename
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS
 
 HIDDEN = ".napari-seg"
@@ -268,7 +267,7 @@ def move_forward(output: Path, staging: Path, new: Mapping[str, OutputFile]) -> 
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for source, target in waiting:
-        _rename(source, target)
+        rename(source, target)
     for folder in folders:
         sync(folder)
     shutil.rmtree(staging, ignore_errors=True)
@@ -300,7 +299,7 @@ def move_back(output: Path, staging: Path, new: Mapping[str, OutputFile] | None 
         target = place_below(output, relative)
         if path.is_file() and not os.path.lexists(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _rename(place_below(staging, f"{_REPLACED}/{relative}"), target)
+            rename(place_below(staging, f"{_REPLACED}/{relative}"), target)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -314,18 +313,7 @@ def _move_away(output: Path, staging: Path, new: Mapping[str, OutputFile], befor
                 text = f"{target} is a folder; expected a file or nothing; move it away or rename it"
                 raise OutputError("output.not_written", text)
             place.parent.mkdir(parents=True, exist_ok=True)
-            _rename(path, place)
-
-
-def _rename(source: Path, target: Path) -> None:
-    """Rename a file; on Windows, try again for some seconds, because other programs look into new files."""
-    for delay in (0.1, 0.3, 1.0, 3.0) if os.name == "nt" else ():
-        try:
-            os.replace(source, target)
-            return
-        except PermissionError:
-            time.sleep(delay)
-    os.replace(source, target)
+            rename(path, place)
 
 
 def sync(path: Path) -> None:

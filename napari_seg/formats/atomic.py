@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -58,10 +60,29 @@ def atomic_file(path: Path, ending: str = "", *, folder: Path | None = None) -> 
     try:
         yield hidden
         _before_rename.get()()
-        os.replace(hidden, path)
+        rename(hidden, path)
     finally:
         with suppress(OSError):  # the block has already raised the reason
             hidden.unlink(missing_ok=True)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file; on Windows, try again for some seconds, because other programs look into new files.
+
+    Args:
+        source: the file.
+        target: its new name; an existing file is replaced.
+
+    Raises:
+        OSError: the file could not be renamed.
+    """
+    for delay in (0.1, 0.3, 1.0, 3.0) if sys.platform == "win32" else ():
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            time.sleep(delay)
+    os.replace(source, target)
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
@@ -95,20 +116,20 @@ def set_aside(path: Path) -> Iterator[None]:
 
     is_done = False
 
-    def rename() -> None:
+    def hide() -> None:
         nonlocal is_done
         if not is_done:
             is_done = True
             with suppress(FileNotFoundError):
-                os.replace(path, hidden)
+                rename(path, hidden)
 
-    token = _before_rename.set(rename)
+    token = _before_rename.set(hide)
     try:
         yield
-        rename()  # if the block wrote none
+        hide()  # if the block wrote none
     except BaseException:
         with suppress(FileNotFoundError):
-            os.replace(hidden, path)
+            rename(hidden, path)
         raise
     finally:
         _before_rename.reset(token)

@@ -66,7 +66,7 @@ class CaseScores:
         of_case: dict[str, list[int]] = {}
         for number, case in enumerate(cases):
             of_case.setdefault(case, []).append(number)  # several patches of a case: their mean
-        with replacing(self.path) as part, part.open("w", encoding="utf-8") as file:
+        with replacing(self.path, is_optional=True) as part, part.open("w", encoding="utf-8") as file:
             for case, numbers in of_case.items():
                 scores = {metric: self._named([rows[n] for n in numbers]) for metric, rows in tables.items()}
                 patient = {"patient": self.patients[case]} if case in self.patients else {}

@@ -97,7 +97,7 @@ def draw_curves(runs: Mapping[str, Lines], path: str | Path) -> None:
             text.set_parse_math(False)  # what is between $ in a name is no formula
     for axes in (loss_axes, dice_axes):
         axes.grid(alpha=0.3)
-    with replacing(path) as part:
+    with replacing(path, is_optional=True) as part:
         figure.savefig(part, format="png", dpi=110)
 
 

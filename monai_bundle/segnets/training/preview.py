@@ -212,5 +212,5 @@ def draw_cases(cases: list[tuple[float, str, list[Plane]]], path: str | Path) ->
                     color = colors[(n - 1) % len(colors)]
                     axes.contour((labels == n).T, [0.5], colors=[color], linestyles=style, linewidths=1.2)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
+    with replacing(path, is_optional=True) as part:
         figure.savefig(part, format="png", dpi=100)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 import re
 import shutil
 import time
@@ -28,7 +27,7 @@ from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
 from napari_seg.errors import DownloadError, one_line
-from napari_seg.formats.atomic import is_disk_full
+from napari_seg.formats.atomic import is_disk_full, rename
 from napari_seg.version import __version__
 
 ALGORITHMS = ("md5", "sha1", "sha256", "sha512", "git")
@@ -135,7 +134,7 @@ def download(remote: RemoteFile, target: Path, partials: Path, on_bytes: OnBytes
         text = f"{shown_url(remote.url)} has another {remote.digest.algorithm} than expected; the download was removed"
         raise DownloadError("download.digest", f"{text}; run again, or do not trust its source")
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(part, target)
+    rename(part, target)
     _remove(part)
 
 
