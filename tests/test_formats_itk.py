@@ -5,10 +5,12 @@ from __future__ import annotations
 import bz2
 import gzip
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -40,6 +42,33 @@ def test_images_come_back(head: Volume, tmp_path: Path, name: str, dtype: type) 
     assert np.array_equal(volume.array[0], array)
     assert volume.grid.matches(head.grid)
     assert volume.notices == ()
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_itk_gets_no_name_that_windows_reads_otherwise(
+    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    folder, names = tmp_path / "Müller", list[str]()
+    folder.mkdir()
+
+    def noting(call: Callable, position: int) -> Callable:
+        def noted(*args: Any, **options: Any) -> Any:
+            names.append(args[position])
+            return call(*args, **options)
+
+        return noted
+
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(SimpleITK, "WriteImage", noting(SimpleITK.WriteImage, 1))
+    monkeypatch.setattr(SimpleITK.ImageFileReader, "SetFileName", noting(SimpleITK.ImageFileReader.SetFileName, 1))
+    before = Path.cwd()
+    labels = Segmentation((head.array[0] > 0).astype(np.uint8), head.grid, (Segment(1, "head", (1, 2, 3)),))
+    write_label_map(labels, folder / "a.seg.nrrd")
+    assert np.array_equal(read_label_map(folder / "a.seg.nrrd").array, labels.array)
+    assert Path.cwd() == before
+    assert len(names) == 2  # once written and once verified; a worker reads it again
+    assert all(name.isascii() for name in names) is (platform == "win32")
 
 
 def test_what_a_header_leaves_open_is_said(head: Volume, tmp_path: Path) -> None:

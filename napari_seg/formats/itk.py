@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from math import prod
@@ -310,6 +312,28 @@ class _Layout:
     grid: Grid
 
 
+@contextmanager
+def name_for_itk(path: Path) -> Iterator[str]:
+    """Yield a name under which ITK finds a file.
+
+    ITK opens files by UTF-8 names, which Windows takes for names in its own encoding: it finds no file below
+    `C:\\Users\\Müller` (https://github.com/InsightSoftwareConsortium/ITK/issues/4388). There, the folder of such a file
+    is the current one within the block, and the file has its bare name.
+
+    Args:
+        path: the file; its name has ASCII characters only.
+    """
+    if sys.platform != "win32" or str(path).isascii():
+        yield str(path)
+    else:
+        with _changing_folder, chdir(path.parent):
+            yield path.name
+
+
+_changing_folder = threading.Lock()
+"""Held while the current folder, of which a process has one, is another."""
+
+
 def _layout(header: _Header, path: Path) -> _Layout:
     import SimpleITK
 
@@ -318,9 +342,10 @@ def _layout(header: _Header, path: Path) -> _Layout:
             copy = Path(folder, f"header{path.suffix.lower()}")
             copy.write_bytes(header.geometry)
             reader = SimpleITK.ImageFileReader()
-            reader.SetFileName(str(copy))
             reader.SetImageIO("NrrdImageIO" if header.is_nrrd else "MetaImageIO")
-            reader.ReadImageInformation()
+            with name_for_itk(copy) as name:
+                reader.SetFileName(name)
+                reader.ReadImageInformation()
     except RuntimeError as error:
         raise _unreadable(path, error) from None
     except OSError as error:

@@ -14,7 +14,7 @@ import numpy as np
 from napari_seg.errors import InputError, Notice, OutputError, without_private_text
 from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.endings import SEG_NRRD_ENDINGS
-from napari_seg.formats.itk import ItkImage, read_image, to_itk
+from napari_seg.formats.itk import ItkImage, name_for_itk, read_image, to_itk
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.volume import (
     MAX_LABEL,
@@ -64,10 +64,12 @@ def _write_image(image: Image, path: Path) -> None:
     except UnicodeEncodeError:  # SimpleITK ends the process if a path is not UTF-8
         with TemporaryFolder() as folder:
             copy = folder / f"labels{SEG_NRRD_ENDINGS[0]}"
-            SimpleITK.WriteImage(image, str(copy), useCompression=True)
+            with name_for_itk(copy) as name:
+                SimpleITK.WriteImage(image, name, useCompression=True)
             shutil.copyfile(copy, path)
     else:
-        SimpleITK.WriteImage(image, str(path), useCompression=True)
+        with name_for_itk(path) as name:
+            SimpleITK.WriteImage(image, name, useCompression=True)
 
 
 def read_seg_nrrd(path: Path, only: Sequence[str] = ()) -> Segmentation:
