@@ -7,7 +7,9 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from napari_seg.cohort import runners
@@ -160,13 +162,13 @@ def test_the_hidden_folder_of_a_runner_lies_in_the_output_folder(named: str, out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="drives are listed elsewhere there")
-def test_a_drive_whose_name_is_no_utf8_changes_nothing_for_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["nfs4", "smbfs", "afpfs", "webdav"])
+def test_the_drive_of_a_folder_decides_whether_machines_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    mounts, shared = tmp_path / "mounts", tmp_path / "two words"
-    monkeypatch.setattr(runners, "_MOUNTS", mounts)
-    named = os.fsencode(shared.resolve()).replace(b" ", b"\\040")
-    lines = [b"/dev/a / ext4 rw 0 0", b"/dev/b /media/B\xfcro vfat rw 0 0", b"server:/x %b nfs4 rw 0 0" % named]
-    mounts.write_bytes(b"".join(line + b"\n" for line in lines))
+    shared = tmp_path.resolve() / "two words"
+    named = [("/", "apfs"), (os.fsdecode(b"/media/B\xfcro"), "vfat"), (str(shared), kind)]
+    drives = [SimpleNamespace(mountpoint=name, fstype=type) for name, type in named]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: drives)
     assert not runners.is_network_drive(tmp_path)
     assert runners.is_network_drive(shared / "out")

@@ -35,7 +35,7 @@ OWNERS = {
     "dynamic_network_architectures": {"bundles"},
     "safetensors": {"bundles"},
     "openvino": {"inference"},
-    "psutil": {"worker", "inference", "memory", "plugin"},
+    "psutil": {"worker", "cohort", "memory", "plugin"},
     "monai": {"bundles", "inference", "training"},
     "dask": {"cohort", "plugin"},
     "distributed": {"cohort"},

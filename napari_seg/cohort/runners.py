@@ -47,10 +47,10 @@ _WATCH_SECONDS = 1.0
 
 _TRIES = 3
 
-_MOUNTS = Path("/proc/self/mounts")
-"""Drives and where they are, on Linux."""
-
-_NETWORK_DRIVES = ("nfs", "cifs", "smb", "fuse.", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "glusterfs", "pvfs")
+_NETWORK_DRIVES = (
+    *("nfs", "cifs", "smb", "fuse.", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "glusterfs", "pvfs"),
+    *("afpfs", "webdav", "macfuse", "osxfuse"),  # of macOS, besides nfs and smbfs
+)
 """Types of drives that machines share, or their first letters."""
 
 
@@ -317,14 +317,14 @@ def is_network_drive(folder: Path) -> bool:
     """Return whether a folder lies on a drive that other machines may use, too, as far as the system tells."""
     if os.name == "nt":
         return str(folder.resolve()).startswith("\\\\")
+    import psutil
+
     found = ""
     with suppress(OSError):
         place, longest = folder.resolve(), 0
-        for line in _MOUNTS.read_bytes().split(b"\n")[:-1]:
-            _, name, kind, *_ = map(os.fsdecode, line.split(b" "))  # names may be in any encoding
-            mount = name.replace("\\040", " ")
-            if place.is_relative_to(mount) and len(mount) >= longest:
-                found, longest = kind, len(mount)
+        for drive in psutil.disk_partitions(all=True):
+            if place.is_relative_to(drive.mountpoint) and len(drive.mountpoint) >= longest:
+                found, longest = drive.fstype, len(drive.mountpoint)
     return found.startswith(_NETWORK_DRIVES)
 
 
