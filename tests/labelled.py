@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
+from napari_seg.plugin.autosave import Autosave, _locks
 from napari_seg.plugin.layers import image_layers, labels_layer
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.structures.model import StructuresModel
@@ -45,3 +48,9 @@ def measure(model: StructuresModel) -> None:
     snapshot = model.snapshot()
     assert snapshot is not None
     model.take(model.measure(snapshot, model.session.scan_on(snapshot.layer)))
+
+
+def end(autosave: Autosave) -> Path:
+    """Leave copies behind as a program that dies does; return their folder."""
+    _locks.pop(autosave.folder).release()
+    return autosave.folder

@@ -14,12 +14,13 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
-from labelled import found_in, labels_of, measure, viewer_with_labels
+from labelled import end, found_in, labels_of, measure, viewer_with_labels
 from napari.components import ViewerModel
 from napari.layers import Labels
 
 from napari_seg.errors import NapariSegError
 from napari_seg.formats.read import read
+from napari_seg.plugin import autosave as module
 from napari_seg.plugin import kept_data
 from napari_seg.plugin.autosave import Autosave, Unsaved
 from napari_seg.plugin.labels_state import EditAction, Snapshot, state_of
@@ -54,7 +55,7 @@ def test_copies_are_restored_after_a_crash(model: StructuresModel, viewer: Viewe
     autosave.write_copies(due)
     assert os.stat(autosave.folder).st_mode & 0o077 == 0
     assert Autosave(tmp_path).left_behind() == []  # this program still runs
-    autosave.folder.rename(tmp_path / f"{platform.node()}-999999999-x")  # as one that is no more
+    end(autosave)  # as one that is no more
     (left,) = Autosave(tmp_path).left_behind()
     assert left.names == ("found",)
     (back,) = left.read(None)
@@ -64,6 +65,32 @@ def test_copies_are_restored_after_a_crash(model: StructuresModel, viewer: Viewe
     assert len(autosave.due([back])) == 1  # it is not saved yet
     left.discard()
     assert Autosave(tmp_path).left_behind() == []
+
+
+@pytest.mark.parametrize("can_lock", [True, False])
+def test_a_program_that_runs_is_known_by_its_lock_or_by_its_folder(
+    viewer: ViewerModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_lock: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    if not can_lock:
+        monkeypatch.setattr(module.FileLock, "acquire", fail)
+    layer, autosave = labels_of(viewer), Autosave(tmp_path)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    autosave.write_copies(autosave.due([layer]))
+    assert Autosave(tmp_path).left_behind() == []
+    monkeypatch.setattr(platform, "node", lambda: "dhcp-10-3.hospital.org")  # as a Mac in another network
+    assert Autosave(tmp_path).left_behind() == []
+    if can_lock:
+        end(autosave)
+        assert len(Autosave(tmp_path).left_behind()) == 1
+        assert len(Autosave(tmp_path).left_behind()) == 1
+    else:  # the home folder may be shared
+        os.utime(autosave.folder, (0, 0))
+        assert len(Autosave(tmp_path).left_behind()) == 1
+    autosave.remove_copies()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_restored_labels_belong_to_the_scan_that_they_were_made_on(tmp_path: Path) -> None:
@@ -209,7 +236,7 @@ def test_prompts_and_actions_are_copied_and_restored(viewer: ViewerModel, tmp_pa
     autosave.write_copies(autosave.due([layer]))
     kept_data.keep(layer, "prompts", {**prompts, "negative": [[4, 5, 6]]})
     autosave.write_copies(autosave.due([layer]))
-    autosave.folder.rename(tmp_path / f"{platform.node()}-999999999-x")
+    end(autosave)
     (left,) = Autosave(tmp_path).left_behind()
     (back,) = left.read(None)
     assert isinstance(back, Labels)
@@ -229,7 +256,7 @@ def test_what_a_model_had_found_is_copied_once_and_restored(viewer: ViewerModel,
         layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), label)
         autosave.write_copies(autosave.due([layer]))
     assert len(list(autosave.folder.glob("*.packed"))) == 1
-    autosave.folder.rename(tmp_path / f"{platform.node()}-999999999-x")
+    end(autosave)
     (left,) = Autosave(tmp_path).left_behind()
     (back,) = left.read(None)
     known = LayerInfo.require(back)
@@ -250,7 +277,7 @@ def test_copies_of_earlier_versions_are_restored(model: StructuresModel, viewer:
     known = json.loads(info.read_text())
     del known["work"]
     info.write_text(json.dumps(known))
-    autosave.folder.rename(tmp_path / f"{platform.node()}-999999999-x")
+    end(autosave)
     (left,) = Autosave(tmp_path).left_behind()
     (back,) = left.read(None)
     np.testing.assert_array_equal(back.data, layer.data)

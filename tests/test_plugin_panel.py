@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
 import threading
@@ -21,6 +20,7 @@ from runs import write_run
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
+from labelled import end
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QApplication, QDockWidget, QFileDialog, QMainWindow, QMessageBox, QPushButton
@@ -479,7 +479,7 @@ def test_work_left_behind_is_offered_and_restored(
     root = Path(os.environ[FOLDER_VARIABLE])
     kept = Autosave(root)
     kept.write_copies(kept.due([layer]))
-    kept.folder.rename(root / f"{platform.node()}-999999999-x")
+    end(kept)
     panel = commands.panel()
     assert "mine" in panel._unsaved_label.text()
     assert panel._unsaved_frame.isVisible()
@@ -497,16 +497,16 @@ def test_only_the_work_that_is_named_is_discarded_or_restored(
 ) -> None:
     root = Path(os.environ[FOLDER_VARIABLE])
 
-    def left_behind(name: str, number: int) -> Path:
+    def left_behind(name: str) -> Path:
         layer = layer_of(labels_layer(thresholded(head, None), place(head.grid), name))
         state_of(layer).edits = 1
         kept = Autosave(root)
         kept.write_copies(kept.due([layer]))
-        return kept.folder.rename(root / f"{platform.node()}-999999999-{number}")
+        return end(kept)
 
-    old = left_behind("of the morning", 1)
+    old = left_behind("of the morning")
     panel = commands.panel()
-    new = left_behind("of another window", 2)
+    new = left_behind("of another window")
     assert "of the morning" in panel._unsaved_label.text()
     panel._discard()
     assert new.exists()
@@ -517,7 +517,7 @@ def test_only_the_work_that_is_named_is_discarded_or_restored(
     assert "These copies are gone" in panel._message.text()
     assert not panel._unsaved_frame.isVisible()
 
-    mine = left_behind("mine", 3)
+    mine = left_behind("mine")
     panel._offer_unsaved()
     panel.guard._is_writing_copies = True  # as while other copies are written
     panel._restore()

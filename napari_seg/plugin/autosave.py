@@ -4,6 +4,9 @@ Each open viewer has a folder in the user's cache that only the user can open. I
 record of the structures' names, what a model had found, and a list with the mark of the scan, the prompts and the
 actions of the Edit tab. The folder is removed when everything is saved or discarded. A folder whose program has ended
 holds work to restore. So does the folder of a layer that was removed with unsaved edits.
+
+A locked file in the folder shows other programs that its own one is alive, also on another machine that shares the home
+folder. The name of the machine would not do so: that of a Mac is another one in each network.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from filelock import FileLock, Timeout
 from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
@@ -43,11 +47,16 @@ FOLDER_VARIABLE = "NAPARI_SEG_UNSAVED"
 
 _INFO = "unsaved.json"
 
+_LOCK = "lock"
+
+_locks: dict[Path, FileLock] = {}
+"""Locks of the folders of this program."""
+
 _PACKED = ("model_labels", "model_confidence")
 """Attributes of `LayerInfo` with what a model had found, which *Accept* compares with."""
 
 _OTHER_MACHINE_SECONDS = 86400.0
-"""Age of a copy above which a program on another machine is taken to have ended."""
+"""Age of a copy above which a program on another machine is taken to have ended, where files can't be locked."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class Unsaved:
 
     def discard(self) -> None:
         """Remove the copies."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder)
 
 
 @dataclass(frozen=True)
@@ -175,6 +184,7 @@ class Autosave:
         entries: dict[int, _Entry] = {}
         saved_edits, fault = {}, None
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _lock(self.folder)
         for snapshot in due:
             key, stem = id(snapshot.layer), uuid4().hex  # never replaces a copy that the list still names
             try:
@@ -207,7 +217,7 @@ class Autosave:
         models = [one.work["model"] for one in entries.values()]
         named |= {model[name][0].partition(".")[0] for model in models for name in _PACKED if name in model}
         for path in self.folder.iterdir():
-            if path.name != _INFO and path.name.partition(".")[0] not in named:
+            if path.name not in (_INFO, _LOCK) and path.name.partition(".")[0] not in named:
                 path.unlink(missing_ok=True)
         if fault is not None:
             raise fault
@@ -242,7 +252,7 @@ class Autosave:
         """Remove the copies."""
         with self._writing:
             self._saved_edits, self._entries = {}, {}
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)
 
     def set_aside(self, snapshot: Snapshot) -> None:
         """Write a copy of a layer that was removed, so that it can be restored; slow, call outside the main thread.
@@ -281,13 +291,45 @@ def unsaved_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "napari-seg", "unsaved")
 
 
-def _is_running(folder: Path) -> bool:
-    """Return whether the program of a folder still runs: its process exists and started before the folder.
+def _lock(folder: Path) -> None:
+    """Show other programs that this one is alive; where files can't be locked, the name of the folder does it."""
+    if folder in _locks:
+        return
+    lock = FileLock(folder / _LOCK, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+        _locks[folder] = lock
+    except (NotImplementedError, OSError, Timeout):
+        with suppress(OSError):
+            (folder / _LOCK).unlink(missing_ok=True)
 
-    A program on another machine that shares the home folder is taken to run for a day after its last copy.
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; its lock last, which Windows can't remove before it is released."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock := _locks.pop(folder, None):
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(folder: Path) -> bool:
+    """Return whether the program of a folder still runs: it has locked a file there.
+
+    Where files can't be locked, its process exists and started before the folder. A program on another machine that
+    shares the home folder is then taken to run for a day after its last copy.
     """
     import psutil
 
+    if (folder / _LOCK).is_file():
+        try:
+            with FileLock(folder / _LOCK).acquire(timeout=0):
+                pass
+            (folder / _LOCK).touch()  # the release removes it on Windows
+            return False
+        except Timeout:
+            return True
+        except (NotImplementedError, OSError):
+            pass
     node, pid = folder.name.rsplit("-", 2)[:2] if folder.name.count("-") >= 2 else (platform.node(), folder.name)
     try:
         if node != platform.node():
