@@ -14,7 +14,15 @@ from napari_seg.bundles.read import shipped_root
 from napari_seg.cli.main import main
 from napari_seg.errors import BundleError, OutputError
 from napari_seg.training import choices
-from napari_seg.training.choices import Choices, check_names, check_same, check_same_labels, check_values, relative_path
+from napari_seg.training.choices import (
+    Choices,
+    check_names,
+    check_same,
+    check_same_labels,
+    check_values,
+    describe_weights,
+    relative_path,
+)
 
 sys.path.insert(0, str(shipped_root()))
 
@@ -101,3 +109,14 @@ def test_a_path_on_another_drive_stays_absolute(monkeypatch: pytest.MonkeyPatch)
     out = PureWindowsPath("C:\\out\\model")
     assert relative_path(PureWindowsPath("C:\\out\\first\\model.pt"), out) == "..\\first\\model.pt"
     assert relative_path(PureWindowsPath("D:\\model.pt"), out) == "D:\\model.pt"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_weights_are_found_from_a_folder_behind_a_link(tmp_path: Path) -> None:
+    weights = tmp_path / "disk" / "user" / "base" / "model.pt"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"x")
+    (tmp_path / "home").symlink_to(tmp_path / "disk" / "user")  # as /tmp of macOS, and homes on another disk
+    out = tmp_path / "home" / "out"
+    described = describe_weights(tmp_path / "home" / "base" / "model.pt", out)
+    assert (out / described["file"]).resolve() == weights.resolve()

@@ -86,7 +86,7 @@ def describe_weights(path: Path, out: Path) -> dict[str, str]:
         TrainingError: `weights.missing`, there is no such file.
     """
     path = (path / WEIGHTS if path.is_dir() else path).resolve()
-    return {"file": relative_path(path, out), "sha256": digest(path)}
+    return {"file": relative_path(path, out.resolve()), "sha256": digest(path)}
 
 
 def relative_path(path: PurePath, start: PurePath) -> str:
