@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -238,3 +239,35 @@ if sys.argv[1:]: os.kill(os.getpid(), signal.SIGKILL)
     assert alive.path.is_dir()
     alive.cleanup()
     assert [path.name for path in room.iterdir()] == ["napari-seg-notes"]
+
+
+def test_files_that_can_not_be_removed_are_left_to_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = TemporaryFolder()
+    (folder.path / "scan").touch()
+    release, lock = folder._lock.release, folder.path.with_name("lock")
+
+    def release_as_on_windows() -> None:
+        release()
+        lock.unlink()
+
+    monkeypatch.setattr(folder._lock, "release", release_as_on_windows)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a program has the file open
+        folder.cleanup()
+        remove_leftovers.__wrapped__()
+    assert (folder.path / "scan").is_file()
+    assert lock.is_file()
+    remove_leftovers.__wrapped__()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_members_get_names_that_windows_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("scans/T1:axial?.nii", b"x")
+    monkeypatch.setattr(sys, "platform", "win32")
+    (tmp_path / "out").mkdir()
+    assert archive.unpack(tmp_path / "a.zip", tmp_path / "out", 9, 99) == 0
+    assert (tmp_path / "out" / "scans" / "T1_axial_.nii").read_bytes() == b"x"

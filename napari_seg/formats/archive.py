@@ -13,6 +13,7 @@ import lzma
 import re
 import shutil
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -197,7 +198,7 @@ def _unpack(archive: Path, folder: Path, max_files: int, max_bytes: int) -> int:
         if path is None:
             text = f"{archive.name} holds a file whose path leads out of the archive; do not trust it"
             raise InputError("archive.unsafe", text)
-        target = folder.joinpath(*path.parts)
+        target = folder.joinpath(*map(_file_name, path.parts))
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = target.open("xb")
@@ -211,6 +212,11 @@ def _unpack(archive: Path, folder: Path, max_files: int, max_bytes: int) -> int:
                     raise _too_large(archive)
                 file.write(chunk)
     return links
+
+
+def _file_name(part: str) -> str:
+    """Return the name for a part of a path: on Windows without what no name has there; ":" would hide the content."""
+    return re.sub(r'[<>:"|?*]', "_", part) if sys.platform == "win32" else part
 
 
 def _too_large(archive: Path) -> InputError:

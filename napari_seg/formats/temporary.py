@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _PREFIX = "napari-seg-"
-_LOCK = "lock"
+_LOCK, _FILES = "lock", "files"
 
 
 class TemporaryFolder:
@@ -33,16 +33,21 @@ class TemporaryFolder:
             try:
                 with suppress(NotImplementedError):  # a file system without locks: no process removes leftovers there
                     self._lock.acquire(timeout=0)
-                self.path = self._outer / "files"
+                self.path = self._outer / _FILES
                 self.path.mkdir()
             except (Timeout, FileNotFoundError):  # another process removed it before it was locked
                 continue
             return
 
     def cleanup(self) -> None:
-        """Remove the folder."""
+        """Remove the folder; while a file in it can't be removed, its lock stays, by which others find it later."""
+        shutil.rmtree(self.path, ignore_errors=True)
         self._lock.release()
-        shutil.rmtree(self._outer, ignore_errors=True)
+        if self.path.exists():  # Windows removes no file that is open, and has removed the lock
+            with suppress(OSError):
+                (self._outer / _LOCK).touch()
+        else:
+            shutil.rmtree(self._outer, ignore_errors=True)
 
     def __enter__(self) -> Path:
         return self.path
@@ -65,5 +70,8 @@ def remove_leftovers() -> None:
             if hasattr(os, "getuid") and path.lstat().st_uid != os.getuid():
                 continue
             with FileLock(path / _LOCK).acquire(timeout=0):
-                shutil.rmtree(path / "files", ignore_errors=True)
-            shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(path / _FILES, ignore_errors=True)
+            if (path / _FILES).exists():
+                (path / _LOCK).touch()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
