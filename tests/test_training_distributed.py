@@ -149,7 +149,9 @@ def test_two_processes_train_a_bundle(
     words = ["train", str(dataset), "-o", str(out), "--gpus", "all", "--set", "max_epochs=2", "val_interval=2"]
     words += ["num_workers=0", *(f"network_def#{x}" for x in ("channels=[4,8]", "strides=[1,2]", "encoder_convs=1"))]
     assert main(words) == 0
-    printed = capfd.readouterr().out
+    printed, errors = capfd.readouterr()
+    assert "find_unused_parameters" not in errors
+    assert "Grad strides" not in errors
     assert "gpus    2 x batch_size 2: 4 cases a step, 8 steps instead of 16; as on one GPU about 32 cases" in printed
     history = [json.loads(line) for line in (out / "training" / "history.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in history if "loss" in line] == [(1, 4), (2, 8)]

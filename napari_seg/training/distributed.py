@@ -105,9 +105,10 @@ def _environment(count: int) -> dict[str, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    threads = {"OMP_NUM_THREADS": str(max(1, core_count() // count))}
+    # torch warns that it looks for parameters without a gradient, which multi_gpu_train.yaml requests
+    chosen = {"OMP_NUM_THREADS": str(max(1, core_count() // count)), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     processes = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    return threads | dict(os.environ) | processes | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return chosen | dict(os.environ) | processes | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> tuple[list[int], list[int]]:
