@@ -18,7 +18,7 @@ from napari_seg.cohort.rows import CaseRow, ModelRow
 from napari_seg.cohort.scan_files import fingerprint_if_same, is_of_headers_alone, place_digest
 from napari_seg.cohort.settings import RunSettings, differences
 from napari_seg.errors import CohortError
-from napari_seg.version import __version__
+from napari_seg.version import RESULTS
 
 Redo = Literal["none", "changed", "all"]
 """Results of earlier runs to make again: none; those of other options, weights or scans; all."""
@@ -45,7 +45,7 @@ class Wanted:
 
 def settings_content(settings: RunSettings) -> dict[str, Any]:
     """Return settings as the manifest stores them."""
-    return dict(json.loads(json.dumps(settings.to_record() | {"version": __version__})))
+    return dict(json.loads(json.dumps(settings.to_record() | {"version of results": RESULTS})))
 
 
 def other_scan(case: Case, row: CaseRow) -> str:

@@ -57,7 +57,9 @@ class RunSettings:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what changed between two records of settings, such as "tta was none and is shifts"."""
-    before = {"preview": "written", **before}  # manifests of before have no such setting
+    # manifests of before have no such settings, but the version of the program, which alone changes no label
+    before = {"preview": "written", "version of results": 1, **before}
+    before.pop("version", None)
     changed = sorted(key for key in before.keys() | now.keys() if _plain(before.get(key)) != _plain(now.get(key)))
     return [f"{key} was {_words(before.get(key))} and is {_words(now.get(key))}" for key in changed]
 
