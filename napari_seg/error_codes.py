@@ -242,8 +242,8 @@ CODES = {
     "bundle.fine_tune": Code(
         "error",
         "`--fine-tune` names a model that can't be trained further here: it is an ensemble, or a model of nnU-Net that "
-        "is a cascade, sees slices or finds regions.",
-        "Name one configuration for volumes, such as `FOLDER:3d_fullres`, or one member of the ensemble, such as "
+        "is a cascade or finds regions.",
+        "Name one configuration, such as `FOLDER:3d_fullres`, or one member of the ensemble, such as "
         "`OUT/members/3d`; or train without `--fine-tune`.",
     ),
     "bundle.nnunet": Code(

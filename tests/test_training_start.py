@@ -27,6 +27,7 @@ from napari_seg.errors import BundleError, TrainingError
 from napari_seg.formats.read import read
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.segment import segment
+from napari_seg.learning.inherit import inherited_choices
 from napari_seg.training.choices import Choices
 from napari_seg.training.pace import read_configs
 from napari_seg.training.prepare import plan_bundle
@@ -75,8 +76,10 @@ VARIANTS: list[tuple[dict[str, Any], dict[str, Any], int, float]] = [
 ]
 """Changes of the configuration and of the plans, seed of the weights, and share of equal voxels."""
 
+SLICES = ({"patch": (48, 48), "spacing": (1.5, 1)}, {"transpose_forward": [1, 0, 2]}, 1, 0.9999)
 
-@pytest.mark.parametrize("variant", VARIANTS)
+
+@pytest.mark.parametrize("variant", [*VARIANTS, SLICES])
 def test_the_labels_are_those_of_nnunet_before_the_first_step(tmp_path: Path, variant: tuple) -> None:
     entry, plans, seed, share = variant
     source = write_model(
@@ -155,7 +158,6 @@ def test_a_model_of_nnunet_is_trained_further(tmp_path: Path, capsys: pytest.Cap
 
 def test_what_cannot_be_trained_further_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    flat = write_model(tmp_path / "flat", "2d", configuration((16, 16), (1, 1)))
     regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
     overlapping = write_model(tmp_path / "regions", dataset_changes=regions)
     published = "Dataset297_TotalSegmentator_total_3mm_1559subj"
@@ -164,7 +166,6 @@ def test_what_cannot_be_trained_further_is_refused(tmp_path: Path) -> None:
     for name in ("3d_fullres", "3d_lowres"):
         model(several, name=name)
     for start, found in (
-        (flat, "sees single slices"),
         (overlapping, "overlap"),
         (unknown, "a model of TotalSegmentator that no task runs"),
         (f"{several}:3d_fullres+3d_lowres", "averages 2 models"),
@@ -185,7 +186,27 @@ def test_what_cannot_be_trained_further_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(BundleError, match=rf"bundle\.setting.*{found}"):
             with_start(Choices(**changes), start, out)
+    flat = write_model(tmp_path / "flat", "2d", configuration((16, 16), (1, 1)))
+    with pytest.raises(BundleError, match=r"bundle\.setting.*--dims 3"):
+        with_start(Choices(dims=3), flat, out)
     assert not out.exists()
+
+
+def test_a_2d_model_keeps_its_slices(tmp_path: Path) -> None:
+    flat = write_model(tmp_path / "flat", "2d", configuration((16, 16), (1, 1)), dataset_changes=BALLS)
+    data, out = balls(tmp_path / "data"), tmp_path / "out"
+    plan = plan_bundle(data, out, with_start(Choices(), f"{tmp_path / 'flat'}:2d", out))
+    assert {"slices_2d", "crops_balanced"} <= plan["options"].keys()
+    shapes = [nibabel.load(path).shape for path in (data / "labelsTr").iterdir()]
+    assert plan["network"]["largest case"] in [[*reversed(shape)] for shape in shapes]
+    started(out, data)
+    again = with_start(Choices(), out, tmp_path / "again")
+    assert (again.dims, again.settings["slice_axis"]) == (2, 0)
+    assert inherited_choices(read_bundle(out), tmp_path / "again").settings == again.settings
+    with pytest.raises(BundleError, match=r"bundle\.dims.*2D images"):
+        plan_bundle(
+            datasets.write_voc(tmp_path / "images"), tmp_path / "other", with_start(Choices(), flat, tmp_path / "other")
+        )
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.nnunet.as_bundle import NNUNET, TAKEN
+from napari_seg.bundles.nnunet.as_bundle import NNUNET, TAKEN, taken
 from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.bundles.totalsegmentator.part_model import PartModel, part_with
@@ -72,8 +72,8 @@ def inherited_choices(bundle: Bundle, out: Path) -> Choices:
     with with_segnets():
         if name not in (*networks(), NNUNET):
             raise _refusal(bundle, f"its network is segnets.{name}")
-        taken = {key: content[key] for key in TAKEN}
-        check_taken(bundle.root, taken)
+        settings = taken(content)
+        check_taken(bundle.root, settings)
         known = options()
     chosen = _plan(bundle).get("choices", {})
     used = tuple(option for option in chosen.get("options", ()) if option in known)
@@ -82,7 +82,7 @@ def inherited_choices(bundle: Bundle, out: Path) -> Choices:
         dims=content["network_def"].get("spatial_dims"),
         size=chosen.get("size"),
         options=used,
-        settings=taken,
+        settings=settings,
         fine_tune=describe_weights(bundle.root / WEIGHTS, out) | named_part(bundle),
     )
 

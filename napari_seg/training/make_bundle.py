@@ -112,6 +112,9 @@ def make_bundle(
         trained_on=counts["training"],
         is_sparse=bool(dataset.ignored) or "annotated_slices" in choices.settings,
     )
+    if keeps_network and found.is_2d:
+        text = "found 2D images for a model of nnU-Net, which is trained further on volumes or their slices only"
+        raise BundleError("bundle.dims", f"{text}; expected volumes, or train without --fine-tune")
     if keeps_network:
         _check_channels(found.channels, choices, out)
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
@@ -125,8 +128,7 @@ def make_bundle(
         cases=passage_length(len(dataset.cases) - len(dataset.replayed), len(dataset.replayed), share),
         trained_on=passage_length(max(1, counts["training"] - replayed), replayed, share),
     )
-    steps = choices.settings.get("preprocessing", {}).get("transforms", ()) if keeps_network else ()
-    grids = grids_of(dataset.cases, facts, next((one for one in steps if one.get("_target_") == TRANSFORM), None))
+    grids = grids_of(dataset.cases, facts, _nnunet_step(choices) if keeps_network else None)
     plan, network = _plan_network(of_epoch, choices, device, outputs, parts, grids, compared=timing is not None)
     if regions and "regions" not in choices.options:
         plan.use("regions", "the data set's classes overlap: each gets a sigmoid of its own")
@@ -242,6 +244,12 @@ def _regions(dataset: Dataset, classes: dict[str, Any], choices: Choices) -> dic
     return region_labels(values)
 
 
+def _nnunet_step(choices: Choices) -> dict[str, Any] | None:
+    """Return the arguments of nnU-Net's preprocessing that a training takes over; None without it."""
+    steps = choices.settings.get("preprocessing", {}).get("transforms", ())
+    return next((one for one in steps if one.get("_target_") == TRANSFORM), None)
+
+
 def _plan_network(
     found: Fingerprint,
     choices: Choices,
@@ -331,6 +339,7 @@ def _plan_network(
         "why": plan.network_why,
     }
     if cost is not None:
+        step = _nnunet_step(choices)
         of_case = validation_cost(
             plan,
             cost,
@@ -341,6 +350,7 @@ def _plan_network(
             regions=parts is not None,
             options=choices.options,
             own_transforms="preprocessing" in choices.settings,
+            plane_mm=step["spacing"] if step is not None and len(plan.axes) == 2 else (),
         )
         validate_within(plan, of_case, device, choices.options)
         network |= describe(plan, cost) | of_case.as_dict()

@@ -206,6 +206,7 @@ def validation_cost(
     regions: bool = False,
     options: Sequence[str] = (),
     own_transforms: bool = False,
+    plane_mm: Sequence[float] = (),
 ) -> ValidationCost:
     """Return the memory of validations and of the evaluation at the end.
 
@@ -221,6 +222,7 @@ def validation_cost(
         regions: they are regions.
         options: options that the user chose.
         own_transforms: the images are prepared by other transforms, which the evaluation inverts on all logits.
+        plane_mm: voxel size of the slices of a model of nnU-Net, across its first axis; empty for other models.
     """
     window = [int(edge) for edge in plan.settings["patch_size"]]
     batch = 1
@@ -230,7 +232,7 @@ def validation_cost(
     fixed = cost.bytes(0, device) + _FORWARD * batch * cost.stored_bytes
     found = []
     for shape, sizes in grids:
-        spacing = plan.settings.get("spacing_mm", sizes)
+        spacing = (sizes[0], *plane_mm) if plane_mm else plan.settings.get("spacing_mm", sizes)
         own = tuple(max(1, round(n * mm / to)) for n, mm, to in zip(shape, sizes, spacing, strict=True))
         seen = tuple(map(max, own, window))  # smaller images are padded
         row = whole = 4 * classes * prod(seen)

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from napari_seg.bundles.config.read import read_config
-from napari_seg.bundles.nnunet.as_bundle import NNUNET, TAKEN, bundle_config
+from napari_seg.bundles.nnunet.as_bundle import NNUNET, bundle_config, taken
 from napari_seg.bundles.nnunet.configuration import NnunetBundle, why_not_single
 from napari_seg.bundles.nnunet.folder import CHECKPOINTS, find_trainings, folds_in_words, is_training
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
@@ -55,7 +55,7 @@ def with_start(choices: Choices, start: str | Path, out: Path) -> Choices:
     if begun is None:
         return replace(choices, fine_tune=describe_weights(Path(start), out))
     chosen = [f"--{name} {value}" for name in _NETWORKS if (value := getattr(choices, name)) not in (None, NNUNET)]
-    chosen += [f"--dims {choices.dims}"] if choices.dims == 2 else []
+    chosen += [f"--dims {choices.dims}"] if choices.dims not in (None, begun.dims) else []
     chosen += [f"--set {name}" for name in choices.settings if re.split("#|::", name)[0] in begun.settings]
     if chosen:
         text = f"found {chosen[0]} with --fine-tune of a model of nnU-Net, which has its own network and preprocessing"
@@ -79,18 +79,17 @@ def _of_bundle(root: Path, out: Path) -> Choices | None:
     """
     try:
         content = read_config(root / "configs" / "inference.yaml")
-        taken = {key: content[key] for key in TAKEN}
-        if taken["network_def"]["_target_"] == "segnets.Ensemble":
-            taken["network_def"] = taken["network_def"]["network"]
-        if taken["network_def"]["_target_"] != f"segnets.{NNUNET}":
+        settings = taken(content)
+        if settings["network_def"]["_target_"] != f"segnets.{NNUNET}":
             return None
         part = named_part(read_bundle(root))
     except Exception:  # a foreign file can hold anything; then its weights alone count
         return None
     with with_segnets():
-        check_taken(root, taken)
+        check_taken(root, settings)
     weights = describe_weights(root, out) | part
-    return Choices(network=NNUNET, dims=3, options=("crops_balanced",), settings=taken, fine_tune=weights)
+    dims = settings["network_def"]["spatial_dims"]
+    return Choices(network=NNUNET, dims=dims, options=("crops_balanced",), settings=settings, fine_tune=weights)
 
 
 def _of_model(model: Bundle, out: Path) -> Choices:
@@ -106,9 +105,7 @@ def _of_model(model: Bundle, out: Path) -> Choices:
         found = f"consists of {number}; name the one whose structures the data have: {folders}"
     if isinstance(found, str):
         text = f"model {one_line(model.name, 120)!r} can't be trained further: it {found}"
-        text += "; expected a model of volumes that finds labels, such as FOLDER:3d_fullres" * (
-            model.kind != "ensemble"
-        )
+        text += "; expected a model of one configuration, such as FOLDER:3d_fullres" * (model.kind != "ensemble")
         raise BundleError("bundle.fine_tune", text)
     begun = nnunet_choices(found, out)
     begun.settings.pop("classes_from", None)  # the data set may have other classes
@@ -176,7 +173,8 @@ def nnunet_choices(bundle: NnunetBundle, out: Path) -> Choices:
     weights["model"] = f"{_plain(bundle.name)}, {folds_in_words([fold])}{others}"
     weights |= {"licence": bundle.licence} if bundle.licence else {}
     weights |= named_part(bundle)
-    return Choices(network=NNUNET, dims=3, options=("crops_balanced",), settings=settings, fine_tune=weights)
+    dims = settings["network_def"]["spatial_dims"]
+    return Choices(network=NNUNET, dims=dims, options=("crops_balanced",), settings=settings, fine_tune=weights)
 
 
 def named_part(bundle: Bundle) -> dict[str, str]:

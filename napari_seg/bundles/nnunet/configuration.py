@@ -140,7 +140,7 @@ class NnunetBundle(Bundle):
 
 
 def why_not_single(bundle: Bundle) -> str:
-    """Return why a model is more than one network for volumes whose structures exclude each other; "" if it is one.
+    """Return why a model is more than one network whose structures exclude each other; "" if it is one.
 
     Several folds are networks of one kind.
     """
@@ -149,8 +149,6 @@ def why_not_single(bundle: Bundle) -> str:
         return f"averages {len(bundle.members)} models; choose one of them: {folders}"
     if not isinstance(bundle, NnunetBundle):
         return "is no single model of nnU-Net"
-    if bundle.configuration.is_2d:
-        return "is a 2D model, which sees single slices"
     if bundle.configuration.region_labels:
         return "finds regions that overlap"
     if bundle.previous is not None:
