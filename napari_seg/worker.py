@@ -207,14 +207,23 @@ class WorkerProcess:
 
 def _start() -> subprocess.Popen[bytes]:
     """Start a process that finds all modules that this one finds, and runs `serve`."""
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import serve; serve({os.getpid()})"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # libraries print private values of headers there
-        env=os.environ | {"PYTHONPATH": paths},
+        env=python_environment(),
     )
+
+
+def python_environment() -> dict[str, str]:
+    """Return the environment of a Python process that finds all modules that this one finds, and no others.
+
+    Without PYTHONSAFEPATH, `python -c` and `python -m` import from the current folder first, which may hold the files
+    of strangers. It also holds for the processes that the process starts in turn.
+    """
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return os.environ | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
 
 
 def serve(parent: int) -> None:

@@ -252,6 +252,14 @@ def test_an_error_with_a_code_has_no_traceback(tmp_path: Path, capfd: pytest.Cap
     assert capfd.readouterr().err == "TrainingError: split.too_few: found 1\n"
 
 
+def test_no_module_comes_from_the_folder_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pickle", "runpy"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'a').write(__name__)\n")
+    monkeypatch.chdir(tmp_path)
+    process.run([sys.executable, "-m", "platform"], tmp_path / "stop")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_output_that_a_child_holds_open_is_not_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_GRACE_POLLS", 2)
     child = "import time; time.sleep(8)"

@@ -35,6 +35,11 @@ def process_id() -> int:
     return os.getpid()
 
 
+def spawned_flag() -> str:
+    code = "import multiprocessing, sys; print(sys.flags.safe_path)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 def refused() -> None:
     raise InputError("input.none", "nothing there")
 
@@ -176,6 +181,17 @@ def test_the_worker_ends_with_its_parent(tmp_path: Path) -> None:
         parent.kill()
     gone, _ = psutil.wait_procs([other], timeout=10)
     assert gone
+
+
+def test_no_module_comes_from_the_folder_of_the_data(
+    worker: WorkerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("argparse", "logging", "multiprocessing", "pickle", "runpy"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'a').write(__name__)\nraise SystemExit\n")
+    monkeypatch.chdir(tmp_path)
+    assert worker.run(spawned_flag) == "True\n"
+    subprocess.run([sys.executable, "-m", "napari_seg", "--version"], check=True)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_error_in_a_callback_leaves_nothing_in_the_pipe(worker: WorkerProcess, head: Volume) -> None:

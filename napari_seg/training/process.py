@@ -22,7 +22,7 @@ from typing import Any
 
 from napari_seg.errors import Cancelled, EnvironmentFault, NapariSegError, OutputError, TrainingError
 from napari_seg.training.history import ended_since
-from napari_seg.worker import call_after_death
+from napari_seg.worker import call_after_death, python_environment
 
 _POLL_SECONDS = 0.25
 _GRACE_POLLS = 40
@@ -169,11 +169,10 @@ def _start(command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
     # MONAI warns that the code of a config will run, which is intended here
     quiet = ["ignore::UserWarning:monai.bundle.scripts", "ignore::UserWarning:monai.data.meta_tensor"]
     filters = [*quiet, *filter(None, [os.environ.get("PYTHONWARNINGS")])]  # the last matching filter applies
-    environment = {**os.environ, "PYTHONWARNINGS": ",".join(filters)}
+    environment = {**python_environment(), "PYTHONWARNINGS": ",".join(filters)}
     environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # as `_copy_to_stderr` decodes it; Windows has another
     if command[1] == "-m":
         command = module_command(command[0], *command[2:])
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     group: dict[str, Any] = {"process_group": 0}
     if sys.platform == "win32":
         group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
