@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,40 @@ def test_a_pickle_that_calls_functions_is_named_and_not_run(tmp_path: Path) -> N
         assert not trap.exists()
 
 
+def archive_of(*members: tuple[str, object]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive, warnings.catch_warnings(action="ignore"):  # one name twice
+        for name, content in members:
+            archive.writestr(f"archive/{name}", pickle.dumps(content, protocol=2))
+    return buffer.getvalue()
+
+
+def test_an_archive_is_data_only_as_torch_reads_it(tmp_path: Path) -> None:
+    path, evil = tmp_path / "model.pt", Evil(tmp_path / "trap")
+    for members in (
+        [("DATA.PKL", evil), ("data.pkl", {})],
+        [("data.pkl", evil), ("data.pkl", {})],
+        [("data.pkl", {}), ("DATA.pkl", {})],
+        [("data.pkl", {}), ("evil.py", {})],
+        [("data.pkl", {}), ("CODE/evil", {})],
+    ):
+        path.write_bytes(archive_of(*members))
+        assert inspect_weights(path).kind != "data", members
+
+
+@pytest.mark.parametrize("has_zip64", [False, True])
+def test_an_archive_with_two_directories_is_no_data(has_zip64: bool, tmp_path: Path) -> None:
+    """Torch follows the offset in the last record; `zipfile` takes the directory before that record."""
+    hidden = archive_of(("data.pkl", Evil(tmp_path / "trap")))
+    torch.save({}, tmp_path / "model.pt")
+    shown = (tmp_path / "model.pt").read_bytes() if has_zip64 else archive_of(("data.pkl", {}))
+    assert inspect_weights(tmp_path / "model.pt").kind == "data"
+    (tmp_path / "model.pt").write_bytes(hidden + shown)
+    assert inspect_weights(tmp_path / "model.pt").kind != "data"
+    (tmp_path / "model.pt").write_bytes(shown[:-2] + len(hidden).to_bytes(2, "little") + hidden)  # as a comment
+    assert inspect_weights(tmp_path / "model.pt").kind != "data"
+
+
 def test_a_whole_module_is_a_pickle_with_calls(tmp_path: Path) -> None:
     torch.save(torch.nn.Conv3d(1, 1, 1), tmp_path / "model.pt")
     assert "torch.nn.modules.conv.Conv3d" in inspect_weights(tmp_path / "model.pt").calls
@@ -92,7 +128,7 @@ def test_endless_pickles_are_not_read_to_their_end(tmp_path: Path, monkeypatch: 
     for number, kind in ((1, "data"), (2, "unknown")):  # 602 operations each
         with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
             for n in range(number):
-                archive.writestr(f"a/{n}.pkl", pickle)
+                archive.writestr(f"{n}/data.pkl", pickle)
         assert inspect_weights(tmp_path / "a.pt").kind == kind
     (tmp_path / "b.pt").write_bytes(pickle * 5)
     assert inspect_weights(tmp_path / "b.pt").kind != "data"
@@ -102,5 +138,5 @@ def test_pickles_are_large_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("napari_seg.bundles.weights.files._MAX_PICKLE_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         for n in range(3):
-            archive.writestr(f"a/{n}.pkl", b"\x80\x02" + b"B" + (400).to_bytes(4, "little") + bytes(400) + b".")
+            archive.writestr(f"{n}/data.pkl", b"\x80\x02" + b"B" + (400).to_bytes(4, "little") + bytes(400) + b".")
     assert inspect_weights(tmp_path / "a.pt").kind == "unknown"

@@ -8,13 +8,15 @@ TorchScript and exported programs (`.pt2`) are zip archives that contain code.
 from __future__ import annotations
 
 import io
+import os
 import pickletools
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Literal
 
 WEIGHTS_ENDINGS = {".bin", ".ckpt", ".pt", ".pt2", ".pth", ".tar", ".ts"}
@@ -37,6 +39,16 @@ _MAX_CALLS = 20
 
 _PROGRAMS = {"archive_format", "serialized_exported_program.json", "constants.pkl"}
 """Files in the archives of TorchScript and of exported programs."""
+
+_TENSORS = re.compile(
+    r"[^/\\]+/(data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id)"
+)
+"""Members of the archives that `torch.save` writes."""
+
+_END = struct.Struct("<4s8xLLH")
+_END_64 = struct.Struct("<4s36xQQ")
+_LOCATOR_64 = struct.Struct("<4s4xQ4x")
+"""Last records of an archive: signature, size and offset of the directory, length of a comment; the two of zip64."""
 
 _HARMLESS = re.compile(
     r"collections (OrderedDict|Counter|defaultdict)|_codecs encode|(__builtin__|builtins) (set|complex|bytearray)|"
@@ -85,25 +97,59 @@ def inspect_weights(path: Path) -> WeightsContent:
 
 
 def _of_archive(archive: zipfile.ZipFile) -> WeightsContent:
-    names = [PurePosixPath(name) for name in archive.namelist()]
-    if len(names) > _MAX_ENTRIES:
+    """Return what an archive holds; it is data only if torch's reader finds the same members in it as `zipfile`.
+
+    Torch ignores case, and takes another one of two members of one name.
+    """
+    members = archive.infolist()
+    if len(members) > _MAX_ENTRIES:
         return WeightsContent("unknown")
-    if any(name.name in _PROGRAMS or "code" in name.parts for name in names):
+    names = [member.filename.casefold() for member in members]
+    if any(name.rpartition("/")[2] in _PROGRAMS or "code" in name.split("/") for name in names):
         return WeightsContent("program")
-    pickles = [name for name in names if name.suffix == ".pkl"]
-    if not pickles:
-        return WeightsContent("unknown")
     calls: list[str] = []
     size, left = 0, count(_MAX_OPERATIONS, -1)
-    for name in pickles:
-        with archive.open(str(name)) as file:
+    for member, name in zip(members, names, strict=True):
+        if not name.endswith(".pkl"):
+            continue
+        with archive.open(member) as file:
             content = file.read(_MAX_PICKLE_BYTES - size + 1)
         size += len(content)
         if size > _MAX_PICKLE_BYTES:
             return WeightsContent("unknown")
         if not _collect_calls(io.BytesIO(content), calls, left):
             return WeightsContent("unknown", tuple(calls))
-    return WeightsContent("pickle", tuple(calls)) if calls else WeightsContent("data")
+    if calls:
+        return WeightsContent("pickle", tuple(calls))
+    is_data = (
+        len(set(names)) == len(names)
+        and all(_TENSORS.fullmatch(member.filename) for member in members)
+        and any(name.endswith("/data.pkl") for name in names)
+        and _has_one_directory(archive)
+    )
+    return WeightsContent("data" if is_data else "unknown")
+
+
+def _has_one_directory(archive: zipfile.ZipFile) -> bool:
+    """Return whether the last records of an archive name the directory that `zipfile` found without them.
+
+    An archive can hold a second directory, with other members, where they point to.
+    """
+    file = archive.fp
+    assert file is not None
+    position = file.seek(-_END.size, os.SEEK_END)
+    signature, size, offset, comment = _END.unpack(file.read(_END.size))
+    if signature != b"PK\5\6" or comment:
+        return False
+    file.seek(position - _LOCATOR_64.size)
+    signature, position_64 = _LOCATOR_64.unpack(file.read(_LOCATOR_64.size))
+    if signature == b"PK\6\7":
+        position -= _LOCATOR_64.size + _END_64.size
+        file.seek(position)
+        signature, size, offset = _END_64.unpack(file.read(_END_64.size))
+        if signature != b"PK\6\6" or position_64 != position:
+            return False
+    return offset == archive.start_dir and offset + size == position
 
 
 def _of_pickles(file: IO[bytes]) -> WeightsContent:
