@@ -182,6 +182,17 @@ def test_modules_in_a_folder_of_compiled_files_count(root: Path, name: str) -> N
     assert digest(root) != before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+@pytest.mark.parametrize("name", ["__pycache__", "scripts/__pycache__/inner", ".git", "code"])
+def test_links_of_folders_that_do_not_count_are_refused(root: Path, tmp_path: Path, name: str) -> None:
+    target = root / ".git" if name == "code" else tmp_path / "elsewhere"
+    target.mkdir()
+    (target / "net.py").write_text("x = 1\n")
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).symlink_to(target)
+    assert refused(root) == "bundle.link"
+
+
 def test_a_copy_has_the_same_hash_and_a_renamed_file_another(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "copy")
     assert digest(tmp_path / "copy") == digest(root)
@@ -286,6 +297,31 @@ def test_a_config_that_the_inference_config_names_is_used(root: Path) -> None:
     with (root / "configs" / "inference.yaml").open("a") as file:
         file.write('more: "%configs/other.json::a"\n')
     assert all(line.is_used for line in code_lines(read_bundle(root)))
+
+
+@pytest.mark.parametrize("macro", ["%docs/net.json::a", "%docs/\\u006eet.json::a", "%docs/chain.yml::b"])
+def test_a_config_that_a_macro_reads_is_used(root: Path, macro: str) -> None:
+    (root / "docs").mkdir(exist_ok=True)
+    (root / "docs" / "net.json").write_text('{"a": "$evil()"}')
+    (root / "docs" / "chain.yml").write_text('b: "%docs/net.json::a"')
+    (root / "docs" / "data.json").write_text("[1]")
+    lines = [line for line in code_lines(read_bundle(root)) if line.file.startswith("docs")]
+    assert [(line.place, line.text, line.is_used) for line in lines] == [("docs/net.json:1", "$evil()", False)]
+    with (root / "configs" / "inference.yaml").open("a") as file:
+        file.write(f'more: "{macro}"\n')
+    lines = [line for line in code_lines(read_bundle(root)) if line.file.startswith("docs")]
+    assert [(line.text, line.is_used) for line in lines] == [("$evil()", True)]
+
+
+def test_the_configs_of_a_coarse_bundle_are_used(root: Path) -> None:
+    write_threshold_bundle(root / "coarse")
+    with (root / "coarse" / "configs" / "inference.yaml").open("a") as file:
+        file.write('more: "$evil()"\n')
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    metadata["napari_seg"] = {"coarse": {"bundle": "coarse", "margin_mm": 10}}
+    (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    found = {(line.file, line.text): line.is_used for line in code_lines(read_bundle(root))}
+    assert found["coarse/configs/inference.yaml", "$evil()"]
 
 
 def test_a_config_that_can_t_be_read_is_a_line_too(root: Path) -> None:

@@ -38,6 +38,9 @@ def test_trust_is_printed_and_remembered(scan: Path, tmp_path: Path, capsys: pyt
     assert f"sha256 {digest}, 4 files" in printed
     assert "scripts/nets.py: all lines run (19)  (Python module of the bundle)" in printed
     assert "configs/inference.yaml:3: scripts.nets.Threshold" in printed
+    assert (
+        "  because configs/inference.yaml: network_def._target_ scripts.nets.Threshold is the bundle's own" in printed
+    )
     assert main([*words, "--redo-all"]) == 0
     assert "you allow" not in capsys.readouterr().err
     with (root / "configs" / "inference.yaml").open("a") as file:

@@ -6,8 +6,8 @@ writes results into its folder, needs no new consent: weights that hold only ten
 of a training (`_INERT`). They are known by their content, and no loader of pickles takes them.
 `content_hash` identifies the program, for `model_digest`, which leaves unused files out; images and all outputs of a
 training count with their names only, and so they did for consent in earlier versions.
-`__pycache__` and `.git` do not count, because napari-seg never reads them; nor do files that file managers leave
-(`litter.py`).
+The files in `__pycache__` that no name imports, and `.git`, do not count, because napari-seg never reads them; nor do
+files that file managers leave (`litter.py`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.config.resolve import import_of
 from napari_seg.bundles.litter import is_litter
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
+from napari_seg.bundles.read import with_coarse
 from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle
+from napari_seg.bundles.ways import resolver_of
 from napari_seg.bundles.weights.files import WEIGHTS_ENDINGS, inspect_weights
 from napari_seg.errors import BundleError, one_line
 
@@ -78,8 +80,6 @@ _HEAD_BYTES = 4096
 
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 """First bytes of a pickle since protocol 2, and of a zip archive."""
-
-_UNREAD = {"__pycache__", ".git"}
 
 _OUTPUT_FOLDER = re.compile(r"training|fold_\d+")
 """Folders into which a training writes; they may be links to a larger disk."""
@@ -283,8 +283,8 @@ def code_lines(bundle: Bundle) -> list[CodeLine]:
         found = [replace(line, file=Path(name, line.file).as_posix()) for name, lines in each for line in lines]
         return sorted(found, key=lambda line: not line.is_used)[:MAX_LINES]
     order = {"module": 0, "expression": 1, "target": 1, "notable": 3}
-    used = _used_configs(bundle.root)
-    lines = [line for file in files_of(bundle.root) for line in _lines_of(bundle.root, file, used)]
+    used = _used_configs(bundle)
+    lines = [line for file in files_of(bundle.root) for line in _lines_of(file, used)]
     return sorted(lines, key=lambda line: (not line.is_used, order.get(line.cause, 2)))[:MAX_LINES]
 
 
@@ -300,13 +300,15 @@ def _walk(root: Path, real_root: Path) -> Iterator[Path]:
     tops, allowed = [root], [real_root]
     while tops:
         for folder, subfolders, names in os.walk(tops.pop(), onerror=refuse):
+            is_cache = "__pycache__" in Path(folder).relative_to(root).parts
             for name in list(subfolders):
                 path = Path(folder, name)
-                if name in _UNREAD:
+                if name == ".git" and not path.is_symlink():
                     subfolders.remove(name)
-                    yield from _importable_in(path)
                     continue
                 real = path.resolve()
+                if path.is_symlink() and ".git" in real.parts:
+                    raise _link(root, f"{path.relative_to(root).as_posix()} is a link into .git")
                 if not any(real.is_relative_to(inside) for inside in allowed):
                     if path.parent != root or not _OUTPUT_FOLDER.fullmatch(name):
                         raise _link(
@@ -316,16 +318,13 @@ def _walk(root: Path, real_root: Path) -> Iterator[Path]:
                     tops.append(path)
                 if path.is_symlink():
                     yield path
-            yield from (Path(folder, name) for name in names)
+            yield from (Path(folder, name) for name in names if not is_cache or _is_importable(name))
 
 
-def _importable_in(folder: Path) -> Iterator[Path]:
-    """Yield files of `__pycache__` that an import can reach by a name, which Python's compiled files there have not."""
-    if folder.name == "__pycache__" and not folder.is_symlink():
-        for path in folder.rglob("*"):
-            suffix = next((suffix for suffix in all_suffixes() if path.name.endswith(suffix)), "")
-            if suffix and "." not in path.name.removesuffix(suffix) and path.is_file():
-                yield path
+def _is_importable(name: str) -> bool:
+    """Return whether an import can reach a file by its name; Python's own compiled files have two dots."""
+    suffix = next((suffix for suffix in all_suffixes() if name.endswith(suffix)), "")
+    return suffix != "" and "." not in name.removesuffix(suffix)
 
 
 def _link(root: Path, found: str) -> BundleError:
@@ -392,18 +391,25 @@ def _weights_kind(path: Path, state: tuple[int, ...]) -> str:
         return "unknown"
 
 
-def _used_configs(root: Path) -> set[str]:
-    """Return the names of configs that a segmentation reads: the inference config, the metadata, and what they name."""
+def _used_configs(bundle: Bundle) -> set[Path] | None:
+    """Return the configs that a segmentation reads, those of the coarse bundle too; None if it is not known which.
+
+    They are the inference config, the metadata, the files that macros take values from, and the files in `configs`
+    that the inference config names anywhere, because its expressions may read them.
+    """
+    used: set[Path] = set()
     try:
-        path = inference_config(root)
-        text = "\n".join(_read_lines(path))
-        names = {one.name for one in (root / "configs").iterdir()}
+        for each in with_coarse(bundle):
+            path = inference_config(each.root)
+            text = "\n".join(_read_lines(path))
+            used |= {path, each.root / METADATA, *resolver_of(each).files}
+            used |= {one for one in (each.root / "configs").iterdir() if one.name in text}
     except (BundleError, OSError):
-        return set()
-    return {path.name, METADATA.name, *(name for name in names if name in text)}
+        return None
+    return {path.resolve() for path in used}
 
 
-def _lines_of(root: Path, file: BundleFile, used: set[str]) -> Iterator[CodeLine]:
+def _lines_of(file: BundleFile, used: set[Path] | None) -> Iterator[CodeLine]:
     suffix = file.path.suffix.lower()
     name = one_line(file.name, _MAX_TEXT)
     if file.leads_out:
@@ -415,9 +421,12 @@ def _lines_of(root: Path, file: BundleFile, used: set[str]) -> Iterator[CodeLine
     elif suffix in _COMPILED:
         yield CodeLine(name, 0, "", "compiled")
     elif suffix in (".json", ".yaml", ".yml"):
-        if file.path.parent == root / "configs" or _is_config(root, file.path):
-            lines = _of_config(root, file.path, name)
-            yield from (replace(line, is_used=file.path.name in used) for line in lines)
+        is_used = used is None or file.path.resolve() in used
+        lines = [replace(line, is_used=is_used) for line in _of_config(file.path, name)]
+        if is_used or file.path.parent.name == "configs":
+            yield from lines
+        else:  # what can't be read is no config
+            yield from (line for line in lines if line.cause != "unreadable")
     elif suffix == ".conf":
         yield from (replace(line, is_used=False) for line in _matching(file.path, name, _LOGGING, "logging"))
     elif not file.may_change and (suffix in WEIGHTS_ENDINGS or _head(file.path).startswith(_PICKLE_STARTS)):
@@ -426,13 +435,6 @@ def _lines_of(root: Path, file: BundleFile, used: set[str]) -> Iterator[CodeLine
             yield CodeLine(name, 0, "", "program")
         for call in content.calls:
             yield CodeLine(name, 0, one_line(call, _MAX_TEXT), "pickle")
-
-
-def _is_config(root: Path, path: Path) -> bool:
-    try:
-        return inference_config(root) == path
-    except BundleError:
-        return False
 
 
 def _of_module(path: Path, name: str) -> Iterator[CodeLine]:
@@ -454,9 +456,9 @@ def _read_lines(path: Path) -> list[str]:
         return file.read(_MAX_SOURCE_BYTES).decode("utf-8", errors="replace").splitlines()
 
 
-def _of_config(root: Path, path: Path, name: str) -> Iterator[CodeLine]:
+def _of_config(path: Path, name: str) -> Iterator[CodeLine]:
     try:
-        max_bytes = MAX_METADATA_BYTES if path == root / METADATA else None
+        max_bytes = MAX_METADATA_BYTES if path.parts[-2:] == METADATA.parts else None
         config = read_config(path) if max_bytes is None else read_config(path, max_bytes)
         code = list(islice(_code_in(config), MAX_LINES))
     except Exception as error:  # a damaged file can raise anything

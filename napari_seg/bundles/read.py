@@ -245,6 +245,15 @@ def _ensemble(bundle: Bundle, entry: dict[str, Any]) -> EnsembleBundle:
 _MAX_MEMBERS = 16
 
 
+def with_coarse(bundle: Bundle) -> list[Bundle]:
+    """Return a bundle and its coarse bundle, if it has one, and that one's.
+
+    Raises:
+        BundleError: as for `read_coarse`.
+    """
+    return [bundle] if bundle.coarse is None else [bundle, *with_coarse(read_coarse(bundle))]
+
+
 def root_of(bundle: str | Path) -> Path:
     """Return the folder of a bundle, whatever state it is in.
 

@@ -46,6 +46,7 @@ def unused_files(bundle: Bundle) -> frozenset[str] | None:
         if way_of(bundle, resolver).kind != "engine":
             return None
         used = {inference_config(root).relative_to(root).as_posix(), METADATA.as_posix()}
+        used |= {path.relative_to(resolver.root).as_posix() for path in resolver.files}
         used |= _imported(root, modules, _config_texts(resolver))
         documents = [name for name in names if _DOCUMENT.fullmatch(name)]
         while named := {name for name in documents if name not in used and _is_named(root, name, used)}:

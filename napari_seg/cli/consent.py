@@ -34,13 +34,17 @@ def give_consent(bundle: Bundle) -> Bundle:
     Raises:
         BundleError: its content can't be consented to, because it lies outside its folder, for example.
     """
-    from napari_seg.bundles.content import code_lines, files_of
+    from napari_seg.bundles.content import MAX_LINES, code_lines, files_of
+    from napari_seg.bundles.read import with_coarse
     from napari_seg.bundles.trust import check_consent, remember
+    from napari_seg.bundles.ways import way_of
     from napari_seg.errors import BundleError, one_line
 
     with suppress(BundleError):
-        check_consent(bundle)
+        for each in with_coarse(bundle):
+            check_consent(each)
         return bundle
+    reasons = [reason for each in with_coarse(bundle) for reason in way_of(each).reasons]
     lines, count = code_lines(bundle), len(files_of(bundle.root))
     try:
         digest, memory = remember(bundle), "until it changes"
@@ -50,10 +54,14 @@ def give_consent(bundle: Bundle) -> Bundle:
     place = f" (sha256 {digest}, {count} files)" if digest else f" ({count} files)"
     folder = one_line(bundle.root, 1000)
     print(f"napari-seg: you allow the bundle in {folder} to run its code{place}, {memory}:", file=sys.stderr)
+    for reason in reasons:
+        print(f"  because {one_line(reason, 1000)}", file=sys.stderr)
     used = [line for line in lines if line.is_used]
     for line in used:
         print(f"  {line.place}: {line.text}{'  ' * bool(line.text)}({line.why})", file=sys.stderr)
     if len(used) < len(lines):
         files = ", ".join(dict.fromkeys(line.file for line in lines if not line.is_used))
         print(f"  and {len(lines) - len(used)} lines that a segmentation does not read ({files})", file=sys.stderr)
+    if len(lines) >= MAX_LINES:
+        print(f"  and more: the list ends after {MAX_LINES} lines; read the files of the folder", file=sys.stderr)
     return bundle

@@ -66,6 +66,7 @@ class Resolver:
     Attributes:
         entries: the entries after merging, macros and relative ids.
         notices: what was left out of networks that were built: arguments that MONAI no longer has.
+        files: files that its macros read.
 
     Raises:
         ResolveError: an entry changes one that does not exist, or a macro can't be followed.
@@ -77,6 +78,7 @@ class Resolver:
         self.root = (bundle if isinstance(bundle, Path) else bundle.root).resolve()
         self.device = device
         self.notices: list[str] = []
+        self.files: set[Path] = set()
         self._copied = 0
         self._budget = Budget()
         self._found: dict[str, list[str]] = {}
@@ -427,7 +429,7 @@ class Resolver:
         self._copied += check_size(found)
         if self._copied > MAX_ENTRIES:
             raise ResolveError(f"its macros stand for more than {MAX_ENTRIES} values")
-        return copied(found)
+        return self._with_macros(copied(found), id)  # MONAI's parser would look in the current folder for what is left
 
     def _macro(self, text: str) -> Any:
         match = _MACRO_FILE.fullmatch(text)
@@ -440,6 +442,7 @@ class Resolver:
                 path = None
             if path is None:
                 raise ResolveError(f"%{one_line(text, _MAX_TEXT)} names no file in the bundle")
+            self.files.add(path)
         value: Any = self.entries if path is None else read_config(path)
         for part in id.split("::") if id else ():
             try:
