@@ -190,7 +190,7 @@ def test_long_entries_are_cut_in_the_middle(qtbot: Any) -> None:
         images.append(widget.grab().toImage())
     assert images[0] != images[1]  # both ends are to be seen
     QApplication.sendEvent(widget, QHelpEvent(QEvent.Type.ToolTip, QPoint(), QPoint()))
-    assert widget.toolTip().startswith(name.replace("side", "head"))
+    assert name.replace("side", "head") in widget.toolTip()
 
 
 @pytest.mark.parametrize("width", [300, 360, 500])

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import QApplication, QMessageBox
 
 from napari_seg.errors import NapariSegError
 from napari_seg.plugin.autosave import Autosave
-from napari_seg.plugin.controls import ask_folder, deliver_on_timer
+from napari_seg.plugin.controls import ask_folder, deliver_on_timer, plain_tip
 from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.labels_state import Snapshot, state_of, unsaved_in, with_unsaved_data_in
 from napari_seg.plugin.messages import message_of
@@ -227,7 +227,7 @@ class UnsavedGuard(QObject):
             self._save_in(folder, layers)
         except Exception as error:  # after any exception Qt would close the window
             QApplication.restoreOverrideCursor()
-            QMessageBox.warning(self.parent(), "Not saved", message_of(error).text)
+            QMessageBox.warning(self.parent(), "Not saved", plain_tip(message_of(error).text))
             return False
         QApplication.restoreOverrideCursor()
         return True

@@ -60,7 +60,7 @@ class _ElidingBox(QComboBox):
     def event(self, event: QEvent) -> bool:  # Qt's name
         """Show the whole entry above the tool tip."""
         if event.type() == QEvent.Type.ToolTip:
-            self.setToolTip(f"{self.currentText()}\n{self._tool_tip}" if self.currentText() else self._tool_tip)
+            self.setToolTip(plain_tip("\n".join(filter(None, (self.currentText(), self._tool_tip)))))
         handled: bool = super().event(event)
         return handled
 
@@ -95,7 +95,10 @@ def button(text: str, tool_tip: str, on_click: Callable[..., object] | None = No
 
 
 def plain_tip(text: str) -> str:
-    """Return a text with foreign words as a tool tip, in which Qt finds no markup; markup may refer to other files."""
+    """Return a text with foreign words for a tool tip or a message box, in which Qt would follow markup.
+
+    Markup can name files: Qt opens an image in it, also one on another computer.
+    """
     return f"<qt>{escape(text).replace(chr(10), '<br>')}</qt>"
 
 

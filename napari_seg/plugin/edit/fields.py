@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import floor, inf, log10
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_seg.plugin.controls import button
@@ -16,7 +17,7 @@ def section(title: str, *parts: QWidget | QLayout) -> QWidget:
     layout.setContentsMargins(0, 0, 0, 4)
     layout.setSpacing(4)
     if title:
-        head = QLabel(title)
+        head = QLabel(title, textFormat=Qt.TextFormat.PlainText)
         font = head.font()
         font.setBold(True)
         head.setFont(font)

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import box, button, row, scrolled, swatch
+from napari_seg.plugin.controls import box, button, plain_tip, row, scrolled, swatch
 from napari_seg.plugin.edit import keys
 from napari_seg.plugin.edit.cheat_sheet import CheatSheet
 from napari_seg.plugin.edit.fields import amount, section, small
@@ -200,7 +200,7 @@ class EditTab(QWidget):
         for name in ("union", "minus", "within", "mirror"):
             known = WINDOW_OPERATIONS[name]
             menu = self._combine_menu.addMenu(known.title)
-            menu.setToolTip(known.tip)
+            menu.setToolTip(plain_tip(known.tip))
             for other in self.model.others:
                 action = menu.addAction(swatch(other.color), other.name)
                 action.triggered.connect(lambda *_, name=name, label=other.label: self.model.run(name, label))

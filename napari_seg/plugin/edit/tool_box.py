@@ -45,7 +45,7 @@ class ToolBox(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         layout.addLayout(grid)
-        self._hint = QLabel(wordWrap=True)
+        self._hint = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         layout.addWidget(self._hint)
         for widget in (self._prompts_line, self._method_line, *self._settings):
             layout.addWidget(widget)
@@ -56,7 +56,7 @@ class ToolBox(QWidget):
     # building
 
     def _build_prompts(self) -> QWidget:
-        self._prompts_label = QLabel()
+        self._prompts_label = QLabel(textFormat=Qt.TextFormat.PlainText)
         self._undo_button = button("Undo", "Remove the latest prompt. Key: Backspace.", self._tools.model.undo_prompt)
         self._clear_button = button("Clear", "Remove all prompts.", self._tools.model.clear_prompts)
         return _line(self._prompts_label, self._undo_button, self._clear_button)

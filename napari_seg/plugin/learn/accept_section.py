@@ -140,7 +140,7 @@ class AcceptButton(QPushButton):
 
 def heading(text: str) -> QLabel:
     """Return the title of a section."""
-    label = QLabel(text)
+    label = QLabel(text, textFormat=Qt.TextFormat.PlainText)
     font = label.font()
     font.setBold(True)
     label.setFont(font)

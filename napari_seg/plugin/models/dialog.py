@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from superqt.utils import signals_blocked
 
 from napari_seg.errors import printable
-from napari_seg.plugin.controls import DetailsPane, ask_folder, button, number_item, row, table
+from napari_seg.plugin.controls import DetailsPane, ask_folder, button, number_item, plain_tip, row, table
 from napari_seg.plugin.models.model import SIZES, Action, LicenceQuestion, ModelsModel
 from napari_seg.plugin.models.questions import LicenceDialog
 from napari_seg.plugin.models.rows import LICENCE_KINDS, WAYS, ModelRow, size_text
@@ -253,7 +253,7 @@ class ModelsDialog(QDialog):
         for widget, action, tip in actions:
             obstacle = model.obstacle_to(action)
             widget.setEnabled(not obstacle)
-            widget.setToolTip(obstacle or tip)
+            widget.setToolTip(plain_tip(obstacle or tip))
         self._add_button.setEnabled(model.job is None)
         left = f", {size_text(model.left_bytes)} of it unfinished downloads" if model.left_bytes else ""
         self._disk.setText(f"On disk: {size_text(model.store_bytes)}{left}")

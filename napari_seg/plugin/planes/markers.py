@@ -27,7 +27,7 @@ class OrientationMarkers(QObject):
         super().__init__(canvas)
         self.setObjectName(_NAME)
         self._canvas, self._viewer, self._main_viewer = canvas, viewer, main_viewer
-        self._labels = [QLabel(canvas) for _ in range(4)]
+        self._labels = [QLabel(canvas, textFormat=Qt.TextFormat.PlainText) for _ in range(4)]
         for label in self._labels:
             label.setStyleSheet(_STYLE)
             label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)

@@ -9,6 +9,7 @@ from qtpy.QtGui import QDropEvent, QHideEvent
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSplitter, QVBoxLayout, QWidget
 from vispy.scene.visuals import Line
 
+from napari_seg.plugin.controls import plain_tip
 from napari_seg.plugin.docks import restore_panel_width
 from napari_seg.plugin.napari_private import brush_circle, main_window, native_canvas, qt_viewer_of, scene
 from napari_seg.plugin.overlay import MarksOverlay
@@ -35,7 +36,7 @@ class LinkedPlanes(QWidget):
         self._main = _Crosshair(main_canvas, viewer)
         OrientationMarkers.for_canvas(native_canvas(main_canvas), viewer)
         self.views: dict[str, _Plane] = {}
-        self._point = QLabel(wordWrap=True)
+        self._point = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._point.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._point.setToolTip("Position of the crosshair in the patient; click in a plane to move it.")
         self._splitter = QSplitter(Qt.Orientation.Vertical)
@@ -174,10 +175,10 @@ class _Plane(QWidget):
         self._marks = MarksOverlay.for_canvas(self.qt_viewer, self.viewer, views_of(model.viewer))
         swap = QPushButton("⤢")
         swap.setFixedWidth(26)
-        swap.setToolTip(f"Show the {plane} plane in the main canvas.")
+        swap.setToolTip(plain_tip(f"Show the {plane} plane in the main canvas."))
         swap.clicked.connect(lambda *_: model.show_in_main(plane))
         head = QHBoxLayout()
-        head.addWidget(QLabel(plane.capitalize()), 1)
+        head.addWidget(QLabel(plane.capitalize(), textFormat=Qt.TextFormat.PlainText), 1)
         head.addWidget(swap)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

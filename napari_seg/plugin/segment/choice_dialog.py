@@ -13,7 +13,7 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import button, row, swatch
+from napari_seg.plugin.controls import button, plain_tip, row, swatch
 from napari_seg.plugin.segment.choice import StructureChoice
 
 
@@ -83,6 +83,6 @@ class StructuresDialog(QDialog):
         self._summary.setText(self.model.summary)
         ok = self._buttons.button(QDialogButtonBox.StandardButton.Ok)
         ok.setEnabled(not self.model.obstacle)
-        ok.setToolTip(self.model.obstacle or "Look for the chosen structures only.")
+        ok.setToolTip(plain_tip(self.model.obstacle or "Look for the chosen structures only."))
         for widget in (self._all_button, self._none_button):
             widget.setEnabled(bool(shown))

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QDialog, QFormLayout, QLabel, Q
 from superqt import QElidingLabel
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import box, button, row, scrolled
+from napari_seg.plugin.controls import box, button, plain_tip, row, scrolled
 from napari_seg.plugin.models.dialog import ModelsDialog
 from napari_seg.plugin.models.model import ModelsModel
 from napari_seg.plugin.models.questions import TrustDialog
@@ -61,7 +61,7 @@ class SegmentTab(QWidget):
         self._bundle_box = box("Models found on this computer.")
         self._models_button = button("Models…", "Search, install and remove models.", self.show_models)
         self._channel_boxes: dict[str, QComboBox] = {}
-        self._card = QLabel(wordWrap=True)
+        self._card = QLabel(wordWrap=True, textFormat=Qt.TextFormat.RichText)
         self._card.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._card.setAlignment(Qt.AlignmentFlag.AlignTop)
         self._trust_button = button("Trust this model…", "See its program code, and allow it to run.", self._on_trust)
@@ -185,7 +185,7 @@ class SegmentTab(QWidget):
         obstacle, is_running = model.obstacle, model.run is not None
         self._run_button.setEnabled(not obstacle)
         self._run_button.setText("Run after this" if is_running else "Run")
-        self._run_button.setToolTip(obstacle or "Segment the scan. The result is a new labels layer.")
+        self._run_button.setToolTip(plain_tip(obstacle or "Segment the scan. The result is a new labels layer."))
         self._stop_button.setEnabled(is_running)
         self._progress_label.setVisible(is_running)
         self._progress_bar.setVisible(is_running)
@@ -206,7 +206,8 @@ class SegmentTab(QWidget):
         if model.bundle is not None:
             self._structures_button.setText(f"{choice_text(model.bundle.segments, model.structures)} …")
             tip = "Choose which structures are looked for; a few take less time."
-            self._structures_button.setToolTip("\n".join(filter(None, (", ".join(model.structures[:20]), tip))))
+            shown = ", ".join(model.structures[:20])
+            self._structures_button.setToolTip(plain_tip("\n".join(filter(None, (shown, tip)))))
         with signals_blocked(self._match_box):
             self._match_box.setCurrentIndex(self._match_box.findData(model.options.match))
 

@@ -22,7 +22,7 @@ from superqt.utils import signals_blocked
 
 from napari_seg.errors import OutputError
 from napari_seg.formats.kinds import LABEL_FORMATS, MENU_FORMATS, FormatName
-from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
+from napari_seg.plugin.controls import ask_file, box, button, number_item, plain_tip, row, swatch, table
 from napari_seg.plugin.labels_on_scan import has_grid_of, may_belong_to
 from napari_seg.plugin.labels_state import state_of
 from napari_seg.plugin.messages import Message, message_of
@@ -89,7 +89,7 @@ class StructuresTab(QWidget):
             self.model.save(path, format_name)
 
     def _may_replace(self, path: Path) -> bool:
-        text = f"{path.name} already exists. Replace it?"
+        text = plain_tip(f"{path.name} already exists. Replace it?")
         return QMessageBox.question(self, "Replace the file?", text) == QMessageBox.StandardButton.Yes
 
     def ask_reference(self) -> None:
@@ -103,7 +103,7 @@ class StructuresTab(QWidget):
         self._labels_box = box(f"Labels layer whose structures are listed; follows the selected layer. {_UNSAVED_TIP}.")
         self._table = table(*_HEADS, stretched=_NAME)
         for column, tip in enumerate(_TIPS):
-            self._table.horizontalHeaderItem(column).setToolTip(tip)
+            self._table.horizontalHeaderItem(column).setToolTip(plain_tip(tip))
         self._hint = QLabel("Run a model or draw labels on a scan. Their structures are listed here.", wordWrap=True)
         self._previous_button = button(
             "◀ Previous",
@@ -226,7 +226,9 @@ class StructuresTab(QWidget):
         for format_name, action in self._export_actions.items():
             why = obstacle(layer, format_name)
             action.setEnabled(not why)
-            action.setToolTip(why or f"The file is read back and checked: {LABEL_FORMATS[format_name].verified}.")
+            action.setToolTip(
+                plain_tip(why or f"The file is read back and checked: {LABEL_FORMATS[format_name].verified}.")
+            )
 
     def _fill_table(self, layer: Labels | None, structures: list[Structure]) -> None:
         self._table.setVisible(layer is not None)
@@ -254,7 +256,7 @@ class StructuresTab(QWidget):
         eye.setToolTip(_TIPS[_EYE])
         name = QTableWidgetItem(structure.name)
         name.setData(Qt.ItemDataRole.UserRole, structure.label)
-        name.setToolTip(f"{structure.name}, label {structure.label}. {_TIPS[_NAME]}")
+        name.setToolTip(plain_tip(f"{structure.name}, label {structure.label}. {_TIPS[_NAME]}"))
         if structure.voxels is None:
             ml, voxels = "…", "…"
         elif structure.voxels == 0:

@@ -7,7 +7,7 @@ from qtpy.QtGui import QPalette
 from qtpy.QtWidgets import QLabel, QSpinBox, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 
-from napari_seg.plugin.controls import DetailsPane, NameColumn, ask_file, ask_folder, button, row
+from napari_seg.plugin.controls import DetailsPane, NameColumn, ask_file, ask_folder, button, plain_tip, row
 from napari_seg.plugin.study.entries import Entry
 from napari_seg.plugin.study.model import StudyModel
 
@@ -38,7 +38,7 @@ class StudyTab(QWidget):
         header.setMinimumSectionSize(30)
         NameColumn(self._tree, header, 0, min_width=170)
         self._details = DetailsPane(self._tree)
-        self._volume_label = QLabel()
+        self._volume_label = QLabel(textFormat=Qt.TextFormat.PlainText)
         self._volume_box = QSpinBox(toolTip="Number of the volume (time, echo or direction), from 0.")
         self._open_button = button("Show series", "Show the selected series in the window.", self._open_chosen)
         self._labels_button = button(
@@ -130,7 +130,8 @@ class StudyTab(QWidget):
             (entry.title, f"{mark} {entry.short}", verdict.modality, entry.size, entry.spacing)
         ):
             item.setText(column, text)
-            item.setToolTip(column, f"{verdict.name}: {entry.words}" + (f" ({verdict.code})" if verdict.code else ""))
+            why = f"{verdict.name}: {entry.words}" + (f" ({verdict.code})" if verdict.code else "")
+            item.setToolTip(column, plain_tip(why))
             if not entry.can_open:  # grey, but selectable: the details give the reason
                 item.setForeground(column, self.palette().brush(QPalette.ColorGroup.Disabled, QPalette.ColorRole.Text))
         item.setData(0, Qt.ItemDataRole.UserRole, entry)

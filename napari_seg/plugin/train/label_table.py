@@ -4,7 +4,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QAbstractItemView, QTableWidget, QTableWidgetItem, QVBoxLayout, QWidget
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import number_item, table
+from napari_seg.plugin.controls import number_item, plain_tip, table
 from napari_seg.plugin.train.model import TrainModel
 from napari_seg.plugin.train.shown_plan import LabelRow
 
@@ -76,5 +76,5 @@ class LabelTable(QWidget):
         for column, item in enumerate([value, name, *map(number_item, numbers)]):
             tip = _TIP if is_free else _TIP_SEVERAL if self.model.more else ""
             tips = [*row.remarks, tip if tip and column == _CLASS else f"{row.voxels:,} voxels"]
-            item.setToolTip("\n".join(tips))
+            item.setToolTip(plain_tip("\n".join(tips)))
             self._table.setItem(number, column, item)

@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QLineEdit, QToolButton, QVBoxLayout, QWidget
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import ask_file, box
+from napari_seg.plugin.controls import ask_file, box, plain_tip
 from napari_seg.plugin.train.choices import NETWORKS
 from napari_seg.plugin.train.model import TrainModel
 from napari_seg.training.network_plan import SIZES
@@ -125,7 +125,7 @@ class MoreSection(QWidget):
                 combo.clear()
                 for value, text in entries.items():
                     combo.addItem(text, value)
-                    combo.setItemData(combo.count() - 1, text, Qt.ItemDataRole.ToolTipRole)
+                    combo.setItemData(combo.count() - 1, plain_tip(text), Qt.ItemDataRole.ToolTipRole)
             values = list(entries)
             chosen = "" if chosen == "UNet" else chosen
             combo.setCurrentIndex(values.index(chosen) if chosen in values else -1)

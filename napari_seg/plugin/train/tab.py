@@ -125,14 +125,15 @@ class TrainTab(QWidget):
         for widget in (self._dataset_button, self._output_button, self._minutes):
             widget.setEnabled(not is_running)
         self._plan_button.setEnabled(not obstacle)
-        self._plan_button.setToolTip(obstacle or "Check the data and show what would be trained; nothing is written.")
+        does = "Check the data and show what would be trained; nothing is written."
+        self._plan_button.setToolTip(plain_tip(obstacle or does))
         self._start_button.setEnabled(not obstacle)
         self._start_button.setText("Resume" if model.is_resumed and not is_running else "Start")
         starts = "Continue the training in the model folder." if model.is_resumed else "Check the data, plan and train."
-        self._start_button.setToolTip(obstacle or starts)
+        self._start_button.setToolTip(plain_tip(obstacle or starts))
         self._stop_button.setEnabled(model.job is not None and not model.job.is_stopping)
         saves = "Save and stop after this step; Resume continues." if model.is_training else "Drop the plan."
-        self._stop_button.setToolTip(saves)
+        self._stop_button.setToolTip(plain_tip(saves))
         self._use_button.setVisible(model.can_use)
         self._report_button.setVisible(model.report is not None and not model.is_at_work)
         self._progress_bar.setVisible(is_running)
