@@ -20,7 +20,7 @@ import SimpleITK
 
 from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats.find import find, find_scans
-from napari_seg.formats.itk import read_image, read_itk, to_itk, with_pixel_files
+from napari_seg.formats.itk import _pixel_file, read_image, read_itk, to_itk, with_pixel_files
 from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.read import read
@@ -120,6 +120,19 @@ def test_a_faulty_image_is_refused(tmp_path: Path, change: dict, content: bytes,
     with pytest.raises(InputError) as caught:
         read(tmp_path / "a.nrrd")
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("named", ["//host/share/x.raw", "../share/x.raw", "..", "."])
+def test_a_name_that_leads_out_of_the_folder_is_not_followed(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows, resolving a share connects to its host."""
+    (tmp_path / "a").mkdir()
+    resolved, resolve = list[Path](), Path.resolve
+    monkeypatch.setattr(Path, "resolve", lambda path: resolved.append(path) or resolve(path))
+    with pytest.raises(InputError, match=r"refers to pixels outside"):
+        _pixel_file(tmp_path / "a" / "a.mhd", named)
+    assert resolved == [tmp_path / "a"]
 
 
 def test_more_than_one_number_a_voxel_and_more_than_one_volume(tmp_path: Path) -> None:

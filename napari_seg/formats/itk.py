@@ -7,6 +7,7 @@ header without pixels, made of those lines of the file's header that describe th
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 import threading
@@ -517,8 +518,11 @@ def _file_named(path: Path, named: str) -> Path | None:
         raise InputError("file.bad_header", f"{path.name} has zero bytes in the name of its pixel file; it is damaged")
     folder = path.parent.resolve()
     for text in dict.fromkeys((named, named.replace("\\", "/"))):
-        target = (folder / text).parent.resolve() / PurePosixPath(text).name
-        if not target.is_relative_to(folder) or re.match("[A-Za-z]:", text):
+        target = Path(os.path.normpath(folder / text))
+        is_inside = folder in target.parents and not re.match("[A-Za-z]:", text)
+        if is_inside:  # only now: on Windows, resolving a share connects to its host
+            target = target.parent.resolve() / target.name
+        if not is_inside or folder not in target.parents:
             raise InputError(
                 "file.outside",
                 f"{path.name} refers to pixels outside of its folder; put the pixel file next to it",
