@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, Notice
+from napari_seg.errors import InputError, Notice, one_line
 from napari_seg.geometry import Grid
 from napari_seg.structure_names import find_names
 
@@ -175,13 +175,18 @@ class Term:
     meaning: str
 
 
+def name_of_segment(name: str) -> str:
+    """Return the name of a structure without control characters, such as the escape codes of a terminal."""
+    return name if name.isprintable() else one_line(name, len(name)) or "_"
+
+
 @dataclass(frozen=True)
 class Segment:
     """Named structure of a label map.
 
     Attributes:
         label: value in the label map, above 0.
-        name: name, such as "left anterior hippocampus".
+        name: name, such as "left anterior hippocampus"; spaces replace its control characters.
         color: red, green, blue, each 0 to 255.
         plausible_ml: plausible range of the volume in ml; None if unknown.
         in_one_piece: whether the structure is connected, unlike kidneys or lesions.
@@ -198,6 +203,9 @@ class Segment:
     category: Term | None = None
     kind: Term | None = None
     modifier: Term | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", name_of_segment(self.name))
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,11 @@ def test_ignored_values_and_regions_are_declared(tmp_path: Path) -> None:
     assert declared(tmp_path) == Declared()
 
 
+def test_names_of_classes_control_no_terminal(tmp_path: Path) -> None:
+    escapes = {"li\x1b]52;c;cm0=\x07\x1b[2Jver": 1, "2": "spleen\x1b[2J"}
+    assert set(declared(write(tmp_path, labels=escapes)).classes) == {"li ]52;c;cm0= [2Jver", "spleen [2J"}
+
+
 def test_annotated_classes_of_a_case_are_declared(tmp_path: Path) -> None:
     labels = {"0": "background", "1": "liver", "2": "spleen"}
     listing = [

@@ -25,6 +25,11 @@ from napari_seg.volume import (
 GRID = Grid((4, 3, 2), np.diag([1.0, 2.0, 5.0, 1.0]))
 
 
+def test_a_name_of_a_segment_controls_no_terminal() -> None:
+    for name, shown in (("left\x1b[2J kidney", "left [2J kidney"), ("\x07", "_"), ("Leber  ä", "Leber  ä")):
+        assert Segment(1, name, (0, 0, 0)).name == shown
+
+
 def test_volume_must_fit_its_grid() -> None:
     assert Volume(np.zeros((1, 4, 3, 2), np.int16), GRID).array.dtype == np.int16
     with pytest.raises(InputError, match=r"geometry\.shape"):

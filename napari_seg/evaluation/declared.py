@@ -11,6 +11,7 @@ from typing import Any
 from napari_seg.errors import InputError
 from napari_seg.evaluation.labels import Classes, split_ignored
 from napari_seg.formats.endings import nifti_ending
+from napari_seg.volume import name_of_segment
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ def _values(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for key, value in labels.items():
         if isinstance(value, str):
-            found[value] = (*found.get(value, ()), int(key))
+            name = name_of_segment(value)
+            found[name] = (*found.get(name, ()), int(key))
         else:
-            found[key] = tuple(int(v) for v in (value if isinstance(value, list) else [value]))
+            found[name_of_segment(key)] = tuple(int(v) for v in (value if isinstance(value, list) else [value]))
     return found
 
 
