@@ -480,6 +480,7 @@ def planned(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
+        ("matplotlib.pyw", "import os\n", r"matplotlib\.pyw is not a module of this version"),
         ("segnets/unet.py", "import os\n", r"segnets/unet\.py is not a module of this version"),
         ("yaml.py", "import os\n", r"yaml\.py is not a module"),
         ("results/torch/__init__.py", "", r"results/torch/__init__\.py is not a module"),

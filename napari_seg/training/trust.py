@@ -24,7 +24,7 @@ from napari_seg.training.choices import CODE, Choices
 from napari_seg.training.postprocessing import STEP
 from napari_seg.training.write import ONLY_OTHERS, networks
 
-_IMPORTABLE = {".py", ".pyc", ".pyo", ".pyd", ".so", ".dylib", ".pth"}
+_IMPORTABLE = {".py", ".pyw", ".pyc", ".pyo", ".pyd", ".so", ".dylib", ".pth"}
 
 
 def check_code(root: Path, choices: Choices) -> None:
