@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from empty_sets import code_of, touch
 from segnets.data import find_dataset
-from segnets.data.patients import Origin, patients_of
+from segnets.data.patients import ONE_FOLDER, Origin, lie_in_one_folder, patients_of
 
 
 def groups(patients: list[str]) -> list[int]:
@@ -49,6 +49,28 @@ def groups(patients: list[str]) -> list[int]:
 )
 def test_patients_by_paths(paths: str, expected: list[int]) -> None:
     assert groups(patients_of([Origin(path) for path in paths.split()])) == expected
+
+
+@pytest.mark.parametrize(
+    ("paths", "above", "shared"),
+    [
+        ("rat1/a.nii rat1/b.nii", "data", True),
+        ("rat1/day1/x.nii rat1/day2/x.nii", "data", True),
+        ("a.nii b.nii", "patient07", True),
+        ("a.nii b.nii", "data", False),
+        ("rat1/a.nii rat2/b.nii", "data", False),
+        ("rat1/sub-1_a.nii rat1/sub-2_a.nii", "data", False),
+        ("rat1/sub-1/a.nii rat1/sub-2/a.nii", "data", False),
+    ],
+)
+def test_all_cases_in_the_folder_of_one_patient(paths: str, above: str, shared: bool) -> None:
+    assert lie_in_one_folder([Origin(path) for path in paths.split()], above) == shared
+
+
+def test_a_folder_of_one_patient_is_a_note(tmp_path: Path) -> None:
+    root = touch(tmp_path / "rat1", *(f"{kind}/scan{n}.nii.gz" for kind in ("images", "labels") for n in (1, 2)))
+    assert find_dataset(root).unused == (ONE_FOLDER,)
+    assert find_dataset(root, patient="scan.").unused == ()
 
 
 def test_other_folders_of_named_cases_are_no_patients() -> None:

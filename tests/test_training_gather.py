@@ -177,6 +177,14 @@ def test_folders_of_parts_are_the_split(tmp_path: Path) -> None:
     )
 
 
+def test_all_cases_in_the_folder_of_one_patient_are_a_note(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", *(f"rat1/day{n}/x{end}.nrrd" for n in (1, 2) for end in ("", "_seg")))
+    found, _ = gathered(root)
+    assert found is not None
+    (note,) = found.unused
+    assert note.startswith("all cases lie in a folder that is named as a patient, but count as different patients")
+
+
 def test_what_dataset_json_declares_is_handed_on(tmp_path: Path) -> None:
     root = write(tmp_path / "a", *(f"{folder}/p{n}.nrrd" for folder in ("imagesTr", "labelsTr") for n in (1, 2)))
     entries = [{"image": f"imagesTr/p{n}.nrrd", "label": f"labelsTr/p{n}.nrrd"} for n in (1, 2)]

@@ -28,7 +28,7 @@ from segnets.data.pairing import (
     stem,
     without_channel,
 )
-from segnets.data.patients import Origin, matches_any, patients_of
+from segnets.data.patients import ONE_FOLDER, Origin, lie_in_one_folder, matches_any, patients_of
 from segnets.data.voc import voc_cases, voc_names
 from segnets.errors import TrainingError
 
@@ -203,6 +203,9 @@ def find_dataset(
         for case, place in zip(dataset.cases, dataset.places, strict=True)
     ]
     patients = patients_of(origins, patient, only_named=is_named)
+    unused = listed.unused if listed else ()
+    if patient is None and lie_in_one_folder(origins, (root.parent if is_file else root).absolute().name):
+        unused = (*unused, ONE_FOLDER)
     order = description.get("regions_class_order")
     names = {case["name"] for case in (*dataset.cases, *dataset.unpaired)}
     return replace(
@@ -215,7 +218,7 @@ def find_dataset(
         replayed=listed.replayed if listed else (),
         unclear=listed.unclear if listed else (),
         is_unmatched=patient is not None and not matches_any(origins, patient),
-        unused=listed.unused if listed else (),
+        unused=unused,
     )
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -59,6 +60,13 @@ MAY_SHARE = (
     "validation may share patients"
 )
 """What to say if `may_share_patients`."""
+
+ONE_FOLDER = (
+    "all cases lie in a folder that is named as a patient, but count as different patients: if they are of one "
+    "patient, training and validation share it, and the scores say nothing about other patients; add patients to "
+    "measure that, or set patient, a pattern, if these are several"
+)
+"""What to say if `lie_in_one_folder`."""
 
 _NUMBERED = re.compile(r"(.*\d.*?)(?:[-_. ][a-z]*\d*|(?<=\d)[a-z])", re.IGNORECASE)
 
@@ -139,6 +147,21 @@ def may_share_patients(patients: Iterable[str]) -> bool:
     """Return whether some names differ only after a number that distinguishes others: rat1_a, rat1_b, rat2_a."""
     begin = [found[1] for name in patients if (found := _NUMBERED.fullmatch(name))]
     return len(set(begin)) > 1 and max(Counter(begin).values()) > 1
+
+
+def lie_in_one_folder(cases: Sequence[Origin], above: str) -> bool:
+    """Return whether all cases lie in a folder that is named as a patient, and nothing else names their patients.
+
+    Args:
+        cases: the cases.
+        above: name of the folder of the data set.
+    """
+    folders = [(above, *case.lasting) for case in cases]
+    shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))]
+    if not _named_folder(shared):
+        return False
+    below = [_named_folder(path[len(shared) :]) for path in folders]
+    return not any(below) and not any(case.stated or _patient_in(case.name or case.last) for case in cases)
 
 
 def _match(case: Origin, pattern: str) -> str:

@@ -169,9 +169,10 @@ def gather(
             labels, ignored = {}, () if all(name for _, name in colours) else (IGNORED,)
     else:
         assert unknown is not None
-        pairs, left = _search(dataset_dir, into, own or into.parent, reading, unknown)
+        pairs, left, notes = _search(dataset_dir, into, own or into.parent, reading, unknown)
         labels, ignored = stated_labels(unpacked(dataset_dir) if _is_archive(dataset_dir) else dataset_dir)
         pairs, unused = _with_parts(pairs)
+        unused = (*notes, *unused)
         _report_patients(pairs, report)
     if any("^" in pair.name for pair in pairs):  # as between the names of a person in DICOM
         pairs = [replace(pair, name=f"case_{number:04d}") for number, pair in enumerate(pairs, 1)]
@@ -350,8 +351,10 @@ def _entity(path: Path) -> str:
 
 def _search(
     dataset_dir: Path, into: Path, out: Path, reading: Mapping[str, Any], unknown: SegnetsError
-) -> tuple[list[Pair], tuple[PassedOver, ...]]:
+) -> tuple[list[Pair], tuple[PassedOver, ...], tuple[str, ...]]:
     """Search a folder for pairs, by the references of DICOM objects and then by names.
+
+    Return also what was passed over, and notes on their patients.
 
     The bundle's own folder and others that were trained may lie in that of the data set; they are not searched.
 
@@ -359,6 +362,8 @@ def _search(
         TrainingError: the code of `unknown`, there are none; the message lists what was found instead; `archive.*` or
             `file.*`, the data set is an archive that can't be unpacked.
     """
+    from segnets.data.patients import ONE_FOLDER, lie_in_one_folder
+
     from napari_seg.errors import NapariSegError
 
     own = into if dataset_dir.is_relative_to(out) else out
@@ -387,6 +392,8 @@ def _search(
     )
     pairs, drawn, by_name = ([_placed(pair, dataset_dir) for pair in of_kind] for of_kind in (pairs, drawn, by_name))
     pattern = reading.get("patient")
+    origins = [origin_of(pair) for pair in (*pairs, *drawn, *by_name)]
+    is_shared = pattern is None and lie_in_one_folder(origins, dataset_dir.absolute().name)
     pairs = with_patients(pairs, pattern)
     drawn = with_patients(drawn, pattern, only_named=True)  # other folders are parts or batches, as train2017/, batch1/
     pairs = [*pairs, *drawn, *with_patients(by_name, pattern)]
@@ -406,7 +413,7 @@ def _search(
         )
         text = f"{dataset_dir} holds no scan with a label map; found {listed}; expected {expected}"
         raise TrainingError(unknown.code if unknown.code in _SEARCHED else "dataset.unknown", text)
-    return pairs, left
+    return pairs, left, (ONE_FOLDER,) if is_shared else ()
 
 
 def _unpack(archive: Path) -> None:
