@@ -142,6 +142,20 @@ def test_the_parts_of_another_data_set_are_not_those_of_the_training(
             part_of(root / "cases.csv", "test", out)
 
 
+def test_a_changed_data_set_is_not_the_one_that_was_converted(balls: Path, tmp_path: Path) -> None:
+    root, out = in_nrrd(balls, tmp_path / "data"), tmp_path / "out"
+    plan_bundle(root, out, Choices())
+    expected = part_of(root, "test", out)
+    for folder in (out / "data", out / "data" / "labelsTr"):
+        assert part_of(folder, "test", out) == expected
+    with pytest.raises(InputError, match=r"evaluation\.changed: found other files"):
+        part_of(balls, "test", out)
+    for folder in ("imagesTr", "labelsTr"):
+        shutil.copy(root / folder / "case_03.nrrd", root / folder / "case_10.nrrd")
+    with pytest.raises(InputError, match=r"evaluation\.changed: found 11 cases; expected the 10 cases that"):
+        part_of(root, "test", out)
+
+
 def test_a_list_in_another_order_is_not_the_planned_one(tmp_path: Path) -> None:
     out, names = tmp_path / "out", [f"{number:02d}" for number in range(10)]
     touch(tmp_path, *(f"{name}/t1.nii.gz" for name in names), *(f"labels/{name}.nii.gz" for name in (*names, "new")))

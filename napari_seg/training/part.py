@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from napari_seg.bundles.spec import MEMBERS
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, TrainingError
 from napari_seg.evaluation.labels import Classes, read_classes
-from napari_seg.training.choices import READING
+from napari_seg.training.choices import READING, Choices
+from napari_seg.training.gather.gather import DATA, Continued, gather
 from napari_seg.training.identity import check_recorded, identity_of
 from napari_seg.training.prepare import data_folder
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.write import PLAN
-
-if TYPE_CHECKING:
-    pass
 
 _SPLIT = ("fold", "folds", "fractions", "seed")
 """Arguments of `segnets.data.Split` in a bundle's train.yaml."""
@@ -58,6 +57,7 @@ def part_of(
     reading: dict[str, Any] = {}
     split: dict[str, Any] = {}
     plan: dict[str, Any] = {}
+    source = dataset_dir
     if trained is not None:
         plan = _plan(trained)
         dataset_dir = data_folder(dataset_dir, trained, plan)
@@ -85,17 +85,10 @@ def part_of(
             )
         if trained is not None:
             check_recorded(plan, trained)
-        if trained is not None and "converted" not in plan and planned != identity_of(dataset):
-            count = len(dataset.cases)
-            found = (
-                f"{count} cases" if count != planned["cases"] else "other files, patients or parts, or another order"
-            )
-            raise InputError(
-                "evaluation.changed",
-                f"found {found}; expected the {planned['cases']} cases that {trained} was planned for, because others "
-                "in this part may have been trained on; restore the data set as it was planned, or evaluate new cases "
-                "in a folder of their own, without --part",
-            )
+        if trained is not None and "converted" not in plan:
+            _check_same(identity_of(dataset), [planned], trained)
+        elif trained is not None and not source.resolve().is_relative_to(trained.resolve()):
+            _check_source(source.resolve(), trained.resolve(), plan)
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]
         folders = {path.parent for path in paths}
@@ -104,6 +97,66 @@ def part_of(
                 "input.folders", f"the label maps lie in {len(folders)} folders; expected all of them in one"
             )
         return folders.pop(), {stem(path) for path in paths}
+
+
+def _check_source(source: Path, trained: Path, plan: Mapping[str, Any]) -> None:
+    """Check that a data set is the one, or one of those, that were converted for a training; writes nothing.
+
+    Args:
+        source: the data set, or its folder of label maps.
+        trained: the bundle.
+        plan: its plan.
+
+    Raises:
+        TrainingError: it can't be read.
+        InputError: `evaluation.changed`.
+    """
+    from segnets.errors import TrainingError as SegnetsError
+
+    try:
+        found = _identity(source, trained, plan)
+    except (TrainingError, SegnetsError):
+        if not (source.parent / "dataset.json").is_file():
+            raise
+        found = _identity(source.parent, trained, plan)
+    data_sets = plan["converted"].get("data sets") or [plan]
+    _check_same(found, [one["dataset"] for one in data_sets], trained)
+
+
+def _identity(source: Path, trained: Path, plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the `identity` of a data set as it was read for a training that converted it."""
+    from segnets.data import find_dataset
+
+    reading = Choices(settings=plan["choices"].get("settings", {})).reading
+    found: list[Mapping[str, Any]] = []
+    continued = Continued(lambda identity, _: found.append(identity), is_dry=True)
+    if gather(source, trained / DATA, reading, continued=continued) is None:
+        return identity_of(find_dataset(source, **reading))
+    return found[0]
+
+
+def _check_same(found: Mapping[str, Any], planned: Sequence[Mapping[str, Any]], trained: Path) -> None:
+    """Check that a data set is one of those that a training was planned for.
+
+    Args:
+        found: its `identity`.
+        planned: identities in the plan.
+        trained: the bundle.
+
+    Raises:
+        InputError: `evaluation.changed`.
+    """
+    if found in planned:
+        return
+    counts = [one["cases"] for one in planned]
+    is_other = found["cases"] not in counts
+    what = f"{found['cases']} cases" if is_other else "other files, patients or parts, or another order"
+    raise InputError(
+        "evaluation.changed",
+        f"found {what}; expected the {' or '.join(map(str, counts))} cases that {trained} was planned for, because "
+        "others in this part may have been trained on; restore the data set as it was planned, or evaluate new cases "
+        "in a folder of their own, without --part",
+    )
 
 
 def _plan(trained: Path) -> dict[str, Any]:
