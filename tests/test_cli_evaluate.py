@@ -11,6 +11,8 @@ import phantoms
 import pytest
 
 from napari_seg.cli.main import main
+from napari_seg.formats.nifti import write_map
+from napari_seg.geometry import Grid
 
 
 def test_what_would_be_ignored_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,6 +40,52 @@ def test_an_interval_that_is_unknown_is_a_dash(tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "│ –    │ 1.0000 " in printed
     assert "nan" not in printed
+
+
+def write_labels(path: Path, *voxels: int) -> str:
+    """Write a label map with so many voxels of each of four labels, which a record names."""
+    array = np.repeat(np.arange(len(voxels) + 1), [1000 - sum(voxels), *voxels]).reshape(10, 10, 10).astype(np.uint8)
+    path.parent.mkdir(exist_ok=True)
+    write_map(array, Grid(array.shape, np.eye(4)), path)
+    table = [{"label": n, "name": name, "color": [1, n, 1]} for n, name in enumerate("ABCD", 1)]
+    path.with_name(path.name.removesuffix(".nii.gz") + ".json").write_text(json.dumps({"segments": table}))
+    return str(path)
+
+
+def test_structures_on_neither_side_and_on_one_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = write_labels(tmp_path / "found.nii.gz", 0, 8, 9, 0)
+    truth = write_labels(tmp_path / "truth.nii.gz", 7, 8, 0, 0)
+    other = write_labels(tmp_path / "other.nii.gz", 7, 8, 0, 0)
+    assert main(["evaluate", found, truth, "--versus", other, "-o", str(tmp_path / "out"), "--no-figures"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    printed = [" ".join(words) for words in lines]
+    assert [words[1] for words in lines if words[0] == "│"] == ["A", "B", "C", "mean"]
+    assert "absent D occurs on neither side in any case" in printed
+    assert "missed only in the references: A (1 case); Dice 0, and HD95 the diagonal of the field of view" in printed
+    assert "extra only in the results: C (1 case); Dice 0, and HD95 the diagonal of the field of view" in printed
+    assert [text[:16] for text in printed if text.startswith("versus")][1:] == [
+        "versus A, 1 case",
+        "versus B, 1 case",
+        "versus C, 1 case",
+        "versus mean, 1 c",
+        "versus D occurs ",
+    ]
+    assert ",D," in (tmp_path / "out" / "cases.csv").read_text()
+
+
+def test_files_without_a_common_name_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = write_labels(tmp_path / "found.nii.gz", 1)
+    for name in ("x", "y"):
+        write_labels(tmp_path / "truth" / f"{name}.nii.gz", 1)
+    assert main(["evaluate", found, str(tmp_path / "truth")]) == 2
+    assert (
+        f"found found.nii.gz, and as references 2 label maps in {tmp_path / 'truth'} (x.nii.gz, y.nii.gz), none of the "
+        "same name"
+    ) in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["evaluate", found, str(tmp_path / "empty"), "-o", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+    assert f"no NIfTI file or 2D image in {tmp_path / 'empty'}" in capsys.readouterr().err
 
 
 @pytest.fixture

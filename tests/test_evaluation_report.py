@@ -16,8 +16,17 @@ from PIL import Image
 from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
 from napari_seg.evaluation.overlay import PANEL_PIXELS, draw_comparison
+from napari_seg.evaluation.page import page
 from napari_seg.evaluation.pairs import CaseScores, compare_pair, find_pairs
-from napari_seg.evaluation.report import differences, pooled_confusion_ml, summaries, values, write_report
+from napari_seg.evaluation.report import (
+    differences,
+    one_sided,
+    pooled_confusion_ml,
+    summaries,
+    summary,
+    values,
+    write_report,
+)
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -37,6 +46,26 @@ def test_a_mean_leaves_out_what_nobody_holds_and_what_failed() -> None:
     assert (table["y"]["dice"].mean, table["y"]["dice"].count, table["y"]["dice"].missing) == (0.2, 1, 1)
     assert values(results, "mean", "dice") == {"a": 0.5, "b": pytest.approx(0.6)}
     assert isnan(values([case("a", x=nan)], "mean", "dice")["a"])
+
+
+def test_the_page_shows_structures_that_occur() -> None:
+    results = [case("a", x=0.5, y=nan)]
+    text = page(results, summary(results, 1.0), figures=False)
+    overview = text.partition("Distribution")[0]
+    assert "<td class=text>x</td>" in overview
+    assert ">y<" not in overview
+    assert "1 structure more, in no label map of either side." in overview
+
+
+def test_structures_of_one_side_are_counted() -> None:
+    missed, extra = Scores(volume_ml=0, reference_ml=2, dice=0), Scores(volume_ml=2, reference_ml=0, dice=0)
+    absent = Scores(volume_ml=0, reference_ml=0)
+    results = [
+        CaseScores("a", scores={"A": missed, "B": extra, "C": absent}),
+        CaseScores("b", scores={"A": missed, "B": missed}),
+        CaseScores("c", code="input.unpaired"),
+    ]
+    assert one_sided(results) == ({"A": 2, "B": 1}, {"B": 1})
 
 
 def test_a_false_positive_costs_a_model_something_in_a_comparison() -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from napari_seg.errors import NapariSegError, Notice
     from napari_seg.evaluation.pairs import CaseScores, Pair
     from napari_seg.evaluation.statistics import Difference, Summary
+
+_SHOWN = 10
+"""Number of structures that only one side contains which are named."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -88,7 +92,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import InputError, counted
     from napari_seg.evaluation.labels import Classes, read_classes, split_ignored
-    from napari_seg.evaluation.pairs import find_pairs
+    from napari_seg.evaluation.pairs import describe_label_maps, find_pairs
     from napari_seg.evaluation.report import (
         check_replaceable,
         differences,
@@ -101,9 +105,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.trained and not arguments.part:
         arguments.refuse("found --trained without --part; expected a part of the data, such as --part validation")
-    if arguments.output:  # before long work
-        make_output_folder(arguments.output)
-        check_replaceable(arguments.output)
     classes, ignored = split_ignored(read_classes(arguments.labels))
     references, names = arguments.references, None
     planned: Classes = {}
@@ -120,17 +121,24 @@ def run(arguments: argparse.Namespace) -> int:
     }
     pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes, **options)
     if not pairs:
+        found, expected = map(describe_label_maps, (arguments.predictions, references))
         raise InputError(
             "input.none",
-            "found no label map that has a reference of the same name; expected case.nii.gz, case_seg.nii.gz or "
-            "case_0000_seg.nii.gz for case.nii.gz, or PNG or TIFF images with such names",
+            f"found {found}, and as references {expected}, none of the same name; expected case.nii.gz, "
+            "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, or PNG or TIFF images with such names; to "
+            "compare two files of other names, give the paths of both",
         )
     other_pairs: list[Pair] = []
     if arguments.versus:
         other_pairs, _ = find_pairs(arguments.versus, references, classes=classes, **options)
+        if len(pairs) == len(other_pairs) == 1 and pairs[0].reference == other_pairs[0].reference:
+            other_pairs = [replace(other_pairs[0], name=pairs[0].name)]  # three files have three names
         if not {pair.name for pair in pairs} & {pair.name for pair in other_pairs}:
             text = f"found no label map in {arguments.versus} for a case that is compared; expected the same names"
             raise InputError("input.none", f"{text} as in {arguments.predictions}")
+    if arguments.output:  # before long work
+        make_output_folder(arguments.output)
+        check_replaceable(arguments.output)
     quiet = arguments.json or not sys.stderr.isatty()
     results = _compare(pairs, arguments.tolerance_mm, quiet) + unpaired
     faults: list[NapariSegError] = []  # what was compared is printed before the first one ends the command
@@ -211,15 +219,19 @@ def _print_tables(
     from rich.table import Table
 
     from napari_seg.cli.progress import Output, figure
+    from napari_seg.errors import counted, listed
     from napari_seg.evaluation.labels import MEAN
-    from napari_seg.evaluation.report import unit, values
+    from napari_seg.evaluation.report import one_sided, unit, values
     from napari_seg.evaluation.statistics import worst
 
     console = Output()
     mm = unit(results)
     table = Table("structure", "cases", "Dice", "95 %", "median", f"HD95 {mm}", f"NSD {tolerance_mm:g} {mm}")
+    absent = [name for name, row in rows.items() if name != MEAN and not row["dice"].count]
     for name, row in rows.items():
         dice = row["dice"]
+        if name in absent:
+            continue
         if name == MEAN:
             table.add_section()
         table.add_row(
@@ -232,11 +244,21 @@ def _print_tables(
             figure(row["nsd"].mean, ".4f"),
         )
     console.print(table)
+    if absent:
+        console.print(f"absent   {_absent(absent)}", markup=False)
+    for heading, side, cases in zip(("missed", "extra"), ("references", "results"), one_sided(results), strict=True):
+        if cases:
+            names = listed([f"{name} ({counted(count, 'case')})" for name, count in cases.items()], _SHOWN)
+            text = f"{heading:<8} only in the {side}: {names}; Dice 0, and HD95 the diagonal of the field of view"
+            console.print(text, markup=False)
     means = values(results, MEAN, "dice")
     console.print("worst    " + ", ".join(f"{name} {means[name]:.4f}" for name in worst(means)), markup=False)
     if versus:
         console.print("versus   differences: these results minus the others")
+    absent = [name for name, metrics in (versus or {}).items() if name != MEAN and not metrics["dice"].count]
     for name, metrics in (versus or {}).items():
+        if name in absent:
+            continue
         text = "; ".join(
             f"{metric} {figure(d.mean, '+.4f')}"
             + ("" if isnan(d.low) else f" ({d.low:+.4f} to {d.high:+.4f}, p {d.p:.2g})")
@@ -244,10 +266,18 @@ def _print_tables(
         )
         count, number = metrics["dice"].count, metrics["dice"].one_empty
         empty = f" ({number} where only one of the results contains it, wrongly)" if number else ""
-        console.print(f"versus   {name}, {count} cases{empty}: {text}", markup=False)
+        console.print(f"versus   {name}, {counted(count, 'case')}{empty}: {text}", markup=False)
+    if absent:
+        console.print(f"versus   {_absent(absent)}", markup=False)
     for result in results:
         if result.code:
             console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)
+
+
+def _absent(names: Sequence[str]) -> str:
+    """Return in words which structures occur nowhere."""
+    subject = f"{len(names)} structures occur" if len(names) > 1 else f"{names[0]} occurs"
+    return f"{subject} on neither side in any case"
 
 
 def _notice_lines(results: Sequence[CaseScores]) -> list[str]:

@@ -47,13 +47,18 @@ def page(results: Sequence[CaseScores], facts: Mapping[str, Any], *, figures: bo
     """
     done = [r for r in results if not r.code]
     worst = [next(r for r in done if r.name == name) for name in facts["segments"][MEAN]["worst"]]
-    names = [name for name in facts["segments"] if name != MEAN]
+    segments, versus = (
+        {name: row for name, row in facts.get(key, {}).items() if name == MEAN or row["dice"]["count"]}
+        for key in ("segments", "versus")
+    )
+    absent = len(facts["segments"]) - len(segments)
+    names = [name for name in segments if name != MEAN]
     unit = facts["unit"]
     legend = f"<p>{_LEGEND}{_LEGEND_OF_PLANES if unit == 'mm' else ''}</p>" if figures and worst else ""
     sections = {
         "Failed": _failed(facts["failed"]),
-        "Overview": _overview(facts["segments"], unit),
-        "Comparison with the other results": _versus(facts.get("versus", {}), unit),
+        "Overview": _overview(segments, absent, unit),
+        "Comparison with the other results": _versus(versus, unit),
         "Distribution": _strips(done, names, "dice", unit) + _strips(done, names, "hd95_mm", unit),
         "Worst cases": "".join(_figure(result, figures) for result in worst) + legend,
         "Confusion": _confusion(facts["confusion_ml"], names, unit),
@@ -87,7 +92,7 @@ def _failed(failed: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-def _overview(segments: Mapping[str, Mapping[str, Any]], unit: str) -> str:
+def _overview(segments: Mapping[str, Mapping[str, Any]], absent: int, unit: str) -> str:
     heads = ["structure", "cases", "Dice mean", "95 % interval", "median", *(_heading(n, unit) for n in _OVERVIEW)]
     rows = []
     for name, row in segments.items():
@@ -98,8 +103,10 @@ def _overview(segments: Mapping[str, Mapping[str, Any]], unit: str) -> str:
         rows.append(
             [head, str(dice["count"]), _number(dice["mean"], "dice"), interval, _number(dice["median"], "dice"), *means]
         )
+    left_out = f"<p>{counted(absent, 'structure')} more, in no label map of either side.</p>" if absent else ""
     return table(heads, rows, text=(0,)) + (
-        "<p>Means over the cases in which the result or the reference contains the segment. For the last row, each "
+        left_out
+        + "<p>Means over the cases in which the result or the reference contains the segment. For the last row, each "
         "case is averaged over its structures first. The interval holds for the mean (95 %, bootstrap over cases).</p>"
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, NapariSegError, Notice, printable
+from napari_seg.errors import InputError, NapariSegError, Notice, counted, listed, printable
 from napari_seg.evaluation.declared import as_planned, declared
 from napari_seg.evaluation.labels import BACKGROUND, MEAN, Classes, Meaning
 from napari_seg.evaluation.matching import UNNAMED_VOID, VOID, Matched, match
@@ -208,6 +208,13 @@ def find_pairs(
         if only is None or name in only
     ]
     return list(pairs.values()), unpaired
+
+
+def describe_label_maps(path: Path) -> str:
+    """Return in words which label maps `find_pairs` finds at a path."""
+    if not (names := [file.name for file in _label_maps(path)]):
+        return f"no NIfTI file or 2D image in {path}"
+    return names[0] if path.is_file() else f"{counted(len(names), 'label map')} in {path} ({listed(names)})"
 
 
 def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseScores:

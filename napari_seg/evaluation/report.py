@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isnan, nan
@@ -67,6 +68,16 @@ def summaries(results: Sequence[CaseScores]) -> dict[str, dict[str, Summary]]:
     places = [(name, metric) for name, metrics in rows.items() for metric in metrics]
     found = iter(summarise_columns([[*values(results, name, metric).values()] for name, metric in places]))
     return {name: {metric: next(found) for metric in metrics} for name, metrics in rows.items()}
+
+
+def one_sided(results: Sequence[CaseScores]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return structure -> number of cases in which only the reference contains it; and only the result."""
+    missed: Counter[str] = Counter()
+    extra: Counter[str] = Counter()
+    for result in results:
+        missed.update(name for name, s in result.scores.items() if s.reference_ml > 0 and s.volume_ml == 0)
+        extra.update(name for name, s in result.scores.items() if s.volume_ml > 0 and s.reference_ml == 0)
+    return dict(missed.most_common()), dict(extra.most_common())
 
 
 def differences(
