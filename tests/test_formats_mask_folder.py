@@ -13,7 +13,7 @@ from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.evaluation.pairs import compare_pair, find_pairs
 from napari_seg.formats.label_maps import read_label_map, read_label_maps
-from napari_seg.formats.mask_folder import mask_files
+from napari_seg.formats.mask_folder import mask_files, structure_of_mask
 from napari_seg.formats.nifti import header_segments, write_map
 from napari_seg.geometry import Grid
 
@@ -48,6 +48,18 @@ def test_a_folder_of_masks_becomes_one_named_label_map(folder: Path, tmp_path: P
     assert header_segments(tmp_path / "labels.nii.gz")[0] == found.segments
     assert main(["convert", str(folder), str(tmp_path / "one.nii"), "--segments", "spleen"]) == 0
     assert read_label_map(tmp_path / "one.nii").array[:, 0, 0].tolist() == [0, 0, 3, 3, 3, 0]
+
+
+def test_one_mask_is_named_after_its_file(folder: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(folder / "spleen.nii.gz"), str(tmp_path / "one.csv")]) == 0
+    assert "spleen" in (tmp_path / "one.csv").read_text()
+    write_map(mask(slice(0, 1)), Grid(GRID.shape, np.eye(4)), folder / "other.nii.gz")  # of another scan
+    assert structure_of_mask(folder / "spleen.nii.gz") == ""
+    for name in ("case_1", "case_2"):
+        (tmp_path / "cases").mkdir(exist_ok=True)
+        write_map(mask(slice(0, 2)), GRID, tmp_path / "cases" / f"{name}.nii.gz")
+    assert structure_of_mask(tmp_path / "cases" / "case_1.nii.gz") == ""
+    assert structure_of_mask(tmp_path / "one.csv") == ""
 
 
 def test_structures_that_share_voxels_are_refused_with_their_number(folder: Path) -> None:

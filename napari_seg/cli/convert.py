@@ -66,7 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.formats.endings import SURFACE_ENDINGS, has_ending, nifti_ending
     from napari_seg.formats.find import find_scans
     from napari_seg.formats.kinds import format_of, write_label_map
-    from napari_seg.formats.label_maps import on_grid, read_label_map, with_all_segments_named
+    from napari_seg.formats.label_maps import (
+        on_grid,
+        read_label_map,
+        with_all_segments_named,
+        with_name_of_mask,
+    )
     from napari_seg.formats.origin import origin_of, record_entries, sha256_of_file
     from napari_seg.formats.record import converted_record, new_record
     from napari_seg.volume import NO_SOURCE, LabelOrigin
@@ -111,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         segmentation = on_grid(segmentation, scan.grid, arguments.input)
     for notice in segmentation.notices:
         print(f"napari-seg: {notice}", file=sys.stderr)
-    named = with_all_segments_named(segmentation)
+    named = with_all_segments_named(with_name_of_mask(segmentation, arguments.input))
     made_by = origin_of(arguments.input, arguments.segments and [one.name for one in segmentation.segments])
     if arguments.origin:
         by_hand = arguments.origin == "manual"

@@ -16,7 +16,7 @@ from napari_seg.formats.dicom.reference import check_frame_of_reference, segment
 from napari_seg.formats.endings import ITK_ENDINGS, SEG_NRRD_ENDINGS, has_ending, nifti_ending
 from napari_seg.formats.image2d import is_image2d, read_label_image2d
 from napari_seg.formats.in_worker import MIN_SECONDS, read_in_worker
-from napari_seg.formats.mask_folder import check_masks, mask_files, read_masks
+from napari_seg.formats.mask_folder import check_masks, mask_files, read_masks, structure_of_mask
 from napari_seg.formats.read import read
 from napari_seg.formats.record import recorded_segments
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
@@ -295,6 +295,21 @@ def with_all_segments_named(segmentation: Segmentation) -> Segmentation:
     segments = (*segmentation.segments, *(Segment(n, f"label {n}", distinct_color(n)) for n in others))
     ordered = tuple(sorted(segments, key=lambda segment: segment.label))
     return Segmentation(segmentation.array, segmentation.grid, ordered, notices=segmentation.notices)
+
+
+def with_name_of_mask(segmentation: Segmentation, path: Path) -> Segmentation:
+    """Return a label map with its one structure named after its file, if that lies in a folder of masks.
+
+    A label map with names or several labels is returned unchanged.
+
+    Args:
+        segmentation: the label map.
+        path: its file.
+    """
+    labels = [label for label in labels_in(segmentation.array) if label]
+    if segmentation.segments or len(labels) != 1 or not (name := structure_of_mask(path)):
+        return segmentation
+    return replace(segmentation, segments=(Segment(labels[0], name, distinct_color(labels[0])),))
 
 
 def check_no_intensities(segmentation: Segmentation, path: Path) -> None:

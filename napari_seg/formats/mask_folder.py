@@ -6,6 +6,7 @@ numbered from 1 in the order of the names; all files count, so that a structure 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice, listed
 from napari_seg.formats.endings import nifti_ending
-from napari_seg.formats.nifti import read_nifti, stated_size
+from napari_seg.formats.nifti import read_nifti, stated_affine, stated_size
 from napari_seg.geometry import Grid
 from napari_seg.volume import (
     MAX_LABEL,
@@ -40,6 +41,20 @@ def mask_files(folder: Path) -> dict[str, Path]:
     except InputError:
         return {}
     return named
+
+
+def structure_of_mask(file: Path) -> str:
+    """Return the structure that a file in a folder of masks is named after; "" for any other file.
+
+    Label maps of several cases may have one size, too. They lie at different places, or their names differ in numbers
+    only.
+    """
+    masks = mask_files(file.parent)
+    name = next((name for name, mask in masks.items() if mask == file), "")
+    if not name or len({re.sub(r"\d+", "", other) for other in masks}) == 1:
+        return ""
+    affine = stated_affine(file)
+    return name if all(np.allclose(affine, stated_affine(mask), atol=1e-3) for mask in masks.values()) else ""
 
 
 def check_masks(folder: Path) -> None:

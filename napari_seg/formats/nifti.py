@@ -139,6 +139,17 @@ def stated_size(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return (*shape, *[1] * (3 - count)), tuple(lengths)
 
 
+def stated_affine(path: Path) -> NDArray[np.float64]:
+    """Return the affine that the header of a file states, unchecked; pixels are not read.
+
+    Raises:
+        InputError: `file.*`, the file is no NIfTI file or is damaged.
+    """
+    header_path, _ = _parts(path)
+    with _opened(header_path) as (stream, _):
+        return np.asarray(_read_header(stream, header_path)[0].get_best_affine())
+
+
 def _stated_shape(path: Path) -> tuple[int, ...]:
     """Return the shape that the header of a file states; () for a damaged file."""
     header = _header(path)
