@@ -319,3 +319,17 @@ def test_scans_without_a_patient_are_named_and_given_one(cohort: Path, capsys: p
     assert "0 accepted, 3 unchanged" in capsys.readouterr().out
     cases = read_training_set(cohort / "set").cases
     assert {(case.patient, case.part) for case in cases} == {("patient 1", "training")}, "known later"
+
+
+def test_a_folder_of_masks_is_one_label_map(cohort: Path, head: Volume) -> None:
+    for number, name in enumerate(("liver", "spleen")):
+        array = np.zeros(head.grid.shape, np.uint8)
+        array[4 * number : 4 * number + 3, 5:12, 3:6] = 1
+        (cohort / "masks").mkdir(exist_ok=True)
+        write_nifti(Segmentation(array, head.grid, ()), cohort / "masks" / f"{name}.nii.gz")
+    words = ["accept", str(cohort / "masks"), str(cohort / "scans" / "a.nii.gz"), "--into", str(cohort / "set")]
+    assert main(words) == 0
+    (case,) = read_training_set(cohort / "set").cases
+    assert set(case.provenance.changes) == {"liver", "spleen"}
+    (found,) = find_corrected([cohort / "results"], cohort / "scans" / "a.nii.gz", AcceptOptions())[:1]
+    assert found.is_listed, "results of several scans"

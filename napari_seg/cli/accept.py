@@ -40,7 +40,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "labels",
         type=Path,
         nargs="*",
-        help="corrected labels (NIfTI, NRRD, DICOM SEG or RTSTRUCT), several of them, or a folder",
+        help="corrected labels (NIfTI, NRRD, DICOM SEG or RTSTRUCT), several of them, a folder of them, or a folder "
+        "with a mask for each structure of SCAN",
     )
     parser.add_argument(
         "scan",

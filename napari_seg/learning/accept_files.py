@@ -22,6 +22,7 @@ from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.endings import ITK_ENDINGS, NIFTI_ENDINGS, SEG_NRRD_ENDINGS, ending_of, has_ending
 from napari_seg.formats.find import find_scans
 from napari_seg.formats.label_maps import on_grid, read_label_map, with_all_segments_named
+from napari_seg.formats.mask_folder import mask_files
 from napari_seg.formats.record import UNKNOWN, made_by_in, read_record, record_path
 from napari_seg.formats.scan import ReadOptions, Scan
 from napari_seg.learning.accept import accept
@@ -136,7 +137,7 @@ def find_corrected(
     several label maps is a fault of each of them; those that are left out don't count.
 
     Args:
-        labels: label maps, and folders of them.
+        labels: label maps, and folders of them; or a folder with a mask for each structure of one scan.
         scans: the scan, if there is one label map; otherwise a folder of scans.
         options: how they are accepted.
         before: the label map as the model made it, or a folder with label maps of the same names.
@@ -148,6 +149,8 @@ def find_corrected(
     for path in (*labels, scans, *([before] if before else [])):
         if not path.exists():
             raise InputError("input.missing", f"{path} does not exist; check the path")
+    if len(labels) == 1 and (only := _scan_of_masks(labels[0], scans)) is not None:
+        return [CorrectedLabels(labels[0].name, labels[0], only, before, is_alone=True)]
     folders_first = sorted(labels, key=Path.is_file)  # a file that is also named itself counts as that
     found = list({one.labels.resolve(): one for path in folders_first for one in _below(path)}.values())
     nothing = InputError("input.none", "found no label map; expected NIfTI or .seg.nrrd files in the folder")
@@ -254,6 +257,15 @@ def _is_same(labels: Segmentation, before: Segmentation) -> bool:
     present = set(labels_in(labels.array))
     names, earlier = ({one.label: one.name for one in each.segments} for each in (labels, before))
     return all(names.get(label) == earlier.get(label) for label in present)
+
+
+def _scan_of_masks(folder: Path, scans: Path) -> Scan | None:
+    """Return the scan, if a folder holds a mask for each of its structures, and no label maps of several scans."""
+    names = mask_files(folder)
+    if not names or any(name.endswith((SUFFIX, BIDS_SUFFIX)) for name in names):
+        return None
+    found = find_scans(scans)
+    return found[0] if len(found) == 1 and found[0].name not in names else None
 
 
 def _below(path: Path) -> list[CorrectedLabels]:
