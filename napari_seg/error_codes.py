@@ -1237,7 +1237,11 @@ CODES = {
         "The axes are not at right angles (a tilted gantry), or a slice lies off the straight line of the others.",
         "Give `--resample-tilt` if the message offers it; otherwise resample or export the scan on a straight grid.",
     ),
-    "geometry.single_slice": Code("error", "The series has one slice.", "Give the folder with the whole series."),
+    "geometry.single_slice": Code(
+        "error",
+        "The series has one slice; a volume was expected, or the slice states no thickness.",
+        "Give the folder with the whole series. A model of 2D images takes a single slice that states its thickness.",
+    ),
     "geometry.spacing_contradicted": Code(
         "notice",
         "SpacingBetweenSlices of a DICOM segmentation contradicts the positions of its frames, which are used.",

@@ -395,6 +395,21 @@ def test_one_slice_is_no_volume(tmp_path, head):
     assert refusal(tmp_path).code == "geometry.single_slice"
 
 
+def test_one_slice_of_a_known_thickness_is_read_on_request(tmp_path, head):
+    def edit(k, dataset):
+        dataset.SliceThickness = 2.5
+
+    write_series(head, tmp_path / "a", slices=[5], edit=edit)
+    (scan,) = find_scans(tmp_path / "a")
+    found = scan.read(one_slice=True)
+    assert np.array_equal(found.array[0, :, :, 0], head.array[0, :, :, 5])
+    assert found.grid.matches(head.grid.box([0, 0, 5], [*head.grid.shape[:2], 6]))  # its slices are 2.5 mm apart
+    write_series(head, tmp_path / "b", slices=[5])
+    (scan,) = find_scans(tmp_path / "b")
+    with pytest.raises(InputError, match="expected its SliceThickness"):
+        scan.read(one_slice=True)
+
+
 def test_a_cut_compressed_file_is_refused(tmp_path, head):
     paths = write_series(head, tmp_path)
     packed = pydicom.dcmread(paths[5])

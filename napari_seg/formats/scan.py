@@ -95,7 +95,7 @@ class Scan:
         elif self.format == "dicom":
             from napari_seg.formats.dicom.read import series_reader
 
-            read = series_reader(self.files, volume, resample_tilt=resample_tilt, name=self.name)
+            read = series_reader(self.files, volume, resample_tilt=resample_tilt, one_slice=one_slice, name=self.name)
         else:
             unpacked(self.files[0])  # raises the reason again
             text = f"{self.files[0].name} lies inside another archive; unpack the outer archive first"

@@ -57,6 +57,7 @@ class Frame:
         intercept: rescale intercept.
         assumed: keywords of slope and intercept if the file does not state them, so that 1 and 0 were assumed.
         tile: first row and column of the slice in a stored frame that is a mosaic; None if the slice is the frame.
+        thickness_mm: thickness of the slice; 0 if the file states none above 0.
     """
 
     header: Header
@@ -75,6 +76,7 @@ class Frame:
     intercept: float
     assumed: tuple[str, ...] = ()
     tile: tuple[int, int] | None = None
+    thickness_mm: float = 0.0
 
     @property
     def kind(self) -> Kind:
@@ -271,6 +273,7 @@ def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], attrib
     )
     if not slope or not np.isfinite([slope, intercept]).all():
         raise InputError("file.bad_header", f"{label} rescales its values by {slope} and {intercept}; re-export it")
+    thickness = _numbers([lookup("PixelMeasuresSequence", "SliceThickness")], 1)
     return Frame(
         header=header,
         label=label if index == 0 else f"{label}[{index}]",
@@ -287,6 +290,7 @@ def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], attrib
         slope=slope,
         intercept=intercept,
         assumed=tuple(keyword for keyword, value in stated.items() if value is None),
+        thickness_mm=0.0 if thickness is None else max(0.0, float(thickness[0])),
     )
 
 

@@ -37,18 +37,19 @@ MAX_TILT = 0.708
 
 
 def arrange(
-    frames: Sequence[Frame], name: str, volume: int | None = None, *, tilted: bool = False
+    frames: Sequence[Frame], name: str, volume: int | None = None, *, tilted: bool = False, one_slice: bool = False
 ) -> tuple[list[Frame], SolvedStack]:
     """Return the frames of one volume in the order of their positions, and the stack that they form.
 
     The slice axis grows along the cross product of the column and row axes, whatever the order of the files. The
-    spacing of slices comes from the first and the last position, never from SliceThickness.
+    spacing of slices comes from the first and the last position, and only that of a single slice from SliceThickness.
 
     Args:
         frames: frames of one series.
         name: name of the series, for messages.
         volume: number of the volume, counted from 0, in a series that holds several; None if there must be one.
         tilted: whether the gantry may be tilted.
+        one_slice: whether there may be a single slice, of a stated thickness.
 
     Raises:
         InputError: `geometry.*` or `series.*`, they do not fill a regular grid; the message says why and where.
@@ -57,12 +58,15 @@ def arrange(
     frames = _one_volume(frames, name, volume)
     first = frames[0]
     normal = np.cross(*first.orientation)
-    if len(frames) == 1:
-        raise InputError(
-            "geometry.single_slice", f"{name} has one slice, {first.label}; expected a volume; give the whole folder"
-        )
     positions = np.array([frame.position for frame in frames])
-    step = (positions[-1] - positions[0]) / (len(frames) - 1)
+    if len(frames) == 1:
+        if not one_slice or not first.thickness_mm:
+            expected = "its SliceThickness, which it does not state; export it again" if one_slice else "a volume"
+            way = "" if one_slice else "; give the whole folder, or choose a model of 2D images"
+            raise InputError("geometry.single_slice", f"{name} has one slice, {first.label}; expected {expected}{way}")
+        step = first.thickness_mm * normal
+    else:
+        step = (positions[-1] - positions[0]) / (len(frames) - 1)
     sine = float(np.linalg.norm(step - (step @ normal) * normal) / np.linalg.norm(step))
     is_tilted = sine > SHEAR_TOLERANCE
     text = (

@@ -25,7 +25,12 @@ FEW_SLICES = 4
 
 
 def series_reader(
-    files: Sequence[Path], volume: int | None = None, *, resample_tilt: bool = False, name: str = ""
+    files: Sequence[Path],
+    volume: int | None = None,
+    *,
+    resample_tilt: bool = False,
+    one_slice: bool = False,
+    name: str = "",
 ) -> Callable[[Sequence[Path]], Volume]:
     """Return a function that reads a series, in any process, with the headers that this process knows already.
 
@@ -33,13 +38,15 @@ def series_reader(
         files: files of the series.
         volume: see `read_series`.
         resample_tilt: see `read_series`.
+        one_slice: see `read_series`.
         name: see `read_series`.
 
     Raises:
         InputError: `file.*`, a header can't be read.
     """
     headers = read_headers(files, name)
-    return partial(read_series, volume=volume, resample_tilt=resample_tilt, name=name, headers=headers)
+    options = {"volume": volume, "resample_tilt": resample_tilt, "one_slice": one_slice}
+    return partial(read_series, name=name, headers=headers, **options)
 
 
 def read_series(
@@ -47,6 +54,7 @@ def read_series(
     volume: int | None = None,
     *,
     resample_tilt: bool = False,
+    one_slice: bool = False,
     name: str = "",
     headers: Sequence[Header] = (),
 ) -> Volume:
@@ -60,6 +68,7 @@ def read_series(
         volume: number of the volume, counted from 0, in a series that holds several at the same positions (see
             `volumes`) or of several kinds; None if there must be one.
         resample_tilt: shift the slices of a tilted gantry onto a straight grid, in float32 (see `tilt`).
+        one_slice: accept a single slice, with the thickness that it states.
         name: name of the scan; "" to take it from the first header.
         headers: headers of the files, in the same order; empty to read them.
 
@@ -77,7 +86,7 @@ def read_series(
         _check_scalar(header, name)
         check_whole(header)
     every, unread = frames_among(headers)
-    frames, stack = arrange(every, name, volume, tilted=resample_tilt)
+    frames, stack = arrange(every, name, volume, tilted=resample_tilt, one_slice=one_slice)
     _check_rescaling(frames, name)
     slices = read_pixels(frames, name)
     notices = _notices(headers, len(frames), name)
@@ -130,7 +139,7 @@ def solve_source(source: Source) -> tuple[tuple[Path, ...], SolvedStack]:
         return source.files, source.stack.solved
     headers = read_headers(source.files)
     known = source.stack.frames if source.stack is not None else ()
-    frames, stack = arrange(frames_among(headers, known)[0], series_name(headers[0].tags), tilted=True)
+    frames, stack = arrange(frames_among(headers, known)[0], series_name(headers[0].tags), tilted=True, one_slice=True)
     return source_of(frames, stack).files, stack
 
 
@@ -233,7 +242,7 @@ def _check_rescaling(frames: Sequence[Frame], name: str) -> None:
 def _notices(headers: Sequence[Header], count: int, name: str) -> tuple[Notice, ...]:
     """Return doubts about the images of a series."""
     notices, every = [], [header.tags for header in headers]
-    if count < FEW_SLICES:
+    if 1 < count < FEW_SLICES:  # a single one is read on request
         notices.append(Notice("geometry.few_slices", f"{name} has {count} slices; a whole scan has more"))
     if any(tags.get("PhotometricInterpretation") == "MONOCHROME1" for tags in every):
         notices.append(
