@@ -133,8 +133,9 @@ def test_steps_that_were_not_reached_are_told(capsys: pytest.CaptureFixture) -> 
     assert capsys.readouterr().out == "steps   3000 of 4000 planned (75.0%)\n"
     assert not print_steps((16, 4000))  # and no command that segments is proposed
     assert "16 of 4000 planned (0.4%)\n        too few for a useful network" in capsys.readouterr().out
-    assert print_steps((16, 4000), is_tuned=True)
+    assert print_steps((16, 4000), tuned_dice=0.7)
     assert capsys.readouterr().out == "steps   16 of 4000 planned (0.4%)\n"
+    assert not print_steps((16, 4000), tuned_dice=0.01)
 
 
 def test_all_faults_are_told_before_anything_is_made(

@@ -28,6 +28,9 @@ def test_each_setting_has_its_reason() -> None:
     ]
     assert plan_rows(plan | {"patients": 6})[0] == ("data", "6 cases, T1, FLAIR (MR)")
     assert plan_rows(plan | {"patients": 1})[0] == ("data", "6 cases of 1 patient, T1, FLAIR (MR)")
+    unnamed = {"label 1": [1], "front": [2, 3], "label 4": [4]}
+    text = "1; front 2 3; 4 (no names; --labels NAME=1 ... names them)"
+    assert plan_rows(plan | {"labels": unnamed})[1] == ("labels", text)
     assert plan_rows(plan | {"choices": {}})[-1] == ("options", "none")
     choices = {
         "options": ["loss_focal", "flips"],

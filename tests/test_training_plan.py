@@ -19,7 +19,7 @@ from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError, EnvironmentFault, OutputError, TrainingError
 from napari_seg.training import choices as choices_module
 from napari_seg.training import fingerprint, folds, prepare, run
-from napari_seg.training.choices import Choices, changed_settings, describe_weights
+from napari_seg.training.choices import Choices, changed_settings, check_same, describe_weights
 from napari_seg.training.describe import plan_rows
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.history import read_summary
@@ -58,6 +58,7 @@ def test_small_scans_are_seen_whole() -> None:
     # 80 cases at 2 a step are 40 steps; 4000 / 40
     assert plan.settings["max_epochs"] == 100
     assert plan.settings["val_interval"] == 8
+    assert plan.why["val_interval"] == "13 validations over the training"  # as plan_time counts them
     assert plan.settings["normalisation"]["_target_"] == "monai.transforms.NormalizeIntensityd"
     assert plan.options == []
     assert set(plan.settings) == set(plan.why)
@@ -432,6 +433,9 @@ def test_describe_weights_are_part_of_the_plan(dataset: Path, tmp_path: Path) ->
         begins_from(1)
     with pytest.raises(OutputError, match=r"now other weights .*model\.pt.*; .*-o"):
         plan_bundle(dataset, out, Choices(fine_tune=describe_weights(weights, out)))
+    fresh = plan | {"choices": {}}
+    with pytest.raises(OutputError, match=r"planned with no initial weights, now those in .*model\.pt"):
+        check_same(fresh, plan["dataset"], Choices(fine_tune=describe_weights(weights, out)), "out")
     weights.unlink()
     with pytest.raises(TrainingError, match=r"weights\.missing"):
         begins_from(1)

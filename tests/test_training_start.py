@@ -23,7 +23,7 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.bundles.totalsegmentator.weights import WEIGHTS_VARIABLE
 from napari_seg.cli.main import main
-from napari_seg.errors import BundleError, TrainingError
+from napari_seg.errors import BundleError, OutputError, TrainingError
 from napari_seg.formats.read import read
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.segment import segment
@@ -176,6 +176,8 @@ def test_what_cannot_be_trained_further_is_refused(tmp_path: Path) -> None:
         with_start(Choices(), several, out)
     with pytest.raises(TrainingError, match=r"weights\.missing"):
         with_start(Choices(), tmp_path / "nothing", out)
+    with pytest.raises(OutputError, match=r"output\.exists.*choose a new folder"):
+        with_start(Choices(), several, several)
     start = several / "Dataset001_Phantom" / "nnUNetTrainer__nnUNetPlans__3d_lowres"
     for changes, found in (
         ({"network": "FCN"}, "--network FCN"),

@@ -256,7 +256,8 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 summary = train(out, dataset, **values)
                 print_best(summary.best)
-                is_useful = print_steps(summary.steps, bool(plan["choices"].get("fine_tune")))
+                is_tuned = bool(plan["choices"].get("fine_tune"))
+                is_useful = print_steps(summary.steps, summary.best["mean_dice"] if summary.best and is_tuned else None)
             print_scores(out)
             print_report(out)
     except Cancelled as error:

@@ -61,8 +61,16 @@ def print_best(best: dict[str, Any] | None) -> None:
     print(f"best    Dice {best['mean_dice']:.4f} in epoch {best['epoch']} ({each})")
 
 
-def print_steps(steps: tuple[int, int] | None, is_tuned: bool = False) -> bool:
+MIN_DICE = 0.1
+"""Mean Dice below which few steps were not enough for weights that were trained before."""
+
+
+def print_steps(steps: tuple[int, int] | None, tuned_dice: float | None = None) -> bool:
     """Print how many of the planned steps were reached, with advice if they were few; nothing if all were.
+
+    Args:
+        steps: reached and planned steps; None if they are not known.
+        tuned_dice: best mean Dice of a fine-tuning, which may need few steps; None for any other training.
 
     Returns:
         Whether they were enough for a useful network.
@@ -73,7 +81,7 @@ def print_steps(steps: tuple[int, int] | None, is_tuned: bool = False) -> bool:
         return True
     reached, planned = steps
     print(f"steps   {reached} of {planned} planned ({reached / planned:.1%})")
-    is_useful = reached >= FEW * planned or is_tuned  # trained weights may need few steps
+    is_useful = reached >= FEW * planned or (tuned_dice is not None and tuned_dice >= MIN_DICE)
     if not is_useful:
         print(
             "        too few for a useful network: run the same command with a larger --max-minutes, or without it, to "

@@ -278,7 +278,11 @@ def check_same(written: dict[str, Any], dataset: Mapping[str, Any], choices: Cho
     ]
     initial = written["choices"].get("fine_tune", {})
     if choices.fine_tune and choices.fine_tune["sha256"] != initial.get("sha256"):
-        differing.append(f"initial weights {initial.get('file')!r}, now other weights {choices.fine_tune['file']!r}")
+        now = choices.fine_tune["file"]
+        before = (
+            f"initial weights {initial['file']!r}, now other weights" if initial else "no initial weights, now those in"
+        )
+        differing.append(f"{before} {now!r}")
     if written["dataset"] != dataset:
         before, now = written["dataset"]["cases"], dataset["cases"]
         other = "other files, names, patients or parts of its cases, or another order"

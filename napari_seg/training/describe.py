@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import counted
@@ -42,7 +42,7 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
             for number, one in enumerate(_data_sets(plan), 1)
         ),
         *_parts(plan),
-        ("labels", "; ".join(" ".join(map(str, [name, *values])) for name, values in plan["labels"].items())),
+        ("labels", _labels(plan["labels"])),
     ]
     rows += _label_rows(plan)
     rows += [("plan", f"option {option}: {why}") for option, why in plan["options"].items()]
@@ -65,6 +65,15 @@ def _chosen(choices: Mapping[str, Any]) -> list[str]:
     ]
     words += [f"fine_tune {weights['file']}"] if weights else []
     return [*words, *(f"{name}={value}" for name, value in settings.items())]
+
+
+def _labels(labels: Mapping[str, Sequence[Any]]) -> str:
+    """Return the classes with their values; those without names as values only."""
+    unnamed = [name for name, values in labels.items() if [name] == [f"label {value}" for value in values]]
+    text = "; ".join(
+        str(values[0]) if name in unnamed else " ".join(map(str, [name, *values])) for name, values in labels.items()
+    )
+    return f"{text} (no names; --labels NAME={labels[unnamed[0]][0]} ... names them)" if unnamed else text
 
 
 def _parts(plan: dict[str, Any]) -> list[tuple[str, str]]:

@@ -275,7 +275,9 @@ def _train(
     patches = ceil(EPOCH_STEPS * batch / found.training_cases)
     plan.set("patches_per_case", patches, f"nnU-Net: an epoch has {EPOCH_STEPS} steps")
     epochs = plan.set("max_epochs", EPOCHS, "nnU-Net")
-    plan.set("val_interval", max(1, epochs // 12), "about 12 validations; nnU-Net validates patches in each epoch")
+    interval = max(1, epochs // 12)
+    why = f"{ceil(epochs / interval)} validations; nnU-Net validates patches in each epoch"
+    plan.set("val_interval", interval, why)
 
 
 def _adopt(plan: TrainingPlan, name: str, value: Any, why: str) -> None:

@@ -208,7 +208,8 @@ def _set_length(plan: TrainingPlan, found: Fingerprint, batch: int, whole: bool,
     epochs = min(max(round(steps / steps_per_epoch), 20), 1000)
     why = f"about {steps} steps at {steps_per_epoch} per epoch; between 20 and 1000 epochs"
     epochs = plan.set("max_epochs", epochs, why)
-    plan.set("val_interval", max(1, epochs // VALIDATIONS), f"about {VALIDATIONS} validations over the training")
+    interval = max(1, epochs // VALIDATIONS)
+    plan.set("val_interval", interval, f"{ceil(epochs / interval)} validations over the training")
 
 
 def _fits(name: str, value: Any, planned: Any) -> bool:

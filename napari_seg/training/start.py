@@ -23,7 +23,7 @@ from napari_seg.bundles.store.licence import read_licence
 from napari_seg.bundles.totalsegmentator.part_model import PartModel, part_model, part_of_folder, why_not_part
 from napari_seg.bundles.totalsegmentator.table import is_task_name
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
-from napari_seg.errors import BundleError, counted, one_line
+from napari_seg.errors import BundleError, OutputError, counted, one_line
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.training.choices import CODE, Choices, describe_weights
 from napari_seg.training.segnets_modules import with_segnets
@@ -47,9 +47,16 @@ def with_start(choices: Choices, start: str | Path, out: Path) -> Choices:
 
     Raises:
         TrainingError: `weights.missing`.
+        OutputError: `output.exists`, the start lies in the new bundle.
         BundleError: `bundle.fine_tune`, this model of nnU-Net can't be trained further; `bundle.setting`, a choice
             that the model makes itself; and as for `read_nnunet` and `nnunet_choices`.
     """
+    if Path(start).exists() and Path(start).resolve().is_relative_to(out.resolve()):
+        raise OutputError(
+            "output.exists",
+            f"--fine-tune {start} lies in the output folder {out}, which it would be trained into; choose a new folder "
+            "with -o, or leave --fine-tune out to continue the training",
+        )
     model = _nnunet(start)
     begun = _of_bundle(Path(start), out) if model is None else _of_model(model, out)
     if begun is None:
