@@ -94,6 +94,8 @@ def test_unknown_and_broken_bundles_are_named(foreign: Path) -> None:
         with pytest.raises(BundleError, match=f"did you mean totalsegmentator:{meant}$") as raised:
             read_bundle(name)
         assert raised.value.code == "bundle.unknown"
+    with pytest.raises(BundleError, match='did you mean "totalsegmentator:total"'):
+        read_bundle("totl")
     (foreign / "configs/metadata.json").write_text("{not json")
     assert code_of(read_bundle, foreign) == "bundle.metadata"
     (foreign / "configs/metadata.json").write_text(json.dumps({"version": "1"}))

@@ -66,6 +66,17 @@ def test_missing_weights_name_the_folders_and_the_command(results: Path) -> None
     assert "'napari-seg models add totalsegmentator:total_mr' fetches them" in text
 
 
+def test_what_missing_models_have_in_common_is_stated_once(results: Path) -> None:
+    with pytest.raises(BundleError) as caught:
+        read_task("total")
+    text = (
+        f"({weights_of(291).folder} and 4 more: nnUNetTrainerNoMirroring, nnUNetPlans, 3d_fullres); 'napari-seg models"
+    )
+    assert text in caught.value.message
+    with pytest.raises(BundleError, match="no task 'totl'; did you mean total\\?"):
+        read_task("totalsegmentator:totl")
+
+
 def test_a_missing_model_for_the_crop_is_named_with_the_command(results: Path) -> None:
     write_part(results, task_of("liver_vessels").parts[0])
     with pytest.raises(BundleError) as caught:

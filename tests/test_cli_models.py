@@ -88,6 +88,7 @@ def test_the_catalogue_is_searched_without_a_network(capsys: pytest.CaptureFixtu
     assert "spleen_ct_segmentation  0.5.9  CT  not installed; runs at once\n" in text
     assert "licence: Apache-2.0 (open); download: size unknown" in text
     assert "training data: " in text
+    assert "(free for non-commercial use); download" in printed(capsys, "search", "tissue_types")
     assert "vista3d  0.5.4  CT  can't be used\n" in printed(capsys, "search", "vista3d")
     assert "it needs clicks" in printed(capsys, "search", "vista3d")
     (entry,) = json.loads(printed(capsys, "search", "brats", "segmentation", "--json"))

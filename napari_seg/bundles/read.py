@@ -297,6 +297,8 @@ def _advice(bundle: str | Path) -> str:
         return f"did you mean {PREFIX}{task}"
     listed = "'napari-seg models list' lists the available ones"
     near = _near(text) if isinstance(bundle, str) and path.name == text else ""
+    if not near and (tasks_like := get_close_matches(text.lower(), known, n=1, cutoff=_LIKE)):
+        near = PREFIX + known[tasks_like[0]]
     return f'did you mean "{near}"? {listed}' if near else listed
 
 
@@ -313,6 +315,9 @@ def _near(text: str) -> str:
 
 _MIN_LETTERS = 4
 """Letters of a part of a name that is taken for the name."""
+
+_LIKE = 0.85
+"""Similarity from which an unknown name is taken for a misspelt task of TotalSegmentator."""
 
 
 def _candidates(bundle: str | Path) -> list[Path]:

@@ -218,7 +218,9 @@ def _search(arguments: argparse.Namespace) -> int:
             if entry.channels:
                 print(f"  images: {', '.join(entry.channels)}")
             size = "size unknown" if entry.size_bytes is None else _in_words(entry.size_bytes)
-            print(f"  licence: {entry.licence or 'unknown'} ({entry.licence_kind}); download: {size}")
+            licence = entry.licence or "unknown"
+            kind = "" if entry.licence_kind in licence.lower() else f" ({entry.licence_kind})"
+            print(f"  licence: {licence}{kind}; download: {size}")
             if entry.data and not entry.refused:
                 print(f"  training data: {entry.data} ({entry.data_licence or 'terms not stated here'})")
         if found:

@@ -19,7 +19,7 @@ from napari_seg.bundles.totalsegmentator.table import (
 )
 from napari_seg.bundles.totalsegmentator.task import PREFIX, Part, Task, TaskBundle
 from napari_seg.bundles.totalsegmentator.weights import incomplete_folders, training_folder, weight_folders
-from napari_seg.errors import BundleError
+from napari_seg.errors import BundleError, listed
 
 
 def read_task(name: str, *, trust: bool = False) -> TaskBundle:
@@ -94,9 +94,10 @@ def _part(part: Part, task: Task, trust: bool) -> NnunetBundle:
 
 def _missing(task: Task, parts: list[Part]) -> BundleError:
     folders = ", ".join(str(folder) for folder in weight_folders())
-    models = ", ".join(f"{weights_of(p.number).folder} ({p.trainer}, {p.plans}, {p.configuration})" for p in parts)
-    text = f"the weights of TotalSegmentator's task {task.name!r} are not on this machine; {_advice(task)}"
-    text = f"{text}; looked in {folders} for {models}"
+    kinds = "; ".join(dict.fromkeys(f"{one.trainer}, {one.plans}, {one.configuration}" for one in parts))
+    models = f"{listed([weights_of(part.number).folder for part in parts], 1)}: {kinds}"
+    text = f"the weights of TotalSegmentator's task {task.name!r} are not on this machine ({models}); {_advice(task)}"
+    text = f"{text}; looked in {folders}"
     if halves := [str(folder) for part in parts for folder in incomplete_folders(part)]:
         text = f"{text}; without weights, as if unpacking was stopped: {', '.join(halves)}"
     return BundleError("bundle.unknown", text)

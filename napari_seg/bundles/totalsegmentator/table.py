@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,9 @@ def task_of(name: str) -> Task:
     short = name[len(PREFIX) :] if is_task_name(name) else name
     found = tasks().get(short) or next((one for key, one in tasks().items() if key.lower() == short.lower()), None)
     if found is None:
-        text = (
-            f"TotalSegmentator has no task {one_line(short, 100)!r}; 'napari-seg models search totalsegmentator' lists"
-        )
-        raise BundleError("bundle.unknown", f"{text} the tasks")
+        near = get_close_matches(short.lower(), {key.lower(): key for key in tasks()}, n=1)
+        text = f"TotalSegmentator has no task {one_line(short, 100)!r}{f'; did you mean {near[0]}?' if near else ';'}"
+        raise BundleError("bundle.unknown", f"{text} 'napari-seg models search totalsegmentator' lists the tasks")
     return found
 
 
