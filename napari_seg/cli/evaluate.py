@@ -126,7 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
             "input.none",
             f"found {found}, and as references {expected}, none of the same name; expected case.nii.gz, "
             "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, or PNG or TIFF images with such names; to "
-            "compare two files of other names, give the paths of both",
+            "compare two files of other names, give the paths of both; masks of single structures in a folder are "
+            "compared with a file that names them, or with --labels NAME=VALUE",
         )
     other_pairs: list[Pair] = []
     if arguments.versus:
