@@ -149,8 +149,8 @@ def find_corrected(
     for path in (*labels, scans, *([before] if before else [])):
         if not path.exists():
             raise InputError("input.missing", f"{path} does not exist; check the path")
-    if len(labels) == 1 and (only := _scan_of_masks(labels[0], scans)) is not None:
-        return [CorrectedLabels(labels[0].name, labels[0], only, before, is_alone=True)]
+    if len(labels) == 1 and (of_masks := _scan_of_masks(labels[0], scans)) is not None:
+        return [CorrectedLabels(labels[0].name, labels[0], of_masks, before, is_alone=True)]
     folders_first = sorted(labels, key=Path.is_file)  # a file that is also named itself counts as that
     found = list({one.labels.resolve(): one for path in folders_first for one in _below(path)}.values())
     nothing = InputError("input.none", "found no label map; expected NIfTI or .seg.nrrd files in the folder")

@@ -45,8 +45,9 @@ def series_reader(
         InputError: `file.*`, a header can't be read.
     """
     headers = read_headers(files, name)
-    options = {"volume": volume, "resample_tilt": resample_tilt, "one_slice": one_slice}
-    return partial(read_series, name=name, headers=headers, **options)
+    return partial(
+        read_series, volume=volume, resample_tilt=resample_tilt, one_slice=one_slice, name=name, headers=headers
+    )
 
 
 def read_series(
