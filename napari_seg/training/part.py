@@ -11,6 +11,7 @@ from napari_seg.bundles.spec import MEMBERS
 from napari_seg.errors import InputError, TrainingError
 from napari_seg.evaluation.labels import Classes, read_classes
 from napari_seg.training.choices import READING, Choices
+from napari_seg.training.comparison import COMPARISON
 from napari_seg.training.gather.gather import DATA, Continued, gather
 from napari_seg.training.identity import check_recorded, identity_of
 from napari_seg.training.prepare import data_folder
@@ -88,7 +89,8 @@ def part_of(
         if trained is not None and "converted" not in plan:
             _check_same(identity_of(dataset), [planned], trained)
         elif trained is not None and not source.resolve().is_relative_to(trained.resolve()):
-            _check_source(source.resolve(), trained.resolve(), plan)
+            if not (trained / COMPARISON).is_file():  # its plan is that of a configuration, of the converted data
+                _check_source(source.resolve(), trained.resolve(), plan)
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]
         folders = {path.parent for path in paths}
