@@ -88,9 +88,8 @@ def part_of(
             check_recorded(plan, trained)
         if trained is not None and "converted" not in plan:
             _check_same(identity_of(dataset), [planned], trained)
-        elif trained is not None and not source.resolve().is_relative_to(trained.resolve()):
-            if not (trained / COMPARISON).is_file():  # its plan is that of a configuration, of the converted data
-                _check_source(source.resolve(), trained.resolve(), plan)
+        elif trained is not None and not (trained / COMPARISON).is_file():  # whose plan is of the converted data
+            _check_source(source.resolve(), trained.resolve(), plan)
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]
         folders = {path.parent for path in paths}
@@ -115,6 +114,8 @@ def _check_source(source: Path, trained: Path, plan: Mapping[str, Any]) -> None:
     """
     from segnets.errors import TrainingError as SegnetsError
 
+    if source.is_relative_to(trained):
+        return
     try:
         found = _identity(source, trained, plan)
     except (TrainingError, SegnetsError):
