@@ -251,7 +251,7 @@ def test_files_that_can_not_be_removed_are_left_to_the_next_process(
 
     def release_as_on_windows() -> None:
         release()
-        lock.unlink()
+        lock.unlink(missing_ok=True)
 
     monkeypatch.setattr(folder._lock, "release", release_as_on_windows)
     with monkeypatch.context() as patch:

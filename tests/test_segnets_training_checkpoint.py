@@ -81,7 +81,9 @@ def test_fewer_epochs_than_were_trained_are_refused(tmp_path: Path) -> None:
 
 def test_two_starts_do_not_disturb_each_other(tmp_path: Path) -> None:
     run(tmp_path, max_epochs=1)
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    posix, windows = "import fcntl; fcntl.lockf(f, fcntl.LOCK_EX)", "import msvcrt; msvcrt.locking(f.fileno(), 2, 1)"
+    take = windows if sys.platform == "win32" else posix
+    hold = f"import sys; f = open(sys.argv[1], 'a'); {take}; print(1, flush=True); input()"
     command = [sys.executable, "-c", hold, str(tmp_path / "checkpoints" / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.read(1)
