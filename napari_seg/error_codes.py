@@ -167,8 +167,9 @@ CODES = {
     ),
     "bundle.dims": Code(
         "error",
-        "A 3D network was requested for a data set of 2D images.",
-        "Leave `--dims` out, or give `--dims 2`.",
+        "A 3D network was requested for a data set of 2D images, or a model of nnU-Net, which learns on volumes or "
+        "their slices only.",
+        "Leave `--dims` out, or give `--dims 2`; or train without `--fine-tune`.",
     ),
     "bundle.empty_labels": Code(
         "notice",
