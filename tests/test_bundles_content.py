@@ -246,8 +246,9 @@ def test_a_link_to_another_folder_of_the_bundle_is_in_the_hash(root: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes there")
-def test_a_pipe_is_refused_and_does_not_hang(root: Path) -> None:
-    os.mkfifo(root / "scripts" / "pipe.py")
+@pytest.mark.parametrize("name", ["pipe.py", ".DS_Store", "desktop.ini"])
+def test_a_pipe_is_refused_and_does_not_hang(root: Path, name: str) -> None:
+    os.mkfifo(root / "scripts" / name)
     assert refused(root) == "bundle.link"
 
 

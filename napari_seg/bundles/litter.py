@@ -27,10 +27,10 @@ def is_litter(path: Path) -> bool:
     """Return whether the Finder of macOS or the Explorer of Windows left a file, whatever folder it is in.
 
     Args:
-        path: any path; a link is never litter.
+        path: any path; a link, a pipe or a device is never litter.
     """
     start = next((start for name, start in _STARTS if name.fullmatch(path.name)), None)
-    if (start is None and path.name.lower() != "desktop.ini") or path.is_symlink():
+    if (start is None and path.name.lower() != "desktop.ini") or path.is_symlink() or not path.is_file():
         return False
     try:
         with path.open("rb") as file:
