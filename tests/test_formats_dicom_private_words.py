@@ -55,6 +55,10 @@ def test_the_label_of_a_file_has_no_private_words(name: str, label: str) -> None
         ({"PatientID": "0004711"}, "4711_CT", "CT"),
         ({"PatientID": "4711"}, "0004711_CT", "CT"),
         ({"PatientID": "0007"}, "CT_7", "CT_7"),
+        ({"PatientName": "Doe^Jon"}, "JonDoe7 xdoe_CT", "CT"),
+        ({"PatientName": "Maas^Jo"}, "breast_mass_masked", "breast_mass_masked"),
+        ({"PatientID": "0047"}, "0047001_CT", "CT"),
+        ({"PatientBirthDate": "20000102"}, "kernel_B102_IM1024", "kernel_B102_IM1024"),
         ({"PatientName": "Rae^Lu"}, "brain_aorta_lung_CT", "brain_aorta_lung_CT"),
     ],
 )

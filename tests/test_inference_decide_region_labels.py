@@ -255,6 +255,22 @@ def test_a_cropped_foreground_is_inverted_while_windows_come(
     assert np.mean(found == expected) >= (0.97 if inner else 0.9999)
 
 
+def test_members_that_crop_give_together_what_one_gives(tmp_path: Path, head: Volume) -> None:
+    chain = CHAINS["softmax, linear, argmax"]
+    transforms = [ORIENT, SPACING, NORMALIZE, FOREGROUND]
+    root = write_bundle(tmp_path / "tiny", transforms, chain)
+    for name in ("one", "two"):
+        write_bundle(root / "members" / name, transforms, chain)
+    expected = ours(root, head).array
+    metadata = json.loads((root / "configs/metadata.json").read_text())
+    metadata["napari_seg"] = {"members": ["members/one", "members/two"]}
+    (root / "configs/metadata.json").write_text(json.dumps(metadata))
+    found = ours(root, head).array
+    # beyond the crop the probabilities fall to 0 within a voxel, and what is missing to 1 is background
+    assert np.array_equal(found[found > 0], expected[found > 0])
+    assert np.mean(found[1:19, 2:23, 1:12] == expected[1:19, 2:23, 1:12]) > 0.98
+
+
 def test_voxels_exactly_on_the_first_cropped_layer_are_background(tmp_path: Path, head: Volume) -> None:
     # in MONAI rounding decides there, between values of 0 and tiny ones of the neighbour; here 26 slices meet 25 layers
     root = write_bundle(tmp_path / "tiny", [ORIENT, SPACING, NORMALIZE, CROP], CHAINS["softmax, linear, argmax"])

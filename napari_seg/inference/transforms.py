@@ -191,6 +191,9 @@ def prepare_by_transforms(
             "bundle.preprocessing",
             f"the transforms of bundle {bundle.root.name!r} failed on this scan ({type(error).__name__}: {error})",
         ) from error
+    if not all(image.shape):
+        text = f"the transforms of bundle {bundle.root.name!r} crop all away: they find no foreground in this scan"
+        raise BundleError("bundle.preprocessing", f"{text}; look whether it is empty, or choose another model")
     if isinstance(image, MetaTensor):
         plain, affine, traced = image.as_tensor(), image.affine.numpy(), [*traced, *image.applied_operations]
     else:

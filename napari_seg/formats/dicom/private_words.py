@@ -78,16 +78,23 @@ def _private_words(values: tuple[str, ...]) -> frozenset[str]:
 
 def is_private(word: str, private: frozenset[str]) -> bool:
     """Return whether a word equals a private word, or contains one of three letters or more, in any spelling."""
-    word = _one_spelling(word)
-    return any(p == word or (len(p) >= 3 and p in word) for p in map(_one_spelling, private))
+    text, short_text = word.lower(), _one_spelling(word)
+    for each in private:
+        if each == text or (len(each) >= 3 and each in text):
+            return True
+        short = _one_spelling(each)
+        # a short one means too little: that of Maas is also that of mass
+        if (short == each or len(short) >= 4) and (short == short_text or (len(short) >= 3 and short in short_text)):
+            return True
+    return False
 
 
 @lru_cache(maxsize=4096)
 def _one_spelling(word: str) -> str:
     """Return the spelling that stands for all of a word: Müller, Mueller and Muller; 0004711 and 4711."""
     word = word.lower()
-    if word.isdigit():  # a short number is a coincidence
-        return word.lstrip("0") if len(word.lstrip("0")) >= 3 else word
+    if word.isdigit():
+        return word.lstrip("0")
     return re.sub("aa|ae|oe|ue|ss", lambda found: _SHORTER[found.group()], word)
 
 

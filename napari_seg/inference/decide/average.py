@@ -174,8 +174,7 @@ class _RegionProbabilities(RegionLabels):
         self.average = average
 
     def _new_decider(self, region: Grid, target: Grid, channels: int) -> Decider:
-        is_direct = region is self.grid and target is self.scan
-        reach, nearest_axes = (self._reach(), self.inverse.nearest_axes) if is_direct else (None, ())
+        edges = self._edges() if region is self.grid and target is self.scan else {}
         are_probabilities = self.output.activation != "none"
         return _Adder(
             self.average,
@@ -187,16 +186,15 @@ class _RegionProbabilities(RegionLabels):
             None,
             (),
             are_probabilities,
-            reach,
-            nearest_axes,
+            **edges,
         )
 
 
 class _Adder(Decider):
     """Interpolates logits on the scan's grid as a `Decider` does, and adds their probabilities to an average."""
 
-    def __init__(self, average: ProbabilityAverage, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, average: ProbabilityAverage, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self.average = average
         if self.scan_axes is None:
             text = (
@@ -206,6 +204,7 @@ class _Adder(Decider):
 
     def add(self, start: Triple, logits: torch.Tensor, strip_start: int = 0) -> None:
         """Add the probabilities of the scan voxels that `Decider.add` would label."""
+        start, strip_start = self._within_layers(start, strip_start)
         cells_start, extended = self._extended(start, logits, strip_start)
         found = self._positions(cells_start, extended)
         if found is None:

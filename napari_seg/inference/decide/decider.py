@@ -132,10 +132,7 @@ class Decider:
         Raises:
             NotFinite: logits that decide are NaN or infinity.
         """
-        i, j, k = (int(n + added) for n, added in zip(start, self.zero_faces[:, 0], strict=True))
-        start = (i, j, k)
-        if strip_start:
-            strip_start += int(self.zero_faces[self.axes[1], 0])
+        start, strip_start = self._within_layers(start, strip_start)
         cells_start, extended_logits = self._extended(start, logits, strip_start)
         winners = self._winners(extended_logits)
         # count each voxel once: skip those of earlier blocks and the one shared with the previous strip
@@ -175,6 +172,12 @@ class Decider:
     def confidence(self) -> dict[int, float]:
         """Return class -> mean probability over the region's voxels where it wins; background is excluded."""
         return {c: self._probability_sums[c] / self._voxel_counts[c] for c in sorted(self._voxel_counts)}
+
+    def _within_layers(self, start: Triple, strip_start: int) -> tuple[Triple, int]:
+        """Return the first voxel of a block, and the start of its strip, in the region with its layers of zeros."""
+        before = self.zero_faces[:, 0].astype(int)
+        i, j, k = (int(n) for n in start + before)
+        return (i, j, k), strip_start + int(before[self.axes[1]]) if strip_start else 0
 
     def _extended(self, start: Triple, logits: torch.Tensor, strip_start: int) -> tuple[list[int], torch.Tensor]:
         """Return the first voxel of a block and its logits with all that is needed for its cells, see `add`."""

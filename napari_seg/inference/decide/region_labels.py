@@ -205,10 +205,7 @@ class RegionLabels:
         thresholds = [channel.threshold for channel in output.channels]
         are_probabilities = output.activation != "none"
         is_direct = region is self.grid and target is self.scan
-        edges: dict[str, Any] = {}
-        if is_direct:
-            nearest_axes = self.inverse.nearest_axes
-            edges = {"reach": self._reach(), "nearest_axes": nearest_axes, "zero_faces": self._zero_faces()}
+        edges = self._edges() if is_direct else {}
         return Decider(region, target, label_map, labels, self.axes, maps, thresholds, are_probabilities, **edges)
 
     def _is_outer(self) -> NDArray[np.bool_]:
@@ -216,9 +213,10 @@ class RegionLabels:
         ends = np.array(self.offset) + self.grid.shape
         return np.stack([np.array(self.offset) == 0, ends == self.inverse.grid.shape], axis=1)
 
-    def _zero_faces(self) -> NDArray[np.bool_]:
-        """Return (3, 2) faces of the box beyond which values are 0, see `Decider`."""
-        return self._is_outer() & self.inverse.zero_faces
+    def _edges(self) -> dict[str, Any]:
+        """Return the arguments of `Decider` that say what lies beyond the faces of the network's box."""
+        zero_faces = self._is_outer() & self.inverse.zero_faces
+        return {"reach": self._reach(), "nearest_axes": self.inverse.nearest_axes, "zero_faces": zero_faces}
 
     def _reach(self) -> NDArray[np.float64]:
         """Return how far the network's box reaches, see `Decider`: to the outer voxels that the transforms were shown.

@@ -342,7 +342,7 @@ class ModelsModel:
         assert self.job is not None
         was_stopped, self.job = self.job.is_stopping, None
         if was_stopped and self.message is None:
-            self._show(Message("info", "Stopped. What was downloaded is kept; the next download goes on from there."))
+            self._show(Message("info", "Stopped. If it was a download, the next one goes on from there."))
             self.refresh()
         self.changed.emit()
 
