@@ -183,7 +183,7 @@ def test_names_that_dicom_can_not_hold_are_changed_aloud(
     assert dataset.ManufacturerModelName == stored
     found = read_label_map(path, series.grid, images=series.source.files)
     assert np.array_equal(found.array, array)
-    assert found.segments[0].name == stored
+    assert found.segments[0].name == stored.replace("?", " ")  # a Segment holds no half of a character
     assert len({segment.name for segment in found.segments}) == 2
     assert all(len(segment.name) <= 64 for segment in found.segments)
 
@@ -267,9 +267,8 @@ def test_a_folder_that_can_not_be_written_to_is_named(
     target = tmp_path / "file" / name
     words = ["convert", str(tmp_path / "labels.nii.gz"), str(target), "--scan", str(tmp_path / "series")]
     words += ["--origin", "manual"]
-    assert main(words) == 5
-    assert "output.not_written" in (text := capsys.readouterr().err)
-    assert "ot a directory" in text
+    assert main(words) == 1
+    assert f"output.no_folder: {tmp_path / 'file'} is a file;" in capsys.readouterr().err
 
 
 def test_surfaces_are_written_all_or_none(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

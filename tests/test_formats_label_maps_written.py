@@ -384,7 +384,7 @@ def test_a_folder_whose_name_is_not_utf8_gets_the_labels_too(tmp_path: Path) -> 
     assert list(folder.iterdir()) == [folder / "x.seg.nrrd"]
 
 
-@pytest.mark.parametrize("name", ["liver ", " liver", "a\\new", "a\\\\n", "a\nb", "\\"])
+@pytest.mark.parametrize("name", ["liver ", " liver", "a\\new", "a\\\\n", "\\"])
 def test_names_with_spaces_and_backslashes_come_back_in_seg_nrrd(tmp_path: Path, name: str) -> None:
     grid = Grid((2, 2, 2), np.eye(4))
     one = Segmentation(np.ones(grid.shape, np.uint8), grid, (Segment(1, name, (1, 2, 3)),))

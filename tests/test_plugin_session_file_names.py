@@ -27,7 +27,7 @@ PRIVATE = PrivateWords(FILES, ["Hippocampus 1.0"])
         ("Mueller's labels (restored)", "s labels (restored)"),
         ("JÜRGEN WEISS", ""),
         ("Jürgen", ""),
-        ("juergen Jurgen weiß", "juergen"),
+        ("juergen Jurgen weiß", ""),
         ("1971", ""),
         ("T1 labels", "T1 labels"),
     ],

@@ -483,7 +483,7 @@ def test_a_training_starts_from_a_model_of_nnunet(
     flat = write_model(tmp_path / "flat", "2d", configuration((16, 16), (1, 1)))
     source = write_model(tmp_path / "results")
     model.segmenting.bundles = [read_bundle(root) for root in (flat, source)]
-    assert model.starts == [("Dataset001_Phantom 3d_fullres", source)]
+    assert model.starts == [("Dataset001_Phantom 2d", flat), ("Dataset001_Phantom 3d_fullres", source)]
     model.choose_dataset(data)
     model.choose(fine_tune=source)
     model.start_plan()

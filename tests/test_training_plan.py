@@ -490,7 +490,7 @@ def planned(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("results/torch/__init__.py", "", r"results/torch/__init__\.py is not a module"),
         ("training/x.cpython-311-x86_64-linux-gnu.so", "", r"\.so is not a module"),
         ("configs/logging.conf", "[loggers]\n", r"logging\.conf differs"),
-        ("configs/train.yaml", "run: $import os\n", r"train\.yaml contains '\$import os'"),
+        ("configs/train.yaml", "run: $import socket\n", r"train\.yaml contains '\$import socket'"),
         ("configs/train.yaml", "network_def: {_target_: os.system, command: x}\n", r"contains '_target_ os\.system'"),
         ("configs/evaluate.yaml", "cases: ['%/tmp/other.yaml#x']\n", r"evaluate\.yaml contains '%/tmp/other"),
         ("configs/metadata.json", '{"channel_def": {"0": "$print(1)"}}', r"metadata\.json contains '\$print"),

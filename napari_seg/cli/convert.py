@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise OutputError("output.exists", f"{existing[0]} already exists; choose another name, or pass --overwrite")
     format_of(output, arguments.dicom)
     if not output.parent.is_dir():
-        text = f"the folder {output.parent} does not exist; create it, or choose another folder"
-        raise OutputError("output.no_folder", text)
+        why = "is a file; move it" if output.parent.exists() else "does not exist; create it"
+        raise OutputError("output.no_folder", f"{output.parent} {why}, or choose another folder")
     scan = None
     if arguments.scan is not None:
         scans = find_scans(arguments.scan)
