@@ -68,6 +68,7 @@ def test_results_outlive_an_update_that_changes_only_how_models_are_trained(
     scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, root = tmp_path / "out", Path(shutil.copytree(shipped_root(), tmp_path / "bundle"))
+    monkeypatch.setattr("napari_seg.bundles.digest.shipped_root", lambda: root)
 
     def edit(name: str) -> None:
         path = root / "segnets" / name

@@ -4,7 +4,7 @@
 read any of them as code or data. Only plain data does not count, so that a bundle which is trained further, or that
 writes results into its folder, needs no new consent: weights that hold only tensors, images, and the logs and reports
 of a training (`_INERT`). They are known by their content, and no loader of pickles takes them.
-`content_hash` identifies the program, for `model_digest`, which leaves unused files out; images and all outputs of a
+`content_hash` identifies the program, for `model_digest`, which may leave files out; images and all outputs of a
 training count with their names only, and so they did for consent in earlier versions.
 The files in `__pycache__` that no name imports, and `.git`, do not count, because napari-seg never reads them; nor do
 files that file managers leave (`litter.py`).

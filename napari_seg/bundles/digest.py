@@ -1,13 +1,15 @@
 """Digest of a model: everything that decides its labels, weights included, so that a result names what made it.
 
-Of a MONAI bundle it leaves out what can't change labels: modules that only train, other configs and documents (see
-`unused.py`), and metadata that describe the model. In earlier versions these counted, too (`earlier_digest`).
+All files of a bundle count. Only in the shipped bundle, whose training changes with every release, files that change no
+label do not: `_TRAINING` lists them, and a test compares the list with what the inference imports. The code of other
+bundles may read any of their files. In earlier versions these files counted, too (`earlier_digest`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,19 +18,24 @@ from napari_seg.bundles.content import WEIGHTS_ENDINGS, content_hash, files_of, 
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.nnunet.postprocessing import POSTPROCESSING
 from napari_seg.bundles.parts import nnunet_models
-from napari_seg.bundles.read import read_coarse
+from napari_seg.bundles.read import read_coarse, shipped_root
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.totalsegmentator.task import PREFIX, ImprovedPart, TaskBundle
-from napari_seg.bundles.unused import unused_files
 from napari_seg.errors import BundleError
 from napari_seg.formats.endings import IMAGE2D_ENDINGS, has_ending
+
+_TRAINING = re.compile(
+    r"LICENSE|docs/.+|configs/(?!(inference|metadata)\.)[^/]+\.(yaml|conf)|segnets/(data|training)/.+\.py|"
+    r"segnets/(annotation|decide|files|inferers|losses|metrics|nnunet_preprocessing)\.py"
+)
+"""Files of the shipped bundle that change no label: documents, and configs and modules of its training."""
 
 _DESCRIPTIONS = (
     *("authors", "changelog", "copyright", "data_source", "description", "eval_metrics", "intended_use", "license"),
     *("references", "schema", "task"),
     *("monai_version", "numpy_version", "pytorch_version", "required_packages_version"),
 )
-"""Keys of the metadata that change no label."""
+"""Keys of its metadata that change no label."""
 
 
 def model_digest(bundle: Bundle) -> str:
@@ -56,14 +63,14 @@ def _digest(bundle: Bundle, *, of_all: bool = False) -> str:
         digest.update(f"{path.relative_to(owner.root).as_posix()} {_sha256(owner, path)}\n".encode())
     models = nnunet_models(bundle)
     for one in (model.bundle for model in models if isinstance(model, ImprovedPart)) if models else (bundle,):
-        unused = None if of_all else unused_files(one)
-        if unused is None:
+        if of_all or one.root.resolve() != shipped_root().resolve():
             digest.update(content_hash(one).encode())
         else:
             metadata = read_config(one.root / METADATA, MAX_METADATA_BYTES)
             deciding = {key: value for key, value in metadata.items() if key not in _DESCRIPTIONS}
             digest.update(json.dumps(deciding, sort_keys=True).encode())
-            digest.update(content_hash(one, {*unused, METADATA.as_posix()}).encode())
+            left_out = {file.name for file in files_of(one.root) if _TRAINING.fullmatch(file.name)}
+            digest.update(content_hash(one, {*left_out, METADATA.as_posix()}).encode())
     if isinstance(bundle, TaskBundle):
         digest.update(f"{PREFIX}{bundle.task.name}".encode())
     if bundle.coarse is not None:
