@@ -17,6 +17,8 @@ from cohorts import START, add_done, add_failed, add_model, draw_preview, new_ma
 
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.report.write import write_report
+from napari_seg.cohort.resume import settings_content
+from napari_seg.cohort.settings import RunSettings
 from napari_seg.error_codes import CODES
 from napari_seg.errors import Notice
 
@@ -240,6 +242,22 @@ def test_cases_that_were_run_with_different_options_are_told(manifest: Manifest)
     assert "of nobody" not in page.text
     with (manifest.path.parent / "cases.csv").open(newline="") as file:
         assert [row["settings"] for row in csv.DictReader(file)] == ["1", "1", "2"]
+
+
+def test_a_run_that_went_on_after_an_update_states_both_versions_and_warns_of_nothing(manifest: Manifest) -> None:
+    now = settings_content(RunSettings())
+    before = {key: value for key, value in now.items() if key not in ("version of results", "crop")}
+    for n, (version, settings) in enumerate((("0.0.9", before | {"version": "0.0.9"}), ("9.9.9", now))):
+        runner = manifest.add_runner("reading-room", 1, f"x{n}", False)
+        manifest._write("UPDATE runners SET version = ? WHERE id = ?", (version, runner))
+        number = add_done(manifest, f"case_{n}", {"front": 1.0})
+        manifest.change_case(number, {"runner": runner, "settings": manifest.add_settings(settings)})
+    page = written(manifest)
+    assert "napari-seg 0.0.9, 9.9.9. For research" in page.text
+    assert "different options" not in page.text
+    assert not [one for tag, one in page.elements if tag == "b" and one.get("class") == "warn"]
+    with (manifest.path.parent / "cases.json").open() as file:
+        assert json.load(file)["program"] == "napari-seg 0.0.9, 9.9.9"
 
 
 def test_a_run_without_cases_has_a_page(manifest: Manifest) -> None:

@@ -55,11 +55,23 @@ class RunSettings:
         }
 
 
+def with_defaults(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of settings as this version writes it, also if an earlier version wrote it.
+
+    An option that the record lacks did not exist then, and counts as its default; `RESULTS` is raised if that gives
+    other labels. The version of the program, which earlier records have, does not count. An empty record stays empty,
+    because the settings are unknown.
+    """
+    if not record:
+        return {}
+    complete = {**RunSettings().to_record(), "version of results": 1, **record}
+    complete.pop("version", None)
+    return complete
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what changed between two records of settings, such as "tta was none and is shifts"."""
-    # manifests of before have no such settings, but the version of the program, which alone changes no label
-    before = {"preview": "written", "version of results": 1, **before}
-    before.pop("version", None)
+    before, now = with_defaults(before), with_defaults(now)
     changed = sorted(key for key in before.keys() | now.keys() if _plain(before.get(key)) != _plain(now.get(key)))
     return [f"{key} was {_words(before.get(key))} and is {_words(now.get(key))}" for key in changed]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.report.distributions import Distribution, distribution
 from napari_seg.cohort.rows import CaseRow, ModelRow, RunnerRow
+from napari_seg.version import __version__
 
 MAX_UNUSUAL = 500
 """Unusual volumes that are listed."""
@@ -54,8 +55,7 @@ class Facts:
     """Facts of a run as a whole.
 
     Attributes:
-        version: version of the program that created the manifest.
-        created: time of creation, in seconds since 1970 UTC.
+        created: time of creation of the manifest, in seconds since 1970 UTC.
         counts: state -> number of cases.
         models: number -> model.
         runners: the processes that ran it.
@@ -72,12 +72,13 @@ class Facts:
         peak_bytes: highest memory of a worker.
         started: time of the first start of a case; None before.
         ended: time of the last end of a case; None before.
+        versions: versions of the program that ran the finished cases, in the order of their first runs; if there are
+            none, the version that created the manifest.
         busy_seconds: time in which at least one runner ran.
         at_once: largest number of cases that ran, or whose files were put in place, at the same time; more than there
             are workers, which run the next case meanwhile.
     """
 
-    version: str
     created: float
     counts: dict[str, int]
     models: dict[int, ModelRow]
@@ -95,6 +96,7 @@ class Facts:
     peak_bytes: int = 0
     started: float | None = None
     ended: float | None = None
+    versions: tuple[str, ...] = ()
     busy_seconds: float = 0.0
     at_once: int = 0
 
@@ -123,7 +125,6 @@ def gather(manifest: Manifest) -> Facts:
     """
     counts: dict[str, int] = {state: 0 for state in manifest.counts()}
     facts = Facts(
-        version=manifest.meta("version") or "",
         created=float(manifest.meta("created") or 0),
         counts=counts,
         models={model.id: model for model in manifest.models()},
@@ -133,6 +134,7 @@ def gather(manifest: Manifest) -> Facts:
     volumes: dict[int, dict[str, array[float]]] = defaultdict(lambda: defaultdict(lambda: array("d")))
     cases: dict[int, dict[str, array[int]]] = defaultdict(lambda: defaultdict(lambda: array("q")))
     seconds, ends, parts = array("d"), array("d"), [0.0, 0.0, 0.0]
+    runners: set[int | None] = set()
     groups = {"failed": facts.failed, "skipped": facts.skipped}
     for row in manifest.rows():
         counts[row.state] += 1
@@ -146,6 +148,7 @@ def gather(manifest: Manifest) -> Facts:
         if row.state != "done":
             continue
         facts.with_settings[row.settings or 0] += 1
+        runners.add(row.runner)
         seconds.append(row.seconds)
         ends.append(row.ended or 0.0)
         for n, part in enumerate((row.read_seconds, row.network_seconds, row.write_seconds)):
@@ -154,6 +157,8 @@ def gather(manifest: Manifest) -> Facts:
         for structure, volume_ml in row.volumes_ml.items():
             volumes[row.model or 0][structure].append(volume_ml)
             cases[row.model or 0][structure].append(row.id)
+    versions = [one.version for one in facts.runners if one.id in runners] or [manifest.meta("version") or __version__]
+    facts.versions = tuple(dict.fromkeys(versions))
     facts.volumes = {
         model: {structure: distribution(structure, known) for structure, known in structures.items()}
         for model, structures in sorted(volumes.items())

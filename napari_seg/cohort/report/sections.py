@@ -11,12 +11,12 @@ from math import isinf
 from napari_seg.cohort.report.distributions import RULE
 from napari_seg.cohort.report.facts import Ended, Facts
 from napari_seg.cohort.report.thumbnails import MAX_EMBEDDED_BYTES
+from napari_seg.cohort.settings import differences, with_defaults
 from napari_seg.error_codes import CODES
 from napari_seg.errors import counted
 from napari_seg.evaluation.html import table
 from napari_seg.memory import describe_bytes
 from napari_seg.progress import describe_seconds
-from napari_seg.version import __version__
 
 _MAX_LISTED = 20
 """Cases of a group that are shown at once."""
@@ -29,14 +29,16 @@ _MAX_FOLDED = 500
 
 
 def lead(facts: Facts) -> str:
-    """Return the line below the title: what is left, when it ran, and by which version."""
+    """Return the line below the title: what is left, when it ran, and by which versions."""
     left = sum(facts.counts[state] for state in ("waiting", "running", "moving"))
     verb = "was" if left == 1 else "were"
-    mixed = "<b class=warn>Cases were run with different options; see below.</b> " * (len(facts.with_settings) > 1)
+    first, *others = [facts.settings.get(number, {}) for number in facts.with_settings] or [{}]
+    is_mixed = any(differences(first, other) for other in others)
+    mixed = "<b class=warn>Cases were run with different options; see below.</b> " * is_mixed
     text = f"<b class=warn>{counted(left, 'case')} {verb} not finished when this page was written.</b> " if left else ""
     return (
         f'<a class="skip" href="#cases">Skip to the cases</a>{text}{mixed}{_span(facts)}. napari-seg '
-        f"{escape(facts.version or __version__)}. For research; not a medical device."
+        f"{escape(', '.join(facts.versions))}. For research; not a medical device."
     )
 
 
@@ -215,11 +217,12 @@ def run(facts: Facts) -> str:
 def _options(facts: Facts) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     """Return headings, rows and text columns of the options: a column for each of several settings."""
     used = [number for number in facts.settings if facts.with_settings[number]] or list(facts.settings)[-1:]
-    names = sorted({name for number in used for name in facts.settings[number]})
+    settings = {number: with_defaults(facts.settings.get(number, {})) for number in used}
+    names = sorted({name for one in settings.values() for name in one})
     heads = [f"settings {number}, {counted(facts.with_settings[number], 'case')}" for number in used]
     rows = []
     for name in names:
-        values = [escape(_in_words(facts.settings[number].get(name))) for number in used]
+        values = [escape(_in_words(one.get(name))) for one in settings.values()]
         is_same = len(set(values)) == 1
         rows.append([escape(name), *(value if is_same else f"<b class=warn>{value}</b>" for value in values)])
     return ["option", *(heads if len(used) > 1 else ["value"])], rows, tuple(range(len(used) + 1))

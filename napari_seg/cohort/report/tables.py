@@ -21,7 +21,6 @@ from napari_seg.cohort.report.facts import Facts
 from napari_seg.cohort.rows import CaseRow
 from napari_seg.formats.atomic import atomic_file
 from napari_seg.formats.csv_cells import text_cell
-from napari_seg.version import __version__
 
 CASES_CSV, CASES_JSON = "cases.csv", "cases.json"
 VOLUMES_LONG, VOLUMES_WIDE = "volumes_long.csv", "volumes_wide.csv"
@@ -149,7 +148,7 @@ def utc(seconds: float | None) -> str:
 
 def _write_head(file: IO[str], facts: Facts) -> None:
     head = {
-        "program": f"napari-seg {__version__}",
+        "program": f"napari-seg {', '.join(facts.versions)}",
         "counts": facts.counts,
         "settings": facts.settings,
         "models": [
