@@ -257,7 +257,9 @@ def test_summary_compares_with_nnunet_and_monai():
     assert "| napari-seg, default |  | 25 (20-30) | 1.5 | 0.25 (0.2-0.3) | 0.312 (0.25-0.375) |" in text
     assert "| 0.9744 0.0000 | 95.000% |" in text
     assert "50 s and 2.0 GiB" in text
-    assert "95.000% of the voxels have the label that they have in float32." in " ".join(text.split())
+    assert "`--precision float32`: 95.000% of the voxels have the label that they have by default." in " ".join(
+        text.split()
+    )
 
 
 def test_commands_differ_in_what_they_compare(tmp_path):

@@ -29,6 +29,7 @@ CONTENDERS = {
     "napari": "napari-seg, default",
     "napari-small": "napari-seg, `--memory 2GiB`",
     "napari-float32": "napari-seg, `--precision float32`",
+    "napari-bfloat16": "napari-seg, `--precision bfloat16`",
     "napari-uncropped": "napari-seg, air too (`--no-crop`)",
     "napari-nnunet": "napari-seg, nnU-Net's windows",
     "napari-monai": "napari-seg, MONAI's windows",
@@ -86,7 +87,7 @@ def predict(args: argparse.Namespace) -> dict[str, object]:
     folder = work / f"predict_{fingerprint(args.scan, network, training)}"
     with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
         made = replace(pool.submit(make, args.scan, folder, network, training).result(), peer=args.peer)
-    left_out = {"nnunet-tta": not args.tta, "napari-float32": not has_half}  # then it is the default
+    left_out = {"nnunet-tta": not args.tta, "napari-float32": not has_half, "napari-bfloat16": not has_half}
     wanted = args.only or [key for key in CONTENDERS if not left_out.get(key)]
     runs = run_rounds(made, wanted, args.rounds, args.resume, about["versions"])
     if not runs:
@@ -195,6 +196,7 @@ def command(key: str, made: Made, output: Path) -> list[object]:
         "napari": (),
         "napari-small": ("--memory", "2GiB"),
         "napari-float32": ("--precision", "float32"),
+        "napari-bfloat16": ("--precision", "bfloat16"),
         "napari-uncropped": ("--no-crop",),
         "napari-nnunet": ("--windows", "even", "--no-crop"),
     }.get(key, AS_IN_BUNDLE)
@@ -361,12 +363,16 @@ def describe_predict(figures: dict) -> str:
                 f"The first run with a network ({CONTENDERS[key]}) verifies it and keeps it on the disk:",
                 f"{row['first_seconds']:.3g} s and {row['first_peak_gib']:.1f} GiB.",
             )
-    equal = rows.get("napari-float32", {}).get("equal_to_napari")
-    if equal is not None:
-        lines += paragraph(
-            "By default this processor computes in bfloat16 where the first window shows that the labels hold:",
-            f"{equal:.3%} of the voxels have the label that they have in float32.",
-        )
+    for key in ("napari-float32", "napari-bfloat16"):
+        equal = rows.get(key, {}).get("equal_to_napari")
+        if equal is not None:
+            lines += paragraph(
+                f"{CONTENDERS[key]}: {equal:.3%} of the voxels have the label that they have by default."
+            )
+    lines += paragraph(
+        "By default a processor with bfloat16 computes in it if at least 99.9% of the labels of the first window hold.",
+        "A network that has hardly learnt, as this one, may fail this check, and then float32 is the default.",
+    )
     return "\n".join(lines)
 
 
