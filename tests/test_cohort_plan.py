@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import phantoms
@@ -141,6 +142,21 @@ def test_the_real_estimate_runs_in_a_worker_and_the_run_follows_the_plan(scans: 
     assert plan.seconds is not None
     assert plan.seconds > 0
     assert not (tmp_path / "out").exists()
+
+
+def test_the_time_of_one_slice_is_estimated_for_a_model_of_slices(tmp_path: Path, monkeypatch: Any) -> None:
+    head = phantoms.head()
+    grid = replace(head.grid, shape=(*head.grid.shape[:2], 1))
+    phantoms.write_nifti(replace(head, array=head.array[..., :1].copy(), grid=grid), tmp_path / "slice.nii.gz")
+    (one,) = planned(tmp_path).cases
+    assert one.case.bundle is not None
+    monkeypatch.setattr(
+        "napari_seg.inference.estimate.estimate",
+        lambda volume, *_: SimpleNamespace(seconds=2.0, windows=volume.grid.shape[2]),
+    )
+    assert estimate_case(one.case, replace(one.case.bundle, takes_one_slice=True), RunSettings()) == (2.0, 1)
+    with pytest.raises(InputError, match=r"data\.2d"):
+        estimate_case(one.case, one.case.bundle, RunSettings())
 
 
 def test_mirror_and_bids_are_written_and_resumed(tmp_path: Path, inline_cohorts: Any, monkeypatch: Any) -> None:

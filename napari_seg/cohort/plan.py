@@ -25,7 +25,7 @@ from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.facts import ScanFacts, facts_of
 from napari_seg.formats.kinds import DICOM_FORMATS
 from napari_seg.formats.label_maps import label_map_doubts
-from napari_seg.formats.scan import Scan
+from napari_seg.formats.scan import ReadOptions, Scan
 from napari_seg.inference.fitness import check_modality, modality_doubts
 from napari_seg.worker import WorkerError, WorkerProcess
 
@@ -272,8 +272,9 @@ def estimate_case(case: Case, bundle: Bundle, settings: RunSettings) -> tuple[fl
     """
     from napari_seg.inference.estimate import estimate
 
-    limit: Any = {"memory_bytes": settings.options.memory_bytes, **settings.reading}
-    volume = case.scan.read(**limit, channels=bundle.in_channels)
+    within: ReadOptions = {"memory_bytes": settings.options.memory_bytes, **settings.reading}
+    within["one_slice"] = bool(bundle.takes_one_slice)
+    volume = case.scan.read(**within, channels=bundle.in_channels)
     found = estimate(volume, bundle, settings.options)
     return None if found is None else (found.seconds, found.windows)
 
