@@ -400,6 +400,13 @@ def _counted(function: Callable, calls: Counter[str]) -> Callable:
 
 
 @pytest.mark.parametrize("config", ["evaluate", "inference"])
+def test_mixed_precision_computes_in_the_type_of_the_training(config: str) -> None:
+    evaluator = ConfigParser.load_config_file(CONFIGS / f"{config}.yaml")["evaluator"]
+    parser = ConfigParser({"amp": "bfloat16", "device": "cuda", "kwargs": evaluator.get("amp_kwargs")})
+    assert parser.get_parsed_content("kwargs") == {"dtype": torch.bfloat16}
+
+
+@pytest.mark.parametrize("config", ["evaluate", "inference"])
 def test_no_bar_is_drawn_into_a_file(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     handlers = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))["handlers"]
     (bar,) = (one for one in handlers if isinstance(one, dict) and one["_target_"].endswith("ProgressBar"))
