@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import datasets
@@ -96,18 +98,54 @@ def test_of_two_that_fail_at_once_the_one_with_a_cause_is_the_first(
     assert capfd.readouterr().err.endswith("process 2 of 2 failed first, with status 1\nTrainingError: a.b: c\n")
 
 
-def test_a_stop_reaches_all_processes(module: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("handled", "said", "saved"),
+    [("signal.SIGTERM", "stopped and saved", 2), ("signal.SIGABRT", "stopped without saving", 0)],
+)
+def test_a_stop_reaches_all_processes(handled: str, said: str, saved: int, module: Path, tmp_path: Path) -> None:
     module.write_text(
         f"{_COMMON}\n"
         "def save(*_): time.sleep(0.3 * rank); (folder / f'saved_{rank}').touch(); sys.exit(143)\n"
-        "signal.signal(signal.SIGTERM, save)\n"
+        f"signal.signal({handled}, save)\n"
         "everyone()\n"
         "(folder / 'stop').touch() if rank else None\n"
         "time.sleep(60)\n"
     )
-    with pytest.raises(Cancelled, match="stopped and saved"):
+    with pytest.raises(Cancelled, match=said):
         process.run([sys.executable, "-m", "napari_seg.training.distributed", "2", "ranks"], tmp_path / "stop")
-    assert len(list(tmp_path.glob("saved_*"))) == 2
+    assert len(list(tmp_path.glob("saved_*"))) == saved
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_on_windows_the_death_of_the_command_stops_all_processes_by_a_file(
+    is_seen: bool, module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupt the launcher alone, as `run_module` does after the death of its parent."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    stop = module.parent / "run" / "stop"
+    module.write_text(
+        f"{_COMMON}\n"
+        "everyone()\n"
+        "stop, deadline = pathlib.Path(sys.argv[2], 'stop'), time.monotonic() + 10\n"
+        "while not (folder / 'seen').exists():\n"
+        "    if time.monotonic() > deadline: sys.exit('no stop')\n"
+        "    if rank == 0 and stop.exists():\n"
+        f"        if {is_seen}: stop.unlink()\n"
+        "        (folder / 'seen').touch()\n"
+        "    time.sleep(0.01)\n"
+    )
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 10
+        while len(list(module.parent.glob("begun_*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGTERM)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    assert run_processes(2, "ranks", "--output_dir", str(stop.parent)) == 0
+    interrupter.join()
+    assert not stop.exists()
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,12 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from math import inf
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Literal
 
 from napari_seg.errors import EnvironmentFault, counted
-from napari_seg.training.process import SAVED, SIGNALS, module_command
+from napari_seg.training.process import SAVED, SIGNALS, STOP, ask_to_stop, module_command
 from napari_seg.worker import core_count
 
 _POLL_SECONDS = 0.05
@@ -56,7 +57,8 @@ def run_processes(count: int, *words: str) -> int:
     """Run a module in several processes to their end; return the status of the first that failed, else of them all.
 
     Signals are forwarded to all processes. If one fails, the others are ended, and its number and output are written
-    to stderr for `process.run`.
+    to stderr for `process.run`. A process that a signal killed has the status that a shell reports, unless that is one
+    of a training that has saved (`process.SAVED`): then it is 1.
 
     Args:
         count: number of processes.
@@ -79,9 +81,13 @@ def run_processes(count: int, *words: str) -> int:
         def forward(number: int, frame: object) -> None:
             nonlocal is_interrupted
             is_interrupted = True
-            for process in processes:
-                if sys.platform != "win32":  # where the signal has reached the whole group
+            if sys.platform != "win32":
+                for process in processes:
                     process.send_signal(number if number == signal.SIGINT else signal.SIGTERM)
+            elif number == signal.SIGTERM:  # `run_module` raised it in this process; Ctrl-Break reaches the whole group
+                run_folder = Path(words[words.index("--output_dir") + 1])
+                ask_to_stop(run_folder)
+                files.callback((run_folder / STOP).unlink, missing_ok=True)  # if no process has seen it
 
         signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         previous_handlers = {number: signal.signal(number, forward) for number in signals}
@@ -94,10 +100,10 @@ def run_processes(count: int, *words: str) -> int:
             return max(statuses)
         # a process that dies takes the connection away from the others, which may fail in the same moment
         first = min(failed, key=lambda rank: (statuses[rank] > 0, not _has_code(outputs[rank])))
-        status = 128 - statuses[first] if statuses[first] < 0 else statuses[first]  # as a shell reports a signal
+        status = 128 - statuses[first] if statuses[first] < 0 else statuses[first]
         if not is_interrupted:
             _report(f"process {first + 1} of {count} failed first, with status {status}", outputs[first])
-        return status
+        return 1 if status in SAVED else status
 
 
 def _environment(count: int) -> dict[str, str]:

@@ -36,7 +36,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 """Signals that stop a training; Windows has no SIGHUP, and only Windows has SIGBREAK."""
 SAVED = (0, *(128 + number for number in SIGNALS))
 """Exit statuses of a training that has saved everything (`segnets.training.StopOnSignal`)."""
-_STOP = "stop"
+STOP = "stop"
 """File in the folder of a run that stops its training (`segnets.training.StopOnFile`)."""
 _KILLED = getattr(signal, "SIGKILL", 9)
 
@@ -74,8 +74,7 @@ def run(command: list[str], stop_file: Path, run_folder: Path | None = None) -> 
             if run_folder is None:
                 child.terminate()
             else:
-                run_folder.mkdir(parents=True, exist_ok=True)
-                (run_folder / _STOP).touch()
+                ask_to_stop(run_folder)
 
     def poll() -> None:
         if stop_file.exists():
@@ -92,7 +91,7 @@ def run(command: list[str], stop_file: Path, run_folder: Path | None = None) -> 
             signal.signal(number, handler)
     if interrupted:
         if run_folder is not None:
-            (run_folder / _STOP).unlink(missing_ok=True)  # of a command that ended before it saw the file
+            (run_folder / STOP).unlink(missing_ok=True)  # of a command that ended before it saw the file
         # a process that dies of a signal (while Python loads, or of a second signal) has another status than those
         is_saved = status in SAVED or (run_folder is not None and ended_since(run_folder, start) is not None)
         raise Cancelled(
@@ -103,6 +102,12 @@ def run(command: list[str], stop_file: Path, run_folder: Path | None = None) -> 
         )
     if status:
         raise _error(output, status)
+
+
+def ask_to_stop(run_folder: Path) -> None:
+    """Stop a training that no signal reaches: it saves and ends when it finds the file `STOP` in its folder."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    (run_folder / STOP).touch()
 
 
 def module_command(python: str, *words: str) -> list[str]:
