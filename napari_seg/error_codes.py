@@ -208,6 +208,12 @@ CODES = {
         "A file or folder of the bundle is a link out of it, a pipe or a device.",
         "Copy the bundle with the files that its links lead to (`cp -rL`). Links of weights need `--trust` only.",
     ),
+    "bundle.members": Code(
+        "error",
+        "An ensemble can't average its `members`: one makes labels in another way than by argmax on the scan's grid, "
+        "changes them afterwards, or has other channels; or the ensemble declares what an average does not apply.",
+        "Choose one member alone, such as `--model OUT/members/3d`; or correct what the message names.",
+    ),
     "bundle.metadata": Code(
         "error",
         "`configs/metadata.json` can't be used: it is damaged, incomplete, or holds values outside their range.",

@@ -276,7 +276,7 @@ def test_members_with_other_classes_are_refused(bundle: EnsembleBundle) -> None:
     formats = json.loads((member / METADATA).read_text())["network_data_format"]
     formats["outputs"]["pred"]["channel_def"] = {"0": "background", "1": "back", "2": "front"}
     write(member, network_data_format=formats)
-    with pytest.raises(BundleError, match=r"bundle\.metadata: .*member '2d' has other network_segments"):
+    with pytest.raises(BundleError, match=r"bundle\.members: .*member '2d', which has other network_segments"):
         read_bundle(bundle.root)
 
 

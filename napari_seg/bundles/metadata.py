@@ -20,8 +20,8 @@ In addition to MONAI's metadata a bundle may declare, under the key `napari_seg`
     coarse             {bundle, margin_mm}: a fast bundle inside this one, run first; the network then looks only
                        around what that one finds
     members            folders of bundles inside this one, which has no network of its own: their probabilities are
-                       averaged on the scan's grid
-    largest            with members: labels of which only the largest island is kept
+                       averaged on the scan's grid; see `ensemble.py`
+    largest            with members: labels of which only the largest island is kept, whatever the members keep
 """
 
 from __future__ import annotations

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.config.read import TooLargeError, read_config
+from napari_seg.bundles.ensemble import check_averaged
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES, bundle_of
 from napari_seg.bundles.nnunet.folder import find_trainings, is_training
 from napari_seg.bundles.nnunet.plans import PLANS
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
+from napari_seg.bundles.output import Output
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle, PartOf
 from napari_seg.bundles.store.catalogue import entry_of
@@ -107,8 +109,8 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
 
     Raises:
         BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, its metadata can't be read;
-            `bundle.too_large`, they exceed a limit; `bundle.nnunet` or `bundle.weights`, a model of nnU-Net can't be
-            used; `bundle.part`, a model can't run in this task.
+            `bundle.too_large`, they exceed a limit; `bundle.members`, its members can't be averaged; `bundle.nnunet` or
+            `bundle.weights`, a model of nnU-Net can't be used; `bundle.part`, a model can't run in this task.
     """
     if isinstance(bundle, Bundle):
         return replace(bundle, trusted=True) if trust else bundle
@@ -210,10 +212,6 @@ def _folder_in(bundle: Bundle, name: str, meaning: str) -> Path:
     return root
 
 
-_SAME = ("in_channels", "channel_names", "out_channels", "background", "network_segments")
-"""Attributes that are equal in all members of an ensemble, so that their channels can be averaged one by one."""
-
-
 def _ensemble(bundle: Bundle, entry: dict[str, Any]) -> EnsembleBundle:
     """Return a bundle with the members that its metadata name.
 
@@ -222,23 +220,16 @@ def _ensemble(bundle: Bundle, entry: dict[str, Any]) -> EnsembleBundle:
         entry: what they say under `napari_seg`.
 
     Raises:
-        BundleError: `bundle.metadata`, a member lies outside, or the members can't be averaged.
+        BundleError: `bundle.metadata`, a member lies outside; `bundle.members`, the members can't be averaged.
         Exception: whatever an entry that can't be used raises.
     """
     names = list(dict.fromkeys(str(name) for name in entry["members"]))
     if not 2 <= len(names) <= _MAX_MEMBERS:
         raise ValueError(f"it names {len(names)} members; expected 2 to {_MAX_MEMBERS}")
     members = tuple(_read_folder(_folder_in(bundle, name, "a member"), bundle.trusted, True) for name in names)
-    for member in members:
-        if member.spatial_dims == 2 or member.coarse or member.localiser:
-            raise ValueError(f"member {member.root.name!r} is no single MONAI bundle for whole volumes")
-        if different := [key for key in _SAME if getattr(member, key) != getattr(bundle, key)]:
-            raise ValueError(f"member {member.root.name!r} has other {', '.join(different)}")
-    outputs = {(one.output.decision, one.output.channels) for one in members}
-    if len(outputs) > 1:
-        raise ValueError("its members make labels of their channels in different ways")
+    check_averaged(bundle, members, "largest" in entry)
     own = {one.name: getattr(bundle, one.name) for one in fields(Bundle)}
-    own |= {"kind": "ensemble", "output": replace(members[0].output, steps=()), "takes_one_slice": False}
+    own |= {"kind": "ensemble", "output": Output(), "takes_one_slice": False}
     return EnsembleBundle(**own, members=members, largest=tuple(int(label) for label in entry.get("largest", ())))
 
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.spec import EnsembleBundle
+from napari_seg.bundles.trust import check_runnable
+from napari_seg.bundles.ways import way_of
 from napari_seg.errors import Notice
 from napari_seg.inference.fitness import check_fit
 from napari_seg.inference.options import SegmentOptions
@@ -39,6 +41,8 @@ def segment_ensemble(volume: Volume, bundle: EnsembleBundle, options: SegmentOpt
     from napari_seg.inference.plausibility import find_implausible
 
     check_fit(volume, bundle)
+    if way_of(bundle).kind == "refused":
+        check_runnable(bundle)  # says why
     shape, segments = volume.grid.shape, bundle.segments
     label_map = np.zeros(shape, smallest_label_type(max((segment.label for segment in segments), default=1)))
     maps: ConfidenceMaps | None = None

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from napari_seg.inference.settings import RegionSettings
 
 _OPTIONS = SegmentOptions(match="exact", precision="float32", backend="torch")
-"""A fold is evaluated so, too: windows as its config lays them, in single precision."""
+"""Windows as the configs lay them, in float32; on a GPU the evaluation of a fold computes in mixed precision."""
 
 
 @dataclass(frozen=True)
