@@ -314,7 +314,7 @@ CODES = {
     "bundle.structures": Code(
         "error",
         "A required structure is none of the model's.",
-        "Take a name that `napari-seg models show` lists; the message names the nearest ones.",
+        "Take a name that `napari-seg models show MODEL` lists; the message names the nearest ones.",
     ),
     "bundle.too_large": Code(
         "error",
@@ -453,7 +453,7 @@ CODES = {
         "error",
         "The output folder has results that were made with other options, weights or another model than this run, or "
         "whose labels have other names.",
-        "Choose another folder, so that results are comparable, or pass --redo to make all of them again.",
+        "Choose another folder, so that results are comparable, or pass --redo to make them again.",
     ),
     "cohort.locked": Code(
         "error",
@@ -1293,8 +1293,8 @@ CODES = {
     "improve.model": Code(
         "error",
         "The model is not one that napari-seg can train further: it has structures that overlap, is run "
-        "where another model finds something, is of another program than nnU-Net, or is a cascade, an ensemble or a 2D "
-        "model of nnU-Net.",
+        "where another model finds something, is of another program than nnU-Net, or is a cascade or an ensemble of "
+        "nnU-Net.",
         "Train a new model on the folder of accepted cases with `napari-seg train`.",
     ),
     "improve.no_structure": Code(
@@ -1705,7 +1705,7 @@ CODES = {
     "queue.changed": Code(
         "error",
         "The scan of a case is another one than when it was segmented.",
-        "Run `napari-seg predict` again with `--redo changed`, or name the folder of the scans that were segmented.",
+        "Run `napari-seg predict` again with `--redo`, or name the folder of the scans that were segmented.",
     ),
     "queue.empty": Code(
         "error",

@@ -105,7 +105,7 @@ def check_structures(bundle: Bundle, names: Sequence[str]) -> None:
             raise BundleError(
                 "bundle.structures",
                 f"{bundle.name!r} has no structure {one_line(name, 120)!r}; expected one of its {len(known)} names, "
-                f"such as {', '.join(near)}; 'napari-seg models show' lists them"
+                f"such as {', '.join(near)}; 'napari-seg models show MODEL' lists them"
                 + "; names are separated by spaces, not commas"
                 * ("," in name),
             )
