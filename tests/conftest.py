@@ -80,6 +80,15 @@ def study(head: Volume, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Return a folder with three heads."""
+    for name in ("a", "b", "c"):
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        phantoms.write_nifti(phantoms.head(), tmp_path / "scans" / f"{name}.nii.gz")
+    return tmp_path / "scans"
+
+
+@pytest.fixture
 def inline_cohorts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cohorts run in this process, so that monkeypatches reach the cases, and no process has to start."""
     monkeypatch.setattr("napari_seg.cohort.cohort.LocalPool", InlinePool)

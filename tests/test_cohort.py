@@ -45,14 +45,6 @@ from napari_seg.worker import WorkerDied
 FILES = ["seg.json", "seg.nii.gz", "seg.png"]
 
 
-@pytest.fixture
-def scans(tmp_path: Path) -> Path:
-    for name in ("a", "b", "c"):
-        (tmp_path / "scans").mkdir(exist_ok=True)
-        phantoms.write_nifti(phantoms.head(), tmp_path / "scans" / f"{name}.nii.gz")
-    return tmp_path / "scans"
-
-
 OF_THE_RUN = ["manifest.sqlite", *REPORT_FILES]
 """Files of a run as a whole."""
 

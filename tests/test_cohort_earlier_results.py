@@ -9,21 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import phantoms
-import pytest
 from cohorts import statuses
 
 from napari_seg.cohort.cohort import Cohort
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.rows import RENAMED
 from napari_seg.cohort.select import Selection
-
-
-@pytest.fixture
-def scans(tmp_path: Path) -> Path:
-    for name in ("a", "b", "c"):
-        (tmp_path / "scans").mkdir(exist_ok=True)
-        phantoms.write_nifti(phantoms.head(), tmp_path / "scans" / f"{name}.nii.gz")
-    return tmp_path / "scans"
 
 
 def test_the_result_of_a_scan_that_is_left_out_counts_no_longer(

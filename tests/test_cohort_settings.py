@@ -1,4 +1,4 @@
-"""What a cohort's settings are compared by when it goes on."""
+"""Comparison of a cohort's settings with those that it began with."""
 
 from __future__ import annotations
 

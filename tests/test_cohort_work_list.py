@@ -23,14 +23,6 @@ from napari_seg.inference.options import SegmentOptions
 from napari_seg.volume import Segment, Segmentation, Volume
 
 
-@pytest.fixture
-def scans(tmp_path: Path) -> Path:
-    for name in ("a", "b", "c"):
-        (tmp_path / "scans").mkdir(exist_ok=True)
-        phantoms.write_nifti(phantoms.head(), tmp_path / "scans" / f"{name}.nii.gz")
-    return tmp_path / "scans"
-
-
 def test_a_case_that_is_no_input_any_more_is_not_left(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
     out = tmp_path / "out"
     list(Cohort(scans / "a.nii.gz", out))

@@ -43,11 +43,7 @@ class TemporaryFolder:
         """Remove the folder; while a file in it can't be removed, its lock stays, by which others find it later."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.release()
-        if self.path.exists():  # Windows removes no file that is open, and has removed the lock
-            with suppress(OSError):
-                (self._outer / _LOCK).touch()
-        else:
-            shutil.rmtree(self._outer, ignore_errors=True)
+        _remove_outer(self._outer)
 
     def __enter__(self) -> Path:
         return self.path
@@ -71,7 +67,13 @@ def remove_leftovers() -> None:
                 continue
             with FileLock(path / _LOCK).acquire(timeout=0):
                 shutil.rmtree(path / _FILES, ignore_errors=True)
-            if (path / _FILES).exists():
-                (path / _LOCK).touch()
-            else:
-                shutil.rmtree(path, ignore_errors=True)
+            _remove_outer(path)
+
+
+def _remove_outer(outer: Path) -> None:
+    """Remove a folder whose files were removed; keep its lock while some are left, by which others find it later."""
+    if not (outer / _FILES).exists():
+        shutil.rmtree(outer, ignore_errors=True)
+        return
+    with suppress(OSError):  # Windows removes no file that is open, and has removed the lock
+        (outer / _LOCK).touch()

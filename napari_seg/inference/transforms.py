@@ -90,7 +90,7 @@ class TransformsInverse(Inverse):
 
     @property
     def _operations(self) -> tuple[list[Any], Any, list[Any]]:
-        """What the transforms did to the grid: before the first resampling, that one (None: none), and after it."""
+        """Traced operations on the grid: before the first resampling, that one (None: none), and after it."""
         operations = list(self.traced.applied_operations)
         names = [operation.get("class") for operation in operations]
         if "SpatialResample" not in names:

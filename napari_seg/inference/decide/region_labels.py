@@ -36,9 +36,7 @@ def collects_values(output: Output, inverse: Inverse) -> bool:
 
 def _zeros_are_background(output: Output) -> bool:
     """Return whether a voxel whose values are all 0, as in parts that were cropped, is background."""
-    if output.channels:
-        return all(channel.threshold > 0 for channel in output.channels)
-    return not output.class_labels.get(0, 0)
+    return all(channel.threshold > 0 for channel in output.channels)  # by argmax channel 0 wins, which is background
 
 
 def labels_bytes(output: Output, inverse: Inverse, classes: int, scan: Grid) -> int:
