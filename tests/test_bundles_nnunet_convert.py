@@ -254,6 +254,30 @@ def test_regions_keep_their_names(tmp_path: Path) -> None:
     assert "there: whole, core, enhancing." in (tmp_path / "bundle" / "docs" / "README.md").read_text()
 
 
+def test_a_bundle_of_one_region_is_run_by_the_engine(tmp_path: Path) -> None:
+    changes = {"labels": {"background": 0, "whole": [1, 2]}, "regions_class_order": [2]}
+    source = read_bundle(write_model(tmp_path, "2d", configuration((16, 16), (1, 1)), dataset_changes=changes))
+    convert(source, tmp_path / "bundle")
+    bundle = read_bundle(tmp_path / "bundle", trust=True)
+    assert [(one.label, one.name) for one in bundle.segments] == [(2, "whole")]
+    assert way_of(bundle).kind == "engine"
+    Image.fromarray((oblique_scan().array[0, :, :, 8].T // 3).clip(0, 255).astype(np.uint8)).save(tmp_path / "one.png")
+    volume = read_image2d(tmp_path / "one.png")
+    expected = segment(volume, source).array
+    assert 0 < (expected == 2).mean() < 1
+    assert (segment(volume, bundle).array == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize(("ending", "listed"), [(".tif", "*.tif*"), (".bmp", "*.bmp*"), (".x', '*", "*.png*")])
+def test_images_are_listed_by_the_ending_of_the_data_set(tmp_path: Path, ending: str, listed: str) -> None:
+    reader = {"file_ending": ending, "overwrite_image_reader_writer": "NaturalImage2DIO"}
+    source = write_model(tmp_path, "2d", configuration((16, 16), (1, 1)), dataset_changes=reader)
+    convert(read_bundle(source), tmp_path / "bundle")
+    images = json.loads((tmp_path / "bundle" / "configs" / "inference.json").read_text())["images"]
+    assert images == f"$sorted(glob.glob(os.path.join(@dataset_dir, '{listed}')))"
+    assert f"`{listed.strip('*')}`" in (tmp_path / "bundle" / "docs" / "README.md").read_text()
+
+
 def test_a_bundle_of_slices_takes_2d_images(tmp_path: Path) -> None:
     convert(read_bundle(write_model(tmp_path, "2d", configuration((16, 16), (1, 1)))), tmp_path / "bundle")
     assert read_bundle(tmp_path / "bundle").takes_one_slice

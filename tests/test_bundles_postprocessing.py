@@ -204,6 +204,14 @@ def test_all_else_is_named(config: dict[str, Any], named: list[str]) -> None:
     assert read(config) == tuple(named)
 
 
+def test_one_region_has_a_label_of_its_own() -> None:
+    label = function("torch.where(x[[0]] > 0, 2, 0)")
+    found = read_output(composed(SIGMOID, LINEAR, ABOVE, label), 1)
+    assert found == structures((Channel(0, 0.5, 2),))
+    for steps in ([label, label], [LARGEST, label]):
+        assert read_output(composed(SIGMOID, LINEAR, ABOVE, *steps), 1) == ("Lambdad",)
+
+
 @pytest.mark.parametrize("text", ["x > 1", "x[0]", "torch.where(x[[7]] > 0, 4, 0)", "torch.where(x[[2]] > 0, 4, 1)"])
 def test_a_lambda_that_is_not_recognised_is_named(text: str) -> None:
     assert read(composed(SIGMOID, LINEAR, ABOVE, function(text))) == ("Lambdad",)

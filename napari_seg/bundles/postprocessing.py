@@ -300,10 +300,16 @@ class _Reader:
             if self.content == "one-hot classes" and is_without_first(function):
                 return
             is_known = rule is not None and all(channel < self.channel_count for channel, _ in rule)
-            if self.content == "masks" and is_known and not self.own_thresholds and not self.is_scaled:
+            is_mask = self.content == "masks" or self._is_one_mask()
+            if is_mask and is_known and not self.own_thresholds and not self.is_scaled:
                 self.rule, self.content = rule, "classes"
                 return
         self.faults.append(arguments.target)
+
+    def _is_one_mask(self) -> bool:
+        """Return whether the classes are the mask of the only channel, as its threshold gave it."""
+        is_plain = self.content == "classes" and self.rule is None and not self.steps
+        return is_plain and self.channel_count == 1 and self.threshold is not None
 
 
 @dataclass

@@ -76,6 +76,7 @@ class Configuration:
         region_labels: label of each region in the result, in the order of the regions; empty: labels, not regions.
         ignore_label: value of voxels without annotation, which has no channel; None: there is none.
         previous_stage: name of the configuration whose label map this one takes as further channels; "" if none.
+        file_ending: of its training images, such as ".nii.gz"; "" if unknown.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Configuration:
     region_labels: tuple[int, ...] = ()
     ignore_label: int | None = None
     previous_stage: str = ""
+    file_ending: str = ""
 
     @property
     def is_2d(self) -> bool:

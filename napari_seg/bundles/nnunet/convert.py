@@ -23,6 +23,7 @@ from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.bundles.store.licence import read_licence
 from napari_seg.errors import BundleError, StoreError, one_line
 from napari_seg.formats.atomic import not_written
+from napari_seg.formats.endings import IMAGE2D_ENDINGS
 from napari_seg.formats.image2d import COLOURS
 
 if TYPE_CHECKING:
@@ -126,9 +127,17 @@ def _is_of_images(configuration: Configuration) -> bool:
     return configuration.reader == "NaturalImage2DIO"
 
 
+def _ending(configuration: Configuration) -> str:
+    """Return the ending of a model's images, without its dot; an ending that nnU-Net does not read becomes PNG's."""
+    if not _is_of_images(configuration):
+        return "nii.gz"
+    ending = configuration.file_ending
+    return ending[1:] if ending in IMAGE2D_ENDINGS else "png"
+
+
 def _readme(bundle: NnunetBundle, mirror_axes: tuple[int, ...]) -> str:
     configuration, channels = bundle.configuration, len(bundle.channel_names)
-    ending = "png" if _is_of_images(configuration) else "nii.gz"
+    ending = _ending(configuration)
     files = f"IMAGES holds a `.{ending}` file a case."
     if "_0000" in _images(configuration):
         files = f"A case is {channels} files with nnU-Net's numbers: `case_0000.{ending}`, `case_0001.{ending}`."
@@ -201,9 +210,9 @@ def _window(configuration: Configuration) -> list[int]:
 
 def _images(configuration: Configuration) -> str:
     """Return the expression for the files of all cases; several channels are files with nnU-Net's numbers."""
-    count, ending = len(configuration.channel_names), "nii"
+    count, ending = len(configuration.channel_names), _ending(configuration).removesuffix(".gz")
     if _is_of_images(configuration):
-        count, ending = 1 if count == COLOURS else count, "png"
+        count = 1 if count == COLOURS else count
     if count == 1:
         return f"$sorted(glob.glob(os.path.join(@dataset_dir, '*.{ending}*')))"
     others = f"[path.replace('_0000.{ending}', '_{{:04d}}.{ending}'.format(n)) for n in range({count})]"

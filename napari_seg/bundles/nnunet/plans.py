@@ -143,6 +143,7 @@ def _configuration(plans: dict[str, Any], dataset: dict[str, Any], name: str, tr
         region_labels=region_labels,
         ignore_label=ignore_label,
         previous_stage=one_line(previous, _MAX_NAME),
+        file_ending=one_line(dataset.get("file_ending") or "", _MAX_NAME),
     )
 
 
