@@ -210,8 +210,9 @@ CODES = {
     ),
     "bundle.members": Code(
         "error",
-        "An ensemble can't average its `members`: one makes labels in another way than by argmax on the scan's grid, "
-        "changes them afterwards, or has other channels; or the ensemble declares what an average does not apply.",
+        "An ensemble can't average its `members`: one makes labels in another way than by argmax, or of regions by one "
+        "half, on the scan's grid, changes them afterwards, or has other channels; or the ensemble declares what an "
+        "average does not apply.",
         "Choose one member alone, such as `--model OUT/members/3d`; or correct what the message names.",
     ),
     "bundle.metadata": Code(
@@ -243,8 +244,10 @@ CODES = {
     ),
     "bundle.convert": Code(
         "error",
-        "The model can't become a MONAI bundle: it is an ensemble, a cascade, or no model of nnU-Net.",
-        "Convert one configuration, such as `FOLDER:3d_fullres`. `napari-seg predict --model FOLDER` runs the others.",
+        "The model can't become a MONAI bundle: it is or holds a cascade, averages a configuration with itself, or is "
+        "no model of nnU-Net.",
+        "Convert one configuration, such as `FOLDER:3d_fullres`, or several, such as `FOLDER:2d+3d_fullres`. "
+        "`napari-seg predict --model FOLDER` runs the others.",
     ),
     "bundle.fine_tune": Code(
         "error",

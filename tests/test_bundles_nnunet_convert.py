@@ -261,7 +261,9 @@ def test_a_bundle_of_one_region_is_run_by_the_engine(tmp_path: Path) -> None:
     bundle = read_bundle(tmp_path / "bundle", trust=True)
     assert [(one.label, one.name) for one in bundle.segments] == [(2, "whole")]
     assert way_of(bundle).kind == "engine"
-    Image.fromarray((oblique_scan().array[0, :, :, 8].T // 3).clip(0, 255).astype(np.uint8)).save(tmp_path / "one.png")
+    Image.fromarray((oblique_scan().array[0, :16, :16, 8].T // 3).clip(0, 255).astype(np.uint8)).save(
+        tmp_path / "one.png"
+    )
     volume = read_image2d(tmp_path / "one.png")
     expected = segment(volume, source).array
     assert 0 < (expected == 2).mean() < 1
@@ -283,6 +285,38 @@ def test_a_bundle_of_slices_takes_2d_images(tmp_path: Path) -> None:
     assert read_bundle(tmp_path / "bundle").takes_one_slice
 
 
+@pytest.mark.parametrize("dataset", [{}, REGIONS], ids=["labels", "regions"])
+def test_an_ensemble_becomes_a_bundle_of_bundles(tmp_path: Path, dataset: dict[str, Any]) -> None:
+    entries = {"2d": configuration((48, 48), (1, 1)), "3d_fullres": configuration((24, 48, 48), (1.5, 1, 1))}
+    for seed, (name, entry) in enumerate(entries.items(), start=5):
+        source = write_model(tmp_path, name, entry, dataset_changes=dataset, seed=seed)
+    (source / "LICENSE").write_text("MIT License\n")
+    ensemble = read_bundle(f"{source.parent}:3d_fullres+2d")
+    convert(ensemble, tmp_path / "bundle")
+    bundle = read_bundle(tmp_path / "bundle", trust=True)
+    assert (bundle.name, bundle.segments) == (ensemble.name, ensemble.segments)
+    assert [one.root.name.rpartition("__")[2] for one in bundle.models] == ["3d_fullres", "2d"]
+    assert not [one for one in check(tmp_path / "bundle") if one.level == "error"]
+    assert (tmp_path / "bundle" / "LICENSE").is_file()
+    array = oblique_scan().array[..., 4:16]
+    volume = Volume(array, Grid(array.shape[1:], oblique_scan().grid.affine))
+    expected = segment(volume, ensemble).array
+    assert np.bincount(expected.ravel(), minlength=3).min() > 1000
+    assert (segment(volume, bundle).array == expected).mean() >= 0.999
+    assert max((segment(volume, one).array == expected).mean() for one in ensemble.members) < 0.9
+
+
+def test_a_member_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    write_model(tmp_path, "2d", configuration((16, 16), (1, 1)))
+    source = write_model(tmp_path)
+    bundle = read_bundle(f"{source.parent}:2d+3d_fullres")
+    (source / "fold_0" / "checkpoint_final.pth").write_bytes(b"damaged")
+    with pytest.raises(NapariSegError) as raised:
+        convert(bundle, tmp_path / "bundle")
+    assert raised.value.code.startswith("bundle.weights")
+    assert not list((tmp_path / "bundle").iterdir())
+
+
 def test_models_that_a_bundle_can_not_hold_are_refused(tmp_path: Path) -> None:
     full = configuration(previous_stage="3d_lowres")
     configurations = {"3d_cascade_fullres": full, "3d_lowres": configuration()}
@@ -292,8 +326,9 @@ def test_models_that_a_bundle_can_not_hold_are_refused(tmp_path: Path) -> None:
     folder = source.parent
     for bundle, reason in (
         (read_bundle(f"{folder}:3d_cascade_fullres"), "cascade"),
-        (read_bundle(f"{folder}:3d_fullres+3d_lowres"), "ensemble"),
-        (read_bundle(), "no single model of nnU-Net"),
+        (read_bundle(f"{folder}:3d_fullres+3d_cascade_fullres"), "cascade"),
+        (read_bundle(f"{folder}:3d_fullres+3d_fullres"), "with itself"),
+        (read_bundle(), "no model of nnU-Net"),
     ):
         with pytest.raises(NapariSegError, match=reason) as raised:
             convert(bundle, tmp_path / "bundle")

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.config.read import TooLargeError, read_config
-from napari_seg.bundles.ensemble import check_averaged
+from napari_seg.bundles.ensemble import check_averaged, output_of_average
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES, bundle_of
 from napari_seg.bundles.nnunet.folder import find_trainings, is_training
 from napari_seg.bundles.nnunet.plans import PLANS
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
-from napari_seg.bundles.output import Output
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle, PartOf
 from napari_seg.bundles.store.catalogue import entry_of
@@ -229,7 +228,8 @@ def _ensemble(bundle: Bundle, entry: dict[str, Any]) -> EnsembleBundle:
     members = tuple(_read_folder(_folder_in(bundle, name, "a member"), bundle.trusted, True) for name in names)
     check_averaged(bundle, members, "largest" in entry)
     own = {one.name: getattr(bundle, one.name) for one in fields(Bundle)}
-    own |= {"kind": "ensemble", "output": Output(), "takes_one_slice": False}
+    takes_one_slice = all(member.takes_one_slice for member in members)
+    own |= {"kind": "ensemble", "output": output_of_average(members[0]), "takes_one_slice": takes_one_slice}
     return EnsembleBundle(**own, members=members, largest=tuple(int(label) for label in entry.get("largest", ())))
 
 

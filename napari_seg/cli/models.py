@@ -77,7 +77,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     ):
         action(name, run, text).add_argument("model", metavar="MODEL", help="name of the model, or its folder")
     convert = action("convert", _convert, "write a model of nnU-Net as a MONAI bundle, which runs without napari-seg")
-    convert.add_argument("model", metavar="MODEL", help="folder of the nnU-Net model, such as FOLDER:3d_fullres")
+    convert.add_argument("model", metavar="MODEL", help="nnU-Net model, such as FOLDER:3d_fullres or :2d+3d_fullres")
     convert.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="a new folder")
     new = action("new", _new, "write a new bundle to start from, without weights")
     new.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder; its name is that of the model")

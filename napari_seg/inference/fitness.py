@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_seg.bundles.nnunet.configuration import Configuration, NnunetBundle
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import Bundle, EnsembleBundle
 from napari_seg.errors import BundleError, Notice
 from napari_seg.formats.channels import in_order
 from napari_seg.formats.image2d import in_colours
@@ -83,6 +83,8 @@ def check_fit(volume: Volume, bundle: Bundle) -> None:
 
 def _takes_one_slice(volume: Volume, bundle: Bundle) -> bool:
     """Return whether a bundle segments a scan of one slice."""
+    if isinstance(bundle, EnsembleBundle):
+        return all(_takes_one_slice(volume, member) for member in bundle.members)
     if bundle.spatial_dims == 2:
         return True
     if isinstance(bundle, NnunetBundle) and bundle.configuration.is_2d:

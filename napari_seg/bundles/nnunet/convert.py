@@ -1,25 +1,22 @@
-"""Write a model of nnU-Net as a MONAI bundle, which runs without nnU-Net and without napari-seg."""
+"""Write a model of nnU-Net as a MONAI bundle, which runs without nnU-Net, and without napari-seg unless it averages."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.bundles.nnunet.configuration import (
-    Configuration,
-    EnsembleBundle,
-    NnunetBundle,
-    preprocessing_arguments,
-)
+from napari_seg.bundles.nnunet.configuration import Configuration, NnunetBundle, preprocessing_arguments
 from napari_seg.bundles.nnunet.network import MODULE, OPERATIONS, channels, plain_arguments
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.skeleton import example_metadata
-from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
+from napari_seg.bundles.spec import MEMBERS, METADATA, WEIGHTS, Bundle, EnsembleBundle
 from napari_seg.bundles.store.licence import read_licence
 from napari_seg.errors import BundleError, StoreError, one_line
 from napari_seg.formats.atomic import not_written
@@ -44,12 +41,25 @@ needs `pip install monai {reader} scipy pytorch-ignite dynamic-network-architect
 {notes}
 """
 
+_README_OF_ENSEMBLE = """\
+# {name}
+
+{description} An ensemble of nnU-Net models as MONAI bundles, written by napari-seg {version}.
+
+    napari-seg predict SCAN -o RESULTS --model THIS_FOLDER --trust
+
+averages the probabilities of the bundles in `members/`. `python -m monai.bundle run` can't average them. It works in
+the folder of a member, as the `docs/README.md` there says, and gives the result of this member alone.
+"""
+
 
 def convert(bundle: Bundle, folder: Path) -> None:
     """Write a model of nnU-Net as a MONAI bundle; if an error is raised, the folder stays empty.
 
+    An ensemble becomes a bundle with a bundle for each configuration in it, which napari-seg averages.
+
     Args:
-        bundle: a model of one configuration, of volumes or of slices, with labels or regions.
+        bundle: a model of one configuration, of volumes or of slices, with labels or regions, or an ensemble of such.
         folder: a folder that does not exist or is empty.
 
     Raises:
@@ -58,18 +68,55 @@ def convert(bundle: Bundle, folder: Path) -> None:
         StoreError: `store.exists`, the folder holds something.
         OutputError: `output.not_written`; `output.disk_full`.
     """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError("store.exists", f"{folder} exists and is not empty; choose a new folder")
+    models = [model for model in bundle.models if isinstance(model, NnunetBundle)]
+    if reason := _why_not(bundle, models):
+        text = f"{one_line(bundle.name, 120)!r} can't become a MONAI bundle: {reason}"
+        raise BundleError("bundle.convert", f"{text}; expected configurations of nnU-Net, such as FOLDER:3d_fullres")
+    if isinstance(bundle, EnsembleBundle):
+        _convert_ensemble(bundle, models, folder)
+    else:
+        _convert_model(models[0], folder)
+
+
+def _why_not(bundle: Bundle, models: list[NnunetBundle]) -> str:
+    """Return why a bundle can't be converted; "" if it can."""
+    if len(models) < len(bundle.models):
+        return "it is no model of nnU-Net"
+    if any(model.previous is not None for model in models):
+        return "a cascade needs the result of its first stage; that one can be converted"
+    if len({model.root.name for model in models}) < len(models):
+        return "it averages a configuration with itself"
+    return ""
+
+
+def _convert_ensemble(bundle: EnsembleBundle, models: list[NnunetBundle], folder: Path) -> None:
+    """Write a bundle for each configuration, and the bundle around them; arguments as for `convert`."""
+    names = [f"{MEMBERS}/{model.root.name}" for model in models]
+    metadata = _metadata(models[0]) | {"name": bundle.name, "description": bundle.description}
+    segments = [{"label": one.label, "name": one.name, "color": one.color} for one in bundle.segments]
+    metadata["napari_seg"] = {"members": names, "network_segments": segments}
+    texts = {
+        METADATA.as_posix(): _readable(metadata),
+        "docs/README.md": _README_OF_ENSEMBLE.format(
+            name=bundle.name, description=bundle.description, version=version("napari-seg")
+        ),
+    }
+    with _complete(folder, ("configs", "docs", MEMBERS)):
+        for model, name in zip(models, names, strict=True):
+            _convert_model(model, folder / name)
+        _write_texts(folder, texts | _licence_text(models[0]))
+
+
+def _convert_model(bundle: NnunetBundle, folder: Path) -> None:
+    """Write the bundle of one configuration; arguments as for `convert`."""
     import torch
 
     from napari_seg.bundles.nnunet.load import load_nnunet
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError("store.exists", f"{folder} exists and is not empty; choose a new folder")
-    if not isinstance(bundle, NnunetBundle) or bundle.previous is not None:
-        text = f"{one_line(bundle.name, 120)!r} can't become a MONAI bundle: {_why_not(bundle)}"
-        raise BundleError("bundle.convert", f"{text}; expected one configuration of nnU-Net, such as FOLDER:3d_fullres")
     metadata = _metadata(bundle)
     model = load_nnunet(bundle, torch.device("cpu"), torch.float32)
-    name = one_line(bundle.root.name, 120)
     preprocessing = shipped_root() / "segnets" / "nnunet_preprocessing.py"
     texts = {
         METADATA.as_posix(): _readable(metadata),
@@ -78,16 +125,34 @@ def convert(bundle: Bundle, folder: Path) -> None:
         "scripts/nnunet.py": preprocessing.read_text(encoding="utf-8"),
         "docs/README.md": _readme(bundle, model.mirror_axes),
     }
-    if licence := read_licence(bundle.root, name).text:
-        texts["LICENSE"] = licence + "\n"
-    parts = ("configs", "docs", "models", "scripts")
+    with _complete(folder, ("configs", "docs", "models", "scripts")):
+        with (folder / WEIGHTS).open("wb") as file:  # torch raises no OSError if it opens the file itself
+            torch.save(_weights(model.network), file)
+        _write_texts(folder, texts | _licence_text(bundle))
+
+
+def _licence_text(bundle: NnunetBundle) -> dict[str, str]:
+    """Return the file of a model's licence and its content; empty if there is none."""
+    text = read_licence(bundle.root, one_line(bundle.root.name, 120)).text
+    return {"LICENSE": text + "\n"} if text else {}
+
+
+def _write_texts(folder: Path, texts: dict[str, str]) -> None:
+    for path, text in texts.items():
+        (folder / path).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _complete(folder: Path, parts: tuple[str, ...]) -> Iterator[None]:
+    """Make the parts of a bundle as empty folders, and remove them and the licence if an error is raised within.
+
+    Raises:
+        OutputError: for an OSError.
+    """
     try:
         for part in parts:
             (folder / part).mkdir(parents=True)
-        with (folder / WEIGHTS).open("wb") as file:  # torch raises no OSError if it opens the file itself
-            torch.save(_weights(model.network), file)
-        for path, text in texts.items():
-            (folder / path).write_text(text, encoding="utf-8")
+        yield
     except BaseException as error:
         for part in parts:
             shutil.rmtree(folder / part, ignore_errors=True)
@@ -95,14 +160,6 @@ def convert(bundle: Bundle, folder: Path) -> None:
         if isinstance(error, OSError):
             raise not_written(str(error.filename or folder), error) from error
         raise
-
-
-def _why_not(bundle: Bundle) -> str:
-    if isinstance(bundle, EnsembleBundle):
-        return "it is an ensemble; its configurations can be converted one by one"
-    if isinstance(bundle, NnunetBundle):
-        return "it is a cascade, which needs the result of its first stage; that one can be converted"
-    return "it is no single model of nnU-Net"
 
 
 def _readable(content: dict[str, Any]) -> str:
