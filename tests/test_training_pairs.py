@@ -26,9 +26,11 @@ from napari_seg.bundles.trust import check_runnable, forget, is_trusted, remembe
 from napari_seg.bundles.ways import missing_weights, way_of
 from napari_seg.errors import BundleError, Cancelled, InputError
 from napari_seg.geometry import Grid
+from napari_seg.inference import ensemble
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.second_look import second_look
 from napari_seg.inference.segment import segment
+from napari_seg.inference.settings import RegionSettings
 from napari_seg.learning.inherit import check_improvable
 from napari_seg.training import folds
 from napari_seg.training.choices import Choices
@@ -113,7 +115,7 @@ def scan_of(balls: Path, case: str = "case_00") -> Volume:
 
 
 def scores_of(out: Path, balls: Path, report: Callable[[str], None] = lambda text: None) -> Pair:
-    pairs, seconds = score_pairs(out, balls, folders_of(out), 2, report, out / "stop")
+    pairs, seconds = score_pairs(out, balls, folders_of(out), 2, report, out / "stop", {})
     assert [pair.name for pair in pairs] == ["2d+3d"]
     assert set(seconds) == {"2d", "3d"}
     return pairs[0]
@@ -133,6 +135,28 @@ def test_a_pair_has_the_scores_of_what_its_bundle_finds(out: Path, balls: Path) 
         dice = 2 * np.count_nonzero((found.array == label) & (reference == label)) / sizes
         assert plain[name] == pytest.approx(dice, abs=1e-3)
     assert 0 < max(plain.values()) < 1
+
+
+def test_pairs_are_scored_as_the_folds_are_evaluated(out: Path, balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in folders_of(out).values():
+        config = folder / "configs" / "evaluate.yaml"
+        config.write_text(config.read_text().replace("amp: $@device.type == 'cuda'", "amp: bfloat16"))
+    seen: dict[str, RegionSettings] = {}
+
+    def look(volume: Volume, settings: RegionSettings, *others: Any) -> None:
+        seen[settings.bundle.root.name] = settings
+        if len(seen) == 2:
+            raise Cancelled("run.stopped", "seen")
+
+    monkeypatch.setattr(ensemble, "add_probabilities", look)
+    values = {name: {"windows#overlap": overlap} for name, overlap in (("2d", 0.125), ("3d", 0.375))}
+    with pytest.raises(Cancelled):
+        score_pairs(out, balls, folders_of(out), 2, lambda text: None, out / "stop", values)
+    assert {name: settings.model.dtype for name, settings in seen.items()} == dict.fromkeys(seen, torch.bfloat16)
+    assert seen["3d"].windows is not None
+    assert seen["3d"].windows.overlap == (0.375,) * 3
+    assert seen["2d"].windows is None
+    assert seen["2d"].model.inferer.overlap == 0.125
 
 
 def test_a_stopped_comparison_goes_on_with_the_next_case(out: Path, balls: Path) -> None:

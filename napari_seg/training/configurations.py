@@ -37,7 +37,7 @@ from napari_seg.training.pace import Pace
 from napari_seg.training.pairs import Pair, score_pairs
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.report import write_report
-from napari_seg.training.run import STOP, writing
+from napari_seg.training.run import STOP, window_values, writing
 from napari_seg.training.scores import write_scores
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.time_plan import effective_settings, plan_time
@@ -362,7 +362,7 @@ def compare_configurations(
     patients = [
         cross_validated_patients(planned.folders[name], planned.plans[name]["choices"]["folds"]) for name in scores
     ]
-    pairs, seconds = _pairs(out, planned, report)
+    pairs, seconds = _pairs(out, planned, report, values_of)
     rows = rank({**finished, **{pair.name: pair.cases for pair in pairs}}, patients[0], minutes, parameters, seconds)
     record = read_comparison(out) or {}
     record |= {"compared": list(scores), "left out": planned.left_out, "results": [row.as_dict() for row in rows]}
@@ -381,14 +381,17 @@ def compare_configurations(
     return rows
 
 
-def _pairs(out: Path, planned: Configurations, report: Callable[[str], None]) -> tuple[list[Pair], dict[str, float]]:
+def _pairs(
+    out: Path, planned: Configurations, report: Callable[[str], None], values_of: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Pair], dict[str, float]]:
     """Return the scores of the pairs, and configuration -> seconds for a case; none if they can't be compared."""
     folds = next(iter(planned.plans.values()))["choices"]["folds"]
     if not pair_names(planned):
         report("pairs of configurations are not compared, because the structures may overlap")
         return [], {}
     try:
-        pairs, seconds = score_pairs(out, planned.data, planned.folders, folds, report, out / STOP)
+        windows = {name: window_values(values_of[name]) for name in planned.folders}
+        pairs, seconds = score_pairs(out, planned.data, planned.folders, folds, report, out / STOP, windows)
     except EnvironmentFault as fault:
         if fault.code != "environment.memory":
             raise

@@ -38,10 +38,12 @@ from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.volume import Volume
 
 if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
+
     from napari_seg.inference.settings import RegionSettings
 
 _OPTIONS = SegmentOptions(match="exact", precision="float32", backend="torch")
-"""Windows as the configs lay them, in float32; on a GPU the evaluation of a fold computes in mixed precision."""
+"""Windows as the configs lay them; the number format becomes that of the evaluation of a fold."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,13 @@ class Pair:
 
 
 def score_pairs(
-    out: Path, data: Path, folders: Mapping[str, Path], folds: int, report: Callable[[str], None], stop_file: Path
+    out: Path,
+    data: Path,
+    folders: Mapping[str, Path],
+    folds: int,
+    report: Callable[[str], None],
+    stop_file: Path,
+    values_of: Mapping[str, Mapping[str, Any]],
 ) -> tuple[list[Pair], dict[str, float]]:
     """Score all pairs of configurations; cases that were scored before are read.
 
@@ -76,6 +84,7 @@ def score_pairs(
         folds: number of folds.
         report: function that prints a line of progress.
         stop_file: file that stops the work.
+        values_of: configuration -> values of this start for the evaluation of its folds, see `window_values`.
 
     Returns:
         The pairs; and configuration -> median seconds of a network for a case.
@@ -87,7 +96,7 @@ def score_pairs(
     pairs = list(combinations(folders, 2))
     found, seconds = [], dict[str, list[float]]()
     for fold in range(folds):
-        _score_fold(out, data, folders, fold, folds, report, stop_file)
+        _score_fold(out, data, folders, fold, folds, report, stop_file, values_of)
     for pair in pairs:
         of_folds = [_folder(out, pair, fold) for fold in range(folds)]
         gains = measure_gains(of_folds)
@@ -110,6 +119,7 @@ def _score_fold(
     folds: int,
     report: Callable[[str], None],
     stop_file: Path,
+    values_of: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Score the pairs on the validation cases of a fold, as far as they are not scored with its present weights."""
     weights = {name: digest(weights_of(folder / f"fold_{fold}") or folder) for name, folder in folders.items()}
@@ -124,7 +134,7 @@ def _score_fold(
         return
     report(f"pairs of configurations on fold {fold} of {folds}: {counted(len(missing), 'case')}")
     with with_segnets():
-        scorer = _Scorer(data, folders, fold, folds, stop_file)
+        scorer = _Scorer(data, folders, fold, folds, stop_file, values_of)
         for case in missing:
             scores, seconds = scorer.score(case)
             for pair, scored in known.items():
@@ -141,19 +151,24 @@ class _Scorer:
     The cases are read and compared by the configs of the first configuration, as its evaluation does it.
     """
 
-    def __init__(self, data: Path, folders: Mapping[str, Path], fold: int, folds: int, stop_file: Path) -> None:
-        from monai.bundle import ConfigParser
+    def __init__(
+        self,
+        data: Path,
+        folders: Mapping[str, Path],
+        fold: int,
+        folds: int,
+        stop_file: Path,
+        values_of: Mapping[str, Mapping[str, Any]],
+    ) -> None:
         from segnets.metrics import Dice
 
-        root = next(iter(folders.values()))
-        parser = ConfigParser()
-        parser.read_config(str(root / "configs" / "evaluate.yaml"))
-        parser.read_meta(str(root / METADATA))
+        parser = _evaluation(next(iter(folders.values())))
         values = {"dataset_dir": str(data), "fold": fold, "folds": folds, "largest": [], "compare_largest": True}
         values["preprocessing#transforms"] = parser["preprocessing#transforms"][:1]  # reads the image
         for name, value in values.items():
             parser[name] = value
         self.bundles = {name: read_bundle(folder, trust=True) for name, folder in folders.items()}  # planned here
+        self.values_of = values_of
         self.fold = fold
         self.stop_file = stop_file
         self.cases = parser.get_parsed_content("dataset")
@@ -201,7 +216,8 @@ class _Scorer:
         if name not in self._settings:
             options = replace(_OPTIONS, memory_bytes=self.budget)
             settings = set_up(volume, self.bundles[name], options, self._on_step)
-            self._settings[name] = replace(settings, model=one_network(settings.model, self.fold))
+            settings = replace(settings, model=one_network(settings.model, self.fold))
+            self._settings[name] = _as_evaluated(settings, self.values_of.get(name, {}))
         return replace(self._settings[name], notices=[], run={}, began=time.perf_counter())
 
     def _compared(self, labels: np.ndarray, data: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
@@ -221,3 +237,34 @@ class _Scorer:
             self.stop_file.unlink()
             text = "stopped; the cases that were scored are kept; run the same command again to continue"
             raise Cancelled("run.stopped", text)
+
+
+def _evaluation(root: Path) -> ConfigParser:
+    """Return the config that evaluates a fold of a bundle."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / "evaluate.yaml"))
+    parser.read_meta(str(root / METADATA))
+    return parser
+
+
+def _as_evaluated(settings: RegionSettings, values: Mapping[str, Any]) -> RegionSettings:
+    """Return settings with the windows and the number format in which the folds of a configuration are evaluated.
+
+    Args:
+        settings: of the configuration; used within `with_segnets`.
+        values: of this start, see `window_values`.
+    """
+    import torch
+    from segnets.training import amp_dtype
+
+    from napari_seg.inference.inferer import window_settings
+
+    parser = _evaluation(settings.bundle.root)
+    for name, value in values.items():
+        parser[name] = value
+    amp, inferer = parser.get_parsed_content("amp"), parser.get_parsed_content("inferer")
+    dtype = amp_dtype(amp, settings.model.device) if amp else torch.float32
+    model = replace(settings.model, inferer=inferer, dtype=dtype)
+    return replace(settings, model=model, windows=window_settings(inferer))
