@@ -65,7 +65,16 @@ class Bench:
 
     def command(self, out: Path, *options: str) -> list[str]:
         """Return the command line of a run."""
-        words = [sys.executable, "-m", "napari_seg", "predict", str(self.scans), "--model", str(self.work / "network")]
+        words = [
+            sys.executable,
+            "-P",
+            "-m",
+            "napari_seg",
+            "predict",
+            str(self.scans),
+            "--model",
+            str(self.work / "network"),
+        ]
         return [*words, "--workers", "1", "--device", "cpu", "-o", str(out), *options]
 
     def start(

@@ -63,7 +63,7 @@ class DaskProcesses:
         listen = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
         with (self._folder / f"{role}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.dask_{role}", *listen, *words, *self._options],
+                [sys.executable, "-P", "-m", f"distributed.cli.dask_{role}", *listen, *words, *self._options],
                 stdout=log,
                 stderr=log,
                 env=self._environment,

@@ -322,7 +322,7 @@ def start(predict: list[str], out: Path, *, is_slow: bool) -> subprocess.Popen[b
         out: the output folder.
         is_slow: whether renames take long.
     """
-    entry = ["-c", SLOW_RENAMES] if is_slow else ["-m", "napari_seg"]
+    entry = ["-P", "-c", SLOW_RENAMES] if is_slow else ["-P", "-m", "napari_seg"]
     with log_of(out).open("wb") as log:
         return subprocess.Popen(
             [sys.executable, *entry, *predict, "-o", str(out)],

@@ -97,7 +97,7 @@ class Runs:
         else:
             if cluster is None:
                 where = ["--workers", "1"]
-            words = ["-m", "napari_seg", "predict", str(self._scans)]
+            words = ["-P", "-m", "napari_seg", "predict", str(self._scans)]
         command = [sys.executable, *words, "--output", str(self.output(name)), *where, *self._further]
         with (self._work / f"{name}.log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)

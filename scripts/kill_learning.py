@@ -205,7 +205,7 @@ def same(path: Path, content: bytes) -> bool:
 
 
 def command(words: list[str]) -> list[str]:
-    return [sys.executable, "-m", "napari_seg", *words]
+    return [sys.executable, "-P", "-m", "napari_seg", *words]
 
 
 def run(*words: str) -> None:

@@ -70,7 +70,7 @@ def main() -> int:
     arguments.work.mkdir(parents=True)
 
     def command(out: Path) -> list[str]:
-        train = [sys.executable, "-m", "napari_seg", "train", str(arguments.dataset), "-o", str(out)]
+        train = [sys.executable, "-P", "-m", "napari_seg", "train", str(arguments.dataset), "-o", str(out)]
         return [*train, "--max-epochs", str(arguments.epochs), "--set", *SETTINGS, *further]
 
     whole = arguments.work / "whole" / "bundle"  # equal names, because the bundle's title is its folder's name

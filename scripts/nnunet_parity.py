@@ -127,7 +127,7 @@ def run_napari_seg(
     inputs: list[list[object]] = [[scans]]
     if (scans / f"{names[0]}_0001.nii.gz").exists():
         inputs = [[*_channels(case, scans, name)] for name in names]
-    words = ["-m", "napari_seg", "predict", "--model", model, "--match", mode, "--device", "cpu", "--json"]
+    words = ["-P", "-m", "napari_seg", "predict", "--model", model, "--match", mode, "--device", "cpu", "--json"]
     variables = {"NAPARI_SEG_MODELS": str(args.work / "store")}
     folders = [out / mode / name for name in names] if len(inputs) > 1 else [out / mode]
     runs = [

@@ -95,7 +95,7 @@ def train_all(arguments: argparse.Namespace) -> None:
 
 def commands_of(run: Run, root: Path, dataset: Path) -> Iterator[list[str]]:
     """Yield the commands of a run, as they would be typed."""
-    words = [sys.executable, "-m", "napari_seg", "train", str(dataset), "-o", str(root)]
+    words = [sys.executable, "-P", "-m", "napari_seg", "train", str(dataset), "-o", str(root)]
     words += ["--network", run.network, "--dims", str(run.dims), "--max-minutes", str(run.minutes)]
     if run.is_2d:  # the command evaluates each fold itself
         yield [*words, "--labels", *AXON_LABELS, "--folds", str(FOLDS)]
@@ -104,7 +104,7 @@ def commands_of(run: Run, root: Path, dataset: Path) -> Iterator[list[str]]:
     for part in PARTS:
         evaluate = ["--config_file", str(root / "configs" / "evaluate.yaml"), "--dataset_dir", str(dataset)]
         evaluate += ["--output_dir", str(root / "evaluation" / part), "--part", part]
-        yield [sys.executable, "-m", "monai.bundle", "run", "evaluating", *evaluate]
+        yield [sys.executable, "-P", "-m", "monai.bundle", "run", "evaluating", *evaluate]
 
 
 def evaluations(run: Run, root: Path) -> list[Path]:

@@ -1,13 +1,13 @@
 """Run TotalSegmentator's tasks with TotalSegmentator and with napari-seg, and compare label maps, time and memory.
 
-    python scripts/benchmarks/totalsegmentator_weights.py --data ct_body --home small
-    python scripts/benchmarks/totalsegmentator_weights.py --data ct_body --home full --shapes full
+    python scripts/totalsegmentator_weights.py --data ct_body --home small
+    python scripts/totalsegmentator_weights.py --data ct_body --home full --shapes full
     python scripts/totalsegmentator_parity.py --data ct_body --work folder --small small --full full --peer COMMAND
 
 Writes docs/reference/totalsegmentator.json and totalsegmentator.md; a case that is run again replaces its own rows.
 COMMAND is TotalSegmentator's own, of an environment with TotalSegmentator 2.18. `--only NAME ...` chooses cases,
 `--programs` which of them run; the other's result is then taken from the work folder. The weights are made by
-`benchmarks/totalsegmentator_weights.py`: small networks, trained so that structures are found, and networks of the
+`totalsegmentator_weights.py`: small networks, trained so that structures are found, and networks of the
 published size for time and memory. Both programs read the same files and run one after the
 other, on the processor. Memory is that of all processes of a program together.
 """
@@ -191,7 +191,7 @@ def run(program: str, case: Case, scan: Path, home: Path, out: Path, peer: Path)
         words = ["-i", scan, "-o", out / program / "labels.nii.gz", "--ml", "--device", "cpu", *case.words]
         return watch([peer, *words], out / f"{program}_log", environment)
     words = ["predict", scan, "-o", out / program, "--model", f"totalsegmentator:{case.task}", "--match", program]
-    command = [sys.executable, "-m", "napari_seg", *words, "--device", "cpu", "--json", *case.options]
+    command = [sys.executable, "-P", "-m", "napari_seg", *words, "--device", "cpu", "--json", *case.options]
     return watch(command, out / f"{program}_log", environment)
 
 

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("psutil")
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from benchmarks.totalsegmentator_weights import GRIDS, models_of
 from totalsegmentator_parity import CASES, SCANS, agreement, oblique, write
+from totalsegmentator_weights import GRIDS, models_of
 
 from napari_seg.bundles.totalsegmentator.table import tasks
 

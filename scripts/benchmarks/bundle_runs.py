@@ -38,7 +38,7 @@ def run_monai(root: Path, config: Path, overrides: Mapping[str, Any], output: Pa
     """
     shutil.rmtree(output, ignore_errors=True)
     run_id = next(name for name in RUN_IDS if name in read_plain(config))
-    words: list[object] = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config]
+    words: list[object] = [sys.executable, "-P", "-m", "monai.bundle", "run", run_id, "--config_file", config]
     words += ["--meta_file", root / "configs" / "metadata.json", "--bundle_root", root, "--output_dir", output]
     for name, value in overrides.items():
         words += [f"--{name}", value if isinstance(value, str) else repr(value)]
@@ -59,7 +59,20 @@ def run_napari_seg(root: Path, inputs: Sequence[object], output: Path, options: 
         SystemExit: it failed.
     """
     shutil.rmtree(output, ignore_errors=True)
-    words = [sys.executable, "-m", "napari_seg", "predict", *inputs, "-o", output, "--bundle", root, "--device", "cpu"]
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "napari_seg",
+        "predict",
+        *inputs,
+        "-o",
+        output,
+        "--bundle",
+        root,
+        "--device",
+        "cpu",
+    ]
     environment = {"NAPARI_SEG_MODELS": str(output.parent / "store")}
     return watch([*words, *options], output.with_name(f"{output.name}_log"), environment)
 

@@ -106,7 +106,7 @@ def run(name: str, scans: Sequence[Path], model: Path, folder: Path, peer: Path)
     else:
         inputs = scans if name == "each" else [scans[0].parent]
         options = ("-o", output, "--model", model, "--device", "cpu", *OPTIONS[name])
-        commands = [[sys.executable, "-m", "napari_seg", "predict", one, *options] for one in inputs]
+        commands = [[sys.executable, "-P", "-m", "napari_seg", "predict", one, *options] for one in inputs]
     processor, start = _processor_seconds(), time.time()
     watched = [watch(command, folder) for command in commands]
     ended = sorted(path.stat().st_mtime for path in label_files(output))

@@ -37,7 +37,7 @@ def memory(args: argparse.Namespace) -> dict[str, object]:
     for slices, classes in SCANS:
         scan = make_ct(folder / f"ct_{slices}.nii", slices)
         bundle = make_small_bundle(folder / f"bundle_{classes}", classes)
-        command = [sys.executable, "-m", "napari_seg", "predict", scan, "--bundle", bundle, "--trust-bundle"]
+        command = [sys.executable, "-P", "-m", "napari_seg", "predict", scan, "--bundle", bundle, "--trust-bundle"]
         command += ["-o", folder / f"out_{slices}_{classes}", "--memory", args.budget, "--overwrite", "--json"]
         run = watch(command, folder / f"log_{slices}_{classes}")
         rows.append({"slices": slices, "classes": classes})
@@ -45,7 +45,7 @@ def memory(args: argparse.Namespace) -> dict[str, object]:
         rows[-1]["monai_gib"] = whole_logits_bytes(slices, classes) / 2**30
         rows[-1]["status"] = json.loads(run.output)[0]["status"]
         if (slices, classes) == MEASURED_BESIDE:
-            command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", bundle, "--scan", scan]
+            command = [sys.executable, "-P", "-m", "monai.bundle", "run", "--bundle_root", bundle, "--scan", scan]
             command += ["--config_file", bundle / "configs" / "inference.json", "--output_dir", folder / "out_monai"]
             beside = watch(command, folder / "log_monai", {"PYTHONPATH": str(bundle)})
             rows[-1] |= {"monai_seconds": beside.seconds, "monai_measured_gib": beside.peak_bytes / 2**30}

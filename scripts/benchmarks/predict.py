@@ -164,11 +164,20 @@ def command(key: str, made: Made, output: Path) -> list[object]:
         return [*words, "-device", "cpu", *(() if key == "nnunet-tta" else ["--disable_tta"])]
     if key == "monai":
         root = made.bundle(MONAI_OVERLAP)
-        words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", root / "configs" / "inference.json"]
+        words = [
+            sys.executable,
+            "-P",
+            "-m",
+            "monai.bundle",
+            "run",
+            "--config_file",
+            root / "configs" / "inference.json",
+        ]
         return [*words, "--bundle_root", root, "--scan", made.scan, "--output_dir", output]
     if key in OF_MODEL:
         words = [
             sys.executable,
+            "-P",
             "-m",
             "napari_seg",
             "predict",
@@ -182,6 +191,7 @@ def command(key: str, made: Made, output: Path) -> list[object]:
     bundle = made.bundle(NNUNET_OVERLAP if key == "napari-nnunet" else MONAI_OVERLAP)
     words = [
         sys.executable,
+        "-P",
         "-m",
         "napari_seg",
         "predict",

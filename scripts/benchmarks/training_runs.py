@@ -48,7 +48,7 @@ def run_kind(kind: Kind, made: DataSet, work: Path, limits: list[str]) -> Row:
     return row
 
 
-def _napari_seg(words: list[Any], log: Path, program: tuple[str, ...] = ("-m", "napari_seg")) -> tuple[int, str]:
+def _napari_seg(words: list[Any], log: Path, program: tuple[str, ...] = ("-P", "-m", "napari_seg")) -> tuple[int, str]:
     """Run a command, and return its status and what it printed, which it also writes into a file."""
     environment = os.environ | {"NAPARI_SEG_MODELS": str(log.parent / "store"), "COLUMNS": "200"}
     command = [sys.executable, *program, *map(str, words)]

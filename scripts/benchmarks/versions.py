@@ -45,9 +45,9 @@ def versions(args: argparse.Namespace) -> dict[str, object]:
     series = make_series(work / "series_{}x{}x{}".format(*SHAPE), SHAPE) if "read" in wanted else work
     long = [make_ct(work / "ct_600.nii", 600), make_small_bundle(work / "bundle_105", 105)] if "long" in wanted else []
     commands = {
-        "import": ["-c", "import napari_seg"],
-        "help": ["-m", "napari_seg", "--help"],
-        "read": ["-c", f"import napari_seg; napari_seg.read({str(series)!r})"],
+        "import": ["-P", "-c", "import napari_seg"],
+        "help": ["-P", "-m", "napari_seg", "--help"],
+        "read": ["-P", "-c", f"import napari_seg; napari_seg.read({str(series)!r})"],
         **{
             case: [*predict_words(made.scan, made.bundle(MONAI_OVERLAP)), *extra]
             for case, extra in (
@@ -91,7 +91,7 @@ def versions(args: argparse.Namespace) -> dict[str, object]:
 
 def predict_words(scan: Path, bundle: Path) -> list[object]:
     """Return the arguments of Python that segment a scan on the processor."""
-    return ["-m", "napari_seg", "predict", scan, "--bundle", bundle, "--trust-bundle", "--device", "cpu"]
+    return ["-P", "-m", "napari_seg", "predict", scan, "--bundle", bundle, "--trust-bundle", "--device", "cpu"]
 
 
 def read_labels(folder: Path) -> NDArray | None:

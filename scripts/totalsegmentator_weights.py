@@ -1,7 +1,7 @@
 """Weights for TotalSegmentator's tasks, made here: small networks that find structures, or full size ones for time.
 
-    python scripts/benchmarks/totalsegmentator_weights.py --data ct_body --home small
-    python scripts/benchmarks/totalsegmentator_weights.py --data ct_body --home full --shapes full
+    python scripts/totalsegmentator_weights.py --data ct_body --home small
+    python scripts/totalsegmentator_weights.py --data ct_body --home full --shapes full
 
 The folders are those that TotalSegmentator 2.18 and napari-seg look for below TOTALSEG_HOME_DIR. Small networks are
 trained for minutes on one CT with labels and one MR image, so what they find is no anatomy that counts: what counts is
