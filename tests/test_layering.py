@@ -60,6 +60,7 @@ ACROSS = {
     "no_network": "all commands",
     "plugin_layout": "widgets in a real window",
     "plugin_manifest": "napari.yaml",
+    "scripts": "programs of the repository",
     "segnets_networks": "all networks",
 }
 
