@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import phantoms
+import pydicom
 import pytest
 
 from napari_seg.cohort.discover import find_cases
@@ -109,6 +113,27 @@ def test_a_name_of_a_list_stays_and_others_avoid_it(tmp_path: Path) -> None:
     scans = [Scan(file.name.removesuffix(".nii.gz"), "nifti", (file,)) for file in files]
     named = named_scans(scans, [tmp_path], ["", "", "A"])
     assert [one.name for one in named] == ["a_2", "b", "A"]
+
+
+def test_folders_named_by_identifiers_of_dicom_have_digests(tmp_path: Path) -> None:
+    study, one, other = (f"1.2.840.113619.2.55.3.{number}" for number in ("604688119", "604688119.1", "604688119.2"))
+    for number, series in enumerate((one, other, "1.2.3")):
+        folder = tmp_path / "site" / study / series
+        folder.mkdir(parents=True)
+        phantoms.write_series(replace(phantoms.head(), array=phantoms.head().array + number), folder)
+        for path in folder.iterdir() if series == "1.2.3" else ():
+            dataset = pydicom.dcmread(path)
+            dataset.SeriesInstanceUID = series
+            dataset.save_as(path)
+    phantoms.write_nifti(phantoms.head(), tmp_path / "site" / study / "T1.nii.gz")
+    cases, _ = find_cases([tmp_path])
+    named = [f"{case.name} {case.source}" for case in cases]
+    assert len({case.name for case in cases}) == len({case.source for case in cases}) == 4
+    assert not re.search(r"\d\.\d", " ".join(named)), named
+    assert all(case.source.startswith("site/uid") for case in cases)
+    (alone,) = find_cases([tmp_path / "site" / study / one])[0]
+    assert alone.source == "uid" + hashlib.sha256(one.encode()).hexdigest()[:8]
+    assert input_name(tmp_path / "site" / study, [tmp_path / "site" / study, tmp_path], []).startswith("site/uid")
 
 
 def test_inputs_without_a_common_folder_show_no_path_above_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,26 @@ def test_the_label_of_a_file_has_no_private_words(name: str, label: str) -> None
 )
 def test_names_and_numbers_are_private_in_every_spelling(tags: dict[str, str], name: str, public: str) -> None:
     assert public_name(name, tags) == public
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("1.2.840.113619.2.55.3.604688", "uid861be5f3"),
+        ("CT.1.2.840.113619.2.55.3.604688 brain", "CT.uid861be5f3 brain"),
+        ("1.2.3", "uid"),  # the series of the header
+        ("2.10.0", "2.10.0"),
+        ("2026.11.29", "2026.11.29"),
+        ("T1_0.5mm.1.2.840.12345", "T1_0.5mm.1.2.840.12345"),
+    ],
+)
+def test_identifiers_become_digests(name: str, public: str) -> None:
+    found = public_name(name, {"SeriesInstanceUID": "1.2.3"})
+    assert found == public or (public == "uid" and re.fullmatch("uid[0-9a-f]{8}", found))
+
+
+def test_a_file_named_by_an_identifier_is_named_by_its_number() -> None:
+    assert label_of(Path("1.2.840.113619.2.55.3.604688.dcm"), {"InstanceNumber": 7}) == "instance 7"
 
 
 def test_a_description_states_no_date_of_birth() -> None:

@@ -19,6 +19,12 @@ from napari_seg.errors import InputError, printable
 from napari_seg.formats.archive import shown
 from napari_seg.formats.channel_sets import common_folder
 from napari_seg.formats.channels import ChannelSet
+from napari_seg.formats.dicom.private_words import (
+    private_words,
+    public_name,
+    without_private_words,
+    without_uids,
+)
 from napari_seg.formats.endings import ARCHIVE_ENDINGS, NIFTI_ENDINGS, ending_of, has_ending, nifti_ending
 from napari_seg.formats.record import read_record
 from napari_seg.formats.scan import Scan
@@ -56,7 +62,7 @@ def is_certainty_map(path: Path) -> bool:
 
 
 class _Folders:
-    """Names of folders without words that occur in private attributes of the DICOM files below them."""
+    """Names of folders without UIDs of DICOM, and words that occur in private attributes of the DICOM files below."""
 
     def __init__(self, files: Sequence[Path], scans: Sequence[Scan | ChannelSet]) -> None:
         self._public: dict[PurePath, str] = {}
@@ -65,7 +71,6 @@ class _Folders:
         for file, scan in zip(files, scans, strict=True):
             if scan.format == "dicom":
                 from napari_seg.formats.dicom.headers import read_header
-                from napari_seg.formats.dicom.private_words import public_name
 
                 try:
                     tags = read_header(scan.files[0]).tags
@@ -77,7 +82,7 @@ class _Folders:
 
     def name(self, folder: PurePath) -> str:
         """Return a folder's public name; if no word is left, six characters of a digest of its study."""
-        name = printable(self._public.get(folder, _split(folder.name)[0]))
+        name = printable(self._public.get(folder, without_uids(_split(folder.name)[0])))
         return name or hashlib.sha256(self._study.get(folder, "").encode()).hexdigest()[:6]
 
     def below(self, root: PurePath, folder: PurePath, has_endings: bool = False) -> tuple[str, ...]:
@@ -278,10 +283,7 @@ def input_name(path: Path, inputs: Sequence[Path], scans: Sequence[Scan | Channe
     if above is not None and Path(place) != above:
         name = Path(os.path.relpath(place, above)).as_posix()
     private = _private_words(scans)
-    if private:
-        from napari_seg.formats.dicom.private_words import without_private_words
-
-        name = "/".join(filter(None, (without_private_words(Path(level), private) for level in name.split("/"))))
+    name = "/".join(filter(None, (without_private_words(Path(level), private) for level in name.split("/"))))
     return printable(name) or "input"
 
 
@@ -302,7 +304,6 @@ def _private_words(scans: Sequence[Scan | ChannelSet]) -> frozenset[str]:
     for scan in scans:
         if scan.format == "dicom":
             from napari_seg.formats.dicom.headers import read_header
-            from napari_seg.formats.dicom.private_words import private_words
 
             with suppress(InputError):  # reading the scan reports the error
                 private |= private_words(read_header(scan.files[0]).tags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -34,6 +35,10 @@ _LETTERS = str.maketrans(
 
 _SHORTER = {"aa": "a", "ae": "a", "oe": "o", "ue": "u", "ss": "s"}
 """ASCII spellings of å, ä, ö, ü and ß, and the letter that stands for each of them, too."""
+
+_UID_KEYWORDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
+_UID = re.compile(r"(?<!\d)(?<!\d\.)(?=[\d.]{21})\d+(?:\.\d+)+(?!\.?\d)")
+"""A unique identifier of DICOM: numbers with dots between them, more than 20 characters."""
 
 _THREE_NUMBERS = re.compile(r"(?=(?<!\d)(\d{1,4})[\W_]+(\d{1,2})[\W_]+(\d{1,4})(?!\d))")
 
@@ -117,16 +122,34 @@ def public_words(text: str, private: frozenset[str]) -> list[str]:
     return [word for word in words(without_dates(text, private)) if not is_private(word, private)]
 
 
+def without_uids(text: str, tags: Tags | None = None) -> str:
+    """Return a text, such as a folder's name, with a digest in place of each DICOM UID, which identifies a patient.
+
+    Args:
+        text: the text.
+        tags: of a DICOM file; its own UIDs are replaced however short they are, if one is the whole text.
+    """
+    if any(text == str(tags.get(keyword) or "") for keyword in _UID_KEYWORDS if tags is not None and text):
+        return _digest(text)
+    return _UID.sub(lambda found: _digest(found.group()), text)
+
+
+def _digest(uid: str) -> str:
+    return f"uid{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+
+
 def label_of(path: Path, tags: Tags) -> str:
     """Return the name of a file for messages: without private words; its instance number if no word remains."""
     number = tags.get("InstanceNumber")
     nameless = "the DICOM file" if number is None else f"instance {number}"
+    if _UID.search(path.name):
+        return nameless
     return without_private_words(path, private_words(tags)) or nameless
 
 
 def public_name(text: str, tags: Tags) -> str:
     """Return a text, such as a folder's name, without the private words of a file; "" if no word remains."""
-    return _without(text, private_words(tags))
+    return _without(without_uids(text, tags), private_words(tags))
 
 
 @lru_cache(maxsize=1024)  # requested for each frame of a file
@@ -139,7 +162,8 @@ def without_private_words(path: Path, private: frozenset[str]) -> str:
 
 @lru_cache(maxsize=1024)  # folders and descriptions repeat
 def _without(text: str, private: frozenset[str]) -> str:
-    """Return a text without private words; "" if no word remains."""
+    """Return a text without private words and UIDs; "" if no word remains."""
+    text = without_uids(text)
     if any(word in text.casefold() for word in private if not word.isascii()):
         return ""
     kept = public_words(text, private)
