@@ -22,6 +22,7 @@ from napari_seg.cohort.layout import (
 from napari_seg.cohort.naming import NamedScan, compared
 from napari_seg.errors import CohortError, InputError
 from napari_seg.formats.scan import Scan
+from napari_seg.version import __version__
 
 
 def scan(stem: str, *folders: str) -> NamedScan:
@@ -156,6 +157,27 @@ def test_a_table_of_labels_is_replaced_only_if_no_result_needs_it(tmp_path: Path
     with pytest.raises(CohortError, match=r"cohort\.changed.*1 result other names"):
         files_to_write(tmp_path, other, [key])
     assert files_to_write(tmp_path, other, [key.replace("hip", "hippocampus")]) == {table: other[table]}
+
+
+def test_a_description_lists_each_version_that_made_results_once(tmp_path: Path) -> None:
+    files = files_of_layout("bids", {})
+    path = DERIVATIVES / "dataset_description.json"
+    (tmp_path / DERIVATIVES).mkdir(parents=True)
+    description = json.loads(files[path]) | {
+        "Name": "mine",
+        "GeneratedBy": [{"Name": "napari-seg", "Version": "0.0.1"}],
+    }
+    (tmp_path / path).write_text(json.dumps(description))
+    assert path not in files_to_write(tmp_path, files, [], has_new=False)
+    written = files_to_write(tmp_path, files, [])[path]
+    (tmp_path / path).write_text(written)
+    found = json.loads(written)
+    assert found["Name"] == "mine"
+    assert [one["Version"] for one in found["GeneratedBy"]] == ["0.0.1", __version__]
+    assert path not in files_to_write(tmp_path, files, [])
+    for broken in ("{", "[]", '{"GeneratedBy": "me"}'):
+        (tmp_path / path).write_text(broken)
+        assert path not in files_to_write(tmp_path, files, [])
 
 
 def test_short_names_of_models_come_from_what_a_user_gives() -> None:

@@ -67,7 +67,8 @@ class TrustDialog(QDialog):
         for reason in reasons:
             layout.addWidget(_text(f"• {reason}"))
         if len(permission.reasons) > len(reasons):
-            layout.addWidget(_text(f"• and {len(permission.reasons) - len(reasons)} more reasons of this kind"))
+            more = counted(len(permission.reasons) - len(reasons), "more reason")
+            layout.addWidget(_text(f"• and {more} of this kind; see the table"))
         if permission.runs_as_written:
             layout.addWidget(_text("MONAI would run it exactly as written, outside napari-seg's own inference."))
         layout.addWidget(_text(_count_of(permission)))
