@@ -26,6 +26,7 @@ from napari_seg.plugin.session import Session
 from napari_seg.plugin.train import run as module
 from napari_seg.plugin.train.model import TrainModel
 from napari_seg.plugin.train.run import Trained, Wish
+from napari_seg.plugin.train.shown_plan import LabelRow
 from napari_seg.training.choices import Choices
 from napari_seg.training.history import read_state
 
@@ -452,14 +453,26 @@ def test_a_class_is_renamed_in_the_table(
     assert model.choices.labels == ""
 
 
-def test_values_of_several_data_sets_are_not_renamed(model: TrainModel, data: Path, tmp_path: Path) -> None:
+def test_classes_of_several_data_sets_are_renamed_by_their_names(model: TrainModel, data: Path, tmp_path: Path) -> None:
     """Values of the combined data set mean nothing in each of them: `--labels` takes names of classes then."""
     model.choose_dataset(data)
     model.add_dataset(tmp_path / "other")
     model.session.jobs.wait()
-    model.plan = replace(model.plan, labels={"liver": [1], "spleen": [2]})
+    names = {1: "liver", 2: "spleen", 3: "left kidney", 4: "tumour + cyst", 255: "ignore"}
+    table = [LabelRow(value, name, 1, 1, 0.2) for value, name in names.items()]
+    labels = {"liver": [1], "spleen": [2], "left kidney": [3], "tumour": [4], "cyst": [4]}
+    model.plan = replace(model.plan, labels=labels, table=table)
     model.rename(2, "Milz")
-    assert (model.can_rename, model.choices.labels) == (False, "")
+    assert model.choices.labels == "liver=liver Milz=spleen 'left kidney'='left kidney' tumour=tumour cyst=cyst"
+    model.rename(3, "liver")
+    model.rename(1, "Bauch")
+    assert model.choices.labels == "Milz=spleen tumour=tumour cyst=cyst Bauch='liver,left kidney'"
+    for value, name in ((4, "x"), (255, "x"), (2, "ignore")):
+        before = model.choices.labels
+        model.rename(value, name)
+        assert model.choices.labels == before
+    assert "ignore=VALUE" in text_of(model)
+    assert [row.classes for row in model.plan.table] == ["Bauch", "Milz", "Bauch", "tumour + cyst", "ignore"]
 
 
 def test_a_training_starts_from_a_model_of_the_tool(model: TrainModel, pretended: Pretended, data: Path) -> None:

@@ -143,16 +143,16 @@ def text_of(labels: Mapping[str, Any]) -> str:
     words = []
     for name, values in labels.items():
         listed = values if isinstance(values, list | tuple) else [values]
-        words.append(f"{shlex.quote(name)}={','.join(map(str, listed))}")
+        words.append(f"{shlex.quote(name)}={shlex.quote(','.join(map(str, listed)))}")
     return " ".join(words)
 
 
-def renamed(labels: Mapping[str, Any], value: int, names: str) -> Labels:
+def renamed(labels: Mapping[str, Any], value: int | str, names: str) -> Labels:
     """Return labels in which a value belongs to other classes.
 
     Args:
-        labels: class -> its values.
-        value: value in the label maps.
+        labels: class -> its values; for several data sets, the names that these give their classes.
+        value: value in the label maps, or name.
         names: class; several with " + " between them, which overlap then; "background", or "ignore" for voxels that are
             not annotated.
     """
@@ -170,10 +170,10 @@ def renamed(labels: Mapping[str, Any], value: int, names: str) -> Labels:
     return {name: values for name, values in found.items() if values}
 
 
-def _without(part: int | str, value: int) -> list[int | str]:
-    """Return a value or range without one of its values."""
+def _without(part: int | str, value: int | str) -> list[int | str]:
+    """Return a value, range or name without one of its values, or without the name."""
     low, _, high = str(part).partition("-")
-    if not (low.isdigit() and high.isdigit()):
+    if isinstance(value, str) or not (low.isdigit() and high.isdigit()):
         return [] if str(part) == str(value) else [part]
     if not int(low) <= value <= int(high):
         return [part]

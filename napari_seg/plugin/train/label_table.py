@@ -14,7 +14,10 @@ _TIP = (
     "Double-click to rename the class. The same name joins values; “ignore” leaves voxels out of the training; "
     "“background” makes them background; “a + b” makes two classes that overlap."
 )
-_TIP_SEVERAL = "To rename or join classes of several data sets, give their names in “Labels” under More: Milz=spleen."
+_TIP_SEVERAL = (
+    "Double-click to rename the class in all data sets. The same name joins classes; “background” makes it background; "
+    "“a + b” makes two classes that overlap."
+)
 
 
 class LabelTable(QWidget):
@@ -35,7 +38,12 @@ class LabelTable(QWidget):
 
     def _on_renamed(self, item: QTableWidgetItem) -> None:
         value, text = item.data(Qt.ItemDataRole.UserRole), item.text()
-        QTimer.singleShot(0, lambda: self.model.rename(value, text))  # after the editor has closed
+        QTimer.singleShot(0, lambda: self._rename(value, text))  # after the editor has closed
+
+    def _rename(self, value: int, text: str) -> None:
+        self._shown = None  # a name that is refused is not shown
+        self.model.rename(value, text)
+        self.refresh()
 
     def refresh(self) -> None:
         """Show the table of the plan."""
@@ -48,7 +56,7 @@ class LabelTable(QWidget):
         with signals_blocked(self._table):
             self._table.setRowCount(len(plan.table))
             for number, row in enumerate(plan.table):
-                self._fill(number, row, is_free)
+                self._fill(number, row, self.model.can_rename_row(row))
         self._fit()
         QTimer.singleShot(0, self._fit)  # the theme's sizes are known after the first layout
 
@@ -74,7 +82,7 @@ class LabelTable(QWidget):
         value = number_item(f"⚠ {row.value}" if row.remarks else str(row.value))
         numbers = (f"{row.cases} of {self.model.plan.cases}", f"{row.fraction:.2%}")
         for column, item in enumerate([value, name, *map(number_item, numbers)]):
-            tip = _TIP if is_free else _TIP_SEVERAL if self.model.more else ""
+            tip = (_TIP_SEVERAL if self.model.more else _TIP) if is_free else ""
             tips = [*row.remarks, tip if tip and column == _CLASS else f"{row.voxels:,} voxels"]
             item.setToolTip(plain_tip("\n".join(tips)))
             self._table.setItem(number, column, item)

@@ -18,9 +18,10 @@ from napari_seg.plugin.job import Job
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.train.choices import TrainChoices, labels_of, renamed, text_of
+from napari_seg.plugin.train.choices import Labels, TrainChoices, labels_of, renamed, text_of
 from napari_seg.plugin.train.run import Found, Trained, Wish, line_of, look, make_plan, plan_and_train, progress_of
-from napari_seg.plugin.train.shown_plan import ShownPlan
+from napari_seg.plugin.train.shown_plan import LabelRow, ShownPlan
+from napari_seg.training.choices import IGNORE
 from napari_seg.training.history import RunState
 from napari_seg.training.report import REPORT
 from napari_seg.training.start import trainable
@@ -117,22 +118,52 @@ class TrainModel:
 
     @property
     def can_rename(self) -> bool:
-        """Whether classes can be renamed by their values: several data sets have values of their own."""
-        return not (self.more or self.is_resumed or self.job)
+        """Whether classes can be renamed."""
+        return not (self.is_resumed or self.job)
+
+    def can_rename_row(self, row: LabelRow) -> bool:
+        """Return whether the class of a value can be renamed.
+
+        Several data sets have values of their own, so their classes are renamed by their names. A value of several
+        classes has no name of its own, and ignored voxels have none.
+        """
+        return self.can_rename and not (self.more and (" + " in row.classes or row.classes == IGNORE))
 
     def rename(self, value: int, classes: str) -> None:
-        """Give a label value to other classes, see `renamed`; the choice of labels then names all values."""
-        if not self.can_rename:
+        """Give a label value to other classes, see `renamed`; the choice of labels then names all values.
+
+        Of several data sets all values of its class go there.
+        """
+        rows = [row for row in self.plan.table if row.value == value and self.can_rename_row(row)]
+        if not rows:
+            return
+        if self.more and classes.strip().casefold() == IGNORE:
+            text = "Several data sets leave out voxels by their values: write ignore=VALUE in “Labels” under More."
+            self.session.show_messages(Message("warning", text))
             return
         try:
-            labels = labels_of(self._choices.labels) or self.plan.labels
+            labels = labels_of(self._choices.labels) or self._own_labels
         except TrainingError as error:
             self.session.show_messages(message_of(error))
             return
-        self._choices = replace(self._choices, labels=text_of(renamed(labels, value, classes)))
-        table = [replace(row, classes=classes.strip()) if row.value == value else row for row in self.plan.table]
+        old = rows[0].classes.casefold()
+        parts: list[int | str] = [value]
+        if self.more:
+            parts = [word for name, words in labels.items() if name.casefold() == old for word in words]
+            rows = [row for row in self.plan.table if row.classes.casefold() == old]
+        for part in parts:
+            labels = renamed(labels, part, classes)
+        table = [replace(row, classes=classes.strip()) if row in rows else row for row in self.plan.table]
+        self._choices = replace(self._choices, labels=text_of(labels))
         self.plan = replace(self.plan, table=table)
         self.changed.emit()
+
+    @property
+    def _own_labels(self) -> Labels:
+        """Labels of the plan: class -> values, or of several data sets -> name."""
+        if not self.more:
+            return self.plan.labels
+        return {name: [name] for name in self.plan.labels if name != IGNORE}
 
     def _forget(self) -> None:
         """Drop what was shown about other folders, and read what is in the new ones."""
