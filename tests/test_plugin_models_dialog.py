@@ -15,15 +15,17 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 
 from bundles import write_threshold_bundle
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QMessageBox, QPushButton
+from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QPushButton
 from web import Web
 
 from napari_seg.bundles.places import store_root
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.store import installed as store
 from napari_seg.bundles.trust import is_trusted
 from napari_seg.plugin import commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE
 from napari_seg.plugin.models.dialog import ModelsDialog
+from napari_seg.plugin.models.permission import Permission
 from napari_seg.plugin.models.questions import LicenceDialog, TrustDialog
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.segment.tab import SegmentTab
@@ -124,6 +126,17 @@ def test_a_model_is_added_from_a_folder_used_and_removed(
     qtbot.waitUntil(lambda: window.model.job is None and not bundle.root.exists(), timeout=20_000)
     assert tab.model.bundle is tab.model.bundles[0]
     assert not is_trusted(bundle)
+
+
+@pytest.mark.parametrize(("count", "more"), [(3, ""), (4, "1 more reason of"), (1203, "1,200 more reasons of")])
+def test_the_number_of_further_reasons_is_shown(tmp_path: Path, qtbot: Any, count: int, more: str) -> None:
+    reasons = tuple(f"reason {number}" for number in range(count))
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold"))
+    dialog = TrustDialog(bundle, Permission("needed", reasons))
+    qtbot.addWidget(dialog)
+    shown = [label.text() for label in dialog.findChildren(QLabel) if label.text().startswith("•")]
+    assert shown[:3] == [f"• {reason}" for reason in reasons[:3]]
+    assert shown[3:] == ([f"• and {more} this kind; see the table"] if more else [])
 
 
 def test_a_download_shows_its_licence_and_its_progress_and_is_cancelled(
