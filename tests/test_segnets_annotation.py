@@ -126,3 +126,28 @@ def test_shifted_labels_are_filled_with_ignored_voxels() -> None:
     assert ShiftLabelsd("label", -1)({"label": padded})["label"].tolist() == [[[-1, 0, 2, -1]]]
     assert data["label"].tolist() == [[[0, 2, -1]]]
     assert ShiftLabelsd("label", 0)(data)["label"] is data["label"]
+
+
+FRACTIONS = MetaTensor(torch.tensor([[[0.0, 0.4, 0.9, 1]], [[0.0, 0.3, 0.1, 0]]]), affine=torch.diag(torch.ones(4)))
+
+
+def test_fractions_are_scored_as_masks_and_as_they_are() -> None:
+    logits = MetaTensor(torch.tensor([[[-9.0, 0.1, -0.1, 9]], [[-9.0, -9, -9, 0]]]))
+    for pred in (logits, decide(logits, True, True)):
+        found = AsLabelsd([[1], [2]], soft=True)({"pred": pred, "label": FRACTIONS})
+        assert found["label"].tolist() == [[[0, 0, 1, 1]], [[0, 0, 0, 0]]]
+        assert found["pred"].tolist() == [[[0, 1, 0, 1]], [[0, 0, 0, 1]]]
+        assert found["pred"].dtype == torch.bool
+        assert found["pred_fractions"].tolist() == [[[0, 134, 121, 255]], [[0, 0, 0, 128]]]
+        assert torch.equal(found["label_fractions"], FRACTIONS)
+    masks = AsLabelsd([[1], [2]], soft=True)({"pred": logits > 0, "label": FRACTIONS})
+    assert "pred_fractions" not in masks
+
+
+def test_patches_lie_around_the_largest_fractions() -> None:
+    """The second region is nowhere above one half."""
+    found = ClassIndicesd("label", soft=True, num_classes=3)({"label": FRACTIONS})
+    assert [part.tolist() for part in found["label_cls_indices"]] == [[0], [2, 3], [1]]
+    assert found["label"] is FRACTIONS
+    one = ClassIndicesd("label", soft=True, num_classes=2)({"label": FRACTIONS[:1]})
+    assert [part.tolist() for part in one["label_cls_indices"]] == [[0, 1], [2, 3]]

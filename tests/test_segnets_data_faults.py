@@ -220,6 +220,7 @@ def test_labels_that_were_interpolated_or_are_none(folder: Path) -> None:
     found = report(folder)
     assert set(found) == {("label.fractional", "c1"), ("label.channels", "c2")}
     assert found["label.fractional", "c1"].startswith("16 voxels")  # 2 x 3 x 2 of 0.7, 2 x 2 of 1.4
+    assert "napari-seg: --option soft" in found["label.fractional", "c1"]
 
 
 def test_a_class_made_of_several_values_and_an_empty_case_that_is_allowed(folder: Path) -> None:
@@ -461,3 +462,24 @@ def test_a_header_that_promises_more_than_any_memory_is_truncated(folder: Path) 
     with gzip.open(path, "wb") as stream:
         stream.write(header.binaryblock + bytes(1000))
     assert file_facts.read_facts(str(path), is_label=False)["error"][0] == "file.truncated"
+
+
+def test_fractions_are_checked(folder: Path) -> None:
+    two = np.stack([label() == 1, label() == 2], axis=-1).astype(np.float32)
+    for path in sorted((folder / "labels").iterdir()):
+        save(path, two * 0.9)
+    save(folder / "labels" / "c0.nii.gz", two * 0.4)  # nowhere above one half, and not empty
+    dataset = find_dataset(folder, soft=True)
+    classes = ClassValues(dataset, {"0": "front", "1": "back"}, regions=True)
+    check(dataset, classes)
+    facts = file_facts.read_facts(dataset.cases[1]["label"], is_label=True, soft=True)
+    assert (facts["values"], facts["channels"]) == ({"1": 12, "2": 4}, 2)
+    save(folder / "labels" / "c0.nii.gz", two * 255)
+    save(folder / "labels" / "c1.nii.gz", two[..., 0])
+    save(folder / "labels" / "c2.nii.gz", two * 0)
+    save(folder / "labels" / "c3.nii.gz", np.concatenate([two, two], axis=-1))
+    with pytest.raises(TrainingError) as caught:
+        check(dataset, classes)
+    found = [line.split()[:2] for line in caught.value.message.splitlines()[1:]]
+    assert found == [["label.fractions", "c0"], ["label.channels", "c1"], ["label.empty", "c2"], ["label.values", "c3"]]
+    assert "values from 0 to 255; expected fractions from 0 to 1" in caught.value.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from napari_seg.bundles.read import shipped_root
 sys.path.insert(0, str(shipped_root()))
 
 from segnets.data import ClassValues, Dataset, MapLabelsd, convert_image, convert_label_map, label_values
+from segnets.errors import TrainingError
 
 CLASSES = {"0": "background", "1": "anterior hippocampus", "2": "posterior hippocampus"}
 
@@ -236,3 +238,31 @@ def test_2d_images_are_rotated_by_their_exif_orientation(tmp_path: Path) -> None
     with Image.open(tmp_path / "mask.png") as opened:
         assert opened.mode == "1"
         assert np.array_equal(convert_label_map(opened), values > 0)
+
+
+def test_fractions_of_a_class_are_added() -> None:
+    dataset = replace(named(white=1, grey=2, csf=3), soft=True)
+    classes = ClassValues(dataset, {"0": "brain", "1": "csf"}, {"brain": [1, 2], "csf": 3}, regions=True)
+    assert classes.values == {1: [1, 2], 2: [3]}
+    assert (classes.parts, classes.outside) == ([[1], [2]], 0)
+    file = MetaTensor(
+        torch.tensor([[[0.25, 1.0]], [[0.5, 0.001]], [[0.25, 0]]]), affine=torch.diag(torch.tensor([2.0] * 4))
+    )
+    found = MapLabelsd("label", classes.values, soft=True)({"label": file})["label"]
+    assert found.tolist() == [[[0.75, 1.0]], [[0.25, 0.0]]]
+    assert torch.equal(found.affine, file.affine)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({}, {"regions": False}),
+        ({"ignored": (255,)}, {}),
+        ({"labelled": {"c1": (1,)}}, {}),
+        ({}, {"labels": {"ignore": 9}}),
+    ],
+)
+def test_fractions_are_of_regions_that_are_annotated_everywhere(changes: dict, options: dict) -> None:
+    dataset = replace(named(white=1), soft=True, **changes)
+    with pytest.raises(TrainingError, match=r"labels\.soft"):
+        ClassValues(dataset, {"0": "white"}, **{"regions": True, **options})

@@ -478,3 +478,21 @@ def test_a_dataset_json_in_another_form_is_refused(tmp_path: Path, text: str) ->
     decathlon(tmp_path, 1)
     (tmp_path / "dataset.json").write_text(text)
     assert code_of(tmp_path, "decathlon") == "dataset.bad_json"
+
+
+def test_probabilities_in_bids_are_found_if_they_are_asked_for(tmp_path: Path) -> None:
+    for sub in ("sub-1", "sub-2"):
+        touch(
+            tmp_path,
+            *(f"{sub}/anat/{sub}_{end}.nii.gz" for end in ("T1w", "dseg", "label-GM_probseg", "label-WM_probseg")),
+        )
+    assert {Path(case["label"]).name for case in find_dataset(tmp_path).cases} == {
+        "sub-1_dseg.nii.gz",
+        "sub-2_dseg.nii.gz",
+    }
+    found = find_dataset(tmp_path, soft=True, convertible=True)
+    assert (found.layout, found.soft, names(found.cases)) == ("bids", True, ["sub-1", "sub-2"])
+    assert [Path(path).name for path in found.cases[0]["label"]] == [
+        "sub-1_label-GM_probseg.nii.gz",
+        "sub-1_label-WM_probseg.nii.gz",
+    ]

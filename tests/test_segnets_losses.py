@@ -15,7 +15,8 @@ from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.losses import MaskedLoss
+from segnets.errors import TrainingError
+from segnets.losses import MaskedLoss, SoftDiceBCELoss
 
 SOFTMAX = {
     "dice and ce": lambda: monai_losses.DiceCELoss(to_onehot_y=True, softmax=True),
@@ -197,3 +198,29 @@ def test_each_output_of_deep_supervision_is_masked() -> None:
         ignored = (target == -1).expand_as(output)
         assert ignored.any()
         assert (output.grad[ignored] == 0).all()
+
+
+def fitted(loss: nn.Module, fractions: torch.Tensor) -> torch.Tensor:
+    """Return the probabilities with which the loss of fractions is smallest, of free logits."""
+    logits = torch.zeros_like(fractions, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(logits, fractions).backward()
+        optimizer.step()
+    return logits.detach().sigmoid()
+
+
+def test_the_loss_of_fractions_is_smallest_where_probabilities_equal_them() -> None:
+    fractions = torch.tensor([0.0, 0.1, 0.25, 0.5, 0.7, 0.9, 1.0]).repeat(2, 1)[None]
+    probabilities = fitted(MaskedLoss(SoftDiceBCELoss(), [[1], [2]], soft=True), fractions)
+    assert torch.allclose(probabilities, fractions, atol=0.03)
+    # the Dice of MONAI without its soft_label pushes probabilities to 0 and 1
+    hard = fitted(monai_losses.DiceLoss(sigmoid=True), fractions)
+    assert float(hard[0, 0, 5]) > 0.97
+
+
+def test_focal_losses_are_refused_for_fractions() -> None:
+    for loss in (monai_losses.FocalLoss(), monai_losses.DiceFocalLoss(sigmoid=True)):
+        with pytest.raises(TrainingError, match=r"labels\.soft"):
+            MaskedLoss(loss, [[1]], soft=True)

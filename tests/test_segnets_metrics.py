@@ -21,7 +21,7 @@ sys.path.insert(0, str(shipped_root()))
 
 from segnets.annotation import AsLabelsd
 from segnets.errors import TrainingError
-from segnets.metrics import CaseMetric, Dice, HausdorffDistance, Summary, SurfaceDice
+from segnets.metrics import CaseMetric, Dice, HausdorffDistance, SoftDice, Summary, SurfaceDice
 from segnets.training.preview import case_dice
 
 SPACING = (3.0, 1.0, 2.0)
@@ -203,3 +203,11 @@ def test_the_table_of_results_weighs_by_the_cases_that_count(tmp_path: Path, mon
         (tmp_path / part / "mean_dice_raw.csv").write_text(text)
     assert results.means(results.scores([tmp_path / part for part in rows], "mean_dice")) == pytest.approx([0.7, 0.4])
     assert math.isnan(results.means(results.scores([tmp_path / "test"], "mean_dice"))[1])
+
+
+def test_the_dice_of_fractions_is_that_of_masks_for_0_and_1() -> None:
+    found = torch.tensor([[[255, 0, 51]], [[255, 255, 0]], [[0, 0, 0]]], dtype=torch.uint8)
+    expected = torch.tensor([[[0.5, 0.25, 0.6]], [[1.0, 0, 0]], [[0.0, 0, 0]]])
+    scores = SoftDice(3).of_case(found, expected)
+    # 2 (0.5 + 0 + 0.2) / (1.2 + 1.35), 2 x 1 / 3
+    assert scores.tolist() == pytest.approx([1.4 / 2.55, 2 / 3, torch.nan], nan_ok=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.ndimage import gaussian_filter
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cli.main import main
@@ -198,3 +199,41 @@ def test_a_case_without_a_class_teaches_nothing_about_it(
         train(dataset, tmp_path / "out", epochs=1)
     assert "6 cases are annotated with some of the classes only" in caplog.text
     assert sum(value is None for value in dice(tmp_path / "out").values()) == 1  # one case validates one class
+
+
+def soften(root: Path) -> None:
+    """Replace each label map by the fractions of both balls, blurred."""
+    for path in (root / "labelsTr").iterdir():
+        image = nibabel.load(path)
+        array = np.asarray(image.dataobj)
+        balls = [gaussian_filter((array == value).astype(np.float32), 1.0) for value in (1, 2)]
+        nibabel.save(nibabel.Nifti1Image(np.stack(balls, axis=-1), image.affine), path)
+    describe(root, labels={"background": 0, "front": 1, "back": 2})
+
+
+def test_fractions_are_augmented_trained_and_evaluated(dataset: Path, tmp_path: Path) -> None:
+    soften(dataset)
+    out = tmp_path / "out"
+    plan = train(dataset, out, options=("soft", "crops_balanced"), labels={})
+    assert list(plan["labels"]) == ["front", "back"]
+    assert plan["options"]["regions"].startswith("the labels are fractions")
+    assert plan["choices"]["options"] == ["soft", "crops_balanced"]
+    with with_segnets():
+        patches = read_configs(out, dataset).get_parsed_content("train#dataset")
+        items = [item for number in range(4) for item in patches[number]]
+    fractions = torch.stack([item["label"].as_tensor() for item in items])
+    assert fractions.shape[1] == 2
+    assert -1e-4 < float(fractions.min()) <= float(fractions.max()) < 1 + 1e-4
+    assert ((fractions > 0.05) & (fractions < 0.95)).float().mean() > 0.02  # interpolated linearly
+    assert (dice(out)["front"] or 0) > 0.5
+    run(out, "evaluating", "evaluate", dataset_dir=dataset, output_dir=tmp_path / "scores", part="all")
+    scores = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert 0.5 < scores["soft_dice"]["front"] < 1
+    assert 0.5 < scores["mean_dice"]["front"] <= 1
+    predict(dataset / "imagesTr", out, tmp_path / "results")
+    assert {*np.unique(labels(tmp_path / "results" / "case_00_seg.nii.gz"))} == {0, 1, 2}
+
+
+def test_fractions_of_several_data_sets_are_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"dataset\.combined .*soft"):
+        plan_bundle(dataset, tmp_path / "out", Choices(options=("soft",)), more=[tmp_path], dry_run=True)

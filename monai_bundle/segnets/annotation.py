@@ -10,6 +10,8 @@ the part p is p + P in cases of the first set of regions that are not annotated,
 
 So a voxel keeps what is known about it through crops, batches and augmentation, and losses and metrics use no more than
 that. `segnets.data.ClassValues` gives the numbers to the values in the files.
+
+Soft labels have no numbers: they are fractions (K, *spatial) from 0 to 1 of K regions, and are annotated everywhere.
 """
 
 from __future__ import annotations
@@ -101,9 +103,21 @@ class ClassIndicesd(ClassesToIndicesd):
 
     Background of a case without all classes counts as background, and its parts as those of other cases. If no voxel is
     annotated, all count as background. `num_classes` is required.
+
+    Args:
+        keys: keys of the label maps.
+        soft: they are fractions; a voxel is of a region if its fraction is above half of the region's largest one.
+        settings: arguments of MONAI's `ClassesToIndicesd`.
     """
 
+    def __init__(self, keys: KeysCollection, soft: bool = False, **settings: Any) -> None:
+        super().__init__(keys, **settings)
+        self.soft = soft
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if self.soft:
+            found = super().__call__({**data, **{key: _one_hot(data[key]) for key in self.keys}})
+            return found | {key: data[key] for key in self.keys}
         count = self.converter.num_classes - 1
         if all(data[key].min() >= 0 and data[key].max() <= count for key in self.keys):
             return super().__call__(data)
@@ -117,11 +131,21 @@ class ClassIndicesd(ClassesToIndicesd):
         return found
 
 
-def decide(logits: torch.Tensor, regions: bool = False) -> torch.Tensor:
+def _one_hot(fractions: torch.Tensor) -> torch.Tensor:
+    """Return masks (K + 1, *spatial) of background and of each region, around its largest fractions."""
+    half = fractions.flatten(1).amax(1).view(-1, *[1] * (fractions.ndim - 1)) / 2
+    inside = fractions > half
+    return torch.cat([~inside.any(0, keepdim=True), inside])
+
+
+def decide(logits: torch.Tensor, regions: bool = False, soft: bool = False) -> torch.Tensor:
     """Return the label map (1, *spatial) of logits (K, *spatial), of the smallest type, in which the highest wins.
 
-    With regions the result is a mask of each, (K, *spatial) of bool, which is true where the logit is above 0.
+    With regions the result is a mask of each, (K, *spatial) of bool, which is true where the logit is above 0; with
+    `soft` it is their probabilities in steps of 1/255, (K, *spatial) of uint8.
     """
+    if soft:
+        return (255 * logits.sigmoid()).round_().to(torch.uint8)
     if regions:
         return logits > 0
     return logits.argmax(0, keepdim=True).to(label_type(len(logits)))
@@ -149,6 +173,8 @@ class AsLabelsd(Transform):
         largest: classes, from 1, of which only the largest connected component is kept, as by MONAI's
             `KeepLargestConnectedComponentd`; not with regions.
         compare: also give "pred_largest", in which only the largest connected component of every class is kept.
+        soft: the label is fractions, and 1 in the masks where they are above one half. If "pred" is probabilities, or
+            logits, also give both as "label_fractions" and "pred_fractions", in steps of 1/255.
         preprocessing: transforms of the image. "pred" is the label map that `segnets.decide.LabelInferer` has decided,
             or logits; then these transforms are inverted, one channel after another; None: they are on the label's
             grid.
@@ -161,25 +187,32 @@ class AsLabelsd(Transform):
         largest: Sequence[int] = (),
         compare: bool = False,
         preprocessing: InvertibleTransform | None = None,
+        soft: bool = False,
     ) -> None:
         self.parts = parts
         self.absent = absent
         self.largest = largest
         self.compare = compare
         self.preprocessing = preprocessing
+        self.soft = soft
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         label = convert_data_type(data["label"], torch.Tensor)[0]
         found = convert_data_type(data["pred"], torch.Tensor)[0]
         if found.is_floating_point():
             found = self._decide(data)
-        if self.parts is None:
+        if self.soft and found.dtype == torch.uint8:
+            data = {**data, "pred_fractions": found, "label_fractions": data["label"]}
+            found = found > 127
+        if self.soft:
+            maps = [found, label > 0.5]
+        elif self.parts is None:
             maps = [_with_largest(found, self.largest), label.clamp(min=0).to(found.dtype)]
         else:
             maps = [found, region_masks(label[None], self.parts, torch.bool)[0]]
         if self.compare:  # before voxels are ignored, which would cut components into pieces
             maps.append(_with_largest(maps[0], range(1, 1 + (len(found) if self.parts else int(found.max())))))
-        if not is_complete(label, self.parts):
+        if not (self.soft or is_complete(label, self.parts)):
             absent = absent_classes(label, self.absent, self.parts)
             maps = [_without(one, (label == IGNORED).to(one.device), absent) for one in maps]
         maps[1] = convert_to_dst_type(maps[1], data["label"], dtype=maps[1].dtype)[0]  # with its grid
@@ -189,14 +222,14 @@ class AsLabelsd(Transform):
         """Return what the logits "pred" decide on the grid of the label."""
         regions = self.parts is not None
         if self.preprocessing is None:
-            return decide(convert_data_type(data["pred"], torch.Tensor)[0], regions)
+            return decide(convert_data_type(data["pred"], torch.Tensor)[0], regions, self.soft)
         invert = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
         channels = (
             convert_data_type(invert({**data, "pred": data["pred"][number : number + 1]})["pred"], torch.Tensor)[0]
             for number in range(len(data["pred"]))
         )
         if regions:
-            return torch.cat([channel > 0 for channel in channels])
+            return torch.cat([decide(channel, regions, self.soft) for channel in channels])
         highest = next(channels)
         found = torch.zeros_like(highest, dtype=label_type(len(data["pred"])))
         for number, channel in enumerate(channels, start=1):

@@ -59,20 +59,24 @@ def prepare_batch(
 class LabelInferer(Inferer):
     """Infer label maps on the grids of the references, see this module; the evaluator needs `prepare_batch`.
 
-    The result is (N, 1, *spatial), or with regions a mask of each, (N, K, *spatial) of bool. If a grid can't be derived
-    from the transforms of its image, it is the logits on the image's grid.
+    The result is (N, 1, *spatial), or with regions a mask of each, (N, K, *spatial) of bool, or their probabilities,
+    see `decide`. If a grid can't be derived from the transforms of its image, it is the logits on the image's grid.
 
     Args:
         inferer: inferer that runs the network. The results of any but MONAI's `SlidingWindowInferer` and `SliceInferer`
             are decided when they are complete.
         regions: the channels are regions with a sigmoid each.
         overlap: another overlap of the windows, see `with_overlap`; None: that of the inferer.
+        soft: return the probabilities of regions.
     """
 
-    def __init__(self, inferer: Inferer, regions: bool = False, overlap: float | None = None) -> None:
+    def __init__(
+        self, inferer: Inferer, regions: bool = False, overlap: float | None = None, soft: bool = False
+    ) -> None:
         super().__init__()
         self.inferer = inferer if overlap is None else with_overlap(inferer, overlap)
         self.regions = regions
+        self.soft = soft
 
     def __call__(  # type: ignore[override]
         self, inputs: torch.Tensor, network: Network, reference: torch.Tensor | None = None
@@ -92,7 +96,7 @@ class LabelInferer(Inferer):
             if axes is None:
                 return self.inferer(inputs, network)
             parts = logits_in_parts(self.inferer, convert_data_type(image, torch.Tensor)[0], network)
-            found.append(_labels(parts, axes, image.shape[1:], of_case.shape[1:], self.regions))
+            found.append(_labels(parts, axes, image.shape[1:], of_case.shape[1:], self.regions, self.soft))
         return torch.stack(found)
 
 
@@ -220,6 +224,7 @@ def _labels(
     shape: Sequence[int],
     target: Sequence[int],
     regions: bool,
+    soft: bool = False,
 ) -> torch.Tensor:
     """Return the labels that logits on the grid of an image decide on another grid.
 
@@ -229,6 +234,7 @@ def _labels(
         shape: of the image.
         target: shape of the labels.
         regions: see `decide`.
+        soft: see `decide`.
     """
     labels = torch.empty(0)
     is_same = all(axis == Axis(number, 0.0, 1.0) for number, axis in enumerate(axes))
@@ -237,11 +243,11 @@ def _labels(
     last = None  # plane before the part
     for along, start, logits in parts:
         if not start:
-            kind = torch.bool if regions else label_type(len(logits))
+            kind = torch.uint8 if soft else torch.bool if regions else label_type(len(logits))
             labels = torch.zeros(len(logits) if regions else 1, *target, dtype=kind, device=logits.device)
         end = start + logits.shape[along + 1]
         if is_same:
-            labels.narrow(along + 1, start, end - start).copy_(decide(logits, regions))
+            labels.narrow(along + 1, start, end - start).copy_(decide(logits, regions, soft))
             continue
         lower, weights = samples[along]
         upper = torch.where(weights > 0, lower + 1, lower)
@@ -256,7 +262,7 @@ def _labels(
                 if other != along:
                     sampled = _interpolate(sampled, other + 1, indices, shares)
             sampled = sampled.permute(0, *(1 + axis for axis in order)).float()
-            labels.index_copy_(axes[along].number + 1, chosen.to(labels.device), decide(sampled, regions))
+            labels.index_copy_(axes[along].number + 1, chosen.to(labels.device), decide(sampled, regions, soft))
     return labels
 
 

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, DiceLoss, FocalLoss
 from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from segnets.annotation import IGNORED, AbsentSets, Parts, absent_classes, is_complete, region_masks
 from segnets.errors import TrainingError
 
 _NEVER = -1e4
 """Logit of a class that is certainly not there: its probability is 0 and it has no gradient."""
+
+
+class SoftDiceBCELoss(nn.Module):
+    """Compute the sum of Dice and binary cross-entropy of regions whose targets are fractions.
+
+    Both are smallest where the probabilities equal the fractions. The Dice is a semimetric (Wang et al. 2023,
+    arXiv:2303.16296); the usual one, with the product of both, would push probabilities to 0 and 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice = DiceLoss(sigmoid=True, soft_label=True)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss of logits (N, K, *spatial) for fractions (N, K, *spatial)."""
+        return self.dice(logits, target) + binary_cross_entropy_with_logits(logits, target)
 
 
 class MaskedLoss(nn.Module):
@@ -32,12 +49,16 @@ class MaskedLoss(nn.Module):
             losses of cases are averaged, unless it takes a batch as one case (`batch=True`).
         parts: see `segnets.annotation.Parts`; None: classes exclude each other.
         absent: see `segnets.annotation.AbsentSets`.
+        soft: labels are fractions (N, K, *spatial), which the loss gets as they are.
 
     Raises:
-        TrainingError: "network.regions", MONAI's `DiceCELoss` with several regions: its cross-entropy has a softmax.
+        TrainingError: "network.regions", MONAI's `DiceCELoss` with several regions: its cross-entropy has a softmax;
+            "labels.soft", a focal loss for fractions.
     """
 
-    def __init__(self, loss: nn.Module, parts: Parts | None = None, absent: AbsentSets = ()) -> None:
+    def __init__(
+        self, loss: nn.Module, parts: Parts | None = None, absent: AbsentSets = (), soft: bool = False
+    ) -> None:
         super().__init__()
         if parts is not None and isinstance(loss, DiceCELoss) and len({n for part in parts for n in part}) > 1:
             raise TrainingError(
@@ -45,13 +66,22 @@ class MaskedLoss(nn.Module):
                 "found cross-entropy with a softmax (DiceCELoss) for classes that overlap; expected a loss with a "
                 "sigmoid: choose loss_dice, loss_focal, loss_dice_focal, loss_generalised_dice, loss_tversky or none",
             )
+        if soft and any(isinstance(module, FocalLoss | DiceCELoss) for module in loss.modules()):
+            raise TrainingError(
+                "labels.soft",
+                f"found {type(loss).__name__} for labels that are fractions; it is not smallest where probabilities "
+                "equal the fractions; expected the loss of soft.yaml, loss_dice, loss_generalised_dice or loss_tversky",
+            )
         self.loss = loss
+        self.soft = soft
         self.parts = parts
         self.absent = absent
         self.pools_batch = any(getattr(module, "batch", False) for module in loss.modules())
 
     def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Return the loss of logits (N, K, *spatial) for label maps (N, 1, *spatial), see `segnets.annotation`."""
+        if self.soft:
+            return self.loss(logits, label)
         if is_complete(label, self.parts):
             return self.loss(logits, self._target(label))
         cases = [self._annotated(logits[n : n + 1], label[n : n + 1]) for n in range(len(logits))]

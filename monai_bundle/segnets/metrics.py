@@ -72,6 +72,21 @@ class Dice(CaseScore):
         return torch.bincount(labels.flatten(), minlength=self.classes + 1)[1:]
 
 
+class SoftDice(CaseScore):
+    """Compute the Dice of fractions, 2 sum(min(p, r)) / sum(p + r) of each structure: that of masks for 0 and 1.
+
+    Predicted fractions are in steps of 1/255, see `segnets.annotation.decide`.
+    """
+
+    def of_case(self, pred: torch.Tensor, label: torch.Tensor, spacing: Sequence[float] = ()) -> torch.Tensor:
+        """Return the soft Dice of each structure."""
+        scores = []
+        for found, expected in zip(pred, label, strict=True):
+            found = found.float() / 255
+            scores.append(2 * torch.minimum(found, expected).sum() / (found.sum() + expected.sum()))
+        return torch.stack(scores)
+
+
 class SurfaceScore(CaseScore):
     """Compute a score of surfaces, structure by structure, in the box around it."""
 
@@ -150,11 +165,12 @@ class CaseMetric(IgniteMetricHandler):
 
     Args:
         metric_fn: metric of this module, called with `spacing`.
-        prediction: key of the label map that is compared with "label".
+        prediction: key of the label map that is compared with the reference.
+        reference: key of the reference.
     """
 
-    def __init__(self, metric_fn: CaseScore, prediction: str = "pred") -> None:
-        super().__init__(metric_fn=metric_fn, output_transform=from_engine([prediction, "label"]))
+    def __init__(self, metric_fn: CaseScore, prediction: str = "pred", reference: str = "label") -> None:
+        super().__init__(metric_fn=metric_fn, output_transform=from_engine([prediction, reference]))
 
     def update(self, output: Sequence[Sequence[torch.Tensor]]) -> None:
         """Add the cases of one batch, each with its own spacing."""

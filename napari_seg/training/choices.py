@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from segnets.data import Dataset
 
 
-READING = ("layout", "images_dir", "labels_dir", "channels", "patient", "anywhere")
+READING = ("layout", "images_dir", "labels_dir", "channels", "patient", "anywhere", "soft")
+SOFT = "soft"
+"""Option, and setting in it, of labels that are fractions."""
 _CHANGEABLE = re.compile(
     "max_epochs|max_minutes|patience|val_interval|val_cases|num_workers|amp|accumulation_steps|learning_rate|warmup_share|"
     "max_gradient_norm|l1_penalty|allow_empty|windows#(device|sw_batch_size|roi_size)|"
@@ -71,7 +73,8 @@ class Choices:
     @property
     def reading(self) -> dict[str, Any]:
         """Settings that say how the data set is read: keyword arguments of `segnets.data.find_dataset`."""
-        return {name: self.settings[name] for name in READING if name in self.settings}
+        chosen = {name: self.settings[name] for name in READING if name in self.settings}
+        return chosen | ({SOFT: True} if SOFT in self.options else {})
 
     def as_dict(self) -> dict[str, Any]:
         """Return the choices that were made, for plan.json."""

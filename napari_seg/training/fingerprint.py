@@ -104,7 +104,7 @@ def fingerprint(dataset: Dataset, facts: Mapping[str, Facts], every_case: bool =
         spacings.append([1.0, 1.0] if dataset.is_2d else [float(mm) for mm in image.pixdim])
         nonzero.append(_nonzero_shape(np.asarray(image)))
         array = np.asarray(image[0], dtype=np.float32)
-        found = np.rint(np.asarray(label[0])).astype(np.int64)
+        found = np.rint(np.asarray(label).max(axis=0)).astype(np.int64)  # of fractions, the largest one
         found[np.isin(found, dataset.ignored)] = 0
         inside = array[found > 0] if array.shape == found.shape else array.ravel()
         intensities.append(inside[:: max(1, inside.size // voxels)])

@@ -69,7 +69,7 @@ def label_table(
         name: [value for value in sorted(cases) if any(low <= value <= high for low, high in pairs)]
         for name, pairs in bounds.items()
     }
-    total = sum(voxels.values())
+    total = sum(voxels.values()) or 1  # of fractions, all may be below one half
     remarks: dict[int, list[str]] = {}
     for found in values_of.values():
         if found:

@@ -101,11 +101,14 @@ def make_bundle(
     classes = {label: values for label, values in labels.items() if label != IGNORE} or dataset.labels
     if classes and not set(classes) - {"background"}:
         raise TrainingError("labels.no_class", "the labels name nothing but background; expected a class")
+    facts = read_all(dataset.cases, root / RUN / "cache", dataset.soft)
+    if dataset.soft and not classes:
+        count = max((facts[case["label"]].get("channels", 1) for case in dataset.cases), default=1)
+        classes = {f"label {value}": (value,) for value in range(1, count + 1)}
     regions = _regions(dataset, classes, choices)
     names = {str(number): label for number, label in enumerate(class_names(classes, bool(regions)))}
     slices = choices.settings.get("annotated_slices")
     values_of = ClassValues(dataset, names, labels or None, bool(regions), slices)
-    facts = read_all(dataset.cases, root / RUN / "cache")
     check(dataset, values_of if classes else None, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
     found = replace(
         fingerprint(dataset, facts, every_case=choices.plan == "nnunet"),
@@ -131,7 +134,8 @@ def make_bundle(
     grids = grids_of(dataset.cases, facts, _nnunet_step(choices) if keeps_network else None)
     plan, network = _plan_network(of_epoch, choices, device, outputs, parts, grids, compared=timing is not None)
     if regions and "regions" not in choices.options:
-        plan.use("regions", "the data set's classes overlap: each gets a sigmoid of its own")
+        what = "the labels are fractions" if dataset.soft else "the data set's classes overlap"
+        plan.use("regions", f"{what}: each gets a sigmoid of its own")
     if choices.fine_tune:
         why = "a tenth of the usual rate, so that the initial weights are not lost"
         plan.set("learning_rate", fine_tuning_rate(choices.options), why)
@@ -230,7 +234,8 @@ def _regions(dataset: Dataset, classes: dict[str, Any], choices: Choices) -> dic
     from segnets.data.labels import ranges
 
     given = classes is not dataset.labels
-    if "regions" not in choices.options and (given or not dataset.regions):
+    is_chosen = dataset.soft or "regions" in choices.options
+    if not is_chosen and (given or not dataset.regions):
         return {}
     if choices.network == "MultiView":
         raise BundleError("network.regions", "found network MultiView for classes that overlap; expected another one")

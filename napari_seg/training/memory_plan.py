@@ -14,6 +14,7 @@ import numpy as np
 
 from napari_seg.errors import counted
 from napari_seg.memory import SAFE_FRACTION, describe_bytes, free_bytes
+from napari_seg.training.choices import SOFT
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.network_cost import NetworkCost
 from napari_seg.training.network_plan import SIZES
@@ -243,6 +244,7 @@ def validation_cost(
             row *= 3
         voxels, own_voxels = prod(shape), prod(own)
         labels = 3 * classes if regions else 6  # result, reference, and a temporary map of either
+        labels += 8 * classes * (SOFT in options)  # fractions of the reference, as read and in the batch
         image = 4 * 3 * channels + 4 * 3  # as read, in the batch, and padded; the label as it is read
         resampling = _RESAMPLING * own_voxels * (own != shape and device == "cpu")
         validation = max(resampling, 1.3 * row + own_voxels * (image + labels))

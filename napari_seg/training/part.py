@@ -130,7 +130,8 @@ def _identity(source: Path, trained: Path, plan: Mapping[str, Any]) -> Mapping[s
     """Return the `identity` of a data set as it was read for a training that converted it."""
     from segnets.data import find_dataset
 
-    reading = Choices(settings=plan["choices"].get("settings", {})).reading
+    made = plan["choices"]
+    reading = Choices(options=tuple(made.get("options", ())), settings=made.get("settings", {})).reading
     found: list[Mapping[str, Any]] = []
     continued = Continued(lambda identity, _: found.append(identity), is_dry=True)
     if gather(source, trained / DATA, reading, continued=continued) is None:

@@ -14,6 +14,7 @@ from napari_seg.errors import OutputError, TrainingError
 from napari_seg.formats.exclusive import exclusive
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.training.choices import (
+    SOFT,
     Choices,
     check_folds,
     check_packages,
@@ -187,7 +188,9 @@ def _planned(
             )
         check_same(written, found, choices, str(out))
 
-    reading = Choices(settings=written["choices"].get("settings", {})).reading | choices.reading
+    made = written["choices"]
+    reading = Choices(options=tuple(made.get("options", ())), settings=made.get("settings", {})).reading
+    reading |= choices.reading
     labels = written["choices"].get("labels", {})
     continued = Continued(check, dry_run, planned)
     converted = _converted(sources, replayed, out / DATA, reading, labels, report, continued=continued)
@@ -261,7 +264,8 @@ def _dataset(sources: Sequence[Path], converted: Gathered | None, reading: dict[
     if converted is None:
         return find_dataset(sources[0], **reading)
     is_combined = len(sources) > 1  # files that need no conversion stay where they are
-    return find_dataset(converted.folder, "decathlon", anywhere=is_combined)  # the patients are stated
+    soft = bool(reading.get(SOFT))
+    return find_dataset(converted.folder, "decathlon", anywhere=is_combined, soft=soft)  # the patients are stated
 
 
 def _clear(out: Path) -> None:

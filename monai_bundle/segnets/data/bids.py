@@ -17,6 +17,9 @@ _ANATOMY = ("sub-*/anat", "sub-*/ses-*/anat")
 _LABEL_SUFFIXES = (("dseg",), ("seg",), ("mask", "roi"))
 """Suffixes of label maps; those of a later group count only if a data set has none of an earlier one."""
 
+_FRACTIONS = (("probseg",),)
+"""The same for fractions."""
+
 _DRAWN = re.compile(r"(seg|lesion|label|mask)-.*")
 """Endings of label maps that are no suffix of BIDS, such as `_seg-manual`."""
 
@@ -44,18 +47,23 @@ class BidsCases(NamedTuple):
 
 
 def bids_cases(
-    root: Path, labels_dir: str | Path | None, channels: Sequence[str] | None, convertible: bool = False
+    root: Path,
+    labels_dir: str | Path | None,
+    channels: Sequence[str] | None,
+    convertible: bool = False,
+    soft: bool = False,
 ) -> BidsCases:
     """Pair the scans of a data set with label maps: derivatives, or files in the folders of the scans.
 
-    A label map is a file with the suffix `_dseg`, or `_seg` or `_mask` if there is no `_dseg`. It belongs to the scan
-    with the same subject, session and other entities of a scan.
+    A label map is a file with the suffix `_dseg`, or `_seg` or `_mask` if there is no `_dseg`; one of fractions has the
+    suffix `_probseg`. It belongs to the scan with the same subject, session and other entities of a scan.
 
     Args:
         root: folder of the data set.
         labels_dir: derivative that holds the label maps; None: any.
         channels: suffixes of the files that form an image; None: the one that most labelled scans have.
         convertible: return several label maps of a scan, one for each `label-` entity, as a list.
+        soft: the label maps hold fractions.
 
     Raises:
         TrainingError: "dataset.ambiguous", "dataset.bad_table".
@@ -71,7 +79,7 @@ def bids_cases(
     unpaired: list[Case] = []
     labelled: dict[str, list[Path]] = {}
     stated_suffixes: Counter[str] = Counter()
-    for path in sorted(bids_labels(root, labels_dir)):
+    for path in sorted(bids_labels(root, labels_dir, soft)):
         # other entities of a derivative's name (space-, desc-, ...) do not identify its scan
         parts = stem(path).split("_")
         stated = {part for part in parts[:-1] if part.startswith(_SCAN_ENTITIES)}
@@ -105,12 +113,12 @@ def bids_cases(
     return BidsCases(tuple(cases), tuple(unpaired), labels, tuple(channels), unread)
 
 
-def bids_labels(root: Path, labels_dir: str | Path | None = None) -> Iterator[Path]:
+def bids_labels(root: Path, labels_dir: str | Path | None = None, soft: bool = False) -> Iterator[Path]:
     """Yield the label maps of a data set; see `bids_cases`."""
     where = root / labels_dir if labels_dir else root
     patterns = [f"{folder}{inner}/*.nii*" for folder in ("", "derivatives/*/") for inner in _ANATOMY]
     found = [path for pattern in (patterns if not labels_dir else patterns[:2]) for path in where.glob(pattern)]
-    for group in _LABEL_SUFFIXES:
+    for group in _FRACTIONS if soft else _LABEL_SUFFIXES:
         of_group = [path for path in found if _suffix_of(path) in group and not _NOT_STRUCTURES.search(stem(path))]
         if of_group:
             yield from of_group
@@ -124,7 +132,7 @@ def _suffix_of(path: Path) -> str:
 
 
 def _is_label_map(path: Path) -> bool:
-    return any(_suffix_of(path) in group for group in _LABEL_SUFFIXES)
+    return any(_suffix_of(path) in group for group in (*_LABEL_SUFFIXES, *_FRACTIONS))
 
 
 def _entity(path: str | Path, name: str) -> str:

@@ -38,6 +38,8 @@ REPEATED = (
 """What to say if there are `repeated_images`."""
 
 _SHOWN_FILES = 8
+_ROUNDING = 1e-3
+"""Largest accepted distance of a fraction from 0 to 1, which interpolation may leave."""
 
 
 class Fault(NamedTuple):
@@ -93,14 +95,14 @@ def check(
             known = [bounds for values in (*values_of.values(), *named) for bounds in ranges(list(values))]
             foreground = [bounds for number, values in values_of.items() if number > 0 for bounds in ranges(values)]
             ignored = ranges(values_of.get(IGNORED, []))
-    facts = read_all(cases, cache_dir) if facts is None else facts
+    facts = read_all(cases, cache_dir, dataset.soft) if facts is None else facts
     channels = _most_frequent((n for case in cases if (n := _channels(case, facts))), 1)
     for case in cases:
         scans, label = [facts[path] for path in image_paths(case)], facts[case["label"]]
         for path, of_file in zip((*image_paths(case), case["label"]), (*scans, label), strict=True):
             faults += [Fault(code, case["name"], text) for code, text in _file_faults(Path(path).name, of_file)]
         found = [
-            *_label_faults(label, known, foreground, ignored, allow_empty),
+            *_label_faults(label, known, foreground, ignored, allow_empty, dataset.soft),
             *_labelled_faults(label, dataset.labelled.get(case["name"]), ignored),
             *_channel_faults(_channels(case, facts), num_channels, channels, dataset.is_2d),
             *_mode_faults(scans, num_channels or channels),
@@ -227,6 +229,7 @@ def _label_faults(
     foreground: Iterable[tuple[int, int]] | None,
     ignored: Iterable[tuple[int, int]],
     allow_empty: bool,
+    soft: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """Yield the faults of a label map.
 
@@ -234,13 +237,28 @@ def _label_faults(
     """
     if "error" in facts:
         return
-    if facts["channels"] != 1:
+    if soft:
+        if min(facts["low"], 1 - facts["high"]) < -_ROUNDING:
+            yield (
+                "label.fractions",
+                f"values from {facts['low']:g} to {facts['high']:g}; expected fractions from 0 to 1; divide them by "
+                "their largest possible value, or leave the option soft out if they are numbers of classes",
+            )
+            return
+        if facts["channels"] < (needed := max((high for _, high in foreground or ()), default=1)):
+            count = f"{facts['channels']} structure{'s' * (facts['channels'] != 1)}"
+            yield (
+                "label.channels",
+                f"fractions of {count}; expected {needed}, one after the other along the fourth axis",
+            )
+    elif facts["channels"] != 1:
         yield "label.channels", f"the label map has {facts['channels']} channels; expected one; export it again"
-    if facts["fractional"]:
+    if facts.get("fractional"):
         yield (
             "label.fractional",
             f"{facts['fractional']} voxels of the label map are no integers, as after interpolation; "
-            "expected integer labels; resample it with nearest neighbours",
+            "expected integer labels; resample it with nearest neighbours, or, if they are fractions of structures, "
+            "from 0 to 1, train on them (napari-seg: --option soft; MONAI: regions.yaml, then soft.yaml)",
         )
         return
     values = {int(value): count for value, count in sorted(facts["values"].items(), key=lambda v: int(v[0]))}

@@ -41,7 +41,8 @@ _CACHE_VERSION = 3
 Facts = dict[str, Any]
 """What the check needs of one file, in JSON's types: "error" (code and text), or "shape", "affine", "channels",
 "not_finite", "low", "high", and "digest" of all that. A label map also has "values" (value -> number of voxels) and
-"fractional" (number of voxels whose value is no integer); a 2D image has "mode", PIL's name."""
+"fractional" (number of voxels whose value is no integer); one of fractions has number of a structure -> number of
+voxels above one half as "values", for the structures that it has. A 2D image has "mode", PIL's name."""
 
 
 def image_paths(case: Case) -> list[str]:
@@ -49,23 +50,24 @@ def image_paths(case: Case) -> list[str]:
     return case["image"] if isinstance(case["image"], list) else [case["image"]]
 
 
-def read_all(cases: Iterable[Case], cache_dir: str | Path | None) -> dict[str, Facts]:
+def read_all(cases: Iterable[Case], cache_dir: str | Path | None, soft: bool = False) -> dict[str, Facts]:
     """Return path -> facts of every file; unchanged files are taken from the cache.
 
     Args:
         cases: as in `Dataset.cases`.
         cache_dir: folder of the cache, `checked_files.json`; None: every file is read.
+        soft: the label maps hold fractions.
     """
     is_label = {path: False for case in cases for path in image_paths(case)} | {case["label"]: True for case in cases}
     cache = Path(cache_dir) / "checked_files.json" if cache_dir else None
     stored = _read_cache(cache)
-    keys = {path: _cache_key(path, label) for path, label in is_label.items()}
+    keys = {path: _cache_key(path, label + (label and soft)) for path, label in is_label.items()}
     facts = {path: stored[path]["facts"] for path, key in keys.items() if stored.get(path, {}).get("stamp") == key}
     to_read = [path for path in is_label if path not in facts]
     logged = time.monotonic()
     try:
         with ThreadPoolExecutor(WORKERS) as pool:
-            results = pool.map(lambda path: read_facts(path, is_label[path]), to_read)
+            results = pool.map(lambda path: read_facts(path, is_label[path], soft), to_read)
             for n, (path, found) in enumerate(zip(to_read, results, strict=True), 1):
                 facts[path] = found
                 if time.monotonic() - logged > _SECONDS_BETWEEN_LINES:
@@ -88,23 +90,23 @@ def _read_cache(cache: Path | None) -> dict[str, Any]:
     return content["files"] if content.get("version") == _CACHE_VERSION else {}
 
 
-def _cache_key(path: str, is_label: bool) -> list[int]:
+def _cache_key(path: str, content: int) -> list[int]:
     try:
         stat = os.stat(path)
     except OSError:
         return []
-    return [stat.st_size, stat.st_mtime_ns, int(is_label)]
+    return [stat.st_size, stat.st_mtime_ns, int(content)]
 
 
-def read_facts(path: str, is_label: bool) -> Facts:
+def read_facts(path: str, is_label: bool, soft: bool = False) -> Facts:
     """Read one file to its end and return its facts; a file that can't be read gives "error" and raises nothing."""
     try:
         if is_2d_image(path):
             with Image.open(path) as image:
-                return _summarise(*_open_2d_image(image, is_label), is_label) | {"mode": image.mode}
+                return _summarise(*_open_2d_image(image, is_label), is_label, soft) | {"mode": image.mode}
         if not path.lower().endswith(VOLUMES):
             raise TrainingError("file.format", f"training reads {', '.join(VOLUMES + IMAGES_2D)}; convert it")
-        return _summarise(*_open_volume(path), is_label)
+        return _summarise(*_open_volume(path), is_label, soft)
     except TrainingError as error:
         found = error.code, error.message
     except EOFError:
@@ -157,11 +159,18 @@ def _open_2d_image(image: Image.Image, is_label: bool) -> tuple[list[int], int, 
     return [array.shape[1], array.shape[0]], array.shape[2] if array.ndim == 3 else 1, None, iter([array])
 
 
-def _summarise(shape: list[int], channels: int, affine: Any, slabs: Iterator[NDArray], is_label: bool) -> Facts:
-    not_finite, fractional, bounds, values = 0, 0, [], Counter()
+def _summarise(
+    shape: list[int], channels: int, affine: Any, slabs: Iterator[NDArray], is_label: bool, soft: bool
+) -> Facts:
+    not_finite, fractional, bounds, values, read = 0, 0, [], Counter(), 0
     digest = hashlib.sha256(json.dumps([shape, channels, affine]).encode())
     for slab in slabs:
         digest.update(slab.tobytes())
+        if is_label and soft:
+            for fractions in np.moveaxis(slab, -1, 0) if channels > 1 else [slab]:
+                read += channels > 1
+                if fractions.any():
+                    values[str(read or 1)] += int(np.count_nonzero(fractions > 0.5))
         if slab.dtype.kind == "f":
             good = np.isfinite(slab)
             if not good.all():
@@ -169,7 +178,7 @@ def _summarise(shape: list[int], channels: int, affine: Any, slabs: Iterator[NDA
                 slab = slab[good]
         if slab.size:
             bounds += [float(slab.min()), float(slab.max())]
-        if is_label:
+        if is_label and not soft:
             rounded = np.rint(slab) if slab.dtype.kind == "f" else slab
             fractional += int(np.count_nonzero(abs(slab - rounded) > 1e-3)) if slab.dtype.kind == "f" else 0
             if not fractional:

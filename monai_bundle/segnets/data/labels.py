@@ -15,6 +15,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type
 from PIL import ExifTags, Image, ImageOps
 
 from segnets.annotation import IGNORED, number_of_set, offset_of_set
@@ -56,6 +57,8 @@ class MapLabelsd(MapTransform):
         backgrounds: name of a case -> number of its background, if not 0, as `ClassValues.backgrounds`.
         annotated_slices: as in `ClassValues`.
         offsets: name of a case -> number added to its parts, as `ClassValues.offsets`.
+        soft: the files hold fractions (C, *spatial) of structures, whose numbers from 1 are the values. The fractions of
+            a class are added.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class MapLabelsd(MapTransform):
         backgrounds: Mapping[str, int] | None = None,
         annotated_slices: str | None = None,
         offsets: Mapping[str, int] | None = None,
+        soft: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.soft = soft
         self.ranges = None if labels is None else {int(k): ranges(v) for k, v in labels.items()}
         self.unknown = unknown
         self.backgrounds = dict(backgrounds or {})
@@ -82,6 +87,9 @@ class MapLabelsd(MapTransform):
         name = mapped.get("name", "")
         background, offset = self.backgrounds.get(name, 0), self.offsets.get(name, 0)
         for key in self.key_iterator(mapped):
+            if self.soft:
+                mapped[key] = self._fractions(mapped[key])
+                continue
             values = torch.round(mapped[key])
             result, is_known = torch.full_like(values, background), values == 0
             for number, bounds in self.ranges.items():
@@ -99,6 +107,15 @@ class MapLabelsd(MapTransform):
                 result[_empty_slices(result, self.annotated_slices).expand_as(result)] = IGNORED
             mapped[key] = result
         return mapped
+
+    def _fractions(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the fractions of each class (K, *spatial)."""
+        classes = [bounds for number, bounds in sorted((self.ranges or {}).items()) if number > 0]
+        found = torch.zeros((len(classes), *values.shape[1:]))
+        for fractions, bounds in zip(found, classes, strict=True):
+            for low, high in bounds:
+                fractions += values.as_subclass(torch.Tensor)[low - 1 : high].sum(0)
+        return convert_to_dst_type(found.clamp_(0, 1), values, dtype=found.dtype)[0]
 
 
 def label_values(
@@ -269,7 +286,8 @@ class ClassValues:
             ignored, because only some were annotated; None: they are background.
 
     Raises:
-        TrainingError: "labels.slices", `annotated_slices` is none of these, or the images are 2D images.
+        TrainingError: "labels.slices", `annotated_slices` is none of these, or the images are 2D images; "labels.soft",
+            the labels are fractions, and the classes are no regions, or voxels or classes are not annotated.
     """
 
     def __init__(
@@ -285,6 +303,14 @@ class ClassValues:
                 "labels.slices",
                 f"annotated_slices is {annotated_slices!r}; expected {', '.join(ORIENTATIONS)} for volumes, or null",
             )
+        left_out = annotated_slices is not None or dataset.ignored or dataset.labelled or IGNORE in (labels or {})
+        if dataset.soft and (left_out or not regions):
+            found = "voxels or classes that are not annotated" if left_out else "classes that exclude each other"
+            raise TrainingError(
+                "labels.soft",
+                f"found {found}, and labels that are fractions; expected regions, which are annotated everywhere "
+                "(napari-seg: --option soft; MONAI: regions.yaml, then soft.yaml)",
+            )
         self.annotated_slices = annotated_slices
         self.dataset = dataset
         self.classes = {"0": "background"} | {str(int(n) + 1): classes[n] for n in classes} if regions else classes
@@ -299,7 +325,7 @@ class ClassValues:
     @cached_property
     def values(self) -> dict[int, list[int | str]]:
         """Number in the prepared label maps, see `segnets.annotation` -> values in the files."""
-        if not self.regions:
+        if not self.regions or self.dataset.soft:
             return self.of_classes
         others: dict[int, list[int | str]] = {n: values for n, values in self.of_classes.items() if n <= 0}
         return others | {part: values for part, (_, values) in enumerate(self._parts, start=1)}
@@ -307,6 +333,8 @@ class ClassValues:
     @property
     def parts(self) -> list[list[int]] | None:
         """Regions of each part, as `segnets.annotation.Parts`; None if the classes are no regions."""
+        if self.dataset.soft:
+            return [[number] for number in self.of_classes]
         return [list(regions) for regions, _ in self._parts] if self.regions else None
 
     @cached_property

@@ -78,6 +78,8 @@ class Dataset:
         unclear: what a list states about patients and parts in a way that can't be used; a new training is refused.
         unused: what the data set states and is not used, which a plan says.
         is_unmatched: whether the pattern of the patients matches no case; a new training is refused.
+        soft: whether the label maps hold fractions from 0 to 1, one structure after the other along their fourth axis;
+            then the value of a structure is its number in the file, from 1.
     """
 
     layout: str
@@ -98,6 +100,7 @@ class Dataset:
     unclear: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     is_unmatched: bool = False
+    soft: bool = False
 
     @property
     def places(self) -> list[tuple[str, ...]]:
@@ -115,6 +118,7 @@ def find_dataset(
     patient: str | None = None,
     convertible: bool = False,
     anywhere: bool = False,
+    soft: bool = False,
 ) -> Dataset:
     """Find the cases, labels, channels and patients of a data set; opens no scan.
 
@@ -134,6 +138,7 @@ def find_dataset(
             `segnets.data.pairing.CONVERTIBLE`, and in BIDS several label maps of a scan, as a list.
         anywhere: accept files outside of the folder in a list that lies in it, which may come from someone else. If
             `dataset_dir` is the list itself, they are always accepted.
+        soft: the label maps hold fractions, see `Dataset.soft`.
 
     Raises:
         TrainingError: "dataset.missing", "dataset.unknown" (no layout fits), "dataset.ambiguous" (several layouts fit,
@@ -150,14 +155,14 @@ def find_dataset(
         layout = "folders"
     description = {} if layout in ("bids", "voc") else _json(root)
     if layout == "auto":
-        layout = "list" if is_file else _detect_layout(root, description, convertible)
+        layout = "list" if is_file else _detect_layout(root, description, convertible, soft)
     listed: Listed | None = None
     if layout == "decathlon":
         dataset, listed = _decathlon(root, description, anywhere)
     elif layout == "nnunet":
         dataset = _nnunet(root, description, convertible)
     elif layout == "bids":
-        found = bids_cases(root, labels_dir, channels, convertible)
+        found = bids_cases(root, labels_dir, channels, convertible, soft)
         dataset = Dataset("bids", found.cases, found.unpaired, found.labels, found.channels, unread=found.unread)
     elif layout == "voc":
         dataset = _voc(root)
@@ -195,7 +200,7 @@ def find_dataset(
                 f"{root} names a label or channel {_start(name)}; expected 1 to {_MAX_NAME} characters, no $, @ or % "
                 "at the beginning, no control characters, and no key of MONAI's configs such as _target_; rename it",
             )
-    dataset = replace(dataset, root=root)
+    dataset = replace(dataset, root=root, soft=soft)
     stated = listed.patients if listed else {}
     is_named = not (listed and listed.is_numbered)
     origins = [
@@ -259,7 +264,7 @@ def images(dataset_dir: str | Path, num_channels: int = 1) -> list[Case]:
     raise TrainingError("dataset.no_images", f"no {', '.join(VOLUMES + IMAGES_2D)} in {root}, its imagesTs/ or images/")
 
 
-def _detect_layout(root: Path, description: Mapping[str, Any], convertible: bool) -> str:
+def _detect_layout(root: Path, description: Mapping[str, Any], convertible: bool, soft: bool) -> str:
     listing, found = description.get("training"), []
     if (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir():
         cases = {stem(path) for path in image_files(root / "labelsTr", convertible)}
@@ -267,7 +272,7 @@ def _detect_layout(root: Path, description: Mapping[str, Any], convertible: bool
             found.append("nnunet")
     if not found and isinstance(listing, list) and listing and isinstance(listing[0], dict):
         found.append("decathlon")
-    if next(bids_labels(root), None):
+    if next(bids_labels(root, soft=soft), None):
         found.append("bids")
     if (root / "JPEGImages").is_dir() and (root / "SegmentationClass").is_dir():
         found.append("voc")

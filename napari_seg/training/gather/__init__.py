@@ -11,6 +11,7 @@ polygons  pairs of 2D images and annotations of COCO or labelme
 colours   label maps in colours, by the table of colours beside them
 frames    pairs of which every frame or page becomes a case
 labels    the label maps of a pair as one array on the grid of the scan; one value for each name in all cases
+fractions the volumes of the structures of a pair, if labels are fractions
 combine   several data sets as one
 classes   one table of values for the classes of several data sets
 patients  which patients several data sets have in common

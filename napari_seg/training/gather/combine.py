@@ -31,7 +31,7 @@ from napari_seg.formats.image2d import is_image2d, read_label_image2d
 from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.nifti import write_map
 from napari_seg.formats.scan import Scan
-from napari_seg.training.choices import IGNORE
+from napari_seg.training.choices import IGNORE, SOFT
 from napari_seg.training.fingerprint import named_modality
 from napari_seg.training.gather.classes import Source, annotated_values, is_complete, number_classes
 from napari_seg.training.gather.frames import Fault
@@ -101,6 +101,9 @@ def combine(
 
     if len({path.resolve() for path in dataset_dirs}) < len(dataset_dirs):
         raise TrainingError("dataset.combined", "one data set is given twice; give each of them once")
+    if reading.get(SOFT):
+        text = "found the option soft for several data sets, whose label maps are numbered anew; expected one data set"
+        raise TrainingError("dataset.combined", text)
     check_no_link(into)
     datasets: list[Dataset] = []
     left: list[PassedOver] = []

@@ -55,7 +55,8 @@ def in_frames(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Fault]]:
         else:
             frames, of_labels = (" and ".join(map(str, numbers)) for numbers in (of_image, counts))
             if len(counts) == len(of_image) == 1:
-                text = f"the label map has {of_labels} frames, the image {frames}; expected as many; export one again"
+                text = f"the label map has {of_labels} frames, the image {frames}; expected as many; export one again, "
+                text += "or give --option soft if the volumes are fractions of structures"
             else:
                 have = (
                     f"it has {len(of_image)} images with {frames} frames, and {len(counts)} label maps with {of_labels}"

@@ -22,6 +22,7 @@ from napari_seg.formats.find import find
 from napari_seg.formats.image2d import is_image2d
 from napari_seg.formats.nifti import count_slices
 from napari_seg.formats.scan import Scan
+from napari_seg.training.choices import SOFT
 from napari_seg.training.gather.colours import IGNORED, Colours, colours_of, is_in_colours
 from napari_seg.training.gather.dicom import dicom_pairs
 from napari_seg.training.gather.frames import Fault, as_stacks, count_frames, in_frames
@@ -177,7 +178,8 @@ def gather(
     if any("^" in pair.name for pair in pairs):  # as between the names of a person in DICOM
         pairs = [replace(pair, name=f"case_{number:04d}") for number, pair in enumerate(pairs, 1)]
     pairs = as_stacks(pairs) if are_slices else pairs
-    pairs, faults = in_frames(pairs)
+    soft = bool(reading.get(SOFT))
+    pairs, faults = (list(pairs), []) if soft else in_frames(pairs)  # volumes of fractions are structures
     faults += _repeated(pairs)
     pairs = with_distinct_names(pairs)
     found = identity(pair.row for pair in pairs)
@@ -197,6 +199,7 @@ def gather(
         channels=dataset.channels if dataset else (),
         regions=dataset.regions if dataset and not colours else {},
         keep=continued is not None,
+        soft=soft,
     )
     faults += unreadable
     if faults:
@@ -277,14 +280,18 @@ def _is_archive(path: Path) -> bool:
 
 def _is_readable(dataset: Dataset) -> bool:
     """Return whether training reads all cases as they are: no other format, no time series, no single slices."""
-    if dataset.cases and not dataset.is_2d and all(_is_slice(case["label"]) for case in dataset.cases):
+    if (
+        dataset.cases
+        and not (dataset.is_2d or dataset.soft)
+        and all(_is_slice(case["label"]) for case in dataset.cases)
+    ):
         return False
     for case in dataset.cases:
         labels = [Path(path) for path in _as_list(case["label"])]
         images = [Path(path) for path in _as_list(case["image"])]
         if not all(has_ending(path, (*NIFTI_ENDINGS, *IMAGE2D_ENDINGS)) for path in (*labels, *images)):
             return False
-        if len(labels) > 1 or any(count_frames(path) > 1 for path in labels):
+        if len(labels) > 1 or (not dataset.soft and any(count_frames(path) > 1 for path in labels)):
             return False
         if any(is_image2d(path) and count_frames(path) > 1 for path in images):
             return False

@@ -24,6 +24,7 @@ from napari_seg.formats.image2d import COLOURS, read_image2d_files
 from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.nifti import count_volumes, write_map, write_volume
 from napari_seg.formats.tiff_stack import read_tiff_stack
+from napari_seg.training.gather.fractions import named_structures, read_fractions
 from napari_seg.training.gather.frames import Fault
 from napari_seg.training.gather.labels import LabelTable, as_declared, described, read_labels
 from napari_seg.training.gather.pair import Pair
@@ -98,6 +99,7 @@ def write_cases(
     channels: Sequence[str] = (),
     regions: Mapping[str, int] | None = None,
     keep: bool = False,
+    soft: bool = False,
 ) -> tuple[Written, list[Fault]]:
     """Write pairs into `imagesTr/` and `labelsTr/` with a dataset.json, except for those that are there already.
 
@@ -111,6 +113,7 @@ def write_cases(
         channels: names of the channels, if the data set names them.
         regions: name -> label in results, in ascending order of precedence, if classes in `labels` overlap.
         keep: keep cases whose files have changed as they were written.
+        soft: the labels are fractions, see `read_fractions`.
 
     Returns:
         The summary, and the faults of pairs that can't be read.
@@ -122,6 +125,9 @@ def write_cases(
     record = _Record.read(folder)
     record.table.ignored = tuple(ignored)
     declared = hashlib.sha256(repr((labels, tuple(ignored))).encode()).hexdigest()[:16] if labels else ""
+    structures = named_structures(pairs, labels or {}) if soft else ()
+    if soft:
+        declared += hashlib.sha256(repr(structures).encode()).hexdigest()[:16]
     keys = {pair.name: pair.key + declared for pair in pairs}
     changed = [name for name, case in record.cases.items() if keys.get(name) != case["key"]]
     if keep and changed:
@@ -138,7 +144,11 @@ def write_cases(
         report(f"converting {len(to_do)} of {len(pairs)} cases")
     for number, pair in enumerate(to_do, 1):
         try:
-            record.cases[pair.name] = _write(pair, folder, record.table, labels, ignored) | {"key": keys[pair.name]}
+            if soft:
+                case = _write_fractions(pair, folder, structures)
+            else:
+                case = _write(pair, folder, record.table, labels, ignored)
+            record.cases[pair.name] = case | {"key": keys[pair.name]}
         except InputError as error:
             faults.append((error.code, pair.name, error.message))
             continue
@@ -150,7 +160,9 @@ def write_cases(
     named: dict[str, Any] = {}
     order: list[int] = []
     is_named = not labels and bool(record.table.values) and any(case.get("listed", True) for case in cases.values())
-    if labels:
+    if structures:
+        named = {name: number for number, name in enumerate(structures, 1)}
+    elif labels:
         ordered = {**{name: labels[name] for name in regions or {}}, **labels}
         named, order = {name: list(values) for name, values in ordered.items()}, list((regions or {}).values())
     elif is_named:
@@ -256,6 +268,30 @@ def _write(
         write_volume(volume, folder / image)
         write_map(array, volume.grid, folder / label)
     return case | {"files": [image.as_posix(), label.as_posix()]}
+
+
+def _write_fractions(pair: Pair, folder: Path, structures: Sequence[str]) -> dict[str, Any]:
+    """Write the scan of a pair and the fractions of its structures, one after the other along the fourth axis.
+
+    Raises:
+        InputError: `label.fractions`, the scan is a 2D image; and those of `read_fractions`.
+    """
+    volume = _read(pair)
+    if volume.source.format == "image2d":
+        text = "its labels are fractions of a 2D image of a format that is converted; expected volumes, or TIFF images"
+        raise InputError("label.fractions", text)
+    fractions = read_fractions(pair, volume, structures)
+    image, label = (Path(name, f"{pair.name}.nii.gz") for name in (_IMAGES, _LABELS))
+    write_volume(volume, folder / image)
+    write_volume(fractions, folder / label)
+    return {
+        "files": [image.as_posix(), label.as_posix()],
+        "channels": list(_channel_names(pair, volume)),
+        "notices": [notice.code for notice in volume.notices],
+        "empty": False,
+        "voxels": {str(n): int(np.count_nonzero(one > 0.5)) for n, one in enumerate(fractions.array, 1)},
+        "listed": [],
+    }
 
 
 def _is_2d(volume: Volume) -> bool:
