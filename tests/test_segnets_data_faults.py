@@ -317,7 +317,7 @@ def test_a_second_check_reads_what_changed_and_what_failed(
     read = []
     real = file_facts.read_facts
     monkeypatch.setattr(
-        file_facts, "read_facts", lambda path, is_label: read.append(Path(path).name) or real(path, is_label)
+        file_facts, "read_facts", lambda path, is_label, soft: read.append(Path(path).name) or real(path, is_label)
     )
     cut = folder / "images" / "c5.nii.gz"
     whole = cut.read_bytes()

@@ -57,8 +57,8 @@ class MapLabelsd(MapTransform):
         backgrounds: name of a case -> number of its background, if not 0, as `ClassValues.backgrounds`.
         annotated_slices: as in `ClassValues`.
         offsets: name of a case -> number added to its parts, as `ClassValues.offsets`.
-        soft: the files hold fractions (C, *spatial) of structures, whose numbers from 1 are the values. The fractions of
-            a class are added.
+        soft: the files hold fractions (C, *spatial) of structures; their numbers, from 1, are the values. Those
+            of a class are added.
     """
 
     def __init__(
