@@ -64,6 +64,18 @@ def test_dry_run_says_what_and_why_and_how(dataset: Path, tmp_path: Path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_suggests_a_learning_rate_and_leaves_only_the_curve(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_plan, "measure_pace", lambda *_: PACE)
+    words = [dataset, "-o", tmp_path / "out", "--set", *SMALL, "num_workers=0", "rate_finder#steps=8"]
+    assert train(*words, "--dry-run", "--find-rate", tmp_path / "rate.png") == 0
+    assert re.search(r"rate +learning_rate 0\.002 is planned; .* suggested.* 8 steps", capsys.readouterr().out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rate.png"]
+    assert train(*words, "--find-rate", tmp_path / "rate.png") == 2
+    assert "found --find-rate without --dry-run" in capsys.readouterr().err
+
+
 def test_configurations_are_planned_together(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

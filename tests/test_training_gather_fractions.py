@@ -33,7 +33,7 @@ def write_structures(root: Path) -> Path:
 
 def test_a_file_for_each_structure_becomes_one_file(tmp_path: Path) -> None:
     found, description = gathered(write_structures(tmp_path / "a"), soft=True)
-    assert names(description) == ["p1", "p2"]
+    assert names(description) == ["p1_t1", "p2_t1"]
     assert description["labels"] == {"background": 0, "Grey": 1, "white": 2}
     first, second = (load(found, entry)[1] for entry in description["training"])
     assert np.array_equal(first, np.stack([fractions(1), fractions(0)], axis=-1))

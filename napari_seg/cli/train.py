@@ -18,6 +18,7 @@ from napari_seg.cli.train_output import (
     print_folds,
     print_line,
     print_plan,
+    print_rate,
     print_report,
     print_scores,
     print_steps,
@@ -168,6 +169,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="print plan, network, memory, time and commands, and write nothing; data that have to be converted are "
         "converted into the folder for temporary files meanwhile, and again at the start",
     )
+    parser.add_argument(
+        "--find-rate",
+        type=Path,
+        metavar="PNG",
+        help="with --dry-run: test learning rates in up to 100 steps, print the suggested one, and draw the losses",
+    )
     parser.set_defaults(run=run)
 
 
@@ -182,6 +189,8 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.training.start import with_start
 
     check_trackers(arguments.track)
+    if arguments.find_rate and not arguments.dry_run:
+        raise BundleError("bundle.setting", "found --find-rate without --dry-run; expected both, or neither")
     (dataset, *more), out = [path.resolve() for path in arguments.dataset], arguments.output.resolve()
     reading = {
         "layout": arguments.layout,
@@ -220,6 +229,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise BundleError(
                 "bundle.compare", "found --replay with --compare, which plans other networks; leave one out"
             )
+        if arguments.find_rate:
+            raise BundleError(
+                "bundle.compare", "found --find-rate with --compare, which plans several networks; leave one out"
+            )
         return _compare(arguments, dataset, more, out, choices, limits)
     plan = plan_bundle(
         dataset,
@@ -232,10 +245,13 @@ def run(arguments: argparse.Namespace) -> int:
         replay=[path.resolve() for path in arguments.replay],
         timed=True,
         limits=limits,
+        rates=arguments.find_rate,
         report=print_line,
     )
     dataset = data_folder(dataset, out, plan)
     print_plan(plan, limits)
+    if "rate" in plan:
+        print_rate(plan["rate"], arguments.find_rate)
     values = changed_settings(plan, choices) | limits
     values["fine_tune"] = choices.fine_tune or plan["choices"].get("fine_tune")
     values["track"] = arguments.track

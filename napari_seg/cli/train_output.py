@@ -52,6 +52,19 @@ def print_plan(plan: dict[str, Any], limits: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def print_rate(rate: dict[str, Any], picture: Path) -> None:
+    """Print the planned and the suggested learning rate."""
+    text = f"learning_rate {rate['planned']:g} is planned; "
+    if rate["suggested"] is None:
+        text += f"none is suggested, as the loss has no minimum in {rate['steps']} steps"
+    else:
+        text += (
+            f"{rate['suggested']:g} is suggested, a tenth of the one with the lowest loss in {rate['steps']} steps; "
+            f"--set learning_rate={rate['suggested']:g} takes it"
+        )
+    print(f"rate    {text} ({picture})")
+
+
 def print_best(best: dict[str, Any] | None) -> None:
     """Print the Dice of the best validation."""
     if best is None:

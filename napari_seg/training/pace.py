@@ -10,13 +10,13 @@ import gc
 import multiprocessing
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import ceil, prod
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
@@ -25,6 +25,8 @@ from napari_seg.worker import WorkerProcess
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
+
+T = TypeVar("T")
 
 STEPS, SECONDS = 12, 10.0
 """Steps that are timed after those whose batches were ready before, and seconds after which no further one is."""
@@ -79,22 +81,27 @@ def measure_pace(
         device: name of the device.
         values: config id -> value that differs from the written one, such as `fold` and `folds`.
     """
+    return call_as_training(_measure, root, dataset_dir, voxels, device, values)
+
+
+def call_as_training(function: Callable[..., T], *arguments: Any) -> T:
+    """Return what a function returns that takes steps of a training; where processes are not forked, in a worker."""
     start_method = multiprocessing.get_context().get_start_method()
     if start_method == "fork":
-        return _measure(root, dataset_dir, voxels, device, values)
+        return function(*arguments)
     worker = WorkerProcess()
     try:
-        pace: Pace = worker.run(_measure_in_worker, start_method, root, dataset_dir, voxels, device, values)
-        return pace
+        found: T = worker.run(_call_in_worker, start_method, function, *arguments)
+        return found
     finally:
         worker.close()
 
 
-def _measure_in_worker(start_method: str, *arguments: Any) -> Pace:
-    """Return the pace, measured in a worker process that imports the shipped modules by their public names."""
+def _call_in_worker(start_method: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a worker process that imports the shipped modules by their public names."""
     multiprocessing.set_start_method(start_method, force=True)
     sys.path.insert(0, str(shipped_root()))
-    return _measure(*arguments)
+    return function(*arguments)
 
 
 def _measure(root: Path, dataset_dir: Path, voxels: Mapping[str, int], device: str, values: Mapping[str, Any]) -> Pace:

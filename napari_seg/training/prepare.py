@@ -28,6 +28,7 @@ from napari_seg.training.gather.gather import DATA, Continued, Gathered, check_n
 from napari_seg.training.history import RUN
 from napari_seg.training.identity import check_recorded, identity_of
 from napari_seg.training.make_bundle import UNFINISHED, Timing, make_bundle
+from napari_seg.training.rate import find_rate
 from napari_seg.training.run import writing
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.write import PLAN
@@ -63,6 +64,7 @@ def plan_bundle(
     replay: Sequence[Path] = (),
     timed: bool = False,
     limits: Mapping[str, float] | None = None,
+    rates: Path | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Return the plan of the bundle in `out` (the content of plan.json); write the bundle first if it does not exist.
@@ -84,6 +86,8 @@ def plan_bundle(
         timed: measure how long a step and a validation of a new bundle take ("time" in the plan), and validate fewer
             cases if all would take too long.
         limits: max_minutes, max_epochs and gpus of this start, if given, for the number of validated cases.
+        rates: in a dry run, test learning rates ("rate" in the plan, see `find_rate`), and draw the losses in this PNG
+            file.
         report: function that prints a line of progress.
 
     Raises:
@@ -102,7 +106,8 @@ def plan_bundle(
     with with_segnets(), writing(out):
         check_values(choices.settings | dict(limits or {}))
         if (out / PLAN).is_file():
-            return _planned(sources, replayed, out, choices, fold, dry_run, trust, report)
+            plan = _planned(sources, replayed, out, choices, fold, dry_run, trust, report)
+            return plan | (_test_rates(dataset_dir, out, out, plan, rates, report) if dry_run else {})
         existing = {path.name for path in out.iterdir() if not is_litter(path)} if out.is_dir() else set()
         if not (out / _LOCK).is_symlink():  # locking a link would empty the file that it leads to
             existing -= {_LOCK}
@@ -116,7 +121,8 @@ def plan_bundle(
         timing = dict(limits or {}) if timed else None
         if dry_run:
             with TemporaryFolder() as root, writing(root):
-                return _plan(sources, replayed, root, out, choices, timing, report)
+                plan = _plan(sources, replayed, root, out, choices, timing, report)
+                return plan | _test_rates(dataset_dir, root, out, plan, rates, report)
         with _alone(out):
             if (out / PLAN).is_file():  # another process has finished it since
                 return _planned(sources, replayed, out, choices, fold, dry_run, trust, report)
@@ -228,6 +234,31 @@ def _plan(
     _clear(root)
     marker.touch()
     return make_bundle(dataset, root, out, choices, parts, divided.count_replayed(), timing, converted)
+
+
+def _test_rates(
+    dataset_dir: Path, root: Path, out: Path, plan: dict[str, Any], picture: Path | None, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return {"rate": the planned and the suggested learning rate}; empty without a picture to draw.
+
+    Args:
+        dataset_dir: data set that was planned.
+        root: folder of the bundle.
+        out: folder that it is meant for; another one in a dry run.
+        plan: its plan.
+        picture: see `plan_bundle`.
+        report: function that prints a line of progress.
+    """
+    if picture is None:
+        return {}
+    made = plan["choices"]
+    values = {"fold": 0, "folds": made["folds"]} if made.get("folds") else {}
+    if weights := made.get("fine_tune"):
+        values["finetune"] = str((out / weights["file"]).resolve())
+    report("testing learning rates in the first steps of the training")
+    with TemporaryFolder() as scratch:
+        values["output_dir"] = str(scratch)
+        return {"rate": find_rate(root, data_folder(dataset_dir, root, plan), picture, values)}
 
 
 def _converted(

@@ -5,6 +5,7 @@ schedule     the learning rate, by steps or by minutes
 average      moving average of the weights
 stopping     time limit, stop file, signals, early stopping
 checkpoint   atomic checkpoints, exact resume, the best and the last weights
+rate         a test of learning rates before a training
 history      history.jsonl: loss, learning rate and Dice of each epoch
 progress     progress bar or log lines; progress.jsonl
 tracking     Weights & Biases, Aim
