@@ -1349,7 +1349,11 @@ CODES = {
         "Please report it with the text of the message; it holds no private data.",
     ),
     # label
-    "label.channels": Code("error", "A label map has several channels.", "Save one number per voxel."),
+    "label.channels": Code(
+        "error",
+        "A label map has several channels, or fractions (`--option soft`) fewer than there are structures.",
+        "Save one number per voxel, or one volume of fractions for each structure.",
+    ),
     "label.colour": Code("error", "A label map is in colour.", "Save it with grey values or a palette (mode P)."),
     "label.empty": Code(
         "error",
@@ -1359,7 +1363,14 @@ CODES = {
     "label.fractional": Code(
         "error",
         "A label map holds values that are no whole numbers, because it was interpolated.",
-        "Resample the original with nearest neighbours.",
+        "Resample the original with nearest neighbours. If the values are fractions of structures from 0 to 1 (several "
+        "raters, partial volumes), train on them: `--option soft`.",
+    ),
+    "label.fractions": Code(
+        "error",
+        "A label that should hold fractions from 0 to 1 (`--option soft`) holds other values, or is no such volume.",
+        "Divide the values by their largest possible one, and save a volume for each structure as NIfTI, NRRD or "
+        "MetaImage; leave the option out if the values are numbers of classes.",
     ),
     "label.ignored": Code(
         "error",
@@ -1497,6 +1508,13 @@ CODES = {
         "error",
         "A label map holds more labels than a comparison takes, as one does that numbers single objects.",
         "Give one label to each kind of structure.",
+    ),
+    "labels.soft": Code(
+        "error",
+        "Labels are fractions, and the training can't use them as they are: voxels or classes are not annotated, classes "
+        "exclude each other, or the loss is not smallest where probabilities equal fractions.",
+        "Give `--option soft` without values to ignore, and without another loss than `loss_dice`, "
+        "`loss_generalised_dice` or `loss_tversky`.",
     ),
     "labels.slices_skipped": Code(
         "notice",

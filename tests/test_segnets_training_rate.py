@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from tiny_run import make_run
 
+from segnets.training import Trainer  # isort: skip - within reach by tiny_run
 from segnets.training.rate import RateFinder, RateTest  # isort: skip - within reach by tiny_run
 
 
@@ -22,7 +23,15 @@ def test_a_tenth_of_the_rate_with_the_lowest_loss_is_suggested() -> None:
 
 
 def test_rates_grow_from_step_to_step_until_the_loss_diverges(tmp_path: Path) -> None:
-    trainer = make_run(tmp_path / "run", max_epochs=1)
+    made = make_run(tmp_path / "run")
+    trainer = Trainer(  # without the handlers that schedule and save
+        max_epochs=1,
+        device="cpu",
+        train_data_loader=made.data_loader,
+        network=made.network,
+        loss_function=made.loss_function,
+        optimizer=made.optimizer,
+    )
     found = RateFinder(tmp_path / "rate.png", learning_rate=0.02, steps=60).run(trainer)
     assert found.rates[0] == pytest.approx(2e-5)
     assert len(found.rates) == len(found.losses) > 30
