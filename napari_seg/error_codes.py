@@ -1511,7 +1511,7 @@ CODES = {
     ),
     "labels.soft": Code(
         "error",
-        "Labels are fractions, and the training can't use them as they are: voxels or classes are not annotated, classes "
+        "Labels are fractions, and the training can't use them so: voxels or classes are not annotated, classes "
         "exclude each other, or the loss is not smallest where probabilities equal fractions.",
         "Give `--option soft` without values to ignore, and without another loss than `loss_dice`, "
         "`loss_generalised_dice` or `loss_tversky`.",
