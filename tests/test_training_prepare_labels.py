@@ -230,8 +230,6 @@ def test_fractions_are_augmented_trained_and_evaluated(dataset: Path, tmp_path: 
     scores = json.loads((tmp_path / "scores" / "summary.json").read_text())
     # after 24 steps the background has probabilities that no mask shows
     assert 0.1 < scores["soft_dice"]["front"] < scores["mean_dice"]["front"]
-    predict(dataset / "imagesTr", out, tmp_path / "results")
-    assert {*np.unique(labels(tmp_path / "results" / "case_00_seg.nii.gz"))} == {0, 1, 2}
 
 
 def test_fractions_of_several_data_sets_are_refused(dataset: Path, tmp_path: Path) -> None:
