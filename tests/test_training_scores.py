@@ -16,10 +16,12 @@ from napari_seg.bundles.spec import METADATA
 from napari_seg.training.scores import (
     CASES,
     MEAN,
+    SUMMARY,
     explain,
     read_evaluation,
     read_patients,
     read_scores,
+    read_soft_dice,
     score_rows,
     write_scores,
 )
@@ -103,3 +105,15 @@ def test_scores_after_fine_tuning_name_what_the_initial_weights_may_have_seen(bu
     (bundle / PLAN).write_text(json.dumps({"choices": {}}))
     write_scores(bundle, "test", {"c0": {"front": 0.8}}, {})
     assert "initial weights" not in explain(read_evaluation(bundle) or {})
+
+
+def test_the_dice_of_fractions_is_explained(bundle: Path) -> None:
+    summary = bundle / "training" / SUMMARY
+    summary.parent.mkdir(parents=True)
+    summary.write_text(json.dumps({"cases": 1, "mean_dice": {"mean": 0.9}}))
+    assert read_soft_dice(bundle / "training") is None
+    summary.write_text(json.dumps({"cases": 1, "mean_dice": {"mean": 0.9}, "soft_dice": {"mean": 0.85, "white": 0.85}}))
+    write_scores(bundle, "test", {"c1": {"white": 0.9}}, {}, soft_dice=read_soft_dice(bundle / "training"))
+    entry = read_evaluation(bundle)
+    assert entry is not None
+    assert explain(entry).endswith("; masks of fractions above one half; the mean Dice of the fractions is 0.8500")

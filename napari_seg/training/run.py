@@ -23,7 +23,16 @@ from napari_seg.training.history import RUN, RunSummary, ended_since, read_summa
 from napari_seg.training.pace import read_configs
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
-from napari_seg.training.scores import EVALUATION, SUMMARY, Part, read_means, read_patients, read_scores, write_scores
+from napari_seg.training.scores import (
+    EVALUATION,
+    SUMMARY,
+    Part,
+    read_means,
+    read_patients,
+    read_scores,
+    read_soft_dice,
+    write_scores,
+)
 from napari_seg.training.segnets_modules import with_segnets
 
 _TRAINED_FOR = re.compile(r" Trained for \d+ of \d+ planned steps\.$")
@@ -154,7 +163,7 @@ def evaluate_unseen(root: Path, dataset_dir: Path, **values: Any) -> None:
     if not is_evaluated(folder):
         values |= {"checkpoint": weights, "output_dir": folder / EVALUATION, "part": part}
         run(command("evaluating", root, dataset_dir=dataset_dir, **values), root / STOP)
-    write_scores(root, part, read_scores(folder), read_patients(folder))
+    write_scores(root, part, read_scores(folder), read_patients(folder), soft_dice=read_soft_dice(folder))
 
 
 def is_evaluated(run_folder: Path) -> bool:

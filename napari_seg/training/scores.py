@@ -62,6 +62,12 @@ def read_means(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def read_soft_dice(folder: Path) -> float | None:
+    """Return the mean Dice of the fractions in the evaluation of a run; None if its labels are no fractions."""
+    mean: float | None = ((read_means(folder) or {}).get("soft_dice") or {}).get("mean")
+    return mean
+
+
 def read_patients(folder: Path) -> dict[str, str]:
     """Return case -> patient in the evaluation of a run."""
     return history.read_patients(folder, CASES)
@@ -112,8 +118,10 @@ def score_rows(entry: Mapping[str, Any]) -> list[list[str]]:
 def explain(entry: Mapping[str, Any]) -> str:
     """Return what the scores of an entry were measured on."""
     seen = ""
+    if "soft dice" in entry:
+        seen = f"; masks of fractions above one half; the mean Dice of the fractions is {entry['soft dice']:.4f}"
     if entry.get("fine-tuned"):
-        seen = "; the initial weights of the fine-tuning may have seen these cases before, then it is optimistic"
+        seen += "; the initial weights of the fine-tuning may have seen these cases before, then it is optimistic"
     return {
         "test": "measured on the test part, which neither trained nor selected the weights",
         "validation": "there is no test part: measured on the validation part, which also selected the best epoch, so "
@@ -129,6 +137,7 @@ def write_scores(
     cases: Cases,
     patients: Mapping[str, str],
     postprocessing: Sequence[dict[str, Any]] = (),
+    soft_dice: float | None = None,
 ) -> None:
     """Write scores into a bundle's metadata: `eval_metrics`, and under `napari_seg` with intervals and counts.
 
@@ -138,6 +147,7 @@ def write_scores(
         cases: scores of its cases; without a case nothing is written.
         patients: case -> patient.
         postprocessing: steps that were tried on the folds, each with its gain.
+        soft_dice: see `read_soft_dice`.
     """
     if not cases:
         return
@@ -152,6 +162,7 @@ def write_scores(
         "grid": "of the images",
         "interval": "95 % of the mean, bootstrap over patients",
         "dice": [{"structure": name, **_plain(summary)} for name, summary in summaries.items()],
+        **({"soft dice": soft_dice} if soft_dice is not None else {}),
         **({"fine-tuned": True} if _is_fine_tuned(root) else {}),
         **({"largest component": list(postprocessing)} if postprocessing else {}),
     }
