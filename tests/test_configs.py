@@ -30,7 +30,16 @@ pytestmark = pytest.mark.usefixtures("unrendered_figures")
 CONFIGS = shipped_root() / "configs"
 ALONE = {"train", "evaluate", "inference"}
 OPTIONS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - ALONE)
-TRAINED_ELSEWHERE = {"compare_largest", "images_2d", "multi_gpu_train", "compile", "multi_scale", "slices_2d", "tta"}
+TRAINED_ELSEWHERE = {
+    "compare_largest",
+    "images_2d",
+    "multi_gpu_train",
+    "compile",
+    "multi_scale",
+    "slices_2d",
+    "soft",
+    "tta",
+}
 
 TINY = """
 network_def:
