@@ -437,7 +437,26 @@ def test_a_wrong_structure_ends_a_run_at_its_first_scan(
         phantoms.write_nifti(head, tmp_path / f"{name}.nii.gz")
     model = write_model(tmp_path / "model")
     scans = [tmp_path / "one.nii.gz", tmp_path / "two.nii.gz"]
-    assert predict(*scans, "-o", tmp_path / "out", "--model", model, "--structures", "liver") == 1
-    assert capsys.readouterr().err.count("bundle.structures") == 1
+    for words in ([], ["--dry-run"]):
+        assert predict(*scans, "-o", tmp_path / "out", "--model", model, "--structures", "liver", *words) == 1
+        message = capsys.readouterr().err
+        assert message.count("bundle.structures") == 1
+        assert f"'napari-seg models show {model}' lists them" in message
+        assert not (tmp_path / "out").exists()
     assert predict(*scans, "-o", tmp_path / "out", "--model", model, "--structures", "inner,outer") == 1
     assert "names are separated by spaces, not commas" in capsys.readouterr().err
+    assert predict(scans[0], "-o", tmp_path / "out", "--model", model, "--structures", "OUTER") == 0
+    record = json.loads((tmp_path / "out" / "one_seg.json").read_text())
+    assert record["options"]["structures"] == ["outer"]
+
+
+def test_a_run_on_a_missing_device_leaves_nothing_behind(tmp_path: Path, head: Volume) -> None:
+    phantoms.write_nifti(head, tmp_path / "one.nii.gz")
+    words = [tmp_path / "one.nii.gz", "-o", tmp_path / "out", "--model", write_model(tmp_path / "model")]
+    for more in (["--device", "cuda:99"], ["--device", "cuda:99", "--dry-run"]):
+        assert predict(*words, *more) == 5
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    assert predict(*words, "--device", "cuda:99") == 5
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["notes.txt"]

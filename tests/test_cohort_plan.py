@@ -16,7 +16,7 @@ from napari_seg.cohort.cohort import Cohort
 from napari_seg.cohort.plan import RunPlan, estimate_case, plan_run, with_estimates
 from napari_seg.cohort.select import Selection, select_cases
 from napari_seg.cohort.settings import RunSettings
-from napari_seg.errors import InputError
+from napari_seg.errors import BundleError, InputError
 from napari_seg.inference.options import SegmentOptions
 
 
@@ -92,21 +92,21 @@ def test_times_are_interpolated_between_scans_of_different_sizes(scans: Path) ->
     process = InProcess({"s05": (2.0, 4), "s14": (20.0, 40), "s10": InputError("file.truncated", "it is cut")})
     plan = with_estimates(planned(scans, exclude=("bad*",)), RunSettings(), process)  # type: ignore[arg-type]
     assert plan.examples == 2
-    assert [one.seconds for one in plan.cases] == pytest.approx([2.0, 12.0, 20.0])
-    assert [one.windows for one in plan.cases] == [4, 24, 40]
-    assert (plan.seconds, plan.windows) == (pytest.approx(34.0), 68)
+    assert [one.seconds for one in plan.cases] == pytest.approx([2.0, 20.0])
+    assert [one.windows for one in plan.cases] == [4, 40]
+    assert (plan.seconds, plan.windows) == (pytest.approx(22.0), 44)
+    assert [(one.key, one.code) for one in plan.refused] == [("s10", "file.truncated")]
 
 
 def test_a_scan_outside_of_the_examples_is_taken_in_proportion(scans: Path) -> None:
-    broken = InputError("file.truncated", "it is cut")
-    process = InProcess({"s05": broken, "s14": broken, "s10": (10.0, 10)})
+    process = InProcess({"s05": MemoryError(), "s14": MemoryError(), "s10": (10.0, 10)})
     plan = with_estimates(planned(scans, exclude=("bad*",)), RunSettings(), process)  # type: ignore[arg-type]
     assert [one.seconds for one in plan.cases] == pytest.approx([5.0, 10.0, 14.0])
 
 
 @pytest.mark.parametrize(
     ("cost", "reason"),
-    [(InputError("file.truncated", "it is cut"), "file.truncated: it is cut"), (None, "not known before it runs")],
+    [(MemoryError("it broke"), "it broke"), (None, "not known before it runs")],
 )
 def test_a_time_that_is_unknown_is_said_to_be(scans: Path, cost: Any, reason: str) -> None:
     process = InProcess(dict.fromkeys(["s05", "s10", "s14"], cost))
@@ -114,6 +114,19 @@ def test_a_time_that_is_unknown_is_said_to_be(scans: Path, cost: Any, reason: st
     assert (plan.seconds, plan.windows, plan.examples) == (None, None, 0)
     assert plan.doubts[0].startswith("the time of Hippocampus, anterior and posterior is unknown")
     assert plan.doubts[0].endswith(reason)
+
+
+def test_an_error_of_all_cases_refuses_the_plan_or_the_cases_of_one_model(scans: Path) -> None:
+    fault = BundleError("bundle.tta", "its network knows one side")
+    process = InProcess(dict.fromkeys(["s05", "s10", "s14"], fault))
+    plan = planned(scans)
+    with pytest.raises(BundleError, match=r"bundle\.tta"):
+        with_estimates(plan, RunSettings(), process)  # type: ignore[arg-type]
+    other = replace(plan.cases[0].case, name="other")
+    another = replace(plan.cases[0], case=other, model="another", is_done=True)
+    found = with_estimates(replace(plan, cases=(*plan.cases, another)), RunSettings(), process)  # type: ignore[arg-type]
+    assert [one.model for one in found.cases] == ["another"]
+    assert [one.code for one in found.refused[1:]] == ["bundle.tta"] * 3
 
 
 def test_what_is_done_is_not_estimated(scans: Path) -> None:

@@ -29,7 +29,7 @@ from napari_seg.cohort.run import Excluded, Run, Stop, View
 from napari_seg.cohort.scan_files import input_bytes
 from napari_seg.cohort.select import SelectedCases, Selection, UnusedScan, select_cases
 from napari_seg.cohort.settings import RunSettings
-from napari_seg.cohort.used_models import with_present_digests
+from napari_seg.cohort.used_models import check_models, with_present_digests
 from napari_seg.cohort.workers import LocalPool, Pool, worker_count
 from napari_seg.errors import CohortError, NapariSegError
 from napari_seg.inference.options import option_fields
@@ -233,10 +233,12 @@ class Cohort:
             report: called with a line of text before each of these scans.
 
         Raises:
-            CohortError: `cohort.changed`, the run will be refused, because results were made with other options or
-                weights.
+            BundleError, EnvironmentFault: the run will be refused, because a model or the machine can't do what the
+                options require.
+            CohortError: `cohort.changed`, the same, because results were made with other options or weights.
             OutputError: `output.folder`, the same, because a link stands in the place of a folder of results.
         """
+        check_models(self.cases, self.settings.options)
         decisions, refusals, earlier = self._decisions()
         done = {case.key for case in self.cases if decisions.get(case.key) == "keep"}
         check_folders(self.output, (case for case in self.cases if decisions.get(case.key, "run") == "run"))

@@ -7,12 +7,12 @@ import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from napari_seg.cohort.case import Case
-from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.manifest import Manifest, has_manifest
 from napari_seg.cohort.outcome import CaseResult, Outcome
 from napari_seg.cohort.outputs import (
     Unfinished,
@@ -27,39 +27,12 @@ from napari_seg.cohort.rows import CaseRow, Claim
 from napari_seg.cohort.run import Excluded, GuardedView, Run
 from napari_seg.cohort.runners import Runner
 from napari_seg.cohort.scan_files import fingerprint, input_bytes, is_same, place_digest
-from napari_seg.cohort.used_models import UsedModel, used_models
+from napari_seg.cohort.used_models import CODES_OF_ALL_CASES, UsedModel, ends_run, used_models
 from napari_seg.cohort.work_list import WorkList, of_another_scan, stopped
 from napari_seg.cohort.workers import Failed, Finished, PlanLine, Pool, Step, Work
 from napari_seg.errors import CohortError, EnvironmentFault, NapariSegError, OutputError
 from napari_seg.formats.atomic import make_output_folder, not_written
 from napari_seg.worker import WorkerDied
-
-CODES_OF_ALL_CASES = (
-    "bundle.config",
-    "bundle.foreign_expression",
-    "bundle.foreign_target",
-    "bundle.link",
-    "bundle.metadata",
-    "bundle.nnunet",
-    "bundle.no_postprocessing",
-    "bundle.postprocessing",
-    "bundle.structures",
-    "bundle.task",
-    "bundle.too_large",
-    "bundle.torchscript",
-    "bundle.trust_changed",
-    "bundle.unknown",
-    "bundle.unreadable",
-    "bundle.untrusted",
-    "bundle.weights",
-    "bundle.weights_unsafe",
-    "environment.backend",
-    "environment.device",
-    "environment.precision",
-    "environment.template",
-    "output.disk_full",
-)
-"""Codes of errors that every other case would have too: they end the run."""
 
 _POLL_SECONDS = 0.5
 
@@ -94,9 +67,9 @@ def run_cases(run: Run) -> Iterator[CaseResult]:
         EnvironmentFault: the device or the template is missing; `cohort.inputs_gone`.
         Cancelled: `run.stop` was requested before all cases had ended.
     """
-    models = used_models(run.cases)
-    make_output_folder(run.output)
+    models = used_models(run.cases, run.settings.options)
     with (
+        _undone_if_refused(run),
         Manifest.open(run.output) as manifest,
         Runner(run.output, manifest, is_joined=run.is_joined) as runner,
     ):
@@ -104,6 +77,25 @@ def run_cases(run: Run) -> Iterator[CaseResult]:
         listed = WorkList(run, manifest, models)
         listed.plan(runner.id)
         yield from _Loop(run, manifest, runner, models, listed).results()
+
+
+@contextmanager
+def _undone_if_refused(run: Run) -> Iterator[None]:
+    """Create the output folder; remove it if the run ends with an error of all cases before the first result."""
+    is_new_folder, is_new = not os.path.lexists(run.output), not has_manifest(run.output)
+    make_output_folder(run.output)
+    try:
+        yield
+    except NapariSegError as error:
+        if error.code in CODES_OF_ALL_CASES and is_new and not run.is_joined:
+            with Manifest.open(run.output, read_only=True) as manifest:
+                has_results = any(row.attempts for row in manifest.rows(("done", "failed")))
+            if not has_results:
+                with suppress(OSError):  # another program reads the file, or a folder has files of others
+                    manifest.path.unlink()
+                    if is_new_folder:
+                        run.output.rmdir()
+        raise
 
 
 @dataclass
@@ -340,7 +332,7 @@ class _Loop:
         """
         model = self._model_of(self._list.left[number].case)
         if error.code in CODES_OF_ALL_CASES:
-            if not error.code.startswith("bundle.") or len(self._models) == 1:
+            if ends_run(error, len(self._models)):
                 raise error
             model.fault = error
         self._check_folders(number, error)

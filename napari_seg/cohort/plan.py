@@ -20,6 +20,7 @@ from napari_seg.cohort.outputs import STATISTICS, result_paths
 from napari_seg.cohort.scan_files import input_bytes
 from napari_seg.cohort.select import SelectedCases, UnusedScan
 from napari_seg.cohort.settings import RunSettings
+from napari_seg.cohort.used_models import CODES_OF_ALL_CASES, ends_run
 from napari_seg.errors import BundleError, InputError, NapariSegError, Notice
 from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.facts import ScanFacts, facts_of
@@ -173,7 +174,7 @@ def plan_run(selected: SelectedCases, settings: RunSettings, done: Collection[st
             if case.key not in done and _states_modality(case.scan):  # others get a notice
                 check_modality(facts[file].modality, bundle)
         except (InputError, BundleError) as error:
-            refused.append(UnusedScan(case.key, case.source, case.scan.format, error.code, error.message))
+            refused.append(_refused(case, error))
             continue
         is_done = case.key in done
         notices = () if is_done else modality_doubts(facts[file].modality, bundle)
@@ -191,11 +192,16 @@ def with_estimates(
 ) -> RunPlan:
     """Return a plan with the estimated time of each case, and with notices on scans that may be label maps.
 
+    A case that can't be estimated will fail for the same reason, and is refused.
+
     Args:
         plan: a plan of `plan_run`.
         settings: settings of the run.
         process: process that reads scans and loads models; None for one that ends with this call.
         report: called with a line of text before each scan that is read.
+
+    Raises:
+        NapariSegError: every case would fail with it.
     """
     worker = process or WorkerProcess()
     of_model: dict[str, list[PlannedCase]] = {}
@@ -203,16 +209,34 @@ def with_estimates(
         of_model.setdefault(one.model, []).append(one)
     costs: dict[str, list[_Cost]] = {}
     doubts: list[str] = []
+    faults: dict[str, NapariSegError] = {}
     try:
         for model, cases in of_model.items():
-            costs[model], doubt = _costs(cases, settings.for_scans(len(cases)), worker, report)
-            if not costs[model]:
+            try:
+                costs[model], doubt = _costs(cases, settings.for_scans(len(cases)), worker, report, faults)
+            except NapariSegError as error:
+                if ends_run(error, len({one.model for one in plan.cases})):
+                    raise
+                faults |= {one.case.key: error for one in cases}
+            if not costs.get(model) and not all(one.case.key in faults for one in cases):
                 doubts.append(f"the time of {model} is unknown: {doubt}")
     finally:
         if process is None:
             worker.close()
-    cases = [one if one.is_done else _estimated(_looked_into(one, settings), costs[one.model]) for one in plan.cases]
-    return replace(plan, cases=tuple(cases), examples=sum(map(len, costs.values())), doubts=tuple(doubts))
+    left = [one for one in plan.cases if one.case.key not in faults]
+    cases = [one if one.is_done else _estimated(_looked_into(one, settings), costs[one.model]) for one in left]
+    refused = [_refused(one.case, faults[one.case.key]) for one in plan.to_run if one.case.key in faults]
+    return replace(
+        plan,
+        cases=tuple(cases),
+        refused=(*plan.refused, *refused),
+        examples=sum(map(len, costs.values())),
+        doubts=tuple(doubts),
+    )
+
+
+def _refused(case: Case, error: NapariSegError) -> UnusedScan:
+    return UnusedScan(case.key, case.source, case.scan.format, error.code, error.message)
 
 
 _Cost = tuple[int, float, int]
@@ -220,9 +244,24 @@ _Cost = tuple[int, float, int]
 
 
 def _costs(
-    cases: Sequence[PlannedCase], settings: RunSettings, worker: WorkerProcess, report: Callable[[str], None]
+    cases: Sequence[PlannedCase],
+    settings: RunSettings,
+    worker: WorkerProcess,
+    report: Callable[[str], None],
+    faults: dict[str, NapariSegError],
 ) -> tuple[list[_Cost], str]:
-    """Return the costs of scans of one model, from the smallest to the largest, or the reason why they are unknown."""
+    """Return the costs of scans of one model, from the smallest to the largest, or the reason why they are unknown.
+
+    Args:
+        cases: the cases.
+        settings: settings of the run.
+        worker: process that reads scans and loads models.
+        report: as for `with_estimates`.
+        faults: takes the error of each case that has one, by its key.
+
+    Raises:
+        NapariSegError: every case of the model would fail with it.
+    """
     ordered = sorted(cases, key=lambda one: one.voxels)
     # smallest, largest and middle first, then others between them if some can't be read
     order = [0, len(ordered) - 1, len(ordered) // 2, len(ordered) // 4, 3 * len(ordered) // 4, 1]
@@ -237,7 +276,12 @@ def _costs(
         report(f"estimating the time of {one.case.key} with {one.model}")
         try:
             cost = worker.run(estimate_case, one.case, one.case.bundle, settings)
-        except (NapariSegError, MemoryError, WorkerError) as error:
+        except NapariSegError as error:
+            if error.code in CODES_OF_ALL_CASES:
+                raise
+            faults[one.case.key], reason = error, str(error)
+            continue
+        except (MemoryError, WorkerError) as error:
             reason = str(error) or type(error).__name__
             continue
         if cost is None:

@@ -63,8 +63,10 @@ def segment_case(
     Raises:
         NapariSegError: the scan can't be read or segmented, or its files can't be written.
     """
+    from napari_seg.inference.fitness import fitted_options
     from napari_seg.inference.segment import segment
 
+    settings = replace(settings, options=fitted_options(settings.options, bundle))
     report = _seldom(progress or ignore_progress)
     limit = memory_bytes if memory_bytes is not None else settings.options.memory_bytes
     _reset_peak()

@@ -13,6 +13,36 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.fit import check_fit
 from napari_seg.cohort.rows import ModelRow
 from napari_seg.errors import CohortError, NapariSegError
+from napari_seg.inference.fitness import fitted_options
+from napari_seg.inference.options import SegmentOptions
+
+CODES_OF_ALL_CASES = (
+    "bundle.config",
+    "bundle.foreign_expression",
+    "bundle.foreign_target",
+    "bundle.link",
+    "bundle.metadata",
+    "bundle.nnunet",
+    "bundle.no_postprocessing",
+    "bundle.postprocessing",
+    "bundle.structures",
+    "bundle.task",
+    "bundle.too_large",
+    "bundle.torchscript",
+    "bundle.trust_changed",
+    "bundle.tta",
+    "bundle.unknown",
+    "bundle.unreadable",
+    "bundle.untrusted",
+    "bundle.weights",
+    "bundle.weights_unsafe",
+    "environment.backend",
+    "environment.device",
+    "environment.precision",
+    "environment.template",
+    "output.disk_full",
+)
+"""Codes of errors that every other case of the model, or of the run, would have too."""
 
 _STAMP_SECONDS = 5.0
 """Seconds between two checks that a model is still the one that was read."""
@@ -43,20 +73,37 @@ class UsedModel:
                 raise CohortError("cohort.changed", text)
 
 
-def used_models(cases: Iterable[Case]) -> dict[int, UsedModel]:
-    """Return the models of the cases by the identity of their bundles, after checking that each may run."""
+def ends_run(error: NapariSegError, models: int) -> bool:
+    """Return whether a run of some models can't go on after an error that every case of one of them would have."""
+    return models == 1 or not error.code.startswith("bundle.")
+
+
+def check_models(cases: Iterable[Case], options: SegmentOptions) -> list[tuple[Bundle, int]]:
+    """Return the models of the cases, each with its number of cases, after checking that it may run.
+
+    Raises:
+        BundleError: a model is untrusted or fits no scan, or has no structures or steps that the options require.
+    """
     of_each: dict[int, list[Case]] = {}
     for case in cases:
         of_each.setdefault(id(case.bundle), []).append(case)
-    found: dict[int, UsedModel] = {}
-    for number, its_cases in of_each.items():
+    found = []
+    for its_cases in of_each.values():
         bundle = its_cases[0].bundle
         assert bundle is not None
         check_runnable(bundle)
         check_fit(bundle, its_cases)
-        stamp = model_stamp(bundle)
-        found[number] = UsedModel(bundle, model_digest(bundle), stamp, time.monotonic(), len(its_cases))
+        fitted_options(options, bundle)
+        found.append((bundle, len(its_cases)))
     return found
+
+
+def used_models(cases: Iterable[Case], options: SegmentOptions) -> dict[int, UsedModel]:
+    """Return the models of the cases by the identity of their bundles, after `check_models`."""
+    return {
+        id(bundle): UsedModel(bundle, model_digest(bundle), model_stamp(bundle), time.monotonic(), count)
+        for bundle, count in check_models(cases, options)
+    }
 
 
 def with_present_digests(models: Sequence[ModelRow], bundles: Mapping[str, Bundle]) -> list[ModelRow]:

@@ -19,7 +19,7 @@ from napari_seg.bundles.trust import check_runnable
 from napari_seg.bundles.ways import way_of
 from napari_seg.errors import Notice
 from napari_seg.geometry import Grid
-from napari_seg.inference.fitness import check_fit, fitted
+from napari_seg.inference.fitness import check_fit, fitted, fitted_options
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.settings import RegionSettings, is_shown_whole, set_up
 from napari_seg.localise import locating_seconds
@@ -76,7 +76,7 @@ def estimate(
     """
     bundle = read_bundle(bundle)
     volume = fitted(volume, bundle)
-    options = replace(options or SegmentOptions(), **changes)
+    options = fitted_options(replace(options or SegmentOptions(), **changes), bundle)
     if way_of(bundle).kind == "workflow":
         check_fit(volume, bundle)
         check_runnable(bundle)

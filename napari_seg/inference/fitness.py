@@ -5,19 +5,24 @@ A scan is refused only if the result would be meaningless: another modality, oth
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_seg.bundles.nnunet.configuration import Configuration, NnunetBundle
+from napari_seg.bundles.nnunet.postprocessing import read_postprocessing
 from napari_seg.bundles.spec import Bundle, EnsembleBundle
-from napari_seg.errors import BundleError, Notice
+from napari_seg.errors import BundleError, InputError, Notice
 from napari_seg.formats.channels import in_order
 from napari_seg.formats.image2d import in_colours
 from napari_seg.geometry import Grid
 from napari_seg.inference.nnunet.arrangement import arranged_grid, network_spacing
+from napari_seg.inference.options import SegmentOptions
+from napari_seg.structure_names import find_names
 from napari_seg.volume import Volume, modality_code
 
 if TYPE_CHECKING:
@@ -50,6 +55,24 @@ def fitted(volume: Volume, bundle: Bundle) -> Volume:
         InputError: `channels.*`, the names of the channels are not those of the bundle.
     """
     return in_order(in_colours(volume, bundle.in_channels), bundle.channel_names)
+
+
+def fitted_options(options: SegmentOptions, bundle: Bundle) -> SegmentOptions:
+    """Return options with the required structures as a bundle spells them.
+
+    Raises:
+        BundleError: `bundle.structures`, it has no structure of one of these names; `bundle.no_postprocessing`, it has
+            no such steps of nnU-Net; `bundle.nnunet`, they can't be used.
+    """
+    if options.postprocess:
+        read_postprocessing(bundle)
+    try:
+        names = find_names(options.structures, [segment.name for segment in bundle.segments], f"{bundle.name!r}")
+    except InputError as error:
+        text = f"{error.message}; 'napari-seg models show {shlex.quote(bundle.reference)}' lists them"
+        commas = "; names are separated by spaces, not commas" * any("," in name for name in options.structures)
+        raise BundleError("bundle.structures", text + commas) from error
+    return replace(options, structures=tuple(names))
 
 
 def check_fit(volume: Volume, bundle: Bundle) -> None:

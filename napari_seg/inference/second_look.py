@@ -17,7 +17,7 @@ from napari_seg.bundles.ways import way_of
 from napari_seg.errors import BundleError
 from napari_seg.inference.disagreement import Disagreement, disagreement_of
 from napari_seg.inference.embedding import describe_intensities, embedding_of
-from napari_seg.inference.fitness import check_fit, fitted
+from napari_seg.inference.fitness import check_fit, fitted, fitted_options
 from napari_seg.inference.members import label_maps, members_of
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.scan import located, one_of, segment_scan
@@ -76,6 +76,7 @@ def second_look(
         postprocess=False,
         memory_bytes=default_budget() if budget is None else budget,
     )
+    options = fitted_options(options, bundle)
     names = {one.label: one.name for one in bundle.segments if not options.structures or one.name in options.structures}
     check_fit(volume, bundle)
     if isinstance(bundle, EnsembleBundle):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle, EnsembleBundle
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.ways import way_of
-from napari_seg.errors import BundleError, Notice, one_line
+from napari_seg.errors import Notice
 from napari_seg.formats.label_maps import label_map_doubts
 from napari_seg.inference.as_written import segment_as_written
 from napari_seg.inference.ensemble import segment_ensemble
-from napari_seg.inference.fitness import fitted
+from napari_seg.inference.fitness import fitted, fitted_options
 from napari_seg.inference.nnunet.largest import keep_largest
 from napari_seg.inference.not_finite import Float16Overflow
 from napari_seg.inference.options import SegmentOptions
@@ -65,9 +64,8 @@ def segment(
     bundle = read_bundle(bundle)
     volume = fitted(volume, bundle)
     volume = replace(volume, notices=(*volume.notices, *label_map_doubts(volume)))
-    options = replace(options or SegmentOptions(), **changes)
+    options = fitted_options(replace(options or SegmentOptions(), **changes), bundle)
     report = progress or ignore_progress
-    check_structures(bundle, options.structures)
     steps = read_postprocessing(bundle) if options.postprocess else ()
     found = _found(volume, bundle, options, report)
     if isinstance(bundle, TaskBundle):
@@ -90,25 +88,6 @@ def _found(volume: Volume, bundle: Bundle, options: SegmentOptions, report: Prog
     text = "the scan was segmented again in float32, because float16 can't hold the network's values; choose "
     notice = Notice("environment.overflow", f"{text}--precision float32, which saves the first attempt")
     return replace(found, notices=(*found.notices, notice))
-
-
-def check_structures(bundle: Bundle, names: Sequence[str]) -> None:
-    """Check that a bundle finds the required structures.
-
-    Raises:
-        BundleError: `bundle.structures`, it has none of that name.
-    """
-    known = [segment.name for segment in bundle.segments]
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
-            raise BundleError(
-                "bundle.structures",
-                f"{bundle.name!r} has no structure {one_line(name, 120)!r}; expected one of its {len(known)} names, "
-                f"such as {', '.join(near)}; 'napari-seg models show MODEL' lists them"
-                + "; names are separated by spaces, not commas"
-                * ("," in name),
-            )
 
 
 def _only(found: Segmentation, names: Sequence[str]) -> Segmentation:

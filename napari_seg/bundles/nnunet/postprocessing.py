@@ -36,15 +36,16 @@ def read_postprocessing(bundle: Bundle) -> tuple[tuple[int, ...], ...]:
     """
     places = _places(bundle)
     found = [place / POSTPROCESSING for place in places if (place / POSTPROCESSING).is_file()]
-    folds = "_".join(_folds(bundle))
-    of_folds = [path for path in found if path.parent.name.endswith((f"_folds_{folds}", f"___{folds}"))]
+    folds = _folds(bundle)
+    ends = tuple(f"{sign}{'_'.join(folds)}" for sign in ("_folds_", "___"))
+    of_folds = [path for path in found if path.parent.name.endswith(ends)]
     if len(of_folds or found) != 1:
         expected = "crossval_results_folds_*/postprocessing.json in its folder, as nnUNetv2_find_best_configuration"
         raise BundleError(
             "bundle.no_postprocessing",
-            f"{one_line(bundle.name, 120)!r} has {len(found) or 'no'} file{'s' * (len(found) > 1)} of post-processing "
-            f"for {one_line(folds_in_words(_folds(bundle)), 120)}; expected {expected} writes it; leave out "
-            "--postprocess",
+            f"{one_line(bundle.name, 120)!r} has {len(found) or 'no'} file{'s' * (len(found) > 1)} of post-processing"
+            f"{f' for {one_line(folds_in_words(folds), 120)}' if folds else ''}; expected {expected} writes it; leave "
+            "out --postprocess",
         )
     path = (of_folds or found)[0]
     try:
