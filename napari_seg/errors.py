@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 
@@ -38,6 +39,24 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """Return the first names, and the number of the others: "a, b, c and 2 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the known name that is most like a misspelt word, in any case; "" if none is.
+
+    Args:
+        word: the word.
+        known: names to choose from.
+        cutoff: lowest similarity, from 0 to 1.
+    """
+    names = {name.casefold(): name for name in reversed(list(known))}
+    return next((names[name] for name in get_close_matches(word.casefold(), names, 1, cutoff)), "")
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the end of a message that offers the nearest name, see `nearest`; "" without one."""
+    near = nearest(word, known, cutoff)
+    return f"; did you mean {near}?" if near else ""
 
 
 class NapariSegError(Exception):

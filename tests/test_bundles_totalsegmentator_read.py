@@ -57,7 +57,7 @@ def test_missing_weights_name_the_folders_and_the_command(results: Path) -> None
     write_part(results, task_of("total_mr").parts[0])
     with pytest.raises(BundleError) as caught:
         read_task("total_mr")
-    assert caught.value.code == "bundle.unknown"
+    assert caught.value.code == "bundle.weights"
     text = caught.value.message
     assert weights_of(851).folder in text
     assert weights_of(850).folder not in text
@@ -66,13 +66,12 @@ def test_missing_weights_name_the_folders_and_the_command(results: Path) -> None
     assert "'napari-seg models add totalsegmentator:total_mr' fetches them" in text
 
 
-def test_what_missing_models_have_in_common_is_stated_once(results: Path) -> None:
+def test_a_wrong_name_is_refused_before_missing_weights(results: Path) -> None:
     with pytest.raises(BundleError) as caught:
         read_task("total")
-    text = (
-        f"({weights_of(291).folder} and 4 more: nnUNetTrainerNoMirroring, nnUNetPlans, 3d_fullres); 'napari-seg models"
-    )
-    assert text in caught.value.message
+    assert f"({weights_of(291).folder} and 4 more); 'napari-seg models" in caught.value.message
+    with pytest.raises(BundleError, match="found no model at 'nix'"):
+        read_bundle("totalsegmentator:total+nix")
     with pytest.raises(BundleError, match="no task 'totl'; did you mean total\\?"):
         read_task("totalsegmentator:totl")
 
@@ -81,7 +80,7 @@ def test_a_missing_model_for_the_crop_is_named_with_the_command(results: Path) -
     write_part(results, task_of("liver_vessels").parts[0])
     with pytest.raises(BundleError) as caught:
         read_task("liver_vessels")
-    assert caught.value.code == "bundle.unknown"
+    assert caught.value.code == "bundle.weights"
     assert "'total_fastest'" in caught.value.message
     assert weights_of(298).folder in caught.value.message
     assert "'napari-seg models add totalsegmentator:liver_vessels'" in caught.value.message
@@ -103,7 +102,7 @@ def test_the_small_form_is_never_taken_for_the_big_one(results: Path) -> None:
     ] * 5
     with pytest.raises(BundleError) as caught:
         read_task("total_v3")
-    assert caught.value.code == "bundle.unknown"
+    assert caught.value.code == "bundle.weights"
 
 
 def test_another_model_in_the_folder_is_refused(results: Path) -> None:

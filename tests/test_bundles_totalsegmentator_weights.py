@@ -65,7 +65,7 @@ def test_a_folder_without_weights_is_passed_over_and_named(home: Path) -> None:
     assert training_folder(part) is None
     with pytest.raises(BundleError, match=rf"models add .*without weights, .*: {re.escape(str(half))}") as error:
         read_task("liver_vessels")
-    assert error.value.code == "bundle.unknown"
+    assert error.value.code == "bundle.weights"
     whole = training(store_root() / "totalsegmentator" / "Dataset008_HepaticVessel", name)
     assert training_folder(part) == whole
 

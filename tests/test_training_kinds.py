@@ -18,7 +18,7 @@ from benchmarks import training_runs
 from benchmarks.training_sets import CASES, DataSet, Kind, Scans
 from training_kinds import KINDS
 
-from napari_seg.cli.train import named_value
+from napari_seg.cli.values import named_value
 from napari_seg.errors import NapariSegError
 from napari_seg.training.choices import Choices
 from napari_seg.training.prepare import plan_bundle

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle, PartOf
 from napari_seg.bundles.store.catalogue import entry_of
 from napari_seg.bundles.totalsegmentator.improved import with_improved
 from napari_seg.bundles.totalsegmentator.read import find_tasks, read_task
-from napari_seg.bundles.totalsegmentator.table import is_task_name, tasks
+from napari_seg.bundles.totalsegmentator.table import is_task_name, task_of, tasks
 from napari_seg.bundles.totalsegmentator.task import PREFIX, TaskBundle
 from napari_seg.bundles.totalsegmentator.weights import own_folder
-from napari_seg.errors import BundleError, one_line
+from napari_seg.errors import BundleError, nearest, one_line
 
 
 def shipped_root() -> Path:
@@ -144,13 +143,14 @@ def _read_folder(root: Path, trusted: bool, is_member: bool = False) -> Bundle:
 def _task(name: str, trust: bool) -> TaskBundle:
     """Return a task, with the models behind each "+" in the place of its own ones; a folder may hold a "+" itself."""
     first, *words = name.split("+")
-    task = read_task(first, trust=trust)
+    task_of(first)
+    improved = []
     while words:
         texts = ["+".join(words[:count]) for count in range(len(words), 0, -1)]
         text = next((one for one in texts if any(_is_bundle(folder) for folder in _candidates(one))), words[0])
-        task = with_improved(task, read_bundle(text, trust=trust))
+        improved.append(read_bundle(text, trust=trust))  # before the weights of the task, which may have to be fetched
         words = words[text.count("+") + 1 :]
-    return task
+    return reduce(with_improved, improved, read_task(first, trust=trust))
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -288,20 +288,21 @@ def _advice(bundle: str | Path) -> str:
         return f"did you mean {PREFIX}{task}"
     listed = "'napari-seg models list' lists the available ones"
     near = _near(text) if isinstance(bundle, str) and path.name == text else ""
-    if not near and (tasks_like := get_close_matches(text.lower(), known, n=1, cutoff=_LIKE)):
-        near = PREFIX + known[tasks_like[0]]
+    if not near and (task_like := nearest(text, known, _LIKE)):
+        near = PREFIX + known[task_like]
     return f'did you mean "{near}"? {listed}' if near else listed
 
 
 def _near(text: str) -> str:
-    """Return the title or the name of a known bundle that holds a text, or is like it; "" if there is none."""
+    """Return the title or the name of a known bundle that holds a text, or is like it or a word of it; "" for none."""
     found, folders = find_bundles()[0], [folder.resolve() for folder in bundle_folders()]
     titles = [one.name for one in found if " " in one.name]
     names = [title for title in titles if titles.count(title) == 1]
     for root in (one.root for one in found):
         names += [root.relative_to(folder).parts[0] for folder in folders if folder in root.parents]
     holding = [name for name in names if len(text) >= _MIN_LETTERS and text.casefold() in name.casefold()]
-    return next(iter(holding or get_close_matches(text, names, n=1)), "")
+    words = {word: name for name in reversed(names) for word in (*re.findall(rf"\w{{{_MIN_LETTERS},}}", name), name)}
+    return next(iter(holding), words.get(nearest(text, words), ""))
 
 
 _MIN_LETTERS = 4

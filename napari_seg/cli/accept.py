@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from napari_seg.cli.exit_codes import ExitCode, exit_code, with_code
 from napari_seg.cli.read_options import add_read_options, read_options
-from napari_seg.cli.train import named_value
+from napari_seg.cli.values import named_value
 
 if TYPE_CHECKING:
     from napari_seg.learning.accept_files import AcceptedFile, AcceptOptions, CorrectedLabels

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seg.cli.exit_codes import exit_code, exit_code_of
-from napari_seg.cli.train import named_value
+from napari_seg.cli.values import named_label, tolerance
 
 if TYPE_CHECKING:
     from napari_seg.errors import NapariSegError, Notice
@@ -43,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--labels",
         nargs="+",
         default=[],
-        type=named_value,
+        type=named_label,
         metavar="NAME=VALUE",
         help="meaning of the references' values, as for train: liver=1 tumour=2,3 vessel=10-19; in the order of the "
         "model's classes if its label maps have no names. Without it, structures are matched by the names in the files "
@@ -75,7 +75,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--versus", type=Path, help="label maps of another model, compared case by case")
     parser.add_argument(
         "--tolerance-mm",
-        type=_tolerance,
+        type=tolerance,
         default=1.0,
         help="tolerance of the NSD in mm, or in pixels for 2D images (default: 1.0)",
     )
@@ -244,7 +244,8 @@ def _print_tables(
             figure(row["hd95_mm"].mean, ".2f"),
             figure(row["nsd"].mean, ".4f"),
         )
-    console.print(table)
+    if table.rows:
+        console.print(table)
     if absent:
         console.print(f"absent   {_absent(absent)}", markup=False)
     for heading, side, cases in zip(("missed", "extra"), ("references", "results"), one_sided(results), strict=True):
@@ -253,7 +254,8 @@ def _print_tables(
             text = f"{heading:<8} only in the {side}: {names}; Dice 0, and HD95 the diagonal of the field of view"
             console.print(text, markup=False)
     means = values(results, MEAN, "dice")
-    console.print("worst    " + ", ".join(f"{name} {means[name]:.4f}" for name in worst(means)), markup=False)
+    if means:
+        console.print("worst    " + ", ".join(f"{name} {means[name]:.4f}" for name in worst(means)), markup=False)
     if versus:
         console.print("versus   differences: these results minus the others")
     absent = [name for name, metrics in (versus or {}).items() if name != MEAN and not metrics["dice"].count]
@@ -288,10 +290,3 @@ def _notice_lines(results: Sequence[CaseScores]) -> list[str]:
         for notice in result.notices:
             by_code.setdefault(notice.code, []).append(notice)
     return [f"{some[0]}{f' (and {len(some) - 1} others)' if len(some) > 1 else ''}" for some in by_code.values()]
-
-
-def _tolerance(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text}; expected a distance in mm, 0 or more")
-    return value

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode
-from napari_seg.cli.train import minutes, named_value, parsed
+from napari_seg.cli.train import parsed
 from napari_seg.cli.train_output import print_line
+from napari_seg.cli.values import minutes, named_value
 
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle

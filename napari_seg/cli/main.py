@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from typing import NoReturn
 
 from napari_seg.cli import (
@@ -32,7 +31,7 @@ from napari_seg.cli import (
 )
 from napari_seg.cli.exit_codes import STOPPED, ExitCode, exit_code_of, with_code
 from napari_seg.cli.stop_signals import signals_handled
-from napari_seg.errors import Cancelled, NapariSegError
+from napari_seg.errors import Cancelled, NapariSegError, did_you_mean
 from napari_seg.version import __version__
 
 
@@ -42,14 +41,20 @@ class _Parser(argparse.ArgumentParser):
         print(f"'{self.prog} --help' describes the arguments", file=sys.stderr)
         raise SystemExit(ExitCode.USAGE)
 
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Refuse a value that is none of the choices, with the nearest one."""
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            text = f"found {value}, expected one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
+            raise argparse.ArgumentError(action, text)
+
     def refuse_unknown(self, words: Sequence[str]) -> None:
         """Refuse arguments that the parser does not know, with the nearest option that it knows."""
         options = list(self._option_string_actions)
         for action in self._actions:  # of commands such as `models add`
             if isinstance(action, argparse._SubParsersAction):
                 options += [one for parser in action.choices.values() for one in parser._option_string_actions]
-        near = get_close_matches(words[0].partition("=")[0], options, 1, cutoff=0.7)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(words[0].partition("=")[0], options, cutoff=0.7)
         self.error(f"found {' '.join(words)}, which is no argument of this command{hint}")
 
 

@@ -16,6 +16,7 @@ from napari_seg.cli.dask_options import add_dask_options, pool_of
 from napari_seg.cli.exit_codes import ExitCode, exit_code
 from napari_seg.cli.read_options import add_read_options, read_options
 from napari_seg.cli.selection_options import add_selection_options, model_reader, selection_of
+from napari_seg.cli.values import count
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS
 from napari_seg.inference.options import SegmentOptions, option_fields
 
@@ -190,13 +191,6 @@ def _channel(text: str) -> tuple[str, Path]:
 def options_of(arguments: argparse.Namespace) -> SegmentOptions:
     """Return the options of a run from parsed arguments."""
     return SegmentOptions(**{option.name: getattr(arguments, option.name) for option in option_fields()})
-
-
-def count(text: str) -> int:
-    """Return the number in a text; it is at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number from 1 up")
-    return int(text)
 
 
 def duration(text: str) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode, exit_code
+from napari_seg.cli.values import whole_number
 from napari_seg.learning.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --strategy random (default: 0)")
     parser.add_argument(
-        "--count", type=_count, default=COUNT, metavar="N", help=f"number of cases to rank (default: {COUNT}; 0: all)"
+        "--count",
+        type=whole_number,
+        default=COUNT,
+        metavar="N",
+        help=f"number of cases to rank (default: {COUNT}; 0: all)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
     parser.add_argument("--json", action="store_true", help="print objects instead of the table")
@@ -145,10 +150,3 @@ def _progress(is_quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=Console(file=sys.stderr), transient=True, disable=is_quiet) as bar:
         task = bar.add_task("looking", total=None)
         yield lambda stage, done, total: bar.update(task, completed=done, total=total)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"found {text}; expected a number of cases, or 0 for all")
-    return value

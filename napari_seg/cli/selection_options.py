@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_seg.cli.values import whole_number
+
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
     from napari_seg.cohort.select import Selection
@@ -31,7 +33,9 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--modality", nargs="+", default=[], metavar="CODE", help="only these, such as CT or MR (NIfTI: by its name)"
     )
-    group.add_argument("--min-slices", type=_number, default=0, metavar="N", help="only scans with N slices or more")
+    group.add_argument(
+        "--min-slices", type=whole_number, default=0, metavar="N", help="only scans with N slices or more"
+    )
     group.add_argument(
         "--series",
         action="append",
@@ -111,9 +115,3 @@ def model_reader(arguments: argparse.Namespace) -> Callable[[str, bool], Bundle]
         return bundle
 
     return model_of
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number")
-    return int(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from napari_seg.cli.train_output import (
     print_scores,
     print_steps,
 )
+from napari_seg.cli.values import count, minutes, named_label, named_value
 
 if TYPE_CHECKING:
     from napari_seg.training.choices import Choices
@@ -68,7 +68,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--max-epochs",
-        type=_count,
+        type=count,
         metavar="N",
         help="number of epochs; a larger number than before extends a training",
     )
@@ -135,7 +135,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--labels",
         nargs="+",
         default=[],
-        type=named_value,
+        type=named_label,
         metavar="NAME=VALUE",
         help="names of the label values, such as liver=1 tumour=2,3",
     )
@@ -354,30 +354,13 @@ def _compare(
     return ExitCode.DONE
 
 
-def minutes(word: str) -> float:
-    """Parse a time limit in minutes."""
-    found = float(word)
-    if not 0 < found < math.inf:
-        raise argparse.ArgumentTypeError(f"found {word}; expected minutes above 0")
-    return found
-
-
-def _count(word: str) -> int:
-    if (count := int(word)) < 1:
-        raise argparse.ArgumentTypeError(f"found {word}; expected 1 or more")
-    return count
-
-
 def _gpus(word: str) -> int | Literal["all"]:
-    return "all" if word == "all" else _count(word)
-
-
-def named_value(word: str) -> tuple[str, str]:
-    """Split an argument NAME=VALUE."""
-    name, _, text = word.partition("=")
-    if not (name and text):
-        raise argparse.ArgumentTypeError(f"found {word!r}; expected NAME=VALUE")
-    return name, text
+    if word == "all":
+        return "all"
+    try:
+        return count(word)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or all") from None
 
 
 def _from(dataset: Path, folder: str | None) -> str | None:

@@ -18,7 +18,7 @@ from napari_seg.bundles.nnunet.folder import Training, find_trainings, folds_in_
 from napari_seg.bundles.nnunet.plans import read_configuration
 from napari_seg.bundles.output import Channel, Output
 from napari_seg.bundles.spec import EnsembleBundle
-from napari_seg.errors import BundleError, one_line
+from napari_seg.errors import BundleError, did_you_mean, one_line
 from napari_seg.volume import Segment, distinct_color
 
 _CHOICE = re.compile(r"(?P<folder>.+?)(?::(?P<configurations>[\w.-]+(?:\+[\w.-]+)*))?(?:@(?P<folds>\w+(?:,\w+)*))?")
@@ -118,11 +118,13 @@ def _root_of(roots: list[Path], configuration: str, shown: str) -> Path:
         found = [root for root in roots if read_training_folder(root).configuration == configuration]
     if len(found) == 1:
         return found[0]
-    names = one_line(", ".join(root.name for root in found or roots), 400)
-    problem = "holds several models" if found else "holds no model"
-    raise BundleError(
-        "bundle.unknown", f"{shown!r} {problem} of the configuration {one_line(configuration, 120)!r}; it has {names}"
-    )
+    asked = one_line(configuration, 120)
+    if found:
+        names = one_line(", ".join(root.name for root in found), 400)
+        raise BundleError("bundle.unknown", f"{shown!r} holds several models of the configuration {asked!r}: {names}")
+    known = list(dict.fromkeys(root.name.rpartition("__")[2] for root in roots))
+    text = f"{shown!r} holds no model of the configuration {asked!r}{did_you_mean(asked, known) or ';'}"
+    raise BundleError("bundle.unknown", f"{text} it has {one_line(', '.join(known), 400)}")
 
 
 def _bundle(training: Training, configuration: Configuration, previous: NnunetBundle | None) -> NnunetBundle:

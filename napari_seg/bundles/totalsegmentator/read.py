@@ -22,6 +22,10 @@ from napari_seg.bundles.totalsegmentator.weights import incomplete_folders, trai
 from napari_seg.errors import BundleError, listed
 
 
+class MissingWeights(BundleError):
+    """Weights of a task are not on this machine (`bundle.weights`)."""
+
+
 def read_task(name: str, *, trust: bool = False) -> TaskBundle:
     """Return a task as a bundle.
 
@@ -30,8 +34,8 @@ def read_task(name: str, *, trust: bool = False) -> TaskBundle:
         trust: as for `read_bundle`.
 
     Raises:
-        BundleError: `bundle.unknown`, there is no such task, or weights that it needs are not on this machine;
-            `bundle.metadata`, `bundle.too_large`: a model can't be read.
+        BundleError: `bundle.unknown`, there is no such task; `bundle.weights`, weights that it needs are not on this
+            machine; `bundle.metadata`, `bundle.too_large`: a model can't be read.
     """
     task = task_of(name)
     found = tuple((part, training_folder(part)) for part in task.parts)
@@ -41,10 +45,10 @@ def read_task(name: str, *, trust: bool = False) -> TaskBundle:
     try:
         crop = read_task(task.crop.task, trust=trust) if task.crop else None
     except BundleError as error:
-        if error.code != "bundle.unknown" or task.crop is None:
+        if not isinstance(error, MissingWeights) or task.crop is None:
             raise
         text = f"the task {task.name!r} first runs {task.crop.task!r} to find where it looks, and that can't be used"
-        raise BundleError(error.code, f"{text}: {error.message}; {_advice(task)}") from error
+        raise MissingWeights(error.code, f"{text}: {error.message}; {_advice(task)}") from error
     segments = structures_of(task)
     return TaskBundle(
         root=parts[0].root.parent,
@@ -74,9 +78,10 @@ def find_tasks() -> tuple[list[TaskBundle], list[BundleError]]:
         for name in tasks():
             try:
                 bundles.append(read_task(name))
+            except MissingWeights:
+                continue
             except BundleError as fault:
-                if fault.code != "bundle.unknown":
-                    faults.append(fault)
+                faults.append(fault)
     return bundles, faults
 
 
@@ -92,15 +97,14 @@ def _part(part: Part, task: Task, trust: bool) -> NnunetBundle:
     return replace(bundle, overlap=task.overlap, trusted=trust)
 
 
-def _missing(task: Task, parts: list[Part]) -> BundleError:
+def _missing(task: Task, parts: list[Part]) -> MissingWeights:
     folders = ", ".join(str(folder) for folder in weight_folders())
-    kinds = "; ".join(dict.fromkeys(f"{one.trainer}, {one.plans}, {one.configuration}" for one in parts))
-    models = f"{listed([weights_of(part.number).folder for part in parts], 1)}: {kinds}"
+    models = listed([weights_of(part.number).folder for part in parts], 1)
     text = f"the weights of TotalSegmentator's task {task.name!r} are not on this machine ({models}); {_advice(task)}"
     text = f"{text}; looked in {folders}"
     if halves := [str(folder) for part in parts for folder in incomplete_folders(part)]:
         text = f"{text}; without weights, as if unpacking was stopped: {', '.join(halves)}"
-    return BundleError("bundle.unknown", text)
+    return MissingWeights("bundle.weights", text)
 
 
 def _advice(task: Task) -> str:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.totalsegmentator.task import PREFIX, Part, RoughCrop, Task
-from napari_seg.errors import BundleError, one_line
+from napari_seg.errors import BundleError, did_you_mean, one_line
 from napari_seg.volume import Segment, Term, distinct_color
 
 VERSION = "2.18.0"
@@ -68,8 +67,7 @@ def task_of(name: str) -> Task:
     short = name[len(PREFIX) :] if is_task_name(name) else name
     found = tasks().get(short) or next((one for key, one in tasks().items() if key.lower() == short.lower()), None)
     if found is None:
-        near = get_close_matches(short.lower(), {key.lower(): key for key in tasks()}, n=1)
-        text = f"TotalSegmentator has no task {one_line(short, 100)!r}{f'; did you mean {near[0]}?' if near else ';'}"
+        text = f"TotalSegmentator has no task {one_line(short, 100)!r}{did_you_mean(short, tasks()) or ';'}"
         raise BundleError("bundle.unknown", f"{text} 'napari-seg models search totalsegmentator' lists the tasks")
     return found
 
