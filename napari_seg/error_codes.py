@@ -1336,6 +1336,11 @@ CODES = {
         "Check the path and the names; `napari-seg inspect` shows what lies there.",
     ),
     "input.not_a_file": Code("error", "The input is a pipe, a socket or a device.", "Give a regular file or a folder."),
+    "input.same_file": Code(
+        "notice",
+        "A result and its reference are one file, so that the scores say nothing.",
+        "Give the results and, in another folder, their references.",
+    ),
     "input.several_scans": Code("error", "Several scans were found where one was expected.", "Name one of them."),
     "input.unpaired": Code(
         "error",
@@ -1524,8 +1529,9 @@ CODES = {
     ),
     "labels.type": Code(
         "error",
-        "The values are no labels: negative, fractional, too large, or several per voxel.",
-        "Save whole numbers from 0 up, one per voxel.",
+        "The values are no labels: negative, as in a CT; fractional, as in a map of probabilities; too large; or "
+        "several per voxel.",
+        "Give the label map: whole numbers from 0 up, one per voxel.",
     ),
     "labels.undescribed": Code(
         "notice",

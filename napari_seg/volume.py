@@ -328,10 +328,15 @@ def as_labels(array: NDArray, name: str) -> NDArray[np.unsignedinteger]:
     Raises:
         InputError: `labels.type`, the array has values that are no labels.
     """
-    # one plane at a time, because rint copies to up to 8 bytes per voxel
-    if array.min() < 0 or (array.dtype.kind not in "iub" and not all(np.array_equal(a, np.rint(a)) for a in array)):
-        raise InputError("labels.type", f"{name} holds values that are no labels; expected whole numbers from 0 up")
+    expected = "expected labels, whole numbers from 0 up; give the label map"
     highest = array.max()
+    if (lowest := array.min()) < 0:
+        text = f"{name} holds values from {lowest:g} to {highest:g}, as a scan"
+        raise InputError("labels.type", f"{text}; {expected}")
+    for plane in () if array.dtype.kind in "iub" else array:  # rint copies to up to 8 bytes per voxel
+        if (fractions := plane[plane != np.rint(plane)]).size:
+            text = f"{name} holds fractional values such as {fractions[0]:.4g}, as a scan or a map of probabilities"
+            raise InputError("labels.type", f"{text}; {expected}")
     if highest > MAX_LABEL:
         raise InputError("labels.type", f"{name} holds the value {highest}; expected labels up to {MAX_LABEL}")
     return array.astype(smallest_label_type(int(highest)), copy=False)

@@ -17,8 +17,7 @@ from napari_seg.geometry import Grid
 
 def test_what_would_be_ignored_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder, name in (("found", "a"), ("truth", "a"), ("truth", "b"), ("other", "b")):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        phantoms.write_nifti(phantoms.head(), tmp_path / folder / f"{name}.nii.gz", np.uint16)
+        write_labels(tmp_path / folder / f"{name}.nii.gz", 9)
     found, truth, other = (str(tmp_path / folder) for folder in ("found", "truth", "other"))
     with pytest.raises(SystemExit):
         main(["evaluate", found, truth, "--trained", str(tmp_path / "no")])
@@ -34,12 +33,35 @@ def test_what_would_be_ignored_is_refused(tmp_path: Path, capsys: pytest.Capture
 
 def test_an_interval_that_is_unknown_is_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("found", "truth"):
-        (tmp_path / folder).mkdir()
-        phantoms.write_nifti(phantoms.head(), tmp_path / folder / "a.nii.gz", np.uint16)
+        write_labels(tmp_path / folder / "a.nii.gz", 9)
     assert main(["evaluate", str(tmp_path / "found"), str(tmp_path / "truth")]) == 0
     printed = capsys.readouterr().out
     assert "│ –    │ 1.0000 " in printed
     assert "nan" not in printed
+
+
+def test_scans_are_not_scored_as_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, truth = tmp_path / "found", tmp_path / "truth"
+    values = np.arange(30**3).reshape(30, 30, 30)
+    found.mkdir()
+    for name, array in (("mr", values % 300), ("ct", values % 300 - 100), ("map", (values % 300) / 300)):
+        write_map(array.astype(np.float32), Grid(array.shape, np.eye(4)), found / f"{name}.nii.gz")
+        write_labels(truth / f"{name}.nii.gz", 9)
+    assert main(["evaluate", str(found), str(truth)]) == 4
+    printed = capsys.readouterr().out
+    assert "mr: labels.intensities: mr.nii.gz holds 299 values without names" in printed
+    assert "ct: labels.type: ct.nii.gz holds values from -100 to 199, as a scan" in printed
+    assert "map: labels.type: map.nii.gz holds fractional values such as 0.003333" in printed
+    assert "worst" not in printed
+    assert "Dice" not in printed
+
+
+def test_files_that_are_compared_with_themselves_are_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_labels(tmp_path / "a.nii.gz", 9)
+    assert main(["evaluate", path, path]) == 0
+    assert "input.same_file: a.nii.gz is compared with itself" in capsys.readouterr().err
 
 
 def write_labels(path: Path, *voxels: int) -> str:

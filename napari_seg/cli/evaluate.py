@@ -244,7 +244,7 @@ def _print_tables(
             figure(row["hd95_mm"].mean, ".2f"),
             figure(row["nsd"].mean, ".4f"),
         )
-    if table.rows:
+    if is_any := any(not result.code for result in results):
         console.print(table)
     if absent:
         console.print(f"absent   {_absent(absent)}", markup=False)
@@ -254,7 +254,7 @@ def _print_tables(
             text = f"{heading:<8} only in the {side}: {names}; Dice 0, and HD95 the diagonal of the field of view"
             console.print(text, markup=False)
     means = values(results, MEAN, "dice")
-    if means:
+    if is_any:
         console.print("worst    " + ", ".join(f"{name} {means[name]:.4f}" for name in worst(means)), markup=False)
     if versus:
         console.print("versus   differences: these results minus the others")
@@ -289,4 +289,4 @@ def _notice_lines(results: Sequence[CaseScores]) -> list[str]:
     for result in results:
         for notice in result.notices:
             by_code.setdefault(notice.code, []).append(notice)
-    return [f"{some[0]}{f' (and {len(some) - 1} others)' if len(some) > 1 else ''}" for some in by_code.values()]
+    return [f"{some[0]}{f' (and {len(some) - 1} more)' if len(some) > 1 else ''}" for some in by_code.values()]

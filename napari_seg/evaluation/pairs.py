@@ -23,7 +23,14 @@ from napari_seg.evaluation.metrics import Comparison, Scores, compare_label_maps
 from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
-from napari_seg.formats.label_maps import is_cropped, on_common_grid, on_grid, read_label_map, stated_names
+from napari_seg.formats.label_maps import (
+    check_no_intensities,
+    is_cropped,
+    on_common_grid,
+    on_grid,
+    read_label_map,
+    stated_names,
+)
 from napari_seg.formats.mask_folder import mask_files
 from napari_seg.structure_names import match_names
 from napari_seg.volume import Segment, Segmentation, labels_in
@@ -61,7 +68,8 @@ class Pair:
 
         Raises:
             InputError: a file can't be read, or its values don't fit their meaning; see `read_label_map`, `match`;
-                `labels.names`, a structure has the name of another row of the tables.
+                `labels.intensities`, it is a scan; `labels.names`, a structure has the name of another row of the
+                tables.
         """
         prediction = read_label_map(self.prediction)
         reference = read_label_map(
@@ -72,6 +80,9 @@ class Pair:
             on_own_grid=is_cropped(self.prediction),
             header_names=not self.meaning.classes,
         )
+        check_no_intensities(prediction, self.prediction)
+        if not self.meaning.classes:
+            check_no_intensities(reference, self.reference)
         prediction, reference = on_common_grid((prediction, self.prediction), (reference, self.reference))
         matched = match(prediction, reference, self.meaning, self.reference.name)
         if rows := sorted(matched.structures.keys() & {BACKGROUND, MEAN}):
@@ -266,6 +277,9 @@ def _scored(pair: Pair, tolerance_mm: float) -> CaseScores:
             for name, row in zip(columns, comparison.confusion, strict=True)
         }
     notices = tuple(dict.fromkeys((*prediction.notices, *reference.notices)))
+    if pair.prediction.samefile(pair.reference):
+        text = f"{file_label(pair.prediction)} is compared with itself; give the results and their references"
+        notices = (*notices, Notice("input.same_file", text))
     return CaseScores(
         pair.name,
         pair,
@@ -363,6 +377,8 @@ def compare_with(
         name, stated = file_label(reference), declared(reference)
         meaning = Meaning(stated.classes, ignored=stated.ignored, labelled=stated.labelled.get(_stem(Path(name))))
         segmentation = read_label_map(reference, prediction.grid, images=images, header_names=not stated.classes)
+        if not stated.classes:
+            check_no_intensities(segmentation, reference)
         if is_cropped(reference):
             segmentation = on_grid(segmentation, prediction.grid, reference)
         reference = segmentation
