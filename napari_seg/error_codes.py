@@ -1390,7 +1390,7 @@ CODES = {
     "label.values": Code(
         "error",
         "A label map holds values that no class has.",
-        "Correct them, or name them with `--labels`.",
+        "Correct them, name them with `--labels`, or leave them out with `--labels background=2` or `ignore=2`.",
     ),
     # labels
     "labels.annotation": Code(

@@ -70,7 +70,8 @@ def report(root: Path, **options: object) -> dict[tuple[str, str], str]:
     assert caught.value.code == "data.faults"
     first, *lines = caught.value.message.splitlines()
     found = [re.split(r"\s{2,}", line.strip(), maxsplit=2) for line in lines]
-    assert first.startswith(f"{len(lines)} fault")
+    counts = (int(case.split()[0]) if re.fullmatch(r"\d+ cases", case) else 1 for _, case, _ in found)
+    assert first.startswith(f"{sum(counts)} fault")
     return {(code, case): text for code, case, text in found}
 
 
@@ -113,7 +114,7 @@ def test_cases_that_may_belong_to_one_patient_are_reported(
     with caplog.at_level(logging.INFO):
         check_folder(tmp_path)
     assert f"{len(cases)} cases of {patients} patients" in caplog.text
-    assert ("patient, a pattern" in caplog.text) is warns
+    assert ("--patient" in caplog.text) is warns
     caplog.clear()
     check_folder(tmp_path, patient=r"^[^_\d]+\d+")
     assert "a pattern" not in caplog.text
@@ -143,6 +144,21 @@ def test_six_planted_faults_give_one_report_that_names_all_six(folder: Path) -> 
     assert "6 x 8 x 6 voxels, the image 6 x 8 x 5" in found["geometry.shape", "c1"]
     assert found["label.values", "c2"].startswith("values 7 (3 voxels); expected 0, 1, 2;")
     assert "2 voxels" in found["values.not_finite", "c3"]
+
+
+def test_the_same_fault_of_several_cases_has_one_line(folder: Path) -> None:
+    for n, voxels in ((2, 1), (4, 3), (7, 1)):
+        array = label()
+        array[5, 5, :voxels] = 7
+        save(folder / "labels" / f"c{n}.nii.gz", array)
+    with pytest.raises(TrainingError) as caught:
+        check_folder(folder)
+    first, line = caught.value.message.splitlines()
+    assert first.startswith("3 faults in ")
+    assert line.split()[:3] == ["label.values", "3", "cases"]
+    assert line.endswith(": c2, c4, c7")
+    assert "values 7; expected 0, 1, 2; correct them, or give them names with --labels" in line
+    assert "leave them out with background=7 or ignore=7" in line
 
 
 def test_unpaired_images_and_label_maps_are_reported(folder: Path) -> None:
@@ -230,7 +246,7 @@ def test_a_class_made_of_several_values_and_an_empty_case_that_is_allowed(folder
     check_folder(folder, {"front": [1, "5-9"], "back": [2, 18]}, allow_empty=True)
     found = report(folder)
     assert set(found) == {("label.values", "c0"), ("label.empty", "c1")}
-    assert "leave the case out, or set allow_empty to true (napari-seg: --set all" in found["label.empty", "c1"]
+    assert "leave the case out, or give --allow_empty true" in found["label.empty", "c1"]
 
 
 def test_classes_that_match_nothing_are_a_line_of_the_report(folder: Path) -> None:
@@ -394,8 +410,10 @@ def test_slices_alone_are_no_volumes(tmp_path: Path) -> None:
         save(tmp_path / "images" / f"c{n}.nii.gz", image((6, 8)))
         save(tmp_path / "labels" / f"c{n}.nii.gz", label()[..., 1])
     found = report(tmp_path)
-    assert set(found) == {("geometry.axes", f"c{n}") for n in range(3)}
-    assert "expected 3 of a volume; save a single slice as I x J x 1 voxels or as a PNG" in found["geometry.axes", "c0"]
+    (text,) = found.values()
+    assert set(found) == {("geometry.axes", "3 cases")}
+    assert "expected 3 of a volume; save a single slice as I x J x 1 voxels or as a PNG" in text
+    assert text.endswith(": c0, c1, c2")
 
 
 def test_a_listed_file_in_another_format_is_named(folder: Path) -> None:
@@ -421,7 +439,7 @@ def test_the_digest_of_a_case_is_of_its_voxels(folder: Path, tmp_path: Path) -> 
 
 
 def test_thousands_of_faults_are_counted(folder: Path) -> None:
-    cases = ({"name": "c", "image": "a.nii"}, *({"name": f"c{n}", "image": "a.nii"} for n in range(2000)))
+    cases = ({"name": "c", "image": "a.nii"}, *({"name": f"c{n}", "image": f"a{n}.nii"} for n in range(2000)))
     with pytest.raises(TrainingError) as caught:
         check(replace(find_dataset(folder), unpaired=cases))
     lines = str(caught.value).splitlines()

@@ -50,11 +50,11 @@ def test_advice_names_the_settings_to_lower(tmp_path: Path, cause: Any) -> None:
     message = out_of_memory(trainer, history)
     goes_on = "the same command resumes from the last checkpoint, if one was written"  # there is none yet
     assert (
-        f"raise accumulation_steps (now 1, at most 2), then on a GPU set amp to true: {goes_on}; or else lower"
+        f"raise --accumulation_steps (now 1, at most 2), then on a GPU give --amp true: {goes_on}; or else lower"
         in message
     )
     # the patch is part of what makes a run the same, so another folder is needed
-    assert "lower patch_size (now [48, 64, 48]), which starts a new run, in another output_dir" in message
+    assert "lower --patch_size (now [48, 64, 48]), which starts a new run, in another --output_dir" in message
     assert message.startswith("cpu ran out of memory in step 2; ")
 
 
@@ -62,7 +62,7 @@ def test_advice_leaves_out_settings_that_are_already_set(tmp_path: Path) -> None
     trainer, history = engines(tmp_path, epochs=1)
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda: torch.empty(10**16))
     message = out_of_memory(trainer, history, accumulation_steps=2, amp=True)
-    assert message.startswith("cpu ran out of memory in step 2; lower patch_size (now [48, 64, 48]), which")
+    assert message.startswith("cpu ran out of memory in step 2; lower --patch_size (now [48, 64, 48]), which")
     assert "accumulation_steps" not in message
     assert "amp" not in message
 
@@ -73,8 +73,8 @@ def test_advice_for_a_validation_is_about_its_windows(tmp_path: Path) -> None:
     history.validator.add_event_handler(Events.ITERATION_COMPLETED, lambda: torch.empty(10**16))
     message = out_of_memory(trainer, history)
     assert message.startswith(
-        "cpu ran out of memory in the validation after step 6; set windows#sw_batch_size to 1 (now 16), then lower "
-        "windows#roi_size (now [8, 8, 4]): the same command resumes from the last checkpoint, if one was written. "
+        "cpu ran out of memory in the validation after step 6; give --windows#sw_batch_size 1 (now 16), then lower "
+        "--windows#roi_size (now [8, 8, 4]): the same command resumes from the last checkpoint, if one was written. "
     )
 
 
@@ -88,7 +88,9 @@ def test_advice_for_an_evaluation_is_about_its_windows(tmp_path: Path) -> None:
         TrainingError, match=r"training\.out_of_memory: cpu ran out of memory in the evaluation; "
     ) as caught:
         evaluator.run()
-    assert "set windows#sw_batch_size to 1 (now 16), then lower windows#roi_size (now [8, 8, 4]): " in str(caught.value)
+    assert "give --windows#sw_batch_size 1 (now 16), then lower --windows#roi_size (now [8, 8, 4]): " in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("where", ["training", "validation"])

@@ -347,7 +347,7 @@ def test_the_steps_of_a_plan_count_the_replayed_cases_that_train(tmp_path: Path)
     plan = plan_bundle(new, tmp_path / "out", Choices(), replay=[old], dry_run=True)
     assert plan["parts"] == {"training": 6, "validation": 4, "test": 4}
     # an epoch shows the 3 new cases that train and as many replayed ones
-    assert plan["settings"]["max_epochs"]["why"].startswith("about 4000 steps at 3 per epoch")
+    assert plan["settings"]["max_epochs"]["why"].startswith("3000 steps at 3 per epoch, not 4000")
     assert plan["settings"]["batch_size"]["value"] == 2
 
 

@@ -100,7 +100,7 @@ def _not_written(path: Path, error: OSError | RuntimeError) -> TrainingError:
             "resumes from the last checkpoint, if one was written",
         )
     reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-    return TrainingError("output.not_written", f"{path} can't be written ({reason}); give another output_dir")
+    return TrainingError("output.not_written", f"{path} can't be written ({reason}); give another --output_dir")
 
 
 def load_verified(path: str | Path, map_location: str | None = None) -> Any:

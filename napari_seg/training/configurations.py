@@ -39,7 +39,7 @@ from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, window_values, writing
 from napari_seg.training.scores import write_scores
-from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.segnets_modules import in_options, naming, with_segnets
 from napari_seg.training.time_plan import effective_settings, plan_time
 from napari_seg.training.trust import check_stored_choices
 from napari_seg.training.write import PLAN
@@ -123,7 +123,8 @@ def plan_configurations(
         if dry_run:
             root = stack.enter_context(TemporaryFolder()) if "dataset" not in record else out
             read, _ = _convert(sources, root, first, record, report, dry_run)
-            found = _plan(read, out, first, choices, names, options)
+            with naming(sources, read.folder):
+                found = _plan(read, out, first, choices, names, options)
             return replace(found, data=out / DATA if read.folder != dataset_dir else dataset_dir)
         is_new = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,8 @@ def plan_configurations(
             write_comparison(out, record)
             read, facts = _convert(sources, out, first, record, report, dry_run)
             write_comparison(out, record | facts)
-            return _plan(read, out, first, choices, names, options)
+            with naming(sources, read.folder):
+                return _plan(read, out, first, choices, names, options)
         except BaseException as error:
             is_unsuited = isinstance(error, BundleError) and error.code == "bundle.compare"
             if is_first and (is_unsuited or not _is_planned(out)) and not (out / DATA).exists():
@@ -216,7 +218,7 @@ def _convert(
         if converted is None:
             return _Read(sources[0], False, False), {}
         for text in converted.unused:
-            report(text)
+            report(in_options(text))
         facts = {"converted": converted.as_dict(), "dataset": converted.identity}
         return _Read(converted.folder, True, len(sources) > 1), facts
 

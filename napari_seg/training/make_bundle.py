@@ -25,6 +25,7 @@ from napari_seg.training.gather.gather import Gathered
 from napari_seg.training.gather.pair import unread_files
 from napari_seg.training.history import RUN
 from napari_seg.training.identity import identity_of
+from napari_seg.training.segnets_modules import in_options
 from napari_seg.training.start import state_origin
 from napari_seg.training.time_plan import fit_time
 from napari_seg.training.write import PLAN
@@ -168,7 +169,7 @@ def make_bundle(
     elif choices.settings.get("classes_from"):
         raise TrainingError("weights.classes", "found --classes-from without --fine-tune; expected both, or neither")
     left = converted.passed_over if converted else unread_files(dataset.unread)
-    notes = [*dataset.unused, *(converted.unused if converted else ())]
+    notes = [*map(in_options, (*dataset.unused, *(converted.unused if converted else ())))]
     if text := unused_parts(dataset):
         notes.append(text)
     if repeated := repeated_images(dataset, dataset.cases, facts):

@@ -30,7 +30,7 @@ from napari_seg.training.identity import check_recorded, identity_of
 from napari_seg.training.make_bundle import UNFINISHED, Timing, make_bundle
 from napari_seg.training.rate import find_rate
 from napari_seg.training.run import writing
-from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.segnets_modules import naming, with_segnets
 from napari_seg.training.write import PLAN
 
 if TYPE_CHECKING:
@@ -229,11 +229,12 @@ def _plan(
     timing = Timing(data, limits) if limits is not None else None
     split = {name: choices.settings[name] for name in ("fold", "folds") if name in choices.settings}
     split |= {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
-    divided = Split(dataset, **split)
-    parts = {part: divided.count(part) for part in ("training", "validation", "test")}
-    _clear(root)
-    marker.touch()
-    return make_bundle(dataset, root, out, choices, parts, divided.count_replayed(), timing, converted)
+    with naming(sources, data):
+        divided = Split(dataset, **split)
+        parts = {part: divided.count(part) for part in ("training", "validation", "test")}
+        _clear(root)
+        marker.touch()
+        return make_bundle(dataset, root, out, choices, parts, divided.count_replayed(), timing, converted)
 
 
 def _test_rates(

@@ -22,6 +22,7 @@ from typing import Any
 
 from napari_seg.errors import Cancelled, EnvironmentFault, NapariSegError, OutputError, TrainingError
 from napari_seg.training.history import ended_since
+from napari_seg.training.segnets_modules import converted
 from napari_seg.worker import call_after_death, python_environment
 
 _POLL_SECONDS = 0.25
@@ -265,8 +266,7 @@ def _error(output: str, status: int) -> NapariSegError:
         output = output[first.end() :] or output  # that of the first process came before
     if reported:
         code, message = reported[-1]
-        message += of_process
-        return OutputError(code, message) if code.startswith("output.") else TrainingError(code, message)
+        return converted(code, message + of_process)
     if status in (-_KILLED, 128 + _KILLED):
         return TrainingError(
             "training.out_of_memory",

@@ -88,7 +88,7 @@ def bids_cases(
         if len(fits) > 1:
             raise TrainingError(
                 "dataset.ambiguous",
-                f"{path} fits scans {', '.join(fits)}; give one derivative as labels_dir, or name files in full",
+                f"{path} fits scans {', '.join(fits)}; give one derivative with --labels_dir, or name files in full",
             )
         if fits:
             labelled.setdefault(fits[0], []).append(path)
@@ -154,7 +154,7 @@ def _label_of(found: Sequence[Path], channels: Sequence[str], suffixes: set[str]
         return [str(path) for path in found]
     raise TrainingError(
         "dataset.ambiguous",
-        f"{found[1]} fits {found[0]} as well; give one derivative as labels_dir, or name files in full",
+        f"{found[1]} fits {found[0]} as well; give one derivative with --labels_dir, or name files in full",
     )
 
 

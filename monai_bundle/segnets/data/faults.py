@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,10 @@ REPEATED = (
 _SHOWN_FILES = 8
 _ROUNDING = 1e-3
 """Largest accepted distance of a fraction from 0 to 1, which interpolation may leave."""
+
+_SHOWN_CASES = 20
+
+_VOXELS = re.compile(r" \(\d+ voxels\)")
 
 
 class Fault(NamedTuple):
@@ -111,12 +116,8 @@ def check(
         ]
         faults += [Fault(code, case["name"], text) for code, text in found]
     if faults:
-        shown, rest = faults[:MAX_FAULTS], faults[MAX_FAULTS:]
-        width, second = (max(len(fault[n]) for fault in shown) for n in (0, 1))
-        lines = [f"  {f.code:{width}}  {f.case:{second}}  {f.text}" for f in shown]
-        lines += [f"  and {count} more of {code}" for code, count in Counter(f.code for f in rest).items()]
         count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in {dataset.root} ({len(cases)} cases)"
-        raise TrainingError("data.faults", "\n".join([f"{count}; nothing was computed", *lines]))
+        raise TrainingError("data.faults", "\n".join([f"{count}; nothing was computed", *_lines(faults)]))
     patients = {dataset.patients[case["name"]] for case in cases}
     logger.info(
         f"{len(cases)} case{'s' * (len(cases) != 1)} of {len(patients)} patient{'s' * (len(patients) != 1)} checked in "
@@ -154,6 +155,24 @@ def _log_unannotated(dataset: Dataset, ignored: Sequence[tuple[int, int]], label
             f"{len(dataset.labelled)} cases are annotated with some of the classes only, as dataset.json declares; the "
             "others are neither trained nor scored in them"
         )
+
+
+def _lines(faults: Sequence[Fault]) -> Iterator[str]:
+    """Yield a line for each fault, or for all cases with the same one; numbers of voxels may differ."""
+    same: dict[tuple[str, str], list[Fault]] = {}
+    for fault in faults:
+        same.setdefault((fault.code, _VOXELS.sub("", fault.text)), []).append(fault)
+    rows = []
+    for (code, text), some in same.items():
+        names = ", ".join(fault.case for fault in some[:_SHOWN_CASES])
+        more = f" and {len(some) - _SHOWN_CASES} more" if len(some) > _SHOWN_CASES else ""
+        rows.append(some[0] if len(some) == 1 else Fault(code, f"{len(some)} cases", f"{text}: {names}{more}"))
+    shown, rest = rows[:MAX_FAULTS], rows[MAX_FAULTS:]
+    width, second = (max(len(row[n]) for row in shown) for n in (0, 1))
+    for row in shown:
+        yield f"  {row.code:{width}}  {row.case:{second}}  {row.text}"
+    for code, count in Counter(row.code for row in rest).items():
+        yield f"  and {count} more of {code}"
 
 
 def unpaired_faults(dataset: Dataset) -> Iterator[Fault]:
@@ -272,18 +291,18 @@ def _label_faults(
             f"{low}" if low == high else f"{low}-{high}" if low >= 0 else f"{low} to {high}"
             for low, high in ranges_known
         )
-        yield "label.values", f"values {some}{more}; expected {expected}; correct them, or assign them with labels"
+        way = f"give them names with --labels, or leave them out with background={unknown[0]} or ignore={unknown[0]}"
+        yield "label.values", f"values {some}{more}; expected {expected}; correct them, or {way}"
     elif values and all(_in_ranges(v, ignored) for v in values):
         yield (
             "label.ignored",
             "all voxels of the label map have an ignored value; expected annotated ones; leave the case out, or "
-            "assign the value with labels, such as background=255",
+            "assign the value with --labels, such as background=255",
         )
     elif not allow_empty and not any(v != 0 if foreground is None else _in_ranges(v, foreground) for v in values):
         yield (
             "label.empty",
-            "the label map contains no class; expected at least one; leave the case out, or set allow_empty to true "
-            "(napari-seg: --set allow_empty=true; MONAI: --allow_empty true)",
+            "the label map contains no class; expected at least one; leave the case out, or give --allow_empty true",
         )
 
 

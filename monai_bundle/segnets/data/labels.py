@@ -165,7 +165,7 @@ def label_values(
             "labels.unmatched",
             f"no label of the data set matches {_joined(unmatched)} alone: it has {has or 'no names'}; expected "
             f"{_joined(name for number, name in class_names.items() if number)}; assign values to classes with "
-            f'labels, e.g. labels: {{"{unmatched[0]}": 1}}',
+            f"--labels, such as {unmatched[0]}=1",
         )
     found = dict(sorted({**found, **named, **({IGNORED: ignored} if ignored else {})}.items()))
     class_names[IGNORED] = IGNORE
@@ -178,13 +178,13 @@ def label_values(
                     "labels.regions",
                     f"the data set names regions that overlap ({class_names[number]} and {class_names[other]} both "
                     f"have {max(low, start)}), and this bundle's classes exclude each other; assign each value to one "
-                    f'class with labels, e.g. labels: {{"{class_names[other]}": {max(low, start)}}}, or train a bundle '
+                    f"class with --labels, such as {class_names[other]}={max(low, start)}, or train a bundle "
                     "with regions.yaml",
                 )
             raise TrainingError(
                 "labels.overlap",
                 f"value {max(low, start)} belongs to {class_names[number]} and to {class_names[other]}; expected one "
-                "class per value; change labels, or use regions.yaml for classes that overlap",
+                "class per value; change --labels, or use regions.yaml for classes that overlap",
             )
     return found
 

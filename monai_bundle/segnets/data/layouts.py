@@ -38,7 +38,7 @@ _EXPECTED = """expected one of these layouts:
   bids       sub-*/[ses-*/]anat/*_T1w.nii.gz and *_dseg, *_label-*_seg or *_mask.nii.gz, under derivatives/ or there
   voc        JPEGImages/ and SegmentationClass/
   list       a CSV table with the columns image and label, or a JSON data list with "training"
-  folders    images/ and labels/ of .nii, .nii.gz, .png, .jpg, .bmp or .tif; or give images_dir and labels_dir"""
+  folders    images/ and labels/ of .nii, .nii.gz, .png, .jpg, .bmp or .tif; or give --images_dir and --labels_dir"""
 _IMAGE_FOLDERS = ("images", "imagesTr", "image", "img")
 _LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations")
 _FILES_OF_A_CASE = (("label", "label maps"), ("image", "images"))
@@ -464,7 +464,7 @@ def _folders(
         options = [root / given] if given else [root / name for name in usual]
         if not any(folder.is_dir() for folder in options):
             raise TrainingError(
-                "dataset.missing", f"no folder {', '.join(map(str, options))}; give images_dir and labels_dir"
+                "dataset.missing", f"no folder {', '.join(map(str, options))}; give --images_dir and --labels_dir"
             )
         folders.append(next(folder for folder in options if folder.is_dir()))
     cases, unpaired = pair(*(image_files(folder, convertible) for folder in folders))

@@ -37,6 +37,7 @@ class Entry(NamedTuple):
         fold: name of the fold; "" if unknown.
         labelled: names or values of the annotated classes; `...`: all.
         is_replayed: whether it is a case of an earlier training.
+        line: line of the table; 0 in other lists.
     """
 
     images: Sequence[str]
@@ -47,6 +48,7 @@ class Entry(NamedTuple):
     fold: str = ""
     labelled: Any = ...
     is_replayed: bool = False
+    line: int = 0
 
 
 class Listed(NamedTuple):
@@ -100,16 +102,18 @@ def read_table(path: Path, channels: Sequence[str] | None = None, anywhere: bool
     first_line = text.partition("\n")[0]
     separator = max("\t;,", key=first_line.count)
     try:
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(cell.strip() for cell in row)]
+        reader = csv.reader(text.splitlines(), delimiter=separator)
+        numbered = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise TrainingError("dataset.bad_table", f"{path.name} is no table ({error}); {_EXPECTED}") from error
+    rows = [row for _, row in numbered]
     titles = [_plain(cell) for cell in rows[0]] if rows else []
     if len(titles) < 2:
         raise TrainingError("dataset.bad_table", f"{path.name} has fewer than two columns; {_EXPECTED}")
     if all(_is_image(cell) for cell in rows[0] if cell.strip()):  # no titles
         names = [f"image {n}" for n in range(len(titles) - 1)] + ["label"]
     else:
-        names, rows = titles, rows[1:]
+        names, rows, numbered = titles, rows[1:], numbered[1:]
     labels = [n for n, name in enumerate(names) if _LABEL.fullmatch(name)]
     if len(labels) != 1 or not rows:
         found = ", ".join(cell.strip() for cell in names)
@@ -118,12 +122,14 @@ def read_table(path: Path, channels: Sequence[str] | None = None, anywhere: bool
     columns = stated_columns(names, rows, (n for n in range(len(names)) if n not in (*images, labels[0])))
     numbers = {"patient": columns.patient, "part": columns.part, "fold": columns.fold}
     entries = []
-    for number, row in enumerate(rows, 1):
+    for number, row in numbered:
         cells = [cell.strip() for cell in (*row, *[""] * (len(names) - len(row)))]
         if any(not cells[n] for n in (*images, labels[0])):
-            raise TrainingError("dataset.bad_table", f"{path.name}: row {number} lacks a path; fill it in or remove it")
+            raise TrainingError(
+                "dataset.bad_table", f"{path.name}: line {number} lacks a path; fill it in or remove it"
+            )
         stated = {key: cells[n] for key, n in numbers.items() if n is not None}
-        entries.append(Entry([cells[n] for n in images], cells[labels[0]], **stated))
+        entries.append(Entry([cells[n] for n in images], cells[labels[0]], line=number, **stated))
     titles = list(channels or [names[n] for n in images]) if len(images) > 1 else []
     found = listed_cases(path, entries, anywhere)
     filled = {n for row in rows for n, cell in enumerate(row[: len(names)]) if cell.strip()}
@@ -149,8 +155,7 @@ def listed_cases(path: Path, entries: Sequence[Entry], anywhere: bool = False) -
             that lies in the folder of a data set may come from someone else.
 
     Raises:
-        TrainingError: "dataset.outside", a file lies outside; "dataset.bad_table", "dataset.bad_json", some cases have
-            no part.
+        TrainingError: "dataset.outside", a file lies outside; "dataset.stated", some cases have no part.
     """
     names_in = cache(_names_in)
     found = [[_listed_file(path, name, names_in, anywhere) for name in (*one.images, one.label)] for one in entries]
@@ -192,16 +197,16 @@ def _parts_of(path: Path, entries: Sequence[Entry]) -> list[str]:
     """Return the part of each case; empty if no word of the list means a part.
 
     Raises:
-        TrainingError: "dataset.bad_table", "dataset.bad_json", only some words do.
+        TrainingError: "dataset.stated", only some words do.
     """
     parts = [part_of(one.part) for one in entries]
     if not any(parts):
         return []
     if "" in parts:
         number = parts.index("")
-        code = "dataset.bad_table" if path.name.lower().endswith(TABLES) else "dataset.bad_json"
-        text = f"the split of case {number + 1} is {entries[number].part!r}; expected train, validation or test"
-        raise TrainingError(code, f"{path.name}: {text}")
+        where = f"line {line} has" if (line := entries[number].line) else f"case {number + 1} has"
+        text = f"{where} the split {entries[number].part!r}; expected train, validation or test"
+        raise TrainingError("dataset.stated", f"{path.name}: {text}")
     return parts
 
 

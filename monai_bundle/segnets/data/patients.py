@@ -56,7 +56,7 @@ _MIN_FOLDERS = 4
 
 MAY_SHARE = (
     "several cases have names that differ only in their last number or letter, as rat1_a and rat1_b do, and count as "
-    "one patient each; if they belong to one patient, set patient, a pattern such as '^[^_]+', or training and "
+    "one patient each; if they belong to one patient, give --patient '^[^_]+' or a like pattern, or training and "
     "validation may share patients"
 )
 """What to say if `may_share_patients`."""
@@ -64,7 +64,7 @@ MAY_SHARE = (
 ONE_FOLDER = (
     "all cases lie in a folder that is named as a patient, but count as different patients: if they are of one "
     "patient, training and validation share it, and the scores say nothing about other patients; add patients to "
-    "measure that, or set patient, a pattern, if these are several"
+    "measure that, or give --patient PATTERN if these are several"
 )
 """What to say if `lie_in_one_folder`."""
 
@@ -117,7 +117,7 @@ def patients_of(cases: Sequence[Origin], pattern: str | None = None, only_named:
         try:
             return [_match(case, pattern) or case.stated or _own(case) for case in cases]
         except (re.error, TypeError) as error:
-            text = f"patient is {pattern!r}; expected a regular expression such as '^[^_]+' ({error})"
+            text = f"found --patient {pattern!r}; expected a regular expression such as '^[^_]+' ({error})"
             raise TrainingError("dataset.patient", text) from error
     found = [case.stated or _patient_in(case.name) for case in cases]
     above = [case.lasting for case in cases]

@@ -103,7 +103,7 @@ class Split:
         fold, folds = self.fold, self.folds
         if fold is not None and folds < 2:
             raise TrainingError(
-                "split.folds", f"folds is {folds}; expected at least 2, since validation is one of them"
+                "split.folds", f"found --folds {folds}; expected at least 2, since validation is one of them"
             )
         patients: dict[str, list[Case]] = {}
         for case in self.dataset.cases:
@@ -125,10 +125,11 @@ class Split:
         if len(patients) < needed:
             raise TrainingError(
                 "split.too_few",
-                f"found {len(self.dataset.cases)} case(s) of {len(patients)} patient(s) in {self.dataset.root}"
+                f"found {_counted(sum(map(len, patients.values())), 'case')} of {_counted(len(patients), 'patient')} "
+                f"in {self.dataset.root}{f', besides {len(test)} for the test' if test else ''}"
                 f"{f' and {len(replayed)} replayed ones, which only train' if replayed else ''}; "
                 f"expected at least {needed} patients. If the names are grouped wrongly (all scans of sub-01 count as "
-                "one patient), set patient to a pattern that matches each patient's name",
+                "one patient), give --patient PATTERN, which matches each patient's name",
             )
         names = list(patients)
         np.random.RandomState(self.seed).shuffle(names)  # as MONAI's partition_dataset, which earlier versions used
@@ -163,7 +164,7 @@ class Split:
                 raise TrainingError(
                     "split.patient",
                     f"the data set states {found[patient]} and {group} for scans of {patient}; expected the same for "
-                    "all scans of a patient. If they are of different patients, set patient to a pattern that matches "
+                    "all scans of a patient. If they are of different patients, give --patient PATTERN, which matches "
                     "each patient's name, such as '.+'",
                 )
         return found
@@ -189,10 +190,14 @@ class Split:
         if len(present) != self.folds:
             raise TrainingError(
                 "split.folds",
-                f"the list of cases states {len(present)} folds, folds is {self.folds}; expected {len(present)}, or a "
-                "list without folds",
+                f"the list of cases states {len(present)} folds; found --folds {self.folds}, expected {len(present)}, "
+                "or a list without folds",
             )
         return {who: present.index(stated[who]) for who in patients}
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def unused_parts(dataset: Dataset) -> str:

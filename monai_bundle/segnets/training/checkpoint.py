@@ -121,7 +121,7 @@ class Checkpoints:
         if idist.all_reduce(float(idist.get_rank() == 0 and self._lock is None), "MAX"):
             raise TrainingError(
                 "run.in_use",
-                f"another process trains in {self.folder}; wait for its end, stop it, or give another output_dir",
+                f"another process trains in {self.folder}; wait for its end, stop it, or give another --output_dir",
             )
         # before the first step: random transforms keep their last draw
         self._identity = _identity(trainer, self.data) | self.settings
@@ -130,8 +130,8 @@ class Checkpoints:
         elif has_checkpoint(self.folder):
             raise TrainingError(
                 "run.exists",
-                f"{self.folder} already holds a run, but resume is false; expected no run; give another output_dir, or "
-                "delete the folder",
+                f"{self.folder} already holds a run, but --resume is false; expected no run; give another "
+                "--output_dir, or delete the folder",
             )
         idist.barrier()
         if idist.get_rank() == 0:
@@ -214,7 +214,7 @@ class Checkpoints:
             raise TrainingError(
                 "run.longer",
                 f"{self.folder} holds a run of {done} epochs already, and max_epochs is {trainer.state.max_epochs}; "
-                f"expected {done} or more; raise max_epochs, or give another output_dir",
+                f"expected {done} or more; raise --max_epochs, or give another --output_dir",
             )
         for name in self.objects.keys() & state["objects"].keys():
             self.objects[name].load_state_dict(state["objects"][name])
@@ -272,7 +272,7 @@ def _check_identity(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> N
         raise TrainingError(
             "run.differs",
             f"{folder} holds a run with other settings. {'; '.join(changes)}. "
-            "Resume it with the same settings, or give another output_dir",
+            "Resume it with the same settings, or give another --output_dir",
         )
 
 

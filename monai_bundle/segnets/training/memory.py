@@ -49,14 +49,14 @@ class OutOfMemory:
         """
         advice = []
         if self.accumulation_steps < self.batch_size:
-            advice.append(f"raise accumulation_steps (now {self.accumulation_steps}, at most {self.batch_size})")
+            advice.append(f"raise --accumulation_steps (now {self.accumulation_steps}, at most {self.batch_size})")
         if not self.amp:
-            advice.append("on a GPU set amp to true")
+            advice.append("on a GPU give --amp true")
         first = f"{_in_this_order(advice)}; or else " if advice else ""
         _raise(
             error,
             f"{trainer.state.device} ran out of memory in step {trainer.state.iteration}",
-            f"{first}lower patch_size (now {self.patch_size}), which starts a new run, in another output_dir",
+            f"{first}lower --patch_size (now {self.patch_size}), which starts a new run, in another --output_dir",
         )
 
     def _in_validation(self, validator: Engine, error: BaseException, trainer: Engine) -> None:
@@ -96,10 +96,10 @@ def _advice_on_windows(evaluator: Engine, patch_size: Sequence[int]) -> list[str
         windows = windows.inferer
     advice = []
     if (batch := getattr(windows, "sw_batch_size", 1)) > 1:
-        advice.append(f"set windows#sw_batch_size to 1 (now {batch})")
+        advice.append(f"give --windows#sw_batch_size 1 (now {batch})")
     if evaluator.state.device.type != "cpu" and getattr(windows, "device", None) is None:
-        advice.append("set windows#device to cpu, which keeps the result off the GPU")
-    return [*advice, f"lower windows#roi_size (now {list(getattr(windows, 'roi_size', patch_size))})"]
+        advice.append("give --windows#device cpu, which keeps the result off the GPU")
+    return [*advice, f"lower --windows#roi_size (now {list(getattr(windows, 'roi_size', patch_size))})"]
 
 
 def _in_this_order(advice: Sequence[str]) -> str:

@@ -208,7 +208,9 @@ class Progress:
         reached = planned if needed <= left else step + int(left / pace) if pace else planned
         text += f"; max_minutes {self.max_minutes:g} reaches about step {reached}"
         if reached < MIN_FRACTION * planned:
-            logger.warning(f"{text}, {reached / planned:.1%} of them: too few for a useful network; raise max_minutes")
+            logger.warning(
+                f"{text}, {reached / planned:.1%} of them: too few for a useful network; raise --max_minutes"
+            )
         else:
             logger.info(text)
 

@@ -124,7 +124,7 @@ class Trainer(SupervisedTrainer):
             raise TrainingError(
                 "training.diverged",
                 f"the loss is {total.item()} in step {self.state.iteration}; expected a finite number; resume from the "
-                "last checkpoint with a lower learning_rate, or with max_gradient_norm (e.g. 12)",
+                "last checkpoint with a lower --learning_rate, or with --max_gradient_norm 12",
             )
         self.scaler.unscale_(self.optimizer)
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)

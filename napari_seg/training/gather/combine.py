@@ -52,6 +52,7 @@ from napari_seg.training.gather.patients import (
 )
 from napari_seg.training.gather.write import RECORD, check_no_link, make_folders
 from napari_seg.training.identity import Row, identity, identity_of
+from napari_seg.training.segnets_modules import in_options
 from napari_seg.volume import Volume, as_labels, labels_in, smallest_label_type
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def combine(
         left += unread_files(found.unread) if converted is None else converted.passed_over
         notices += () if converted is None else converted.notices
         if found.layout != "voc" and may_share_patients(found.patients.values()):
-            report(f"data set {number}: {MAY_SHARE}")
+            report(f"data set {number}: {in_options(MAY_SHARE)}")
     channels = _channels(datasets, report)
     names = {name.casefold(): name for dataset in reversed(datasets) for name in dataset.labels}
     sources, table, ignored = number_classes(datasets, labels)
