@@ -365,8 +365,9 @@ CODES = {
     "bundle.weights": Code(
         "error",
         "The weights are missing, do not fit the network, or changed while they were in use.",
-        "`napari-seg models add SOURCE --replace` downloads what the bundle's `large_files.yml` names; else train the "
-        "bundle first, or put the right `models/model.pt` back.",
+        "`napari-seg models add SOURCE --replace` downloads what the bundle's `large_files.yml` names, and `models add "
+        "totalsegmentator:TASK` the weights of a task; else train the bundle first, or put the right `models/model.pt` "
+        "back.",
     ),
     "bundle.weights_unsafe": Code(
         "error",

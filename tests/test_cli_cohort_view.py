@@ -94,6 +94,14 @@ def test_a_pipe_gets_a_line_for_each_case_and_a_summary_once_a_minute() -> None:
     ]
 
 
+def test_the_failure_of_an_only_case_is_left_to_the_results() -> None:
+    file = io.StringIO()
+    with CohortView(file=file) as view:
+        view.on_start(1, 0)
+        view.on_result(failed("a"))
+    assert file.getvalue() == ""
+
+
 def test_a_quiet_view_writes_nothing() -> None:
     file = Terminal()
     with CohortView(is_quiet=True, file=file) as view:

@@ -126,6 +126,8 @@ def test_long_plans_are_cut_and_say_so(tmp_path: Path, capsys: pytest.CaptureFix
     assert "3 files are no scans (3 skip.localizer); 'napari-seg inspect' says why" in lines
     print_plan(plan, tmp_path, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["cases"]) == MAX_ROWS + 3
+    print_plan(replace(plan, other_files={"skip.localizer": 1}), tmp_path)
+    assert "1 file is no scan (1 skip.localizer); 'napari-seg inspect' says why" in capsys.readouterr().out
 
 
 def test_a_plan_with_finished_cases_fits_a_terminal(

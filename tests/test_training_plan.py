@@ -57,11 +57,18 @@ def test_small_scans_are_seen_whole() -> None:
     assert plan.settings["batch_size"] == 2
     # 80 cases at 2 a step are 40 steps; 4000 / 40
     assert plan.settings["max_epochs"] == 100
+    assert plan.why["max_epochs"] == "about 4000 steps at 40 per epoch"
     assert plan.settings["val_interval"] == 8
     assert plan.why["val_interval"] == "13 validations over the training"  # as plan_time counts them
     assert plan.settings["normalisation"]["_target_"] == "monai.transforms.NormalizeIntensityd"
     assert plan.options == []
     assert set(plan.settings) == set(plan.why)
+
+
+def test_the_steps_of_the_fewest_and_most_epochs_are_stated() -> None:
+    plan = make_plan(replace(MRI, cases=2))
+    assert plan.settings["max_epochs"] == 1000
+    assert plan.why["max_epochs"] == "1000 steps at 1 per epoch, not 4000: between 20 and 1000 epochs"
 
 
 def test_thick_slices_keep_finer_ones_and_large_scans_are_cut_into_near_cubes() -> None:

@@ -152,7 +152,10 @@ class CohortView:
         self._print(text)
 
     def on_result(self, result: CaseResult) -> None:
-        """Count a case that has ended, and print it: only failures on a terminal, each case elsewhere."""
+        """Count a case that has ended, and print it: only failures on a terminal, each case elsewhere.
+
+        The failure of an only case is left to the list of results.
+        """
         name = one_line(result.name, 200)
         if result.is_earlier and self._expected_before:  # counted from the start
             self._expected_before -= 1
@@ -165,6 +168,8 @@ class CohortView:
             self._done += result.status != "failed"
             self._failed += result.status == "failed"
             self._throughput.add(self._clock())
+        if result.status == "failed" and self._total == 1:
+            return  # the list of results says it
         if result.status == "failed":
             reason = f"{name}: {result.code}: {one_line(result.message, _MAX_MESSAGE)}"
             self._print(f"failed  {reason}" if self._live else f"{self._count()} failed  {reason}", "red")

@@ -71,7 +71,9 @@ def summary(plan: RunPlan, output: Path) -> Iterator[str]:
         yield f"{plan.repeated:,} found twice, and run once"
     if plan.other_files:
         kinds = ", ".join(f"{count:,} {code}" for code, count in plan.other_files.items())
-        yield f"{sum(plan.other_files.values()):,} files are no scans ({kinds}); 'napari-seg inspect' says why"
+        number = sum(plan.other_files.values())
+        are = "is no scan" if number == 1 else "are no scans"
+        yield f"{counted(number, 'file')} {are} ({kinds}); 'napari-seg inspect' says why"
     yield from superseded(plan.results_left_out, plan.results_renamed, will_be=True)
     if left:
         yield f"{counted(files, 'file')} in {printable(str(output))}, for {plan.voxels:,} voxels"

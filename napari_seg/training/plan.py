@@ -206,7 +206,11 @@ def _set_length(plan: TrainingPlan, found: Fingerprint, batch: int, whole: bool,
         patches = plan.set("patches_per_case", patches, why)
     steps_per_epoch = max(1, ceil(trained_on * patches / batch))
     epochs = min(max(round(steps / steps_per_epoch), 20), 1000)
-    why = f"about {steps} steps at {steps_per_epoch} per epoch; between 20 and 1000 epochs"
+    why = f"about {steps} steps at {steps_per_epoch} per epoch"
+    if epochs != round(steps / steps_per_epoch):
+        why = (
+            f"{epochs * steps_per_epoch} steps at {steps_per_epoch} per epoch, not {steps}: between 20 and 1000 epochs"
+        )
     epochs = plan.set("max_epochs", epochs, why)
     interval = max(1, epochs // VALIDATIONS)
     plan.set("val_interval", interval, f"{ceil(epochs / interval)} validations over the training")
