@@ -1532,7 +1532,7 @@ CODES = {
         "error",
         "The values are no labels: negative, as in a CT; fractional, as in a map of probabilities; too large; or "
         "several per voxel.",
-        "Give the label map: whole numbers from 0 up, one per voxel.",
+        "Give the label map: whole numbers from 0 up, one per voxel. To train on fractions: `train --option soft`.",
     ),
     "labels.undescribed": Code(
         "notice",
