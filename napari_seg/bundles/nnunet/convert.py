@@ -44,7 +44,7 @@ needs `pip install monai {reader} scipy pytorch-ignite dynamic-network-architect
 _README_OF_ENSEMBLE = """\
 # {name}
 
-{description} An ensemble of nnU-Net models as MONAI bundles, written by napari-seg {version}.
+An nnU-Net ensemble as MONAI bundles, written by napari-seg {version}: {description}.
 
     napari-seg predict SCAN -o RESULTS --model THIS_FOLDER --trust
 
