@@ -53,8 +53,8 @@ def test_a_data_set_with_several_models_needs_a_choice(tmp_path: Path) -> None:
     assert [one.configuration.name for one in both.members] == ["2d", "3d_fullres"]
     expected = "ensemble of 2 nnU-Net models that find inner, outer; 2d: fold 0; 3d_fullres: folds 0, 1"
     assert both.description == expected
-    with pytest.raises(BundleError) as raised:
-        read_bundle(f"{folder}:3d_lowres")
+    with pytest.raises(BundleError, match=r"did you mean 3d_fullres\? it has 2d, 3d_fullres$") as raised:
+        read_bundle(f"{folder}:3d_fulres")
     assert raised.value.code == "bundle.unknown"
 
 

@@ -47,7 +47,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(foreign: Path, monkeypatch
     assert "did you mean" not in caught.value.message
     path = foreign / "configs" / "metadata.json"
     path.write_text(path.read_text().replace(title, "Another title"))
-    for text, near in (("hippocampus", title), ("foriegn", "foreign"), ("FOREIGN", "foreign")):
+    for text, near in (("hippocampus", title), ("hipocampus", title), ("foriegn", "foreign"), ("FOREIGN", "foreign")):
         with pytest.raises(BundleError, match=f'did you mean "{near}"') as caught:
             read_bundle(text)
         assert caught.value.code == "bundle.unknown"
