@@ -251,8 +251,8 @@ CODES = {
     ),
     "bundle.fine_tune": Code(
         "error",
-        "`--fine-tune` names a model that can't be trained further here: it is an ensemble, or a model of nnU-Net that "
-        "is a cascade or finds regions.",
+        "`--fine-tune` names a model that can't be trained further here: it is an ensemble, a cascade, or a model of "
+        "nnU-Net that finds regions.",
         "Name one configuration, such as `FOLDER:3d_fullres`, or one member of the ensemble, such as "
         "`OUT/members/3d`; or train without `--fine-tune`.",
     ),
@@ -695,6 +695,12 @@ CODES = {
         "The pattern that finds the patient in the name or the path of a case is no regular expression, or matches no "
         "case.",
         "Give one such as `--set 'patient=^[^_]+'`, which matches all before the first `_`.",
+    ),
+    "dataset.previous_stage": Code(
+        "error",
+        "The second stage of a cascade found no label map of the first stage for a case, or one of another image.",
+        "Run `inference` in the folder `previous` of the bundle first, and name its results with `--previous_dir`; "
+        "`napari-seg predict` runs both stages. In a comparison, repeat the command `napari-seg train`.",
     ),
     "dataset.stated": Code(
         "error",

@@ -31,6 +31,7 @@ CONFIGS = shipped_root() / "configs"
 ALONE = {"train", "evaluate", "inference"}
 OPTIONS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - ALONE)
 TRAINED_ELSEWHERE = {
+    "cascade",
     "compare_largest",
     "images_2d",
     "multi_gpu_train",
@@ -116,6 +117,21 @@ def assert_trained(parser: Any, folder: Path) -> None:
     assert trainer.state.iteration == 1
     assert np.isfinite(float(trainer.state.output["loss"]))
     assert (folder / "model.pt").is_file()
+
+
+def test_the_second_stage_of_a_cascade_trains(scans: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "previous"
+    labels.mkdir()
+    for path in (scans / "labelsTr").iterdir():
+        shutil.copy(path, labels / path.name.replace(".nii.gz", "_seg.nii.gz"))
+    options = {"dataset_dir": scans, "output_dir": tmp_path / "run", "previous_dir": labels}
+    parser = run("training", "train", "crops_balanced", "cascade", folder=tmp_path, **options)
+    assert_trained(parser, tmp_path / "run")
+    trained, seen = (parser.get_parsed_content(name) for name in ("train#dataset", "validate#dataset"))
+    assert len(trained.cases[0]["image"]) == 2  # the labels are one channel in the cache
+    assert len(trained[0][0]["image"]) == 3
+    image, label = seen[0]["image"], seen[0]["label"][0]
+    assert torch.equal(image[1:].argmax(0) + 1, label + (label == 0))
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in TRAINED_ELSEWHERE])

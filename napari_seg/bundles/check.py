@@ -114,12 +114,11 @@ def _of_bundle(root: Path) -> list[Finding]:
         if not any(one.level == "error" for one in findings):
             findings.append(Finding("error", METADATA.as_posix(), "", error.message, "correct it"))
     else:
+        models = bundle.members if isinstance(bundle, EnsembleBundle) else filter(None, (bundle.previous,))
+        folders = [(one.root, one.root.relative_to(bundle.root.resolve()).as_posix()) for one in models]
+        findings += [replace(one, file=f"{name}/{one.file}") for folder, name in folders for one in _of_bundle(folder)]
         if isinstance(bundle, EnsembleBundle):
-            folders = [(one.root, one.root.relative_to(bundle.root.resolve()).as_posix()) for one in bundle.members]
-            members = [
-                replace(one, file=f"{name}/{one.file}") for folder, name in folders for one in _of_bundle(folder)
-            ]
-            return [*findings, *members, *_of_licence(root)]
+            return [*findings, *_of_licence(root)]
         findings += _of_config(bundle)
     return [*findings, *_of_weights(root, bundle), *_of_licence(root)]
 

@@ -33,7 +33,7 @@ from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.config.resolve import import_of
 from napari_seg.bundles.litter import is_litter
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
-from napari_seg.bundles.read import with_coarse
+from napari_seg.bundles.read import with_inner
 from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle
 from napari_seg.bundles.ways import resolver_of
 from napari_seg.bundles.weights.files import WEIGHTS_ENDINGS, inspect_weights
@@ -392,14 +392,14 @@ def _weights_kind(path: Path, state: tuple[int, ...]) -> str:
 
 
 def _used_configs(bundle: Bundle) -> set[Path] | None:
-    """Return the configs that a segmentation reads, those of the coarse bundle too; None if it is not known which.
+    """Return the configs that a segmentation reads, those of its inner bundles too; None if it is not known which.
 
     They are the inference config, the metadata, the files that macros take values from, and the files in `configs`
     that the inference config names anywhere, because its expressions may read them.
     """
     used: set[Path] = set()
     try:
-        for each in with_coarse(bundle):
+        for each in with_inner(bundle):
             path = inference_config(each.root)
             text = "\n".join(_read_lines(path))
             used |= {path, each.root / METADATA, *resolver_of(each).files}

@@ -18,7 +18,7 @@ from napari_seg.bundles.content import WEIGHTS_ENDINGS, content_hash, files_of, 
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.nnunet.postprocessing import POSTPROCESSING
 from napari_seg.bundles.parts import nnunet_models
-from napari_seg.bundles.read import read_coarse, shipped_root
+from napari_seg.bundles.read import inner_bundles, shipped_root
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.totalsegmentator.task import PREFIX, ImprovedPart, TaskBundle
 from napari_seg.errors import BundleError
@@ -26,7 +26,7 @@ from napari_seg.formats.endings import IMAGE2D_ENDINGS, has_ending
 
 _TRAINING = re.compile(
     r"LICENSE|docs/.+|configs/(?!(inference|metadata)\.)[^/]+\.(yaml|conf)|segnets/(data|training)/.+\.py|"
-    r"segnets/(annotation|decide|files|inferers|losses|metrics|nnunet_preprocessing)\.py"
+    r"segnets/(annotation|cascade|decide|files|inferers|losses|metrics|nnunet_preprocessing)\.py"
 )
 """Files of the shipped bundle that change no label: documents, and configs and modules of its training."""
 
@@ -73,8 +73,8 @@ def _digest(bundle: Bundle, *, of_all: bool = False) -> str:
             digest.update(content_hash(one, {*left_out, METADATA.as_posix()}).encode())
     if isinstance(bundle, TaskBundle):
         digest.update(f"{PREFIX}{bundle.task.name}".encode())
-    if bundle.coarse is not None:
-        digest.update(_digest(read_coarse(bundle), of_all=of_all).encode())
+    for inner in inner_bundles(bundle):
+        digest.update(_digest(inner, of_all=of_all).encode())
     return digest.hexdigest()
 
 

@@ -32,7 +32,7 @@ def check_averaged(bundle: Bundle, members: Sequence[Bundle], has_largest: bool)
     Raises:
         BundleError: `bundle.members`, it does not.
     """
-    unused = [key for key in (*_OF_ONE_MODEL, "tta") if getattr(bundle, key)] + ["match"] * bundle.is_exact
+    unused = [key for key in (*_OF_ONE_MODEL, "previous", "tta") if getattr(bundle, key)] + ["match"] * bundle.is_exact
     unused += ["in_one_piece"] * any(one.in_one_piece for one in (*bundle.segments, *bundle.network_segments))
     if unused:
         raise BundleError(

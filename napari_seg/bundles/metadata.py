@@ -19,6 +19,8 @@ In addition to MONAI's metadata a bundle may declare, under the key `napari_seg`
                        task can run with it; see `totalsegmentator/improved.py`
     coarse             {bundle, margin_mm}: a fast bundle inside this one, run first; the network then looks only
                        around what that one finds
+    previous           folder of a bundle inside this one, run first; its labels are further channels of the network's
+                       image, one for each class, which are not counted in num_channels
     members            folders of bundles inside this one, which has no network of its own: their probabilities are
                        averaged on the scan's grid; see `ensemble.py`
     largest            with members: labels of which only the largest island is kept, whatever the members keep

@@ -128,8 +128,9 @@ def _read_folder(root: Path, trusted: bool, is_member: bool = False) -> Bundle:
         metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
         found = bundle_of(root, metadata, trusted=trusted)
         ours = metadata.get("napari_seg", {})
+        found = _cascade(found, str(ours["previous"])) if "previous" in ours else found
         return _ensemble(found, ours) if "members" in ours and not is_member else found
-    except BundleError:  # of a member
+    except BundleError:  # of an inner bundle
         raise
     except Exception as error:  # a foreign file can hold anything, and must not hide the other bundles
         cause = one_line(f"{type(error).__name__}: {error}", 200)
@@ -236,13 +237,46 @@ def _ensemble(bundle: Bundle, entry: dict[str, Any]) -> EnsembleBundle:
 _MAX_MEMBERS = 16
 
 
-def with_coarse(bundle: Bundle) -> list[Bundle]:
-    """Return a bundle and its coarse bundle, if it has one, and that one's.
+def _cascade(bundle: Bundle, name: str) -> Bundle:
+    """Return a bundle with the previous stage that its metadata name.
+
+    Args:
+        bundle: what its metadata say otherwise.
+        name: folder of the previous stage in it.
+
+    Raises:
+        BundleError: `bundle.metadata`, the folder lies outside.
+        ValueError: the stages do not fit together.
+    """
+    previous = _read_folder(_folder_in(bundle, name, "its previous stage"), bundle.trusted, True)
+    different = [key for key in _OF_BOTH_STAGES if getattr(previous, key) != getattr(bundle, key)]
+    if different or bundle.localiser is not None or previous.localiser is not None:
+        problem = f"has other {', '.join(different)}" if different else "or it has a localiser"
+        raise ValueError(f"its previous stage {name!r} {problem}; expected the same channels and structures")
+    return replace(bundle, previous=previous)
+
+
+_OF_BOTH_STAGES = ("in_channels", "channel_names", "network_segments")
+"""Attributes that are equal in both stages of a cascade: scan and labels."""
+
+
+def inner_bundles(bundle: Bundle) -> tuple[Bundle, ...]:
+    """Return the MONAI bundles inside a MONAI bundle that run before it: its previous stage, and its coarse bundle.
 
     Raises:
         BundleError: as for `read_coarse`.
     """
-    return [bundle] if bundle.coarse is None else [bundle, *with_coarse(read_coarse(bundle))]
+    previous = (bundle.previous,) if bundle.previous is not None and bundle.kind == "monai" else ()
+    return previous if bundle.coarse is None else (*previous, read_coarse(bundle))
+
+
+def with_inner(bundle: Bundle) -> list[Bundle]:
+    """Return a bundle and its `inner_bundles`, with those inside them.
+
+    Raises:
+        BundleError: as for `read_coarse`.
+    """
+    return [bundle, *(one for inner in inner_bundles(bundle) for one in with_inner(inner))]
 
 
 def root_of(bundle: str | Path) -> Path:

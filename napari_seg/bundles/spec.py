@@ -14,6 +14,8 @@ METADATA = Path("configs", "metadata.json")
 WEIGHTS = Path("models", "model.pt")
 MEMBERS = "members"
 """Folder of the members in an ensemble that a training writes."""
+PREVIOUS = "previous"
+"""Folder of the previous stage in a cascade that a training writes."""
 
 BundleKind = Literal["monai", "nnunet", "ensemble", "totalsegmentator"]
 """Formats of bundles."""
@@ -120,6 +122,8 @@ class Bundle:
         takes_one_slice: whether its network takes 2D images, be they slices, so that one slice can be a whole scan;
             None if it does not show.
         part_of: model of TotalSegmentator that it was made from, in whose place it can run; None for any other bundle.
+        previous: previous stage of a cascade, whose labels are further channels of the network's image; trusted if this
+            bundle is; None: there is none.
     """
 
     root: Path
@@ -149,6 +153,11 @@ class Bundle:
     spatial_dims: Literal[2, 3] = 3
     takes_one_slice: bool | None = False
     part_of: PartOf | None = None
+    previous: Bundle | None = None
+
+    def __post_init__(self) -> None:
+        if self.trusted and self.previous is not None:
+            object.__setattr__(self, "previous", replace(self.previous, trusted=True))
 
     @property
     def models(self) -> tuple[Bundle, ...]:

@@ -23,7 +23,7 @@ from napari_seg.bundles.output import Output
 from napari_seg.bundles.parts import nnunet_models
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.read import read_bundle, read_coarse
+from napari_seg.bundles.read import inner_bundles, read_bundle
 from napari_seg.bundles.spec import Bundle, EnsembleBundle
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights.files import inspect_weights
@@ -68,15 +68,17 @@ def remember(bundle: Bundle) -> str:
         OSError: the store can't be written.
     """
     for inner in _inner(bundle):
-        remember(inner)
+        _remember(inner)
     return _remember(bundle)
 
 
 def _inner(bundle: Bundle) -> tuple[Bundle, ...]:
-    """Return the bundles inside a bundle that it runs."""
+    """Return the bundles inside a bundle that it runs, with those inside them."""
     if isinstance(bundle, EnsembleBundle):
-        return bundle.members if way_of(bundle).needs_consent else ()
-    return () if bundle.coarse is None else (read_coarse(bundle),)
+        found = bundle.members if way_of(bundle).needs_consent else ()
+    else:
+        found = inner_bundles(bundle)
+    return tuple(one for inner in found for one in (*_inner(inner), inner))
 
 
 def _remember(bundle: Bundle) -> str:
@@ -232,8 +234,8 @@ def check_runnable(bundle: Bundle) -> None:
             f"{command_of_monai(bundle)}",
         )
     _check_weights(bundle, find_weights(resolver).path)
-    if bundle.coarse is not None:
-        check_runnable(read_coarse(bundle))
+    for inner in inner_bundles(bundle):
+        check_runnable(inner)
 
 
 def _check_members(bundle: EnsembleBundle) -> None:

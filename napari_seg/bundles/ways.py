@@ -148,6 +148,8 @@ def missing_weights(bundle: Bundle) -> str:
         return next(filter(None, map(missing_weights, bundle.members)), "")
     if bundle.kind != "monai":  # found by their weights
         return ""
+    if bundle.previous is not None and (missing := missing_weights(bundle.previous)):
+        return missing
     try:
         resolver = resolver_of(bundle)
         kind = way_of(bundle, resolver).kind

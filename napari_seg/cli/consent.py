@@ -35,16 +35,16 @@ def give_consent(bundle: Bundle) -> Bundle:
         BundleError: its content can't be consented to, because it lies outside its folder, for example.
     """
     from napari_seg.bundles.content import MAX_LINES, code_lines, files_of
-    from napari_seg.bundles.read import with_coarse
+    from napari_seg.bundles.read import with_inner
     from napari_seg.bundles.trust import check_consent, remember
     from napari_seg.bundles.ways import way_of
     from napari_seg.errors import BundleError, one_line
 
     with suppress(BundleError):
-        for each in with_coarse(bundle):
+        for each in with_inner(bundle):
             check_consent(each)
         return bundle
-    reasons = [reason for each in with_coarse(bundle) for reason in way_of(each).reasons]
+    reasons = [reason for each in with_inner(bundle) for reason in way_of(each).reasons]
     lines, count = code_lines(bundle), len(files_of(bundle.root))
     try:
         digest, memory = remember(bundle), "until it changes"

@@ -316,6 +316,8 @@ def _show(arguments: argparse.Namespace) -> int:
             print(f"  {key.replace('_', ' ')}: {card[key]}")
     for member in bundle.models if bundle.kind == "ensemble" else ():
         print(f"  member: {one_line(member.root, MAX_LINE)}")
+    if bundle.previous is not None:
+        print(f"  previous stage: {one_line(bundle.previous.root, MAX_LINE)}")
     for name, value in bundle.accuracy:
         print(f"  {name}: {value:g}")
     print(f"  size: {_in_words(card['size_bytes'])}")

@@ -82,7 +82,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--compare",
         nargs="*",
-        choices=("2d", "3d", "3d_lowres"),
+        choices=("2d", "3d", "3d_lowres", "3d_cascade"),
         help="with --folds: train these configurations on the same folds (default: all), and make the best one, or "
         "two that are better together, the bundle; the others stay in OUT/training",
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.read import read_bundle, read_coarse
 from napari_seg.bundles.spec import Bundle, EnsembleBundle
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
@@ -81,7 +80,7 @@ def estimate(
         check_fit(volume, bundle)
         check_runnable(bundle)
         return None
-    if isinstance(bundle, EnsembleBundle | TaskBundle) or (isinstance(bundle, NnunetBundle) and bundle.previous):
+    if isinstance(bundle, EnsembleBundle | TaskBundle) or bundle.previous is not None:
         return _estimate_models(volume, bundle, options)
     settings = set_up(volume, bundle, options)
     found = _estimate_run(volume, settings)
@@ -101,7 +100,7 @@ def _estimate_models(volume: Volume, bundle: Bundle, options: SegmentOptions) ->
     total = Estimate(0, 0.0, 0, False)
     for image, model, own_options in _runs(volume, bundle, options):
         settings = set_up(image, model, own_options)
-        if isinstance(model, NnunetBundle) and model.previous is not None:  # its labels, which are not known
+        if model.previous is not None:  # its labels, which are not known
             settings = replace(settings, previous=_empty(image))
         found = _estimate_run(image, settings)
         if found is None:
@@ -132,7 +131,7 @@ def _runs(volume: Volume, bundle: Bundle, options: SegmentOptions) -> Iterator[t
         for member in bundle.members:
             yield from _runs(volume, member, options)
     else:
-        if isinstance(bundle, NnunetBundle) and bundle.previous is not None:
+        if bundle.previous is not None:
             yield from _runs(volume, bundle.previous, replace(options, confidence_maps=False))
         yield volume, bundle, options
 

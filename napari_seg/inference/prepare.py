@@ -47,4 +47,5 @@ def prepare(
         return prepare_as_nnunet(volume, bundle, preprocessing, budget_bytes, previous)
     from napari_seg.inference.transforms import prepare_by_transforms
 
-    return prepare_by_transforms(volume, region_grid, bundle, preprocessing, model.spatial_dims == 2, budget_bytes)
+    is_2d = model.spatial_dims == 2
+    return prepare_by_transforms(volume, region_grid, bundle, preprocessing, is_2d, budget_bytes, previous)

@@ -51,7 +51,7 @@ def located(
 
 def ready(volume: Volume, bundle: Bundle, options: SegmentOptions, report: Progress) -> tuple[RegionSettings, Progress]:
     """Return the settings of a run and what takes its progress; the previous stage of a cascade runs first."""
-    if not isinstance(bundle, NnunetBundle) or bundle.previous is None:
+    if bundle.previous is None:
         return set_up(volume, bundle, options, report), report
     previous = segment_scan(volume, bundle.previous, replace(options, confidence_maps=False), one_of(report, 0, 2))
     report = one_of(report, 1, 2)

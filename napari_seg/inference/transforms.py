@@ -21,7 +21,7 @@ from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid, index_affine, parallel_axes, resample
 from napari_seg.inference.inverse import Inverse
 from napari_seg.memory import check_fits, limited_to, resident_bytes
-from napari_seg.volume import Volume
+from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     import torch
@@ -126,6 +126,7 @@ def prepare_by_transforms(
     preprocessing: Compose,
     is_2d: bool = False,
     budget_bytes: int | None = None,
+    previous: Segmentation | None = None,
 ) -> tuple[torch.Tensor, TransformsInverse]:
     """Return the image (C, I, J, K) float32 after a bundle's transforms, and the way back from its grid.
 
@@ -143,6 +144,8 @@ def prepare_by_transforms(
         preprocessing: the transforms.
         is_2d: whether the network is one of 2D images.
         budget_bytes: highest memory that the process may use; None: a safe part of the free memory.
+        previous: result of the previous stage of a cascade, on the scan's grid; the bundle's own transforms make a
+            channel of each of its labels.
 
     Raises:
         BundleError: `bundle.preprocessing`, the bundle's own code failed on this scan.
@@ -157,7 +160,7 @@ def prepare_by_transforms(
     # MONAI reads a picture without a place in the patient
     is_placed = region_grid is None and volume.source.format != "image2d"
     affine = shown.affine if is_placed else np.diag([*shown.spacing_mm, 1.0])
-    to_scan_world = shown.affine @ np.linalg.inv(affine)
+    shown_affine, to_scan_world = affine, shown.affine @ np.linalg.inv(affine)
     transforms = list(preprocessing.transforms)
     keys = (key for one in transforms for key in getattr(one, "keys", ()))
     key = next((key for key in keys if key not in REFERENCE_KEYS), "image")
@@ -172,11 +175,17 @@ def prepare_by_transforms(
             traced = list(required.pending_operations)
         affine = required.peek_pending_affine().numpy()
         grid = _grid(required.peek_pending_shape(), to_scan_world @ affine)
-        _check_fits(4 * len(volume.array) * prod(grid.shape), "its grid", bundle, budget_bytes)
+        # first the label map and then a channel for each of its labels are appended, each time to a copy of the image
+        labels = len(volume.array) + 1 + len(bundle.network_segments) if previous is not None else 0
+        _check_fits(4 * (len(volume.array) + labels) * prod(grid.shape), "its grid", bundle, budget_bytes)
         array = resample(volume.array, volume.grid, grid).astype(np.float32, copy=False)
         array = array[..., 0] if is_2d else array
         image = MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine))
         data: Any = {"image": image}
+        if previous is not None:
+            own_affine = torch.from_numpy(shown_affine.copy())
+            labels_of_torch = previous.array if previous.array.dtype == np.uint8 else previous.array.astype(np.int32)
+            data["previous"] = MetaTensor(torch.from_numpy(labels_of_torch)[None], affine=own_affine)
         for transform in Compose(transforms).flatten().transforms:
             _check_fits(_result_bytes(transform, data), type(transform).__name__, bundle, budget_bytes)
             data = Compose([transform])(data)

@@ -12,6 +12,7 @@ from math import nan
 from pathlib import Path
 
 from napari_seg.bundles.digest import model_digest
+from napari_seg.bundles.read import inner_bundles
 from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle
 from napari_seg.evaluation.matching import Structure, matched_by
 from napari_seg.evaluation.metrics import compare_label_maps
@@ -107,7 +108,7 @@ def _digest(bundle: Bundle) -> str:
     """
     own = hashlib.sha256(__version__.encode())
     files = [bundle.root / file for file in (WEIGHTS, METADATA, METADATA.with_name("inference.yaml"))]
-    if bundle.kind != "monai" or bundle.coarse is not None or not all(file.is_file() for file in files):
+    if bundle.kind != "monai" or inner_bundles(bundle) or not all(file.is_file() for file in files):
         own.update(model_digest(bundle).encode())
         return own.hexdigest()
     digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]

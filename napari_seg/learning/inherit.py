@@ -108,6 +108,8 @@ def check_improvable(bundle: Bundle) -> dict[str, Any]:
         return {}
     if bundle.coarse is not None:
         raise _refusal(bundle, "it is run where another model finds something")
+    if bundle.previous is not None:
+        raise _refusal(bundle, "it needs the result of a previous stage")
     path = bundle.root / "configs" / "inference.yaml"
     try:
         if path.stat().st_size > _MAX_BYTES:

@@ -56,6 +56,7 @@ class Choices:
         settings: config id -> value, like `--id value` of MONAI's own command.
         labels: class -> label values; default: the names in the data set.
         folds: number of folds of a cross-validation.
+        previous: configuration of the same comparison whose labels are further channels of the image: a cascade.
         fine_tune: initial weights, from `describe_weights`; "model" names the model of nnU-Net that they
             are of, and "licence" its licence; "task" and "part" name the model of a task of TotalSegmentator.
     """
@@ -68,6 +69,7 @@ class Choices:
     settings: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
     folds: int | None = None
+    previous: str | None = None
     fine_tune: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from napari_seg.bundles.spec import MEMBERS, METADATA, WEIGHTS
+from napari_seg.bundles.spec import MEMBERS, METADATA, PREVIOUS, WEIGHTS
 from napari_seg.formats.atomic import atomic_file, atomic_write
 from napari_seg.training.pairs import Pair
 from napari_seg.training.scores import MEAN, summarise_cases
 from napari_seg.training.write import PLAN
 
 _BUNDLE = ("segnets", "configs", "docs", "LICENSE", PLAN)
+_ALL = (*_BUNDLE, "models", MEMBERS, PREVIOUS)
 
 
 def copy_bundle(source: Path, out: Path) -> None:
@@ -24,7 +25,7 @@ def copy_bundle(source: Path, out: Path) -> None:
         out: folder of the copy; a bundle that is there is replaced.
     """
     _remove_bundle(out)
-    for name in _BUNDLE:
+    for name in (*_BUNDLE, *((PREVIOUS,) if (source / PREVIOUS).is_dir() else ())):
         if (source / name).is_dir():
             shutil.copytree(source / name, out / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
@@ -74,7 +75,7 @@ def copy_ensemble(pair: Pair, sources: Mapping[str, Path], out: Path, best: str)
 
 
 def _remove_bundle(out: Path) -> None:
-    for name in ("models", MEMBERS, *_BUNDLE):  # a link is removed, not followed
+    for name in _ALL:  # a link is removed, not followed
         if (out / name).is_dir() and not (out / name).is_symlink():
             shutil.rmtree(out / name)
         else:

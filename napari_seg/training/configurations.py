@@ -1,7 +1,8 @@
 """Train several configurations on the same folds, and make the best one, or the best two together, the bundle.
 
-As in nnU-Net (Isensee et al. 2021, Nature Methods 18:203) these are a 2D network on slices, a 3D network, and a 3D
-network at a lower resolution, if a patch at the full one shows little of a typical image. Each is a complete bundle in
+As in nnU-Net (Isensee et al. 2021, Nature Methods 18:203) these are a 2D network on slices, a 3D network, and, if a
+patch at the full resolution shows little of a typical image, a 3D network at a lower one, and a cascade: a 3D network
+at the full resolution that is shown the labels of the lower one. Each is a complete bundle in
 the run's folder, planned and cross-validated like any other, so that a comparison goes on after a kill as they do. The
 files of the best bundle are copied into the folder of the comparison. A pair becomes a bundle whose members are the
 two, and whose probabilities are averaged.
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from napari_seg.errors import BundleError, EnvironmentFault, OutputError
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.training.advice import SEEN_FRACTION, lower_resolution
+from napari_seg.training.cascade import begin_second_stage
 from napari_seg.training.choices import IGNORE, READING, Choices
 from napari_seg.training.chosen import copy_bundle, copy_ensemble
 from napari_seg.training.comparison import COMPARISON, Row, name_of_pair, rank, read_comparison, write_comparison
@@ -38,16 +40,14 @@ from napari_seg.training.pairs import Pair, score_pairs
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, window_values, writing
-from napari_seg.training.scores import write_scores
+from napari_seg.training.scores import Cases, write_scores
 from napari_seg.training.segnets_modules import in_options, naming, with_segnets
 from napari_seg.training.time_plan import effective_settings, plan_time
 from napari_seg.training.trust import check_stored_choices
 from napari_seg.training.write import PLAN
 
-if TYPE_CHECKING:
-    pass
-
-CONFIGURATIONS = ("2d", "3d", "3d_lowres")
+LOWRES, CASCADE = "3d_lowres", "3d_cascade"
+CONFIGURATIONS = ("2d", "3d", LOWRES, CASCADE)
 MIN_FACTOR = 2.0
 """The lower resolution has at least so many times fewer voxels; otherwise it is left out, as in nnU-Net."""
 _MARGIN = 1.1
@@ -93,7 +93,7 @@ def plan_configurations(
         dataset_dir: data set.
         out: folder of the comparison.
         choices: choices of the user for all configurations.
-        names: configurations; empty: those of an existing comparison, else all.
+        names: configurations; empty: those of an existing comparison, else all. A cascade brings its first stage along.
         dry_run: plan, and write nothing.
         more: further data sets, which are combined with the first one.
         report: function that prints a line of progress.
@@ -108,7 +108,9 @@ def plan_configurations(
         raise OutputError(
             "output.exists", f"{out} contains files, but no comparison; choose a new or empty folder for --compare"
         )
-    names = [name for name in CONFIGURATIONS if name in (names or (record or {}).get("compared", CONFIGURATIONS))]
+    wanted = {*(names or (record or {}).get("compared", CONFIGURATIONS))}
+    wanted |= {LOWRES} if CASCADE in wanted else set()
+    names = [name for name in CONFIGURATIONS if name in wanted]
     if record is not None and _is_planned(out):
         if not options.get("trust"):
             check_stored_choices(record["choices"], choices, out / COMPARISON)
@@ -241,7 +243,12 @@ def _plan(
         folder = out / RUN / name
         is_planned = (folder / PLAN).is_file()
         chosen = replace(read.choices(choices if is_planned else first), dims=2 if name == "2d" else 3)
-        if name == "3d_lowres" and not is_planned:
+        if name == CASCADE:
+            if (reason := _why_no_cascade(found)) and not is_planned:
+                found.left_out[name] = reason
+                continue
+            chosen = replace(chosen, previous=LOWRES)
+        if name == LOWRES and not is_planned:
             full = found.plans.get("3d") or plan_bundle(read.folder, folder, chosen, dry_run=True)
             spacing, reason = lowres_spacing(full)
             if spacing is None:
@@ -258,6 +265,13 @@ def _plan(
         reasons = "".join(f"; {name} is left out: {reason}" for name, reason in found.left_out.items())
         raise BundleError("bundle.compare", f"found {len(found.plans)} configuration to compare; expected two{reasons}")
     return found
+
+
+def _why_no_cascade(found: Configurations) -> str:
+    """Return the reason against a cascade, whose first stage is planned if it makes sense; "" if there is none."""
+    if LOWRES not in found.plans:
+        return f"there is no {LOWRES}, whose labels it needs"
+    return "its structures may overlap" if found.plans[LOWRES].get("regions") else ""
 
 
 def _check(choices: Choices) -> None:
@@ -309,6 +323,8 @@ def total_minutes(planned: Configurations, limits: Mapping[str, Any]) -> float |
             return None
         time = plan_time(Pace(**plan["time"]), effective_settings(plan, **limits), limits.get("max_minutes"))
         total += plan["choices"]["folds"] * time.minutes
+        if first := planned.plans.get(plan["choices"].get("previous", "")):  # its labels in each case
+            total += plan["choices"]["folds"] * Pace(**first["time"]).evaluation / 60
     return total + (pair_minutes(planned) or 0.0 if pair_names(planned) else 0.0)
 
 
@@ -350,17 +366,25 @@ def compare_configurations(
         TrainingError: one of the commands failed.
         Cancelled: a command was interrupted; finished folds are kept.
     """
-    scores = {}
+    scores: dict[str, Cases] = {}
     for name, plan in planned.plans.items():
         report(f"configuration {name}")
         folder, folds = planned.folders[name], plan["choices"]["folds"]
+        if first := plan["choices"].get("previous"):
+            if not scores[first]:
+                report(f"{name} is trained when all folds of {first} are finished")
+                scores[name] = {}
+                continue
+            windows = window_values(values_of[first])
+            begin_second_stage(folder, planned.folders[first], planned.data, folds, report, out / STOP, windows)
         cross_validate(folder, planned.data, folds, only, report, stop_file=out / STOP, **values_of[name])
         scores[name] = cross_validated_cases(folder, folds)
     finished = {name: cases for name, cases in scores.items() if cases}
     if len(finished) < len(scores):
         return None
-    minutes = {name: _minutes(planned.folders[name]) for name in scores}
+    minutes = _of_both_stages(planned, {name: _minutes(planned.folders[name]) for name in scores})
     parameters = {name: plan["network"].get("parameters") for name, plan in planned.plans.items()}
+    parameters = _of_both_stages(planned, parameters)
     patients = [
         cross_validated_patients(planned.folders[name], planned.plans[name]["choices"]["folds"]) for name in scores
     ]
@@ -402,7 +426,17 @@ def _pairs(
     for pair in pairs:
         for gain in pair.gains:
             report(f"{pair.name}: {gain.describe()}")
-    return pairs, seconds
+    return pairs, _of_both_stages(planned, seconds)
+
+
+def _of_both_stages(planned: Configurations, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return configuration -> number; that of a cascade with the one of its first stage, None if either is unknown."""
+    found = dict(values)
+    for name, plan in planned.plans.items():
+        first = plan["choices"].get("previous")
+        if first and name in values:
+            found[name] = None if None in (values[first], values[name]) else values[first] + values[name]
+    return found
 
 
 def _minutes(root: Path) -> float:

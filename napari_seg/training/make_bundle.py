@@ -287,7 +287,7 @@ def _plan_network(
     from napari_seg.training.network_plan import SIZES
     from napari_seg.training.nnunet_plan import make_nnunet_plan
     from napari_seg.training.plan import make_plan
-    from napari_seg.training.write import network_definition, planned_network
+    from napari_seg.training.write import CASCADE, input_channels, network_definition, planned_network
 
     name = choices.network or "UNet"
     make = partial(
@@ -300,11 +300,13 @@ def _plan_network(
         size=choices.size,
     )
 
+    channels = input_channels(found, choices, outputs)
+
     def cost_of(plan: TrainingPlan) -> NetworkCost | None:
         try:
             return measure_cost(
                 lambda: planned_network(plan, found, choices, outputs),
-                len(found.channels),
+                channels,
                 choices.settings.get("patch_size", plan.settings["patch_size"]),
             )
         except Exception:  # a network may raise any error; write_bundle builds it again and reports the error
@@ -331,10 +333,12 @@ def _plan_network(
             split_batch(plan, cost, device)
     else:
         plan, cost = fit_memory(make, cost_of, found, device)
+    if choices.previous:
+        plan.use(CASCADE, f"the labels of {choices.previous} are further channels of the image")
     if device.kind == "cuda":
         workers = min(MAX_WORKERS, max(1, (os.cpu_count() or 2) - 1))
         plan.set("num_workers", workers, "processes that augment the next cases, so that the GPU does not wait")
-    definition = network_definition(plan, found, choices)
+    definition = network_definition(plan, found, choices) | {"in_channels": channels}
     if name == NNUNET:
         definition, plan.network_why = choices.settings["network_def"], "that of the nnU-Net model"
     arguments = {argument: value for argument, value in definition.items() if argument != "_target_"}
@@ -351,7 +355,7 @@ def _plan_network(
             cost,
             grids,
             device.kind,
-            channels=len(found.channels),
+            channels=channels,
             classes=outputs,
             regions=parts is not None,
             options=choices.options,

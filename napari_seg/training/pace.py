@@ -122,6 +122,8 @@ def _measure(root: Path, dataset_dir: Path, voxels: Mapping[str, int], device: s
         listed = "validated" if part == "validation" else "train#dataset#data"
         chosen[listed] = f"$[c for n, c in enumerate(@cases(part='{part}')) if n in {picked}]"
         chosen[f"{section}#handlers"] = []
+    if "previous_dir" in parser.get():  # the labels of the previous stage do not exist yet
+        chosen["previous_dir"] = None
     for name, value in chosen.items():
         parser[name] = value
     training_set = parser.get_parsed_content("train#dataset")

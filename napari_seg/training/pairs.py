@@ -13,37 +13,25 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from napari_seg.bundles.read import read_bundle
-from napari_seg.bundles.spec import METADATA
-from napari_seg.errors import Cancelled, counted
+from napari_seg.bundles.spec import PREVIOUS, WEIGHTS
+from napari_seg.errors import counted
 from napari_seg.formats.atomic import atomic_write
-from napari_seg.geometry import Grid
-from napari_seg.inference.options import SegmentOptions
-from napari_seg.memory import default_budget
 from napari_seg.training.choices import digest
 from napari_seg.training.comparison import name_of_pair
+from napari_seg.training.held_out import HeldOut
 from napari_seg.training.history import RUN, read_case_scores, read_lines
 from napari_seg.training.postprocessing import METRIC, LargestGain, measure_gains, with_kept
 from napari_seg.training.run import weights_of
 from napari_seg.training.scores import CASES, Cases, read_scores
 from napari_seg.training.segnets_modules import with_segnets
-from napari_seg.volume import Volume
-
-if TYPE_CHECKING:
-    from monai.bundle import ConfigParser
-
-    from napari_seg.inference.settings import RegionSettings
-
-_OPTIONS = SegmentOptions(match="exact", precision="float32", backend="torch")
-"""Windows as the configs lay them; the number format becomes that of the evaluation of a fold."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +110,7 @@ def _score_fold(
     values_of: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Score the pairs on the validation cases of a fold, as far as they are not scored with its present weights."""
-    weights = {name: digest(weights_of(folder / f"fold_{fold}") or folder) for name, folder in folders.items()}
+    weights = {name: _weights(folder, fold) for name, folder in folders.items()}
     of_pairs = {pair: {name: weights[name] for name in pair} for pair in combinations(folders, 2)}
     known: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for pair, of_pair in of_pairs.items():
@@ -145,7 +133,14 @@ def _score_fold(
                 atomic_write(path, "".join(json.dumps(line) + "\n" for line in scored.values()))
 
 
-class _Scorer:
+def _weights(folder: Path, fold: int) -> str:
+    """Return the digest of the weights of a fold, and of those of the first stage of a cascade."""
+    own = digest(weights_of(folder / f"fold_{fold}") or folder)
+    first = folder / PREVIOUS / WEIGHTS
+    return f"{own} {digest(first)}" if first.is_file() else own
+
+
+class _Scorer(HeldOut):
     """Scores pairs on the validation cases of a fold; used within `with_segnets`.
 
     The cases are read and compared by the configs of the first configuration, as its evaluation does it.
@@ -162,44 +157,30 @@ class _Scorer:
     ) -> None:
         from segnets.metrics import Dice
 
-        parser = _evaluation(next(iter(folders.values())))
-        values = {"dataset_dir": str(data), "fold": fold, "folds": folds, "largest": [], "compare_largest": True}
-        values["preprocessing#transforms"] = parser["preprocessing#transforms"][:1]  # reads the image
-        for name, value in values.items():
-            parser[name] = value
-        self.bundles = {name: read_bundle(folder, trust=True) for name, folder in folders.items()}  # planned here
-        self.values_of = values_of
-        self.fold = fold
-        self.stop_file = stop_file
-        self.cases = parser.get_parsed_content("dataset")
-        self.as_labels = parser.get_parsed_content("postprocessing")
-        names = parser.get_parsed_content("class_values").classes
+        super().__init__(data, folders, fold, folds, stop_file, values_of, largest=[], compare_largest=True)
+        self.as_labels = self.parser.get_parsed_content("postprocessing")
+        names = self.parser.get_parsed_content("class_values").classes
         self.names = [names[number] for number in sorted(names, key=int) if int(number)]
         self.dice = Dice(len(self.names))
-        self.places = {case["name"]: number for number, case in enumerate(self.cases.data)}
-        self.budget = default_budget()
-        self._settings: dict[str, RegionSettings] = {}
 
     def score(self, case: str) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, float]]:
         """Return pair -> scores of a case, and configuration -> seconds of its network."""
         from napari_seg.inference.decide.average import ProbabilityAverage
         from napari_seg.inference.ensemble import add_probabilities
 
-        data = self.cases[self.places[case]]
-        image = data["image"]
-        volume = Volume(np.asarray(image), Grid(tuple(image.shape[1:]), np.asarray(image.affine)))
+        data, volume = self.read(case)
         averages: dict[str, ProbabilityAverage] = {}
         scores: dict[tuple[str, str], dict[str, Any]] = {}
         seconds: dict[str, float] = {}
         with ExitStack() as stack:
             for name, bundle in self.bundles.items():
-                settings, begin = self._settings_of(name, volume), time.perf_counter()
+                settings, begin = self.settings(name, case, volume), time.perf_counter()
                 average = ProbabilityAverage(
                     volume.grid, (0, 0, 0), volume.grid.shape, bundle.out_channels, bundle.output, self.budget
                 )
                 stack.enter_context(average)
                 labels: Any = np.zeros(volume.grid.shape, np.uint8 if bundle.out_channels <= 256 else np.int16)
-                add_probabilities(volume, settings, average, labels, self._on_step)
+                add_probabilities(volume, settings, average, labels, self.on_step)
                 seconds[name] = round(time.perf_counter() - begin, 4)
                 for other, earlier in averages.items():
                     labels.fill(0)
@@ -207,18 +188,6 @@ class _Scorer:
                     scores[other, name] = self._compared(labels, data)
                 averages[name] = average
         return scores, seconds
-
-    def _settings_of(self, name: str, volume: Volume) -> RegionSettings:
-        """Return how the fold's network of a configuration is run; the model is loaded once."""
-        from napari_seg.inference.members import one_network
-        from napari_seg.inference.settings import set_up
-
-        if name not in self._settings:
-            options = replace(_OPTIONS, memory_bytes=self.budget)
-            settings = set_up(volume, self.bundles[name], options, self._on_step)
-            settings = replace(settings, model=one_network(settings.model, self.fold))
-            self._settings[name] = _as_evaluated(settings, self.values_of.get(name, {}))
-        return replace(self._settings[name], notices=[], run={}, began=time.perf_counter())
 
     def _compared(self, labels: np.ndarray, data: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         """Return the Dice of a label map as it is, and with the largest component of each structure alone."""
@@ -231,40 +200,3 @@ class _Scorer:
             key: [round(one, 6) if math.isfinite(one) else None for one in of_key] for key, of_key in values.items()
         }
         return {key: dict(zip(self.names, of_key, strict=True)) for key, of_key in plain.items()}
-
-    def _on_step(self, stage: str, done: int, total: int) -> None:
-        if self.stop_file.exists():
-            self.stop_file.unlink()
-            text = "stopped; the cases that were scored are kept; run the same command again to continue"
-            raise Cancelled("run.stopped", text)
-
-
-def _evaluation(root: Path) -> ConfigParser:
-    """Return the config that evaluates a fold of a bundle."""
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config(str(root / "configs" / "evaluate.yaml"))
-    parser.read_meta(str(root / METADATA))
-    return parser
-
-
-def _as_evaluated(settings: RegionSettings, values: Mapping[str, Any]) -> RegionSettings:
-    """Return settings with the windows and the number format in which the folds of a configuration are evaluated.
-
-    Args:
-        settings: of the configuration; used within `with_segnets`.
-        values: of this start, see `window_values`.
-    """
-    import torch
-    from segnets.training import amp_dtype
-
-    from napari_seg.inference.inferer import window_settings
-
-    parser = _evaluation(settings.bundle.root)
-    for name, value in values.items():
-        parser[name] = value
-    amp, inferer = parser.get_parsed_content("amp"), parser.get_parsed_content("inferer")
-    dtype = amp_dtype(amp, settings.model.device) if amp else torch.float32
-    model = replace(settings.model, inferer=inferer, dtype=dtype)
-    return replace(settings, model=model, windows=window_settings(inferer))

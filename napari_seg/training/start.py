@@ -18,7 +18,7 @@ from napari_seg.bundles.nnunet.configuration import NnunetBundle, why_not_single
 from napari_seg.bundles.nnunet.folder import CHECKPOINTS, find_trainings, folds_in_words, is_training
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
 from napari_seg.bundles.read import read_bundle
-from napari_seg.bundles.spec import MEMBERS, METADATA, WEIGHTS, Bundle, EnsembleBundle
+from napari_seg.bundles.spec import MEMBERS, METADATA, PREVIOUS, WEIGHTS, Bundle, EnsembleBundle
 from napari_seg.bundles.store.licence import read_licence
 from napari_seg.bundles.totalsegmentator.part_model import PartModel, part_model, part_of_folder, why_not_part
 from napari_seg.bundles.totalsegmentator.table import is_task_name
@@ -147,6 +147,8 @@ def _nnunet(start: str | Path) -> Bundle | None:
         return replace(read_training(fold.parent, [fold.name.removeprefix("fold_")]), checkpoint=path.name)
     folder, configurations, folds = split_choice(str(start))
     if (folder / MEMBERS).is_dir() and isinstance(found := read_bundle(folder), EnsembleBundle):
+        return found
+    if (folder / PREVIOUS).is_dir() and (found := read_bundle(folder)).previous is not None:
         return found
     if (folder / WEIGHTS).is_file() or not find_trainings(folder):
         return None

@@ -18,7 +18,7 @@ from napari_seg.bundles.lambdas import label_rule, parsed_lambda
 from napari_seg.bundles.litter import is_litter
 from napari_seg.bundles.nnunet.as_bundle import NNUNET, TRANSFORM
 from napari_seg.bundles.read import shipped_root
-from napari_seg.bundles.spec import METADATA
+from napari_seg.bundles.spec import METADATA, PREVIOUS
 from napari_seg.errors import BundleError
 from napari_seg.training.choices import CODE, Choices
 from napari_seg.training.postprocessing import STEP
@@ -79,19 +79,22 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
             yield f"{name} is a link to another folder"
         if path.suffix.lower() not in _IMPORTABLE or is_litter(path):
             continue
-        original = shipped / name
+        original = shipped / name.removeprefix(f"{PREVIOUS}/")
         if not original.is_file() or not _same_text(original, path):
             yield f"{name} is not a module of this version"
-    logging = Path("configs", "logging.conf")
-    if (root / logging).is_file() and not _same_text(root / logging, shipped / logging):
-        yield f"{logging.as_posix()} differs from this version's"
     known = _known_code() | {ONLY_OTHERS, "$import sys", *_code(choices.settings)}
-    for path in sorted((root / "configs").glob("*.yaml")):
-        for text in _code(_read(path)):
-            if text not in known and not _is_region_rule(text):
-                yield f"configs/{path.name} contains {text[:80]!r}"
-    for text in _code(json.loads((root / METADATA).read_text(encoding="utf-8"))):
-        yield f"{METADATA.as_posix()} contains {text[:80]!r}"
+    for folder in (root / "configs", root / PREVIOUS / "configs"):
+        logging = folder / "logging.conf"
+        if logging.is_file() and not _same_text(logging, shipped / "configs" / logging.name):
+            yield f"{logging.relative_to(root).as_posix()} differs from this version's"
+        for path in sorted(folder.glob("*.yaml")):
+            for text in _code(_read(path)):
+                if text not in known and not _is_region_rule(text):
+                    yield f"{path.relative_to(root).as_posix()} contains {text[:80]!r}"
+        metadata = folder / METADATA.name
+        if folder.parent == root or metadata.is_file():
+            for text in _code(json.loads(metadata.read_text(encoding="utf-8"))):
+                yield f"{metadata.relative_to(root).as_posix()} contains {text[:80]!r}"
 
 
 def _same_text(first: Path, second: Path) -> bool:

@@ -22,6 +22,8 @@ from napari_seg.training.plan import TrainingPlan
 CONFIGS = ("train", "evaluate", "inference")
 _OF_COMMANDS = ("multi_gpu_train", "compare_largest")
 """Files that are merged over a config by a command of their own."""
+CASCADE = "cascade"
+"""Option of the second stage of a cascade, which `Choices.previous` chooses."""
 PLAN = "plan.json"
 
 
@@ -39,6 +41,10 @@ def _parameters(network: Any) -> Any:
 
 def options() -> dict[str, Path]:
     """Return the option files, by the name that `--option` takes."""
+    return {name: path for name, path in _option_files().items() if name != CASCADE}
+
+
+def _option_files() -> dict[str, Path]:
     files = sorted((shipped_root() / "configs").rglob("*.yaml"))
     return {path.stem: path for path in files if path.stem not in (*CONFIGS, *_OF_COMMANDS)}
 
@@ -120,6 +126,8 @@ def write_bundle(
             "--dataset_dir DATASET --output_dir evaluation", "--dataset_dir OTHERS  --part all --output_dir evaluation"
         )
         readme += _README_OF_FOLDS.format(folds=choices.folds)
+    if choices.previous:
+        readme += _README_OF_CASCADE
     if found.is_2d or len(found.channels) > 1:
         readme = readme.replace("predict SCAN", "predict IMAGE" if found.is_2d else "predict FOLDER_WITH_ALL_IMAGES")
     (root / "docs" / "README.md").write_text(readme, encoding="utf-8")
@@ -145,6 +153,17 @@ def network_definition(plan: TrainingPlan, found: Fingerprint, choices: Choices)
     return definition
 
 
+def input_channels(found: Fingerprint, choices: Choices, outputs: int) -> int:
+    """Return the channels of the network's image; those of the second stage of a cascade include a mask of each class.
+
+    Args:
+        found: fingerprint of the data set.
+        choices: choices of the user.
+        outputs: number of classes, background included.
+    """
+    return len(found.channels) + (outputs - 1 if choices.previous else 0)
+
+
 def _as_list(value: Any) -> Any:
     return list(map(_as_list, value)) if isinstance(value, tuple | list) else value
 
@@ -153,7 +172,8 @@ def planned_network(plan: TrainingPlan, found: Fingerprint, choices: Choices, ou
     """Build the network of a plan that is not written yet."""
     from monai.bundle import ConfigParser
 
-    parser = ConfigParser({"network_def": network_definition(plan, found, choices), "num_classes": outputs})
+    definition = network_definition(plan, found, choices) | {"in_channels": input_channels(found, choices, outputs)}
+    parser = ConfigParser({"network_def": definition, "num_classes": outputs})
     _update(parser, {name: value for name, value in choices.settings.items() if _top(name) == "network_def"})
     return parser.get_parsed_content("network_def")
 
@@ -185,10 +205,10 @@ def _write_configs(
 
     if "labels" in map(_top, choices.settings):
         raise BundleError("bundle.setting", "found --set labels; expected the meaning of the label values in --labels")
-    known = options()
-    unknown = [name for name in choices.options if name not in known]
+    known = _option_files()
+    unknown = [name for name in choices.options if name not in options()]
     if unknown:
-        raise BundleError("bundle.option", f"found option {unknown[0]!r}; expected one of {', '.join(known)}")
+        raise BundleError("bundle.option", f"found option {unknown[0]!r}; expected one of {', '.join(options())}")
     used = [*plan.options, *(name for name in choices.options if name not in plan.options)]
     settings = {name: value for name, value in plan.settings.items() if name != "normalisation"}
     settings |= {"labels": classes} | choices.settings
@@ -361,4 +381,19 @@ _README_OF_FOLDS = """
 The network is the ensemble of {folds} folds. Each case of DATASET trained all networks but one, so the ensemble must be
 evaluated on OTHERS, a data set of other patients. The Dice of the folds on their validation cases is in
 `configs/metadata.json` (eval_metrics); it is slightly optimistic, because these cases also selected the best epoch.
+"""
+
+_README_OF_CASCADE = """
+The bundle is a cascade. The folder `previous` is the bundle of its first stage, a network at a lower resolution whose
+labels are further channels of the image here; before you share the bundle, fill in the same files there. `napari-seg
+predict` runs both. With MONAI's command, first run `inference` in `previous`, and then name its results,
+`<image>_seg.nii.gz`, by `--previous_dir` in every command here:
+
+```bash
+cd previous
+python -m monai.bundle run inference --config_file configs/inference.yaml --dataset_dir FOLDER --output_dir ../labels
+cd ..
+python -m monai.bundle run inference --config_file configs/inference.yaml --dataset_dir FOLDER --output_dir results \
+    --previous_dir labels
+```
 """

@@ -149,12 +149,12 @@ def why_not_single(bundle: Bundle) -> str:
     if isinstance(bundle, EnsembleBundle):
         folders = ", ".join(str(member.root) for member in bundle.members)
         return f"averages {len(bundle.members)} models; choose one of them: {folders}"
+    if bundle.previous is not None:
+        return "needs the result of a previous stage"
     if not isinstance(bundle, NnunetBundle):
         return "is no single model of nnU-Net"
     if bundle.configuration.region_labels:
         return "finds regions that overlap"
-    if bundle.previous is not None:
-        return "needs the result of a previous stage"
     return ""
 
 

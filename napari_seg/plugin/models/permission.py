@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from napari_seg.bundles.content import CodeLine, code_lines, consent_hash
-from napari_seg.bundles.read import with_coarse
+from napari_seg.bundles.read import with_inner
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_consent, check_runnable, remember
 from napari_seg.bundles.ways import way_of
@@ -72,7 +72,7 @@ def permission_of(bundle: Bundle) -> Permission:
         return Permission("not needed")
     try:
         check_runnable(replace(bundle, trusted=True))  # what no consent would change
-        ways = [way_of(each) for each in with_coarse(bundle)]
+        ways = [way_of(each) for each in with_inner(bundle)]
         runs_as_written = ways[0].kind == "workflow"
         if not any(way.needs_consent for way in ways):
             return Permission("not needed")

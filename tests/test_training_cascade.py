@@ -1,0 +1,353 @@
+"""Cascades: labels of the first stage, and the bundle of both stages. The networks are not trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import nibabel
+import numpy as np
+import pytest
+import torch
+import yaml
+from runs import write_lines
+
+from napari_seg.bundles.check import check
+from napari_seg.bundles.digest import model_digest
+from napari_seg.bundles.read import read_bundle, with_inner
+from napari_seg.bundles.spec import METADATA, PREVIOUS, WEIGHTS, Bundle
+from napari_seg.bundles.trust import check_runnable, forget, is_trusted, remember
+from napari_seg.bundles.ways import missing_weights
+from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
+from napari_seg.geometry import Grid
+from napari_seg.inference.estimate import estimate
+from napari_seg.inference.segment import segment
+from napari_seg.inference.transforms import prepare_by_transforms
+from napari_seg.learning.inherit import check_improvable
+from napari_seg.memory import resident_bytes
+from napari_seg.training import folds
+from napari_seg.training.cascade import begin_second_stage
+from napari_seg.training.choices import Choices
+from napari_seg.training.configurations import (
+    Configurations,
+    _why_no_cascade,
+    compare_configurations,
+    plan_configurations,
+)
+from napari_seg.training.held_out import labels_file
+from napari_seg.training.pace import read_configs
+from napari_seg.training.postprocessing import METRIC
+from napari_seg.training.prepare import plan_bundle
+from napari_seg.training.scores import CASES, SUMMARY
+from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.start import with_start
+from napari_seg.volume import Segmentation, Volume
+
+SMALL = {
+    "network_def#channels": [4, 8],
+    "network_def#strides": [1, 2],
+    "network_def#encoder_convs": 1,
+    "patch_size": [8, 8, 8],
+}
+DICE = {"3d_lowres": 0.5, "3d_cascade": 0.9}
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = datasets.write_decathlon(tmp_path_factory.mktemp("data") / "balls", cases=4, smallest=(22, 26, 20))
+    description = json.loads((root / "dataset.json").read_text())
+    description |= {"labels": {"0": "background", "1": "front", "2": "back"}, "modality": {"0": "MRI"}}
+    (root / "dataset.json").write_text(json.dumps(description))
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(balls: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A finished comparison, and its reports; each fold has another network with random weights."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    planned = plan_configurations(balls, out, Choices(folds=2, settings=SMALL), ("3d_cascade",))
+
+    def pretend(words: list[str], stop_file: Path, run_folder: Path | None = None) -> None:
+        folder = Path(words[words.index("--output_dir") + 1])
+        folder = folder if "training" in words else folder.parent
+        folder.mkdir(exist_ok=True)
+        root, fold = folder.parent, int(folder.name[-1])
+        torch.manual_seed(len(root.name) + fold)
+        with with_segnets():
+            parser = read_configs(root, balls)
+            if "training" in words:
+                torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
+                return
+            parser["fold"], parser["folds"] = fold, 2
+            cases = [case["name"] for case in parser.get_parsed_content("cases")("validation")]
+        (folder / CASES).parent.mkdir(exist_ok=True)
+        dice = dict.fromkeys(("front", "back"), DICE[root.name])
+        write_lines(folder / CASES, [{"case": case, "mean_dice": dice, METRIC: dice} for case in cases])
+        (folder / SUMMARY).write_text(json.dumps({"mean_dice": {"mean": DICE[root.name], **dice}, METRIC: dice}))
+
+    reports: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folds, "run", pretend)
+        values: dict[str, dict] = {name: {} for name in planned.plans}
+        assert compare_configurations(out, planned, 1, reports.append, values) is None
+        assert reports[-1] == "3d_cascade is trained when all folds of 3d_lowres are finished"
+        rows = compare_configurations(out, planned, None, reports.append, values)
+    assert rows is not None
+    assert rows[0].name == "3d_cascade"
+    assert {row.name for row in rows} == {"3d_lowres", "3d_cascade", "3d_lowres+3d_cascade"}
+    single = {row.name: row for row in rows}
+    assert single["3d_cascade"].parameters > 2 * single["3d_lowres"].parameters  # both stages, and more channels
+    assert single["3d_cascade"].seconds > single["3d_lowres"].seconds
+    return out, reports
+
+
+@pytest.fixture
+def out(finished: tuple[Path, list[str]], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished[0], tmp_path / "out"))
+
+
+def stages(out: Path) -> tuple[Path, Path]:
+    return out / "training" / "3d_cascade", out / "training" / "3d_lowres"
+
+
+def scan_of(balls: Path, case: str = "case_00") -> Volume:
+    image = nibabel.load(balls / "imagesTr" / f"{case}.nii.gz")
+    return Volume(np.array(image.dataobj, np.float32)[None], Grid(image.shape, image.affine))
+
+
+def labels_of(path: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(path).dataobj)
+
+
+def test_each_case_gets_the_labels_of_the_fold_that_did_not_train_it(out: Path, balls: Path) -> None:
+    root, first = stages(out)
+    config = first / "configs" / "inference.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["network_def"] = content["network_def"]["network"]
+    config.write_text(yaml.safe_dump(content))
+    for fold in (0, 1):
+        shutil.copy(first / f"fold_{fold}" / "model.pt", first / WEIGHTS)
+        bundle = read_bundle(first, trust=True)
+        for line in (first / f"fold_{fold}" / CASES).read_text().splitlines():
+            case = json.loads(line)["case"]
+            found = segment(scan_of(balls, case), bundle, device="cpu", match="exact", backend="torch")
+            assert np.array_equal(found.array, labels_of(labels_file(root, case)))
+            assert len(np.unique(found.array)) > 1
+            shutil.copy(first / f"fold_{1 - fold}" / "model.pt", first / WEIGHTS)
+            other = segment(scan_of(balls, case), read_bundle(first, trust=True), device="cpu", match="exact")
+            assert not np.array_equal(found.array, other.array)
+            shutil.copy(first / f"fold_{fold}" / "model.pt", first / WEIGHTS)
+
+
+def test_the_labels_are_written_once_and_again_for_other_weights(out: Path, balls: Path) -> None:
+    root, first = stages(out)
+    reports: list[str] = []
+
+    def begin(stop: bool = False) -> None:
+        def report(text: str) -> None:
+            reports.append(text)
+            if stop:
+                (out / "stop").touch()
+
+        reports.clear()
+        begin_second_stage(root, first, balls, 2, report, out / "stop")
+
+    begin()
+    assert reports == []
+    case = json.loads((root / "fold_1" / CASES).read_text().splitlines()[0])["case"]
+    labels_file(root, case).unlink()
+    with pytest.raises(Cancelled, match=r"run\.stopped"):
+        begin(stop=True)
+    assert not (out / "stop").exists()
+    begin()
+    assert reports == ["labels of 3d_lowres on fold 1 of 2: 1 case"]
+    assert not (root / "fold_1" / SUMMARY).exists()
+    # a fold that was trained further: its cases are shown other labels, so that the second stage is evaluated again
+    weights = torch.load(first / "fold_1" / "model.pt", weights_only=True)
+    torch.save(weights, first / "fold_1" / "model.pt", _use_new_zipfile_serialization=False)
+    shutil.copy(first / "fold_1" / "model.pt", first / WEIGHTS)
+    times = {path: path.stat().st_mtime_ns for path in labels_file(root, "").parent.iterdir()}
+    with pytest.raises(BundleError):  # these weights are not those of the ensemble
+        begin()
+    assert reports == ["labels of 3d_lowres on fold 1 of 2: 2 cases"]
+    assert (root / "fold_0" / SUMMARY).is_file()
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_both_stages_are_one_bundle(out: Path, balls: Path) -> None:
+    bundle = read_bundle(out)
+    assert bundle.previous is not None
+    assert bundle.previous.root == (out / PREVIOUS).resolve()
+    assert (bundle.in_channels, [one.name for one in bundle.segments]) == (1, ["front", "back"])
+    assert [one.root.name for one in with_inner(bundle)] == ["out", PREVIOUS]
+    assert missing_weights(bundle) == ""
+    assert not [finding for finding in check(out) if finding.level == "error"]
+    assert any(finding.file.startswith(f"{PREVIOUS}/configs") for finding in check(out))
+    assert "--previous_dir" in (out / "docs" / "README.md").read_text()
+
+    # the consent to the bundle is one to both stages, and the digest one of both
+    with pytest.raises(BundleError, match=r"bundle\.untrusted"):
+        check_runnable(bundle)
+    trusted = read_bundle(out, trust=True)
+    check_runnable(trusted)
+    assert trusted.previous is not None
+    assert trusted.previous.trusted
+    remember(bundle)
+    check_runnable(bundle)
+    (out / PREVIOUS / "segnets" / "unet.py").write_text("changed = True\n")
+    with pytest.raises(BundleError, match=r"bundle\.trust_changed"):
+        check_runnable(bundle)
+    remember(bundle)
+    forget(out)
+    assert not is_trusted(bundle.previous)
+    before = model_digest(bundle)
+    with (out / PREVIOUS / WEIGHTS).open("ab") as file:
+        file.write(b"0")
+    assert model_digest(bundle) != before
+    (out / PREVIOUS / WEIGHTS).unlink()
+    assert WEIGHTS.name in missing_weights(bundle)
+
+
+def test_monai_runs_one_stage_after_the_other(
+    out: Path, balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MONAI's own workflow is the reference of the engine; without the labels of the first stage it refuses."""
+    from monai.bundle import ConfigWorkflow
+
+    monkeypatch.syspath_prepend(str(out))
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(balls / "imagesTr" / "case_00.nii.gz", one)
+
+    def run(root: Path, **values: Path) -> None:
+        workflow = ConfigWorkflow(
+            str(root / "configs" / "inference.yaml"),
+            meta_file=str(root / METADATA),
+            logging_file=False,
+            run_id="inference",
+            bundle_root=str(root),
+            dataset_dir=str(one),
+            **{key: str(value) for key, value in values.items()},
+        )
+        workflow.initialize()
+        workflow.run()
+
+    with pytest.raises(RuntimeError) as refused:
+        run(out, output_dir=tmp_path / "none")
+    causes, error = [], refused.value
+    while error is not None:
+        causes, error = [*causes, str(error)], error.__cause__
+    assert any(cause.startswith("dataset.previous_stage: found no labels") for cause in causes)
+    run(out / PREVIOUS, output_dir=tmp_path / "labels")
+    run(out, output_dir=tmp_path / "results", previous_dir=tmp_path / "labels")
+    scan, bundle = scan_of(balls), read_bundle(out, trust=True)
+    found = segment(scan, bundle, device="cpu", match="exact", backend="torch")
+    expected = labels_of(tmp_path / "results" / "case_00_seg.nii.gz")
+    assert np.mean(found.array == expected) > 0.999
+    assert len(np.unique(expected)) > 1
+    assert "previous" in found.run
+    first = labels_of(tmp_path / "labels" / "case_00_seg.nii.gz")
+    assert np.mean(found.array == first) < 0.9  # the second stage does not copy the first one
+    # the labels count
+    blind = segment(scan, read_bundle(cleared(out, tmp_path / "blind"), trust=True), device="cpu", match="exact")
+    assert not np.array_equal(blind.array, found.array)
+
+
+def cleared(out: Path, copy: Path) -> Path:
+    """Return a copy of a cascade whose first stage finds nothing."""
+    shutil.copytree(out, copy, ignore=shutil.ignore_patterns("training"))
+    weights = torch.load(copy / PREVIOUS / WEIGHTS, weights_only=True)
+    torch.save({key: torch.zeros_like(value) for key, value in weights.items()}, copy / PREVIOUS / WEIGHTS)
+    return copy
+
+
+def test_a_cascade_is_estimated_and_keeps_to_the_memory(out: Path, balls: Path) -> None:
+    scan, bundle = scan_of(balls), read_bundle(out, trust=True)
+    assert bundle.previous is not None
+    from monai.transforms import Compose
+
+    both, first = estimate(scan, bundle, device="cpu"), estimate(scan, bundle.previous, device="cpu")
+    assert both is not None
+    assert first is not None
+    assert both.windows > first.windows > 0
+    shape = (200, 200, 200)
+    large = Volume(np.broadcast_to(np.uint8(0), (1, *shape)), Grid(shape, np.eye(4)))
+    previous = Segmentation(np.broadcast_to(np.uint8(0), shape), large.grid, ())
+    budget = resident_bytes() + 2**26  # the image alone takes less
+    with pytest.raises(EnvironmentFault, match=r"environment\.memory"):
+        prepare_by_transforms(large, None, bundle, Compose([]), budget_bytes=budget, previous=previous)
+    prepare_by_transforms(large, None, bundle, Compose([]), budget_bytes=budget)
+
+
+def test_a_planned_cascade_goes_on_without_consent(out: Path, balls: Path) -> None:
+    again = plan_configurations(balls, out, Choices(), ())
+    assert list(again.plans) == ["3d_lowres", "3d_cascade"]
+    assert again.choices["3d_cascade"].previous == "3d_lowres"
+    root, _ = stages(out)
+    (root / PREVIOUS / "segnets" / "unet.py").write_text("changed = True\n")
+    with pytest.raises(BundleError, match=r"bundle\.untrusted: previous/segnets/unet\.py is not a module"):
+        plan_configurations(balls, out, Choices(), ())
+
+
+def test_a_cascade_is_no_start_of_a_training(out: Path, tmp_path: Path, balls: Path) -> None:
+    with pytest.raises(BundleError, match=r"bundle\.fine_tune: .*needs the result of a previous stage"):
+        with_start(Choices(), out, tmp_path / "new")
+    with pytest.raises(BundleError, match=r"improve\.model: .*needs the result of a previous stage"):
+        check_improvable(read_bundle(out))
+    with pytest.raises(BundleError, match=r"bundle\.option: found option 'cascade'"):
+        plan_bundle(balls, tmp_path / "new", Choices(options=("cascade",)))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"previous": "../3d_lowres"}, "expected a folder in it"),
+        ({"previous": "none"}, "can't be used"),
+        ({"previous": PREVIOUS, "members": [PREVIOUS, "."]}, "expected a folder in it"),
+    ],
+)
+def test_an_odd_previous_stage_is_refused(out: Path, entry: dict[str, Any], message: str) -> None:
+    write(out, napari_seg=entry)
+    with pytest.raises(BundleError, match=rf"bundle\.metadata: .*{message}"):
+        read_bundle(out)
+
+
+def test_a_previous_stage_with_other_classes_is_refused(out: Path) -> None:
+    formats = json.loads((out / PREVIOUS / METADATA).read_text())["network_data_format"]
+    formats["outputs"]["pred"]["channel_def"] = {"0": "background", "1": "back", "2": "front"}
+    write(out / PREVIOUS, network_data_format=formats)
+    with pytest.raises(BundleError, match=r"bundle\.metadata: .*previous' has other network_segments"):
+        read_bundle(out)
+
+
+def write(root: Path, **entries: Any) -> None:
+    metadata = json.loads((root / METADATA).read_text()) | entries
+    (root / METADATA).write_text(json.dumps(metadata))
+
+
+def test_a_cascade_is_left_out_where_it_can_not_be() -> None:
+    found = Configurations(Path())
+    assert _why_no_cascade(found) == "there is no 3d_lowres, whose labels it needs"
+    found.plans["3d_lowres"] = {"regions": {"whole": 1}}
+    assert _why_no_cascade(found) == "its structures may overlap"
+    found.plans["3d_lowres"] = {}
+    assert _why_no_cascade(found) == ""
+
+
+def test_a_member_of_a_pair_may_be_a_cascade(out: Path, balls: Path) -> None:
+    from napari_seg.training.chosen import copy_ensemble
+    from napari_seg.training.pairs import Pair
+
+    root, first = stages(out)
+    pair = Pair(("3d_lowres", "3d_cascade"), {"case_00": {"front": 0.5, "back": 0.7}}, ())
+    copy_ensemble(pair, {"3d_lowres": first, "3d_cascade": root}, out, "3d_cascade")
+    bundle = read_bundle(out, trust=True)
+    assert not (out / PREVIOUS).exists()
+    member: Bundle = bundle.models[1]
+    assert member.previous is not None
+    assert member.previous.trusted
+    found = segment(scan_of(balls), bundle, device="cpu")
+    assert set(found.run["members"]) == {"3d_lowres", "3d_cascade"}
