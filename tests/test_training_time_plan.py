@@ -139,7 +139,8 @@ def test_a_worker_measures_the_pace_where_processes_are_not_forked(
     monkeypatch.setattr(pace, "WorkerProcess", Worker)
     monkeypatch.setattr(pace.multiprocessing, "get_context", lambda: multiprocessing.context.SpawnContext())
     assert pace.measure_pace(tmp_path, tmp_path, {"a": 1}, "cpu", {}) == PACE
-    assert requests == [(pace._measure_in_worker, "spawn", tmp_path, tmp_path, {"a": 1}, "cpu", {}), ()]
+    arguments = (pace._measure, tmp_path, tmp_path, {"a": 1}, "cpu", {})
+    assert requests == [(pace._call_in_worker, "spawn", *arguments), ()]
 
 
 def test_validations_that_do_not_fit_are_neither_planned_nor_timed(
