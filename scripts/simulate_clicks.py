@@ -5,6 +5,10 @@ where the structure is missing, negative where it is too large. All clicks so fa
 with the label map before the first one.
 
     python scripts/simulate_clicks.py --ct FOLDER --hippocampus FOLDER --random-walker 5 --out clicks.json
+    python scripts/simulate_clicks.py --hippocampus FOLDER --model MODEL --parts parts.json --cases 30
+
+The second command corrects the results of another model, on the cases that parts.json (see `simulate_learning.py`)
+names "validation".
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_seg import Grid, read, segment
+from napari_seg import Grid, read, read_bundle, segment
 from napari_seg.editing.evidence import probability_of
 from napari_seg.editing.prompts import Prompts
 from napari_seg.editing.refine import MARGIN_MM, refine, warm_up
@@ -212,21 +216,37 @@ def ct_tasks(folder: Path) -> Iterator[Task]:
         yield Task("CT, from a reference with synthetic errors", name, image, grid, truth, damaged_one)
 
 
-def hippocampus_tasks(folder: Path, count: int, part: str) -> Iterator[Task]:
-    """Yield both structures of cases that the shipped model was not trained on, with its result and from nothing.
+def unseen_cases(folder: Path, part: str) -> list[dict[str, str]]:
+    """Return cases of the Medical Segmentation Decathlon that the shipped model was not trained on.
 
     Args:
-        folder: data set in the layout of the Medical Segmentation Decathlon.
-        count: number of cases.
+        folder: data set.
         part: part of the split that trained the shipped model: "test" or "validation".
     """
     from segnets.data import Split, find_dataset
 
-    for case in Split(find_dataset(folder))(part)[:count]:  # type: ignore[arg-type]
+    return Split(find_dataset(folder))(part)  # type: ignore[arg-type]
+
+
+def named_cases(folder: Path, names: list[str]) -> list[dict[str, str]]:
+    """Return cases of the Medical Segmentation Decathlon by name."""
+    files = {"image": "imagesTr", "label": "labelsTr"}
+    return [{"name": n, **{key: str(folder / sub / f"{n}.nii.gz") for key, sub in files.items()}} for n in names]
+
+
+def hippocampus_tasks(cases: list[dict[str, str]], model: Path | None) -> Iterator[Task]:
+    """Yield both structures of cases, with a model's result and from nothing.
+
+    Args:
+        cases: for each case its name and the files of its image and its label map.
+        model: a bundle; None: the shipped one.
+    """
+    bundle = None if model is None else read_bundle(model, trust=True)
+    for case in cases:
         scan = read(Path(case["image"]))
         image = np.ascontiguousarray(scan.array[0], dtype=np.float32)
         truth = np.asarray(nibabel.load(case["label"]).dataobj)  # type: ignore[attr-defined]
-        found = segment(scan, confidence_maps=True, device="cpu")
+        found = segment(scan, bundle, confidence_maps=True, device="cpu")
         assert found.confidence_maps is not None
         for label, name in ((1, "anterior"), (2, "posterior")):
             start = found.array == label
@@ -267,6 +287,8 @@ def main() -> None:
     parser.add_argument("--hippocampus", type=Path, help="folder of Task04 of the Decathlon")
     parser.add_argument("--cases", type=int, default=20, help="number of hippocampus cases")
     parser.add_argument("--part", choices=["test", "validation"], default="test", help="part of the model's split")
+    parser.add_argument("--model", type=Path, help="bundle whose results are corrected; default: the shipped one")
+    parser.add_argument("--parts", type=Path, help='JSON: names of the cases "validation"; default: those of --part')
     parser.add_argument("--clicks", type=int, default=10)
     parser.add_argument("--random-walker", type=int, default=0, metavar="CLICKS", help="also measure it, so far")
     parser.add_argument("--out", type=Path, default=Path("clicks.json"))
@@ -276,7 +298,10 @@ def main() -> None:
     if arguments.ct:
         tasks += ct_tasks(arguments.ct)
     if arguments.hippocampus:
-        tasks += hippocampus_tasks(arguments.hippocampus, arguments.cases, arguments.part)
+        folder, parts = arguments.hippocampus, arguments.parts
+        names = json.loads(parts.read_text())["validation"] if parts else []
+        cases = named_cases(folder, names) if parts else unseen_cases(folder, arguments.part)
+        tasks += hippocampus_tasks(cases[: arguments.cases], arguments.model)
     results: dict[str, list[dict[str, Any]]] = {}
     for name, method, clicks in (
         ("refine", by_refine, arguments.clicks),
