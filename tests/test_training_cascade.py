@@ -155,13 +155,17 @@ def test_the_labels_are_written_once_and_again_for_other_weights(out: Path, ball
         reports.clear()
         begin_second_stage(root, first, balls, 2, report, out / "stop")
 
+    (cached := root / "training" / "cache" / "case.pt").parent.mkdir(exist_ok=True)
+    cached.touch()
     begin()
     assert reports == []
+    assert cached.is_file()
     case = json.loads((root / "fold_1" / CASES).read_text().splitlines()[0])["case"]
     labels_file(root, case).unlink()
     with pytest.raises(Cancelled, match=r"run\.stopped"):
         begin(stop=True)
     assert not (out / "stop").exists()
+    assert not cached.exists()  # it holds the labels of before
     begin()
     assert reports == ["labels of 3d_lowres on fold 1 of 2: 1 case"]
     assert not (root / "fold_1" / SUMMARY).exists()

@@ -40,15 +40,13 @@ class AddPreviousd(MapTransform):
 
     Args:
         keys: key of the image.
-        folder: folder of the label maps; None: all are empty, for a test of the speed.
+        folder: folder of the label maps; None: all are empty, for a test of the speed. If they change, delete the cache
+            of prepared cases.
     """
 
     def __init__(self, keys: KeysCollection, folder: str | Path | None) -> None:
         super().__init__(keys)
         self.folder = None if folder is None else Path(folder)
-        found = sorted(self.folder.rglob(f"*{_ENDING}")) if self.folder is not None else []
-        # part of the fingerprint of cached cases, which are prepared again if a file changes
-        self.states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a case whose image has one channel more.

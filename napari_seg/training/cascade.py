@@ -22,7 +22,7 @@ from napari_seg.formats.nifti import write_map
 from napari_seg.training.choices import digest
 from napari_seg.training.chosen import copy_bundle
 from napari_seg.training.held_out import HeldOut, labels_file
-from napari_seg.training.history import read_lines
+from napari_seg.training.history import RUN, read_lines
 from napari_seg.training.run import weights_of
 from napari_seg.training.scores import CASES, EVALUATION, read_scores
 from napari_seg.training.segnets_modules import with_segnets
@@ -91,6 +91,7 @@ def _write_labels(
         return
     report(f"labels of {first.name} on fold {fold} of {folds}: {counted(len(missing), 'case')}")
     shutil.rmtree(root / f"fold_{fold}" / EVALUATION, ignore_errors=True)
+    shutil.rmtree(root / RUN / "cache", ignore_errors=True)  # prepared cases contain the earlier labels
     with with_segnets():
         held_out = HeldOut(data, {first.name: first}, fold, folds, stop_file, {first.name: windows})
         for case in missing:
