@@ -38,6 +38,11 @@ def test_the_label_of_a_region(labels: dict, order: list | None, expected: dict)
     assert list(found.items()) == list(expected.items())
 
 
+def test_regions_of_less_volume_take_precedence() -> None:
+    found = region_labels({"necrosis": (1,), "tumour": (2,)}, volumes={"necrosis": 3.5, "tumour": 9.0})
+    assert list(found.items()) == [("tumour", 2), ("necrosis", 1)]
+
+
 @pytest.mark.parametrize("order", [[1, 2], [1, 1, 2], [0, 1, 2], ["a", "b", "c"], "123", [True, 2, 3]])
 def test_an_order_that_does_not_fit_is_refused(order: object) -> None:
     assert code_of(BRATS, order, call=region_labels) == "dataset.bad_json"

@@ -492,6 +492,7 @@ def test_fractions_are_checked(folder: Path) -> None:
     check(dataset, classes)
     facts = file_facts.read_facts(dataset.cases[1]["label"], is_label=True, soft=True)
     assert (facts["values"], facts["channels"]) == ({"1": 12, "2": 4}, 2)
+    assert facts["volumes"] == pytest.approx({"1": 12 * 0.9, "2": 4 * 0.9})
     save(folder / "labels" / "c0.nii.gz", two * 255)
     save(folder / "labels" / "c1.nii.gz", two[..., 0])
     save(folder / "labels" / "c2.nii.gz", two * 0)

@@ -211,3 +211,11 @@ def test_the_dice_of_fractions_is_that_of_masks_for_0_and_1() -> None:
     scores = SoftDice(3).of_case(found, expected)
     # 2 (0.5 + 0 + 0.2) / (1.2 + 1.35), 2 x 1 / 3
     assert scores.tolist() == pytest.approx([1.4 / 2.55, 2 / 3, torch.nan], nan_ok=True)
+
+
+def test_fractions_of_a_structure_that_neither_has_do_not_count() -> None:
+    found = torch.tensor([[[127, 1, 0]], [[128, 0, 0]], [[127, 0, 0]]], dtype=torch.uint8)
+    expected = torch.tensor([[[0.0, 0, 0]], [[0.0, 0, 0]], [[0.1, 0, 0]]])
+    # 2 x 0.1 / (127 / 255 + 0.1)
+    scores = SoftDice(3).of_case(found, expected)
+    assert scores.tolist() == pytest.approx([torch.nan, 0, 0.2 / (127 / 255 + 0.1)], nan_ok=True)

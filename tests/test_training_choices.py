@@ -12,13 +12,14 @@ import pytest
 
 from napari_seg.bundles.read import shipped_root
 from napari_seg.cli.main import main
-from napari_seg.errors import BundleError, OutputError
+from napari_seg.errors import BundleError, OutputError, TrainingError
 from napari_seg.training import choices
 from napari_seg.training.choices import (
     Choices,
     check_names,
     check_same,
     check_same_labels,
+    check_soft,
     check_values,
     describe_weights,
     relative_path,
@@ -48,6 +49,21 @@ def test_numbers_out_of_range_are_refused(name: str, value: Any) -> None:
 def test_other_values_are_accepted() -> None:
     check_values({"max_minutes": 0.5, "max_epochs": 1, "learning_rate": 1e-3, "warmup_share": 0.0, "patience": None})
     check_values({"learning_rate": "$@other", "patch_size": [1, 2], "num_workers": 0, "fold": None, "seed": 3})
+
+
+@pytest.mark.parametrize(
+    "options", [("soft", "loss_focal"), ("loss_ce", "soft"), ("soft", "regions", "loss_weighted_ce")]
+)
+def test_losses_that_do_not_fit_fractions_are_refused_by_name(options: tuple[str, ...]) -> None:
+    with pytest.raises(TrainingError, match=r"labels\.soft: found --option loss_(focal|ce|weighted_ce) "):
+        check_soft(Choices(options=options))
+    check_soft(Choices(options=("loss_tversky", "soft")))
+    check_soft(Choices(options=options[:1]))
+
+
+def test_fractions_are_declared_by_the_option_alone() -> None:
+    with pytest.raises(BundleError, match=r"bundle\.setting: found --set soft; expected --option soft"):
+        check_soft(Choices(settings={"soft": True}))
 
 
 @pytest.mark.parametrize("name", ["$x", "@x", "%x", "a@#b", "_target_", "a\nb", "", " ", "a\ud800"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,27 @@ def test_fractions_are_augmented_trained_and_evaluated(dataset: Path, tmp_path: 
     scores = json.loads((tmp_path / "scores" / "summary.json").read_text())
     # after 24 steps the background has probabilities that no mask shows
     assert 0.1 < scores["soft_dice"]["front"] < scores["mean_dice"]["front"]
+
+
+def test_nested_fractions_and_a_loss_are_planned_in_any_order(dataset: Path, tmp_path: Path) -> None:
+    for path in (dataset / "labelsTr").iterdir():
+        image = nibabel.load(path)
+        front = np.asarray(image.dataobj) == 1
+        inner = front & (np.cumsum(front, axis=0) % 2 == 1)
+        nibabel.save(nibabel.Nifti1Image(np.stack([inner, front], axis=-1).astype(np.float32), image.affine), path)
+    describe(dataset, labels={"background": 0, "core": 1, "whole": 2})
+    for number, options in enumerate([("loss_dice", "soft"), ("soft", "regions", "loss_dice")]):
+        out = tmp_path / f"out{number}"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Can't merge")
+            plan = plan_bundle(dataset, out, Choices(options=options, settings=SETTINGS))
+        assert list(plan["regions"].items()) == [("whole", 2), ("core", 1)]  # the core covers the whole
+        train_config, evaluate = (
+            yaml.safe_load((out / "configs" / f"{name}.yaml").read_text()) for name in ("train", "evaluate")
+        )
+        assert train_config["loss"]["_target_"] == "monai.losses.DiceLoss"
+        assert train_config["label_mode"] == "bilinear"
+        assert "soft_dice" in evaluate["additional_metrics"]
 
 
 def test_fractions_of_several_data_sets_are_refused(dataset: Path, tmp_path: Path) -> None:

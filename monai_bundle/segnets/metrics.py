@@ -75,7 +75,8 @@ class Dice(CaseScore):
 class SoftDice(CaseScore):
     """Compute the Dice of fractions, 2 sum(min(p, r)) / sum(p + r) of each structure: that of masks for 0 and 1.
 
-    Predicted fractions are in steps of 1/255, see `segnets.annotation.decide`.
+    Predicted fractions are in steps of 1/255, see `segnets.annotation.decide`. The score is nan if the reference is 0
+    everywhere and no prediction is above one half.
     """
 
     def of_case(self, pred: torch.Tensor, label: torch.Tensor, spacing: Sequence[float] = ()) -> torch.Tensor:
@@ -83,6 +84,9 @@ class SoftDice(CaseScore):
         scores = []
         for found, expected in zip(pred, label, strict=True):
             found = found.float() / 255
+            if not (expected.any() or (found > 0.5).any()):
+                scores.append(torch.tensor(math.nan, device=expected.device))
+                continue
             scores.append(2 * torch.minimum(found, expected).sum() / (found.sum() + expected.sum()))
         return torch.stack(scores)
 

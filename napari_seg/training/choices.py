@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from segnets.data import Dataset
 
 
-READING = ("layout", "images_dir", "labels_dir", "channels", "patient", "anywhere", "soft")
+READING = ("layout", "images_dir", "labels_dir", "channels", "patient", "anywhere")
 SOFT = "soft"
-"""Option, and setting in it, of labels that are fractions."""
+"""Option of labels that are fractions."""
+_SOFT_LOSSES = ("loss_dice", "loss_generalised_dice", "loss_tversky")
+"""Losses that fit fractions, besides the one of the option `SOFT`."""
 _CHANGEABLE = re.compile(
     "max_epochs|max_minutes|patience|val_interval|val_cases|num_workers|amp|accumulation_steps|learning_rate|warmup_share|"
     "max_gradient_norm|l1_penalty|allow_empty|windows#(device|sw_batch_size|roi_size)|"
@@ -170,6 +172,24 @@ def check_values(values: Mapping[str, Any]) -> None:
             limits = limits if is_whole or high < inf else "above 0"
             none = "" if is_needed else ", or null"
             raise BundleError("bundle.setting", f"found {value!r} for {name}; expected {kind} {limits}{none}")
+
+
+def check_soft(choices: Choices) -> None:
+    """Check that a training on fractions has a loss for them, and that they are declared by their option.
+
+    Raises:
+        BundleError: `bundle.setting`, the setting is given instead of the option.
+        TrainingError: `labels.soft`, another loss.
+    """
+    if SOFT in choices.settings:
+        raise BundleError("bundle.setting", "found --set soft; expected --option soft, which also sets the loss")
+    others = [name for name in choices.options if name.startswith("loss_") and name not in _SOFT_LOSSES]
+    if SOFT in choices.options and others:
+        raise TrainingError(
+            "labels.soft",
+            f"found --option {others[0]} for labels that are fractions; it is not smallest where probabilities equal "
+            f"the fractions; expected {', '.join(_SOFT_LOSSES)}, or none of them",
+        )
 
 
 _NUMBERS: dict[str, tuple[bool, bool, float, float]] = {

@@ -16,7 +16,7 @@ from napari_seg.training.postprocessing import METRIC, OPTION, LargestGain, meas
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, command, is_evaluated, ship, training_command, window_values
-from napari_seg.training.scores import EVALUATION, Cases, read_means, read_patients, write_scores
+from napari_seg.training.scores import EVALUATION, Cases, read_means, read_patients, read_soft_dice, write_scores
 from napari_seg.training.segnets_modules import with_segnets
 
 
@@ -90,7 +90,9 @@ def cross_validate(
         _make_ensemble(root, folds, dice, gains)
         cases = cross_validated_cases(root, folds)
         tried = [gain.as_dict() for gain in gains]
-        write_scores(root, "cross-validation", cases, cross_validated_patients(root, folds), tried)
+        soft = [found for folder in folders if (found := read_soft_dice(folder)) is not None]
+        soft_dice = mean(soft) if len(soft) == folds else None
+        write_scores(root, "cross-validation", cases, cross_validated_patients(root, folds), tried, soft_dice)
     write_report(root)
     return dice
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -106,7 +107,7 @@ def make_bundle(
     if dataset.soft and not classes:
         count = max((facts[case["label"]].get("channels", 1) for case in dataset.cases), default=1)
         classes = {f"label {value}": (value,) for value in range(1, count + 1)}
-    regions = _regions(dataset, classes, choices)
+    regions = _regions(dataset, classes, choices, facts)
     names = {str(number): label for number, label in enumerate(class_names(classes, bool(regions)))}
     slices = choices.settings.get("annotated_slices")
     values_of = ClassValues(dataset, names, labels or None, bool(regions), slices)
@@ -225,8 +226,12 @@ def _check_channels(channels: Sequence[str], choices: Choices, out: Path) -> Non
         )
 
 
-def _regions(dataset: Dataset, classes: dict[str, Any], choices: Choices) -> dict[str, int]:
+def _regions(
+    dataset: Dataset, classes: dict[str, Any], choices: Choices, facts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, int]:
     """Return name -> label in results of classes that overlap, in ascending order of precedence; empty if none do.
+
+    Structures of less volume, the sum of their fractions, take precedence; of hard labels those of fewer values.
 
     Raises:
         BundleError: `network.regions`, the network can't segment classes that overlap.
@@ -240,14 +245,20 @@ def _regions(dataset: Dataset, classes: dict[str, Any], choices: Choices) -> dic
         return {}
     if choices.network == "MultiView":
         raise BundleError("network.regions", "found network MultiView for classes that overlap; expected another one")
-    if not given and dataset.regions:
+    is_stated = not dataset.soft or dataset.regions != region_labels(dataset.labels)
+    if not given and dataset.regions and is_stated:
         return dict(dataset.regions)
     values = {
         name: [value for low, high in ranges(of_class) for value in range(low, high + 1)]
         for name, of_class in classes.items()
         if name != "background"
     }
-    return region_labels(values)
+    if not dataset.soft:
+        return region_labels(values)
+    volumes: Counter[str] = Counter()
+    for case in dataset.cases:
+        volumes.update(facts[case["label"]].get("volumes", {}))
+    return region_labels(values, volumes={name: sum(volumes[str(n)] for n in set(of)) for name, of in values.items()})
 
 
 def _nnunet_step(choices: Choices) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from napari_seg.training.choices import (
     check_packages,
     check_same,
     check_same_labels,
+    check_soft,
     check_values,
 )
 from napari_seg.training.comparison import COMPARISON
@@ -105,6 +106,7 @@ def plan_bundle(
     sources, replayed = [dataset_dir, *more, *replay], len(replay)
     with with_segnets(), writing(out):
         check_values(choices.settings | dict(limits or {}))
+        check_soft(choices)
         if (out / PLAN).is_file():
             plan = _planned(sources, replayed, out, choices, fold, dry_run, trust, report)
             return plan | (_test_rates(dataset_dir, out, out, plan, rates, report) if dry_run else {})

@@ -15,7 +15,7 @@ from napari_seg.bundles.nnunet.as_bundle import NNUNET
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError
-from napari_seg.training.choices import IGNORE, PART, Choices, check_names
+from napari_seg.training.choices import IGNORE, PART, SOFT, Choices, check_names
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.plan import TrainingPlan
 
@@ -209,7 +209,7 @@ def _write_configs(
     unknown = [name for name in choices.options if name not in options()]
     if unknown:
         raise BundleError("bundle.option", f"found option {unknown[0]!r}; expected one of {', '.join(options())}")
-    used = [*plan.options, *(name for name in choices.options if name not in plan.options)]
+    used = _in_order(plan.options, choices.options)
     settings = {name: value for name, value in plan.settings.items() if name != "normalisation"}
     settings |= {"labels": classes} | choices.settings
     network_def = network_definition(plan, found, choices)
@@ -237,6 +237,12 @@ def _write_configs(
         raise BundleError(
             "bundle.setting", f"found id {unknown_ids[0]!r} in --set; expected one of {', '.join(sorted(ids))}"
         )
+
+
+def _in_order(planned: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    """Return the planned and the chosen options in the order of merging: a chosen loss replaces that of the labels."""
+    of_labels = [name for name in ("regions", SOFT) if name in (*planned, *chosen)]
+    return list(dict.fromkeys([*(name for name in planned if name not in of_labels), *of_labels, *chosen]))
 
 
 def change_training(root: Path, values: dict[str, Any] | str) -> None:

@@ -33,7 +33,9 @@ def do_overlap(labels: Mapping[str, Sequence[int]]) -> bool:
     return max(Counter(value for values in labels.values() for value in set(values)).values(), default=0) > 1
 
 
-def region_labels(labels: Mapping[str, Sequence[int]], order: Any = None) -> dict[str, int]:
+def region_labels(
+    labels: Mapping[str, Sequence[int]], order: Any = None, volumes: Mapping[str, float] | None = None
+) -> dict[str, int]:
     """Return name of a region -> its label in results, in ascending order of precedence.
 
     A result is one label map: where regions overlap, it shows the last of them.
@@ -43,12 +45,13 @@ def region_labels(labels: Mapping[str, Sequence[int]], order: Any = None) -> dic
         order: nnU-Net's `regions_class_order`: labels of the regions in the order of `labels`, which is that of
             precedence. None: regions with fewer values take precedence, and a region's label is its lowest value that
             no region of higher precedence has; so a result has the values of the data set.
+        volumes: name -> volume; without an order, regions of less volume take precedence, instead of fewer values.
 
     Raises:
         TrainingError: "dataset.bad_json", the order does not fit the names.
     """
     if order is None:
-        names = sorted(labels, key=lambda name: -len(set(labels[name])))
+        names = sorted(labels, key=lambda name: -(len(set(labels[name])) if volumes is None else volumes[name]))
         free = count(max((value for values in labels.values() for value in values), default=0) + 1)
         return {
             name: min(set(labels[name]).difference(*(labels[later] for later in names[number:])), default=next(free))

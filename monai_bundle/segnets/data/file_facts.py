@@ -41,8 +41,9 @@ _CACHE_VERSION = 3
 Facts = dict[str, Any]
 """What the check needs of one file, in JSON's types: "error" (code and text), or "shape", "affine", "channels",
 "not_finite", "low", "high", and "digest" of all that. A label map also has "values" (value -> number of voxels) and
-"fractional" (number of voxels whose value is no integer); one of fractions has number of a structure -> number of
-voxels above one half as "values", for the structures that it has. A 2D image has "mode", PIL's name."""
+"fractional" (number of voxels whose value is no integer). One of fractions has "values" (number of a structure ->
+number of voxels above one half) and "volumes" (number of a structure -> sum of its fractions) of the structures that it
+has. A 2D image has "mode", PIL's name."""
 
 
 def image_paths(case: Case) -> list[str]:
@@ -61,7 +62,7 @@ def read_all(cases: Iterable[Case], cache_dir: str | Path | None, soft: bool = F
     is_label = {path: False for case in cases for path in image_paths(case)} | {case["label"]: True for case in cases}
     cache = Path(cache_dir) / "checked_files.json" if cache_dir else None
     stored = _read_cache(cache)
-    keys = {path: _cache_key(path, label + (label and soft)) for path, label in is_label.items()}
+    keys = {path: _cache_key(path, label * (3 if soft else 1)) for path, label in is_label.items()}
     facts = {path: stored[path]["facts"] for path, key in keys.items() if stored.get(path, {}).get("stamp") == key}
     to_read = [path for path in is_label if path not in facts]
     logged = time.monotonic()
@@ -163,6 +164,7 @@ def _summarise(
     shape: list[int], channels: int, affine: Any, slabs: Iterator[NDArray], is_label: bool, soft: bool
 ) -> Facts:
     not_finite, fractional, bounds, values, read = 0, 0, [], Counter(), 0
+    volumes: Counter[str] = Counter()
     digest = hashlib.sha256(json.dumps([shape, channels, affine]).encode())
     for slab in slabs:
         digest.update(slab.tobytes())
@@ -171,6 +173,7 @@ def _summarise(
                 read += channels > 1
                 if fractions.any():
                     values[str(read or 1)] += int(np.count_nonzero(fractions > 0.5))
+                    volumes[str(read or 1)] += float(fractions.sum(dtype=np.float64))
         if slab.dtype.kind == "f":
             good = np.isfinite(slab)
             if not good.all():
@@ -186,4 +189,5 @@ def _summarise(
                 values.update({str(int(v)): int(n) for v, n in zip(numbers, counts, strict=True)})
     facts: Facts = {"shape": shape, "channels": channels, "affine": affine, "not_finite": not_finite}
     facts |= {"low": min(bounds, default=0.0), "high": max(bounds, default=0.0), "digest": digest.hexdigest()}
-    return facts | ({"values": dict(values), "fractional": fractional} if is_label else {})
+    facts |= {"values": dict(values), "fractional": fractional} if is_label else {}
+    return facts | ({"volumes": dict(volumes)} if is_label and soft else {})
