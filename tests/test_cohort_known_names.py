@@ -60,6 +60,15 @@ def keys(cases: Sequence[Case], done: Sequence[CaseRow] = (), models: dict[int, 
     return [one.key for one in known]
 
 
+def test_a_failed_scan_keeps_its_name_after_its_repair(tmp_path: Path) -> None:
+    damaged = case(file(tmp_path, "old", b"damaged", 1), "x")
+    failed = replace(row(damaged), state="failed")
+    repaired = file(tmp_path, "old", b"repaired", 2)
+    assert keys([case(repaired, "new_x")], [failed]) == ["x"]
+    elsewhere = file(tmp_path / "moved", "old", b"repaired", 2)
+    assert keys([replace(case(elsewhere, "new_x"), source=damaged.source)], [failed]) == ["new_x"]
+
+
 def test_a_scan_keeps_its_name_when_another_of_the_same_name_arrives(tmp_path: Path) -> None:
     old, new = file(tmp_path, "old", b"old", 1), file(tmp_path, "new", b"new", 2)
     done = [row(case(old, "x"))]

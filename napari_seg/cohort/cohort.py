@@ -139,15 +139,16 @@ class Cohort:
         return self._cases
 
     def _with_known_names(self, cases: Sequence[Case]) -> list[Case]:
-        """Return cases; those that an earlier run in the folder finished have the names of their results."""
+        """Return cases; those that an earlier run in the folder finished or failed on have the names from then."""
         if not has_manifest(self.output):
             return list(cases)
         with Manifest.open(self.output, read_only=True) as manifest:
             if self.selection.layout != (manifest.meta("layout") or "flat"):  # results lie elsewhere on purpose
                 return list(cases)
             models = {model.id: model for model in manifest.models()}
-            results = [row for row in manifest.rows(("done", "failed", "skipped")) if row.has_result]
-            return with_known_names(cases, results, models, manifest.salt, model_digest)
+            rows = manifest.rows(("done", "failed", "skipped"))
+            earlier = [row for row in rows if row.has_result or row.state == "failed"]
+            return with_known_names(cases, earlier, models, manifest.salt, model_digest)
 
     @cached_property
     def selected(self) -> SelectedCases:

@@ -1,4 +1,4 @@
-"""Names of scans that an earlier run finished: they keep them, whatever other files lie next to them now."""
+"""Names of scans that an earlier run finished or failed on: they keep them, whatever other files lie next to them."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from napari_seg.cohort.scan_files import is_same, place_digest
 
 def with_known_names(
     cases: Sequence[Case],
-    done: Iterable[CaseRow],
+    earlier: Iterable[CaseRow],
     models: Mapping[int, ModelRow],
     salt: str,
     digest: Callable[[Bundle], str],
 ) -> list[Case]:
-    """Return cases, those of finished scans under the names of their results.
+    """Return cases, those of finished and failed scans under the names that they had.
 
     The name of a scan depends on others of the same name, so that a folder that grew may give it another one. Without
     its former name the scan would be segmented again. A scan in the same place and with the same content keeps its
     name, and so does one with the same path below the inputs, whose data set was moved as a whole or is seen under
-    another mount; any other gets a new one, since who renames a folder wants another name. A name that a list gives
-    stays.
+    another mount; any other gets a new one, since who renames a folder wants another name. A failed scan in the same
+    place may have been repaired: its content does not matter. A name that a list gives stays.
 
     Args:
         cases: cases with the names that they have among the present files.
-        done: finished cases of the manifest.
+        earlier: finished and failed cases of the manifest.
         models: number in the manifest -> model.
         salt: salt of the manifest.
         digest: returns the digest of a model; called only if a title does not tell which of several it is.
     """
     of_place: dict[str, list[CaseRow]] = {}
     of_source: dict[str, list[CaseRow]] = {}
-    for row in done:
+    for row in sorted(earlier, key=_failed):  # results first
         of_place.setdefault(row.place, []).append(row)
-        of_source.setdefault(row.source, []).append(row)
+        if not _failed(row):
+            of_source.setdefault(row.source, []).append(row)
     places = [place_digest(case.scan, salt) for case in cases]
     present = {*places} - {""}
     bundles = {id(case.bundle): case.bundle for case in cases if case.bundle is not None}.values()
@@ -53,7 +54,7 @@ def with_known_names(
         for row in sorted(rows, key=lambda row: compared(row.name) != compared(case.key)):
             if (
                 compared(row.name) not in taken
-                and is_same(case.scan, row.fingerprint, row.input_sha256)
+                and (_failed(row) or is_same(case.scan, row.fingerprint, row.input_sha256))
                 and _is_of_model(models.get(row.model or 0), case.bundle, bundles, digest)
             ):
                 known.add(number)
@@ -69,6 +70,11 @@ def with_known_names(
         if number not in known:  # results of scans that are in their places are not those of others
             keep(number, (row for row in of_source.get(cases[number].source, ()) if row.place not in present))
     return _renamed(cases, names)
+
+
+def _failed(row: CaseRow) -> bool:
+    """Return whether a case failed and has no result of an earlier run."""
+    return row.state == "failed" and not row.outputs
 
 
 def _is_of_model(
