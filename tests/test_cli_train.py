@@ -27,9 +27,11 @@ from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
 from napari_seg.inference.segment import segment
+from napari_seg.training import rate, time_plan
 from napari_seg.training import run as training_run
-from napari_seg.training import time_plan
+from napari_seg.training.choices import Choices
 from napari_seg.training.pace import Pace
+from napari_seg.training.prepare import plan_bundle
 
 BRIEF = ["max_epochs=3", "val_interval=3", "num_workers=0", "learning_rate=0.01"]
 SMALL = [f"network_def#{arguments}" for arguments in ("channels=[4,8]", "strides=[1,2]", "encoder_convs=1")]
@@ -68,10 +70,23 @@ def test_a_dry_run_suggests_a_learning_rate_and_leaves_only_the_curve(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time_plan, "measure_pace", lambda *_: PACE)
-    words = [dataset, "-o", tmp_path / "out", "--set", *SMALL, "num_workers=0", "rate_finder#steps=8"]
+    monkeypatch.setattr(rate, "STEPS", 4)
+    words = [dataset, "-o", tmp_path / "out", "--set", *SMALL, "num_workers=0"]
     assert train(*words, "--dry-run", "--find-rate", tmp_path / "rate.png") == 0
-    assert re.search(r"rate +learning_rate 0\.002 is planned; .* suggested.* 8 steps", capsys.readouterr().out)
+    assert re.search(
+        r"rate +learning_rate 0\.002 is planned; no other one .* 4 steps: keep it", capsys.readouterr().out
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rate.png"]
+    settings = dict.fromkeys(["num_workers"], 0) | {
+        word.split("=")[0]: json.loads(word.split("=")[1]) for word in SMALL
+    }
+    plan_bundle(dataset, tmp_path / "out", Choices(settings=settings))
+    before = sorted((tmp_path / "out").rglob("*"))
+    assert train(*words, "learning_rate=0.001", "--dry-run", "--find-rate", tmp_path / "again.png") == 0
+    assert "learning_rate 0.001 is planned; no other one" in capsys.readouterr().out
+    assert sorted((tmp_path / "out").rglob("*")) == before
+    assert train(*words, "--dry-run", "--find-rate", tmp_path / "rate.png") == 1
+    assert "output.exists" in capsys.readouterr().err
     assert train(*words, "--find-rate", tmp_path / "rate.png") == 1
     assert "found --find-rate without --dry-run" in capsys.readouterr().err
 

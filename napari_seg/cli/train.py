@@ -173,7 +173,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--find-rate",
         type=Path,
         metavar="PNG",
-        help="with --dry-run: test learning rates in up to 100 steps, print the suggested one, and draw the losses",
+        help="with --dry-run: test learning rates in up to 100 steps, print one that stands out, and draw the losses "
+        "in a new file",
     )
     parser.set_defaults(run=run)
 

@@ -55,11 +55,12 @@ def print_plan(plan: dict[str, Any], limits: dict[str, Any]) -> None:
 def print_rate(rate: dict[str, Any], picture: Path) -> None:
     """Print the planned and the suggested learning rate."""
     text = f"learning_rate {rate['planned']:g} is planned; "
+    tested = f"in {rate['steps']} steps"
     if rate["suggested"] is None:
-        text += f"none is suggested, as the loss has no minimum in {rate['steps']} steps"
+        text += f"no other one stands out from the noise of the losses {tested}: keep it"
     else:
         text += (
-            f"{rate['suggested']:g} is suggested, a tenth of the one with the lowest loss in {rate['steps']} steps; "
+            f"{rate['suggested']:g} is suggested, a tenth of the one with the lowest loss {tested}; "
             f"--set learning_rate={rate['suggested']:g} takes it"
         )
     print(f"rate    {text} ({picture})")

@@ -84,24 +84,33 @@ def measure_pace(
     return call_as_training(_measure, root, dataset_dir, voxels, device, values)
 
 
-def call_as_training(function: Callable[..., T], *arguments: Any) -> T:
-    """Return what a function returns that takes steps of a training; where processes are not forked, in a worker."""
+def call_as_training(
+    function: Callable[..., T], *arguments: Any, callbacks: Mapping[str, Callable[..., None]] | None = None
+) -> T:
+    """Return what a function returns that takes steps of a training; where processes are not forked, in a worker.
+
+    Args:
+        function: function at the top level of a module.
+        arguments: its positional arguments.
+        callbacks: keyword argument -> function that is called in this process.
+    """
+    callbacks = callbacks or {}
     start_method = multiprocessing.get_context().get_start_method()
     if start_method == "fork":
-        return function(*arguments)
+        return function(*arguments, **callbacks)
     worker = WorkerProcess()
     try:
-        found: T = worker.run(_call_in_worker, start_method, function, *arguments)
+        found: T = worker.run(_call_in_worker, start_method, function, *arguments, callbacks=callbacks)
         return found
     finally:
         worker.close()
 
 
-def _call_in_worker(start_method: str, function: Callable[..., T], *arguments: Any) -> T:
+def _call_in_worker(start_method: str, function: Callable[..., T], *arguments: Any, **callbacks: Any) -> T:
     """Call a function in a worker process that imports the shipped modules by their public names."""
     multiprocessing.set_start_method(start_method, force=True)
     sys.path.insert(0, str(shipped_root()))
-    return function(*arguments)
+    return function(*arguments, **callbacks)
 
 
 def _measure(root: Path, dataset_dir: Path, voxels: Mapping[str, int], device: str, values: Mapping[str, Any]) -> Pace:

@@ -13,9 +13,11 @@ from napari_seg.bundles.litter import is_litter
 from napari_seg.errors import OutputError, TrainingError
 from napari_seg.formats.exclusive import exclusive
 from napari_seg.formats.temporary import TemporaryFolder
+from napari_seg.progress import describe_seconds
 from napari_seg.training.choices import (
     SOFT,
     Choices,
+    changed_settings,
     check_folds,
     check_packages,
     check_same,
@@ -29,7 +31,7 @@ from napari_seg.training.gather.gather import DATA, Continued, Gathered, check_n
 from napari_seg.training.history import RUN
 from napari_seg.training.identity import check_recorded, identity_of
 from napari_seg.training.make_bundle import UNFINISHED, Timing, make_bundle
-from napari_seg.training.rate import find_rate
+from napari_seg.training.rate import STEPS, check_picture, find_rate
 from napari_seg.training.run import writing
 from napari_seg.training.segnets_modules import naming, with_segnets
 from napari_seg.training.write import PLAN
@@ -87,8 +89,8 @@ def plan_bundle(
         timed: measure how long a step and a validation of a new bundle take ("time" in the plan), and validate fewer
             cases if all would take too long.
         limits: max_minutes, max_epochs and gpus of this start, if given, for the number of validated cases.
-        rates: in a dry run, test learning rates ("rate" in the plan, see `find_rate`), and draw the losses in this PNG
-            file.
+        rates: in a dry run, test learning rates ("rate" in the plan, see `find_rate`), and draw the losses in this new
+            PNG file.
         report: function that prints a line of progress.
 
     Raises:
@@ -97,19 +99,22 @@ def plan_bundle(
         BundleError: an unknown network, option or config id; `bundle.folds`, fewer than two folds; `bundle.fold`,
             no such fold; `bundle.untrusted`, the existing bundle contains other code.
         EnvironmentFault: `environment.package`, an option needs a package that is not installed.
-        OutputError: `output.exists`, `out` contains other files; `output.not_written`, `output.disk_full`.
+        OutputError: `output.exists`, `out` contains other files, or `rates` exists; `output.not_written`,
+            `output.disk_full`.
     """
     if (out / COMPARISON).is_file():
         raise OutputError(
             "output.exists", f"{out} compares configurations; continue it with napari-seg train, or choose a new folder"
         )
+    if rates is not None:
+        check_picture(rates)
     sources, replayed = [dataset_dir, *more, *replay], len(replay)
     with with_segnets(), writing(out):
         check_values(choices.settings | dict(limits or {}))
         check_soft(choices)
         if (out / PLAN).is_file():
             plan = _planned(sources, replayed, out, choices, fold, dry_run, trust, report)
-            return plan | (_test_rates(dataset_dir, out, out, plan, rates, report) if dry_run else {})
+            return plan | (_test_rates(dataset_dir, out, out, plan, choices, rates, report) if dry_run else {})
         existing = {path.name for path in out.iterdir() if not is_litter(path)} if out.is_dir() else set()
         if not (out / _LOCK).is_symlink():  # locking a link would empty the file that it leads to
             existing -= {_LOCK}
@@ -124,7 +129,7 @@ def plan_bundle(
         if dry_run:
             with TemporaryFolder() as root, writing(root):
                 plan = _plan(sources, replayed, root, out, choices, timing, report)
-                return plan | _test_rates(dataset_dir, root, out, plan, rates, report)
+                return plan | _test_rates(dataset_dir, root, out, plan, choices, rates, report)
         with _alone(out):
             if (out / PLAN).is_file():  # another process has finished it since
                 return _planned(sources, replayed, out, choices, fold, dry_run, trust, report)
@@ -240,7 +245,13 @@ def _plan(
 
 
 def _test_rates(
-    dataset_dir: Path, root: Path, out: Path, plan: dict[str, Any], picture: Path | None, report: Callable[[str], None]
+    dataset_dir: Path,
+    root: Path,
+    out: Path,
+    plan: dict[str, Any],
+    choices: Choices,
+    picture: Path | None,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return {"rate": the planned and the suggested learning rate}; empty without a picture to draw.
 
@@ -249,19 +260,22 @@ def _test_rates(
         root: folder of the bundle.
         out: folder that it is meant for; another one in a dry run.
         plan: its plan.
+        choices: current choices, whose settings may differ from those of the plan.
         picture: see `plan_bundle`.
         report: function that prints a line of progress.
     """
     if picture is None:
         return {}
     made = plan["choices"]
-    values = {"fold": 0, "folds": made["folds"]} if made.get("folds") else {}
+    values = changed_settings(plan, choices) | ({"fold": 0, "folds": made["folds"]} if made.get("folds") else {})
     if weights := made.get("fine_tune"):
         values["finetune"] = str((out / weights["file"]).resolve())
-    report("testing learning rates in the first steps of the training")
+    step = plan.get("time", {}).get("step")
+    duration = f", about {describe_seconds(STEPS * step)}" if step else ""
+    report(f"testing learning rates in up to {STEPS} steps{duration}")
     with TemporaryFolder() as scratch:
         values["output_dir"] = str(scratch)
-        return {"rate": find_rate(root, data_folder(dataset_dir, root, plan), picture, values)}
+        return {"rate": find_rate(root, data_folder(dataset_dir, root, plan), picture, values, report)}
 
 
 def _converted(
