@@ -22,9 +22,24 @@ _OPTIONS = {
     "max_minutes": "--max-minutes",
     "output_dir": "-o",
 }
-"""Option of MONAI's command, without the dashes -> option of `napari-seg train`; the others are set by `--set`."""
+"""Option of MONAI's command, without the dashes -> option of `napari-seg train`."""
 
-_OPTION = re.compile(r"--([a-z_]+(?:#[a-z_]+)*)(?: ([A-Z]+\b|true\b|cpu\b|[\d.]*\d|'[^']*'))?(?![\w=-])")
+_SETTINGS = (
+    "accumulation_steps",
+    "allow_empty",
+    "amp",
+    "learning_rate",
+    "max_gradient_norm",
+    "patch_size",
+    "patient",
+    "windows#device",
+    "windows#roi_size",
+    "windows#sw_batch_size",
+)
+"""Other options of MONAI's command that messages name; `napari-seg train` takes them after `--set`."""
+
+_NAMES = "|".join((*_OPTIONS, *_SETTINGS))
+_OPTION = re.compile(rf"(?<![\w/\\.-])--({_NAMES})(?: ([A-Z]+\b|true\b|cpu\b|[\d.]*\d|'[^']*'))?(?![\w=/\\#-])")
 
 
 @contextmanager
@@ -46,12 +61,13 @@ def converted(code: str, message: str) -> TrainingError | OutputError:
 
 
 def in_options(message: str) -> str:
-    """Return a message of `segnets` with the options of `napari-seg train`: `--set patient=...` for `--patient ...`."""
+    """Return a message of `segnets` with the options of `napari-seg train`: `--set patient=...` for `--patient ...`.
+
+    Paths, and words that name options of `napari-seg train` already, are kept.
+    """
 
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
-        if name == "set" or found[0] in _OPTIONS.values():  # it has them already
-            return found[0]
         if name in _OPTIONS:
             return _OPTIONS[name] + (f" {value}" if value else "")
         return f"--set {name}={value or '...'}"

@@ -130,7 +130,7 @@ class Checkpoints:
         elif has_checkpoint(self.folder):
             raise TrainingError(
                 "run.exists",
-                f"{self.folder} already holds a run, but --resume is false; expected no run; give another "
+                f"{self.folder} already holds a run, but resume is false; expected no run; give another "
                 "--output_dir, or delete the folder",
             )
         idist.barrier()
