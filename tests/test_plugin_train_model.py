@@ -24,6 +24,7 @@ from napari_seg.errors import Cancelled, TrainingError
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.train import run as module
+from napari_seg.plugin.train.choices import TrainChoices, labels_of
 from napari_seg.plugin.train.model import TrainModel
 from napari_seg.plugin.train.run import Trained, Wish
 from napari_seg.plugin.train.shown_plan import LabelRow
@@ -473,6 +474,60 @@ def test_classes_of_several_data_sets_are_renamed_by_their_names(model: TrainMod
         assert model.choices.labels == before
     assert "ignore=VALUE" in text_of(model)
     assert [row.classes for row in model.plan.table] == ["Bauch", "Milz", "Bauch", "tumour + cyst", "ignore"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ignore=255", "ignore=255 liver=liver Milz=spleen tumour=tumour"),
+        ("leber=Liver", "leber=Liver Milz=spleen tumour=tumour"),
+        ("x=Spleen", "liver=liver tumour=tumour Milz=spleen"),
+    ],
+)
+def test_renaming_keeps_the_classes_that_the_text_does_not_name(
+    model: TrainModel, data: Path, tmp_path: Path, text: str, expected: str
+) -> None:
+    model.choose_dataset(data)
+    model.add_dataset(tmp_path / "other")
+    model.session.jobs.wait()
+    names = {0: "background", 1: "liver", 2: "spleen", 3: "tumour", 255: "ignore"}
+    table = [LabelRow(value, name, 1, 1, 0.2) for value, name in names.items()]
+    model.plan = replace(model.plan, labels={"liver": [1], "spleen": [2], "tumour": [3]}, table=table)
+    model.choose(labels=text)
+    model.rename(2, "Milz")
+    assert labels_of(model.choices.labels) == labels_of(expected)
+    model.rename(0, "other")  # no class of the data sets
+    model.rename(1, " ")
+    assert labels_of(model.choices.labels) == labels_of(expected)
+    assert "write NAME=CLASS" in text_of(model)
+    assert [row.classes for row in model.plan.table] == ["background", "liver", "Milz", "tumour", "ignore"]
+
+
+def test_classes_of_a_renamed_plan_keep_their_names_in_the_data_sets(
+    model: TrainModel, data: Path, tmp_path: Path
+) -> None:
+    model.choose_dataset(data)
+    model.add_dataset(tmp_path / "other")
+    model.session.jobs.wait()
+    table = [LabelRow(value, name, 1, 1, 0.5) for value, name in {1: "liver", 2: "Milz"}.items()]
+    made = TrainChoices(labels="liver=liver Milz=spleen")
+    model.plan = replace(model.plan, labels={"liver": [1], "Milz": [2]}, table=table, choices=made)
+    model.choose(labels="ignore=255")
+    model.rename(2, "Rate")
+    assert model.choices.labels == "ignore=255 liver=liver Rate=spleen"
+
+
+def test_renaming_in_one_data_set_keeps_the_other_values(
+    model: TrainModel, pretended: Pretended, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLAN, "label table", TABLE)
+    monkeypatch.setitem(PLAN, "labels", {"front": [1], "back": [2, "5-9"]})
+    model.choose_dataset(data)
+    model.start_plan()
+    model.session.jobs.wait()
+    model.choose(labels="ignore=6,200-255")
+    model.rename(1, "x")
+    assert labels_of(model.choices.labels) == {"ignore": [6, "200-255"], "x": [1], "back": [2, 5, "7-9"]}
 
 
 def test_a_training_starts_from_a_model_of_the_tool(model: TrainModel, pretended: Pretended, data: Path) -> None:

@@ -170,11 +170,40 @@ def renamed(labels: Mapping[str, Any], value: int | str, names: str) -> Labels:
     return {name: values for name, values in found.items() if values}
 
 
+def completed(labels: Labels, own: Labels) -> Labels:
+    """Return labels with the classes of a plan that they do not name, by class, value or name in the data set.
+
+    Args:
+        labels: class -> its values, or names in the data set.
+        own: those of the plan.
+    """
+    words = [one for values in labels.values() for word in values for one in _numbers(word)]
+    named = {str(name).casefold() for name in (*labels, *words)}
+    found: Labels = {}
+    for name, parts in own.items():
+        if name.casefold() not in named:
+            for word in words:
+                parts = [one for part in parts for one in _without(part, word)]
+            found |= {name: parts} if parts else {}
+    return labels | found
+
+
+def _numbers(part: int | str) -> list[int | str]:
+    """Return the values of a range; another value or a name alone."""
+    low, _, high = str(part).partition("-")
+    return [*range(int(low), int(high) + 1)] if low.isdigit() and high.isdigit() else [part]
+
+
+def words_of(labels: Labels, name: str) -> list[int | str]:
+    """Return the values or names of a class, regardless of case."""
+    return [word for key, words in labels.items() if key.casefold() == name.casefold() for word in words]
+
+
 def _without(part: int | str, value: int | str) -> list[int | str]:
     """Return a value, range or name without one of its values, or without the name."""
     low, _, high = str(part).partition("-")
     if isinstance(value, str) or not (low.isdigit() and high.isdigit()):
-        return [] if str(part) == str(value) else [part]
+        return [] if str(part).casefold() == str(value).casefold() else [part]
     if not int(low) <= value <= int(high):
         return [part]
     parts = [(int(low), value - 1), (value + 1, int(high))]

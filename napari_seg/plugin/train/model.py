@@ -18,7 +18,7 @@ from napari_seg.plugin.job import Job
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.train.choices import Labels, TrainChoices, labels_of, renamed, text_of
+from napari_seg.plugin.train.choices import Labels, TrainChoices, completed, labels_of, renamed, text_of, words_of
 from napari_seg.plugin.train.run import Found, Trained, Wish, line_of, look, make_plan, plan_and_train, progress_of
 from napari_seg.plugin.train.shown_plan import LabelRow, ShownPlan
 from napari_seg.training.choices import IGNORE
@@ -135,22 +135,25 @@ class TrainModel:
         Of several data sets all values of its class go there.
         """
         rows = [row for row in self.plan.table if row.value == value and self.can_rename_row(row)]
-        if not rows:
+        if not (rows and classes.strip()):
             return
         if self.more and classes.strip().casefold() == IGNORE:
-            text = "Several data sets leave out voxels by their values: write ignore=VALUE in “Labels” under More."
-            self.session.show_messages(Message("warning", text))
+            self._warn("Several data sets leave out voxels by their values: write ignore=VALUE in “Labels” under More.")
             return
+        own = self._own_labels
         try:
-            labels = labels_of(self._choices.labels) or self._own_labels
+            labels = completed(labels_of(self._choices.labels), own)
         except TrainingError as error:
             self.session.show_messages(message_of(error))
             return
-        old = rows[0].classes.casefold()
+        old = rows[0].classes
         parts: list[int | str] = [value]
         if self.more:
-            parts = [word for name, words in labels.items() if name.casefold() == old for word in words]
-            rows = [row for row in self.plan.table if row.classes.casefold() == old]
+            parts = words_of(labels, old) or words_of(own, old)
+            rows = [row for row in self.plan.table if row.classes.casefold() == old.casefold()]
+        if not parts:
+            self._warn(f"No class of the data sets is {old!r} here: write NAME=CLASS in “Labels” under More, and Plan.")
+            return
         for part in parts:
             labels = renamed(labels, part, classes)
         table = [replace(row, classes=classes.strip()) if row in rows else row for row in self.plan.table]
@@ -158,12 +161,16 @@ class TrainModel:
         self.plan = replace(self.plan, table=table)
         self.changed.emit()
 
+    def _warn(self, text: str) -> None:
+        self.session.show_messages(Message("warning", text))
+
     @property
     def _own_labels(self) -> Labels:
-        """Labels of the plan: class -> values, or of several data sets -> name."""
+        """Labels of the plan: class -> values, or of several data sets -> names in these."""
         if not self.more:
             return self.plan.labels
-        return {name: [name] for name in self.plan.labels if name != IGNORE}
+        chosen = labels_of(self.plan.choices.labels)
+        return {name: chosen.get(name, [name]) for name in self.plan.labels if name != IGNORE}
 
     def _forget(self) -> None:
         """Drop what was shown about other folders, and read what is in the new ones."""
