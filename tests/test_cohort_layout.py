@@ -178,6 +178,8 @@ def test_a_description_lists_each_version_that_made_results_once(tmp_path: Path)
     for broken in ("{", "[]", '{"GeneratedBy": "me"}'):
         (tmp_path / path).write_text(broken)
         assert path not in files_to_write(tmp_path, files, [])
+    (tmp_path / path).write_bytes(json.dumps(description | {"Name": "Jürgen"}, ensure_ascii=False).encode("latin-1"))
+    assert path not in files_to_write(tmp_path, files, [])
 
 
 def test_short_names_of_models_come_from_what_a_user_gives() -> None:
