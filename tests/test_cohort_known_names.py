@@ -21,6 +21,7 @@ from napari_seg.cohort.outputs import sha256_of
 from napari_seg.cohort.rows import CaseRow, ModelRow
 from napari_seg.cohort.scan_files import fingerprint, place_digest
 from napari_seg.cohort.select import Selection, select_cases
+from napari_seg.formats.dicom.private_words import without_uids
 from napari_seg.formats.scan import Scan
 
 MODEL = read_bundle()
@@ -67,6 +68,43 @@ def test_a_failed_scan_keeps_its_name_after_its_repair(tmp_path: Path) -> None:
     assert keys([case(repaired, "new_x")], [failed]) == ["x"]
     elsewhere = file(tmp_path / "moved", "old", b"repaired", 2)
     assert keys([replace(case(elsewhere, "new_x"), source=damaged.source)], [failed]) == ["new_x"]
+
+
+UID = "1.2.826.0.1.3680043.2.1125.1"
+
+
+def test_scans_below_folders_named_by_uids_keep_the_names_of_earlier_versions(tmp_path: Path) -> None:
+    before = case(file(tmp_path, f"one/{UID}/T1", b"one", 1), f"{UID}_T1")
+    known = row(before)
+    (tmp_path / "one").rename(tmp_path / "two")
+    place = tmp_path / "two" / UID / "T1"
+    now = replace(case(place, f"{without_uids(UID)}_T1"), source=f"{without_uids(UID)}/T1")
+    for state in ("done", "failed", "waiting", "running"):  # moved as a whole
+        assert keys([now], [replace(known, state=state)]) == [before.key]
+    assert keys([replace(now, name="T1")], [known]) == [before.key]
+    assert keys([replace(now, name="T1")], [replace(known, state="waiting")]) == ["T1"]
+
+
+def test_series_in_a_folder_named_by_a_short_uid_keep_the_names_of_earlier_versions(tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "1.2.3" / "MR"
+    folder.mkdir(parents=True)
+    phantoms.write_series(phantoms.head(), folder)
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID = "1.2.3"
+        dataset.save_as(path)
+    now = replace(find_cases([tmp_path / "study"])[0][0], bundle=MODEL)
+    assert now.source == f"{without_uids('1.2.3', {'StudyInstanceUID': '1.2.3'})}/MR"
+    before = replace(row(now, "earlier"), source="1.2.3/MR", place="elsewhere")
+    assert keys([now], [before]) == ["earlier"]
+
+
+def test_a_waiting_scan_keeps_its_name_in_its_place(tmp_path: Path) -> None:
+    before = case(file(tmp_path, "a/T1", b"one", 1), "a_T1")
+    for state in ("waiting", "running", "moving"):
+        assert keys([replace(before, name="T1")], [replace(row(before), state=state)]) == ["a_T1"]
+    elsewhere = case(file(tmp_path, "b/a/T1", b"one", 1), "b_a_T1")  # the same path below another input
+    assert keys([elsewhere], [replace(row(before), state="waiting")]) == ["b_a_T1"]
 
 
 def test_a_scan_keeps_its_name_when_another_of_the_same_name_arrives(tmp_path: Path) -> None:

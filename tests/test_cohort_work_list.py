@@ -37,6 +37,17 @@ def test_a_case_that_is_no_input_any_more_is_not_left(scans: Path, tmp_path: Pat
         }
 
 
+def test_a_case_of_an_interrupted_run_keeps_its_name(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    cohort = Cohort(scans / "a.nii.gz", out)
+    cohort.use([replace(case, name="former") for case in cohort.cases])
+    assert statuses(list(cohort)) == {"former": "done"}
+    with Manifest.open(out) as manifest:
+        (row,) = manifest.rows()
+        manifest.change_case(row.id, {"state": "waiting"})
+    assert statuses(list(Cohort(scans / "a.nii.gz", out))) == {"former": "done"}
+
+
 def test_other_options_or_weights_do_not_mix(
     scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,15 +139,14 @@ class Cohort:
         return self._cases
 
     def _with_known_names(self, cases: Sequence[Case]) -> list[Case]:
-        """Return cases; those that an earlier run in the folder finished or failed on have the names from then."""
+        """Return cases; those of an earlier run in the folder have the names from then."""
         if not has_manifest(self.output):
             return list(cases)
         with Manifest.open(self.output, read_only=True) as manifest:
             if self.selection.layout != (manifest.meta("layout") or "flat"):  # results lie elsewhere on purpose
                 return list(cases)
             models = {model.id: model for model in manifest.models()}
-            rows = manifest.rows(("done", "failed", "skipped"))
-            earlier = [row for row in rows if row.has_result or row.state == "failed"]
+            earlier = [row for row in manifest.rows() if row.has_result or row.is_unfinished]
             return with_known_names(cases, earlier, models, manifest.salt, model_digest)
 
     @cached_property

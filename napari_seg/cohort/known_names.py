@@ -1,8 +1,8 @@
-"""Names of scans that an earlier run finished or failed on: they keep them, whatever other files lie next to them."""
+"""Names of scans of an earlier run: they keep them, whatever other files lie next to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -11,6 +11,8 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.naming import UniqueNames, compared
 from napari_seg.cohort.rows import CaseRow, ModelRow
 from napari_seg.cohort.scan_files import is_same, place_digest
+from napari_seg.errors import InputError
+from napari_seg.formats.dicom.private_words import own_uids, without_uids
 
 
 def with_known_names(
@@ -20,27 +22,28 @@ def with_known_names(
     salt: str,
     digest: Callable[[Bundle], str],
 ) -> list[Case]:
-    """Return cases, those of finished and failed scans under the names that they had.
+    """Return cases, those of scans of an earlier run under the names that they had.
 
     The name of a scan depends on others of the same name, so that a folder that grew may give it another one. Without
     its former name the scan would be segmented again. A scan in the same place and with the same content keeps its
     name, and so does one with the same path below the inputs, whose data set was moved as a whole or is seen under
-    another mount; any other gets a new one, since who renames a folder wants another name. A failed scan in the same
-    place may have been repaired: its content does not matter. A name that a list gives stays.
+    another mount; any other gets a new one, since who renames a folder wants another name. The content of a scan
+    without a result does not matter, since a failed one may have been repaired; in another place, it keeps a name only
+    if that differs from the new one by UIDs alone, which earlier versions left in names. A name that a list gives
+    stays.
 
     Args:
         cases: cases with the names that they have among the present files.
-        earlier: finished and failed cases of the manifest.
+        earlier: cases of the manifest that have a result, or are unfinished.
         models: number in the manifest -> model.
         salt: salt of the manifest.
         digest: returns the digest of a model; called only if a title does not tell which of several it is.
     """
     of_place: dict[str, list[CaseRow]] = {}
     of_source: dict[str, list[CaseRow]] = {}
-    for row in sorted(earlier, key=_failed):  # results first
+    for row in earlier:
         of_place.setdefault(row.place, []).append(row)
-        if not _failed(row):
-            of_source.setdefault(row.source, []).append(row)
+        of_source.setdefault(without_uids(row.source), []).append(row)
     places = [place_digest(case.scan, salt) for case in cases]
     present = {*places} - {""}
     bundles = {id(case.bundle): case.bundle for case in cases if case.bundle is not None}.values()
@@ -49,12 +52,12 @@ def with_known_names(
     known: set[int] = set()
 
     def keep(number: int, rows: Iterable[CaseRow]) -> None:
-        """Give a case the name of the first of some results that is its own."""
+        """Give a case the name of the first of some rows that is its own; results come first, then its own name."""
         case = cases[number]
-        for row in sorted(rows, key=lambda row: compared(row.name) != compared(case.key)):
+        for row in sorted(rows, key=lambda row: (row.is_unfinished, compared(row.name) != compared(case.key))):
             if (
                 compared(row.name) not in taken
-                and (_failed(row) or is_same(case.scan, row.fingerprint, row.input_sha256))
+                and (row.is_unfinished or is_same(case.scan, row.fingerprint, row.input_sha256))
                 and _is_of_model(models.get(row.model or 0), case.bundle, bundles, digest)
             ):
                 known.add(number)
@@ -68,13 +71,46 @@ def with_known_names(
         keep(number, of_place.get(places[number], ()) if places[number] else ())
     for number in free:
         if number not in known:  # results of scans that are in their places are not those of others
-            keep(number, (row for row in of_source.get(cases[number].source, ()) if row.place not in present))
+            keep(number, _of_source(cases[number], of_source, present))
     return _renamed(cases, names)
 
 
-def _failed(row: CaseRow) -> bool:
-    """Return whether a case failed and has no result of an earlier run."""
-    return row.state == "failed" and not row.outputs
+def _of_source(case: Case, of_source: Mapping[str, Sequence[CaseRow]], present: Collection[str]) -> list[CaseRow]:
+    """Return rows with the path of a case below the inputs; unfinished ones only with its name, UIDs left aside.
+
+    Args:
+        case: the case.
+        of_source: path below the inputs, without UIDs -> rows.
+        present: digests of the places of all cases.
+    """
+    short = _short_uids(case)
+
+    def earlier(text: str) -> str:
+        """Return a text as earlier versions wrote it, with the short UIDs of the scan, but without long ones."""
+        for digest, uid in short.items():
+            text = text.replace(digest, uid)
+        return without_uids(text)
+
+    rows = [row for source in {without_uids(case.source), earlier(case.source)} for row in of_source.get(source, ())]
+    names = {compared(without_uids(case.key)), compared(earlier(case.key))}
+    return [
+        row
+        for row in rows
+        if row.place not in present and (not row.is_unfinished or compared(without_uids(row.name)) in names)
+    ]
+
+
+def _short_uids(case: Case) -> dict[str, str]:
+    """Return digest -> UID of a DICOM scan whose path has the digest."""
+    if case.scan.format != "dicom" or "uid" not in case.source:
+        return {}
+    from napari_seg.formats.dicom.headers import read_header
+
+    try:
+        tags = read_header(case.scan.files[0]).tags
+    except InputError:  # reading the scan reports the error
+        return {}
+    return {without_uids(uid, tags): uid for uid in own_uids(tags)}
 
 
 def _is_of_model(

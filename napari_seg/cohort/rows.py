@@ -132,6 +132,11 @@ class CaseRow:
     ended: float | None = None
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether a run was to make a result, and did not: the case waits, runs, or failed without an earlier one."""
+        return self.state in ("waiting", "running", "moving") or (self.state == "failed" and not self.outputs)
+
+    @property
     def has_result(self) -> bool:
         """Whether it has files with the noted values: it is done, or was until a run left out its scan."""
         is_left_out = self.state in ("failed", "skipped") and self.code != NOT_PLANNED

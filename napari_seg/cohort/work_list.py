@@ -19,6 +19,7 @@ from napari_seg.cohort.outputs import check_folders, place_below
 from napari_seg.cohort.resume import Resume, Wanted, settings_content
 from napari_seg.cohort.rows import NOT_PLANNED, RENAMED, CaseRow
 from napari_seg.cohort.run import Excluded, Run
+from napari_seg.cohort.scan_files import place_digest
 from napari_seg.cohort.used_models import UsedModel, with_present_digests
 from napari_seg.errors import Cancelled, CohortError
 from napari_seg.formats.atomic import atomic_write, make_output_folder
@@ -56,6 +57,7 @@ class WorkList:
         self._run = run
         self._manifest = manifest
         self._models = models
+        self._salt = manifest.salt
         self._keys = {compared(case.key) for case in run.cases}
         self.left: dict[int, LeftCase] = {}
         self.waiting: deque[int] = deque()
@@ -216,8 +218,14 @@ class WorkList:
             known = self._manifest.row(case.key)  # another runner may have added it
         if known is None:
             model = self._models[id(case.bundle)]
-            values = {"source": case.source, "format": case.scan.format, "model": model.number}
-            number = self._manifest.add_case(case.key, values | {"state": "waiting"})
+            values = {
+                "source": case.source,
+                "format": case.scan.format,
+                "place": place_digest(case.scan, self._salt),
+                "model": model.number,
+                "state": "waiting",
+            }
+            number = self._manifest.add_case(case.key, values)
         else:
             number = known.id
         self.left[number] = LeftCase(case, known.attempts if known is not None else 0)
