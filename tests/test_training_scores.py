@@ -13,6 +13,7 @@ from runs import write_lines
 
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
+from napari_seg.training import folds
 from napari_seg.training.scores import (
     CASES,
     MEAN,
@@ -105,6 +106,23 @@ def test_scores_after_fine_tuning_name_what_the_initial_weights_may_have_seen(bu
     (bundle / PLAN).write_text(json.dumps({"choices": {}}))
     write_scores(bundle, "test", {"c0": {"front": 0.8}}, {})
     assert "initial weights" not in explain(read_evaluation(bundle) or {})
+
+
+def test_folds_state_the_mean_dice_of_fractions(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train", "evaluate"):
+        (bundle / "configs" / f"{name}.yaml").write_text("regions: true\n")
+    for fold, soft in enumerate([0.8, 0.9]):
+        run = bundle / f"fold_{fold}"
+        (run / CASES).parent.mkdir(parents=True)
+        write_lines(run / CASES, [{"case": f"c{fold}", "patient": fold, "epoch": 1, "mean_dice": {"white": 0.9}}])
+        means = {"mean_dice": {"mean": 0.9, "white": 0.9}, "soft_dice": {"mean": soft, "white": soft}}
+        (run / SUMMARY).write_text(json.dumps(means))
+    for name in ("_make_ensemble", "write_report"):
+        monkeypatch.setattr(folds, name, lambda *_: None)
+    monkeypatch.setattr(folds, "_finished", lambda *_: True)
+    folds.cross_validate(bundle, bundle, 2, None, report=print)
+    text = "masks of fractions above one half; the mean Dice of the fractions is 0.8500"
+    assert text in explain(read_evaluation(bundle) or {})
 
 
 def test_the_dice_of_fractions_is_explained(bundle: Path) -> None:
