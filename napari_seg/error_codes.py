@@ -1397,7 +1397,7 @@ CODES = {
     "label.values": Code(
         "error",
         "A label map holds values that no class has.",
-        "Correct them, name them with `--labels`, or leave them out with `--labels background=2` or `ignore=2`.",
+        "Correct them, leave them out with `--labels background=7` or `ignore=7`, or name every class with `--labels`.",
     ),
     # labels
     "labels.annotation": Code(

@@ -157,8 +157,24 @@ def test_the_same_fault_of_several_cases_has_one_line(folder: Path) -> None:
     assert first.startswith("3 faults in ")
     assert line.split()[:3] == ["label.values", "3", "cases"]
     assert line.endswith(": c2, c4, c7")
-    assert "values 7; expected 0, 1, 2; correct them, or give them names with --labels" in line
-    assert "leave them out with background=7 or ignore=7" in line
+    assert "values 7; expected 0, 1, 2; correct them, leave them out with background=7 or ignore=7 in --labels" in line
+
+
+@pytest.mark.parametrize(
+    ("values", "way"),
+    [
+        ((7, 8, 9, 12), "leave them out with background=7-9,12 or ignore=7-9,12 in --labels, or name"),
+        (tuple(range(10, 40, 3)), "expected 0, 1, 2; correct them, or name every class in --labels"),
+        ((1 << 25,), "correct them"),
+    ],
+)
+def test_the_way_out_of_unknown_values_names_all_of_them(folder: Path, values: tuple[int, ...], way: str) -> None:
+    array = label().astype(np.int32)
+    array.flat[: len(values)] = values
+    save(folder / "labels" / "c2.nii.gz", array)
+    text = report(folder)["label.values", "c2"]
+    assert way in text
+    assert text.endswith("in --labels" if max(values) < 1 << 24 else "; correct them")
 
 
 def test_unpaired_images_and_label_maps_are_reported(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,27 @@ def dice(out: Path) -> dict[str, float | None]:
     """Return the Dice of each class in the last validation."""
     lines = [json.loads(line) for line in (out / "training" / "history.jsonl").read_text().splitlines()]
     return [line["dice"] for line in lines if "dice" in line][-1]
+
+
+@pytest.mark.parametrize("name", ["background", "ignore"])
+def test_advice_about_unknown_values_works_as_it_is_written(name: str, dataset: Path, tmp_path: Path) -> None:
+    def with_more(number: int, array: np.ndarray) -> np.ndarray:
+        array[:2, :2, 0] = [7, 8]
+        return array
+
+    describe(dataset, labels={"background": 0, "front": 1, "back": 2})
+    edit_labels(dataset, with_more)
+    with pytest.raises(TrainingError, match=r"label\.values") as caught:
+        plan_bundle(dataset, tmp_path / "out", Choices(), dry_run=True)
+    (values,) = set(re.findall(rf"{name}=(\S+)", caught.value.message))
+    plan = plan_bundle(dataset, tmp_path / "out", Choices(labels={name: [values]}), dry_run=True)
+    assert plan["labels"] == {"front": [1], "back": [2], name: ["7-8"]}
+
+
+def test_a_class_that_becomes_background_leaves_the_others_their_names(dataset: Path, tmp_path: Path) -> None:
+    describe(dataset, labels={"background": 0, "front": 1, "back": 2})
+    plan = plan_bundle(dataset, tmp_path / "out", Choices(labels={"background": ["back"]}), dry_run=True)
+    assert plan["labels"] == {"front": [1], "background": [2]}
 
 
 def test_one_slice_in_five_is_enough(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -100,7 +100,7 @@ def make_bundle(
     if IGNORE in labels:
         added = {value for low, high in ranges(labels[IGNORE]) for value in range(low, high + 1)}
         dataset = replace(dataset, ignored=tuple(sorted({*dataset.ignored, *added})))
-    classes = {label: values for label, values in labels.items() if label != IGNORE} or dataset.labels
+    classes = _chosen_classes(labels, dataset)
     if classes and not set(classes) - {"background"}:
         raise TrainingError("labels.no_class", "the labels name nothing but background; expected a class")
     facts = read_all(dataset.cases, root / RUN / "cache", dataset.soft)
@@ -384,6 +384,17 @@ def _plan_network(
             if of_size is not None:
                 network["sizes"][size] = describe(other, of_size)
     return plan, network
+
+
+def _chosen_classes(labels: Mapping[str, Sequence[Any]], dataset: Dataset) -> dict[str, Any]:
+    """Return class -> values without "ignore"; if labels name no class but "background", the others of the data set."""
+    from segnets.data.labels import ranges
+
+    chosen = {label: values for label, values in labels.items() if label != IGNORE}
+    if set(chosen) - {"background"}:
+        return chosen
+    outside = {value for low, high in ranges(chosen.get("background", [])) for value in range(low, high + 1)}
+    return {name: values for name, values in dataset.labels.items() if not outside.issuperset(values)} | chosen
 
 
 def _classes(found: Fingerprint, classes: dict[str, Any]) -> dict[str, Any]:

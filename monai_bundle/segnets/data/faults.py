@@ -39,6 +39,7 @@ REPEATED = (
 """What to say if there are `repeated_images`."""
 
 _SHOWN_FILES = 8
+_SHOWN_RUNS = 8
 _ROUNDING = 1e-3
 """Largest accepted distance of a fraction from 0 to 1, which interpolation may leave."""
 
@@ -291,8 +292,7 @@ def _label_faults(
             f"{low}" if low == high else f"{low}-{high}" if low >= 0 else f"{low} to {high}"
             for low, high in ranges_known
         )
-        way = f"give them names with --labels, or leave them out with background={unknown[0]} or ignore={unknown[0]}"
-        yield "label.values", f"values {some}{more}; expected {expected}; correct them, or {way}"
+        yield "label.values", f"values {some}{more}; expected {expected}; {_way_out(unknown)}"
     elif values and all(_in_ranges(v, ignored) for v in values):
         yield (
             "label.ignored",
@@ -304,6 +304,17 @@ def _label_faults(
             "label.empty",
             "the label map contains no class; expected at least one; leave the case out, or give --allow_empty true",
         )
+
+
+def _way_out(unknown: Sequence[int]) -> str:
+    """Return what to do about unknown values, in ascending order."""
+    if max(map(abs, unknown)) > MAX_VALUE:
+        return "correct them"
+    steps = itertools.groupby(enumerate(unknown), lambda pair: pair[1] - pair[0])
+    runs = [[value for _, value in step] for _, step in steps]
+    listed = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    out = f"leave them out with background={listed} or ignore={listed} in --labels, " * (len(runs) <= _SHOWN_RUNS)
+    return f"correct them, {out}or name every class in --labels"
 
 
 def _labelled_faults(
