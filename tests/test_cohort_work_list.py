@@ -67,6 +67,27 @@ def test_other_options_or_weights_do_not_mix(
     assert statuses(list(Cohort(scans, out, tta="shifts"))) == dict.fromkeys("abc", "done before")
 
 
+def test_structures_in_any_spelling_are_the_same_options(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[str] = []
+    monkeypatch.setattr(Manifest, "share", lambda self, runner, text: wanted.append(text))
+    scan, out = scans / "a.nii.gz", tmp_path / "out"
+    list(Cohort(scan, out, structures=["left anterior hippocampus"], join=True))
+    with Manifest.open(out) as manifest:
+        (row,) = manifest.rows()
+        settings = manifest.settings()
+        assert settings["structures"] == ["left anterior hippocampus"]
+        typed = manifest.add_settings(settings | {"structures": ["LEFT Anterior_hippocampus"]})
+        manifest.change_case(row.id, {"settings": typed})  # earlier versions noted structures as they were typed
+    cohort = Cohort(scan, out, structures=["Anterior_hippocampus left"], join=True)
+    assert [one.is_done for one in cohort.plan(with_time=False).cases] == [True]
+    assert statuses(list(cohort)) == {"a": "done before"}
+    assert wanted[0] == wanted[1]
+    with pytest.raises(CohortError, match="structures was left anterior hippocampus and is left posterior"):
+        Cohort(scan, out, structures=["left posterior hippocampus"]).plan(with_time=False)
+
+
 def test_results_outlive_an_update_that_changes_only_how_models_are_trained(
     scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import OutputFile
@@ -17,7 +18,9 @@ from napari_seg.cohort.outputs import are_unchanged, is_damaged
 from napari_seg.cohort.rows import CaseRow, ModelRow
 from napari_seg.cohort.scan_files import fingerprint_if_same, is_of_headers_alone, place_digest
 from napari_seg.cohort.settings import RunSettings, differences
-from napari_seg.errors import CohortError
+from napari_seg.errors import BundleError, CohortError
+from napari_seg.inference.fitness import fitted_options
+from napari_seg.inference.options import SegmentOptions
 from napari_seg.version import RESULTS
 
 Redo = Literal["none", "changed", "all"]
@@ -46,6 +49,22 @@ class Wanted:
 def settings_content(settings: RunSettings) -> dict[str, Any]:
     """Return settings as the manifest stores them."""
     return dict(json.loads(json.dumps(settings.to_record() | {"version of results": RESULTS})))
+
+
+def with_fitted_names(content: Mapping[str, Any], bundles: Iterable[Bundle]) -> dict[str, Any]:
+    """Return content of settings with the required structures as bundles spell them.
+
+    Args:
+        content: see `settings_content`.
+        bundles: the bundles; the names that one of them does not have stay as they are.
+    """
+    given, fitted = tuple(content.get("structures") or ()), list[str]()
+    for bundle in bundles if given else ():
+        try:
+            fitted += fitted_options(SegmentOptions(structures=given), bundle).structures
+        except BundleError:  # an earlier bundle had them
+            fitted += given
+    return {**content, "structures": list(dict.fromkeys(fitted))} if fitted else dict(content)
 
 
 def other_scan(case: Case, row: CaseRow) -> str:
@@ -110,7 +129,7 @@ class Resume:
             return "run"
         fingerprint = fingerprint_if_same(case.scan, row.fingerprint, row.input_sha256)
         is_of_scan = fingerprint is not None
-        changes = self._differences(row, wanted)
+        changes = self._differences(case, row, wanted)
         if self._redo == "changed" and (changes or not is_of_scan):
             return "run"
         if not is_of_scan:
@@ -142,8 +161,12 @@ class Resume:
             )
             raise CohortError("cohort.changed", text)
 
-    def _differences(self, row: CaseRow, wanted: Wanted) -> list[str]:
-        changes = differences(self._settings.get(row.settings or 0, {}), wanted.settings)
+    def _differences(self, case: Case, row: CaseRow, wanted: Wanted) -> list[str]:
+        before = self._settings.get(row.settings or 0, {})
+        changes = differences(before, wanted.settings)
+        if changes and case.bundle is not None:  # perhaps only in the spelling of structures
+            fitted = [with_fitted_names(one, [case.bundle]) for one in (before, wanted.settings)]
+            changes = differences(*fitted)
         model = self._models.get(row.model or 0)
         if model is not None and model.digest != wanted.model_digest:
             if model.name == wanted.model_name:

@@ -16,7 +16,7 @@ from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.outputs import check_folders, place_below
-from napari_seg.cohort.resume import Resume, Wanted, settings_content
+from napari_seg.cohort.resume import Resume, Wanted, settings_content, with_fitted_names
 from napari_seg.cohort.rows import NOT_PLANNED, RENAMED, CaseRow
 from napari_seg.cohort.run import Excluded, Run
 from napari_seg.cohort.scan_files import place_digest
@@ -83,7 +83,8 @@ class WorkList:
         rows = {compared(row.name): row for row in manifest.rows()}
         models = with_present_digests(manifest.models(), {one.digest: one.bundle for one in self._models.values()})
         resume = Resume(run.output, manifest, models, run.redo, run.settings.overwrite)
-        settings = settings_content(run.settings)
+        bundles = [one.bundle for one in sorted(self._models.values(), key=lambda model: model.digest)]
+        settings = with_fitted_names(settings_content(run.settings), bundles)
         chosen: list[tuple[Case, CaseRow | None]] = []
         others: list[int] = []
         excluded = list(run.excluded)
