@@ -85,20 +85,6 @@ def test_scans_below_folders_named_by_uids_keep_the_names_of_earlier_versions(tm
     assert keys([replace(now, name="T1")], [replace(known, state="waiting")]) == ["T1"]
 
 
-def test_series_in_a_folder_named_by_a_short_uid_keep_the_names_of_earlier_versions(tmp_path: Path) -> None:
-    folder = tmp_path / "study" / "1.2.3" / "MR"
-    folder.mkdir(parents=True)
-    phantoms.write_series(phantoms.head(), folder)
-    for path in folder.iterdir():
-        dataset = pydicom.dcmread(path)
-        dataset.StudyInstanceUID = "1.2.3"
-        dataset.save_as(path)
-    now = replace(find_cases([tmp_path / "study"])[0][0], bundle=MODEL)
-    assert now.source == f"{without_uids('1.2.3', {'StudyInstanceUID': '1.2.3'})}/MR"
-    before = replace(row(now, "earlier"), source="1.2.3/MR", place="elsewhere")
-    assert keys([now], [before]) == ["earlier"]
-
-
 def test_a_waiting_scan_keeps_its_name_in_its_place(tmp_path: Path) -> None:
     before = case(file(tmp_path, "a/T1", b"one", 1), "a_T1")
     for state in ("waiting", "running", "moving"):

@@ -11,8 +11,7 @@ from napari_seg.cohort.case import Case
 from napari_seg.cohort.naming import UniqueNames, compared
 from napari_seg.cohort.rows import CaseRow, ModelRow
 from napari_seg.cohort.scan_files import is_same, place_digest
-from napari_seg.errors import InputError
-from napari_seg.formats.dicom.private_words import own_uids, without_uids
+from napari_seg.formats.dicom.private_words import without_uids
 
 
 def with_known_names(
@@ -83,34 +82,12 @@ def _of_source(case: Case, of_source: Mapping[str, Sequence[CaseRow]], present: 
         of_source: path below the inputs, without UIDs -> rows.
         present: digests of the places of all cases.
     """
-    short = _short_uids(case)
-
-    def earlier(text: str) -> str:
-        """Return a text as earlier versions wrote it, with the short UIDs of the scan, but without long ones."""
-        for digest, uid in short.items():
-            text = text.replace(digest, uid)
-        return without_uids(text)
-
-    rows = [row for source in {without_uids(case.source), earlier(case.source)} for row in of_source.get(source, ())]
-    names = {compared(without_uids(case.key)), compared(earlier(case.key))}
+    name = compared(without_uids(case.key))
     return [
         row
-        for row in rows
-        if row.place not in present and (not row.is_unfinished or compared(without_uids(row.name)) in names)
+        for row in of_source.get(without_uids(case.source), ())
+        if row.place not in present and (not row.is_unfinished or compared(without_uids(row.name)) == name)
     ]
-
-
-def _short_uids(case: Case) -> dict[str, str]:
-    """Return digest -> UID of a DICOM scan whose path has the digest."""
-    if case.scan.format != "dicom" or "uid" not in case.source:
-        return {}
-    from napari_seg.formats.dicom.headers import read_header
-
-    try:
-        tags = read_header(case.scan.files[0]).tags
-    except InputError:  # reading the scan reports the error
-        return {}
-    return {without_uids(uid, tags): uid for uid in own_uids(tags)}
 
 
 def _is_of_model(

@@ -129,14 +129,9 @@ def without_uids(text: str, tags: Tags | None = None) -> str:
         text: the text.
         tags: of a DICOM file; its own UIDs are replaced however short they are, if one is the whole text.
     """
-    if tags is not None and text in own_uids(tags):
+    if tags is not None and text and text in (str(tags.get(keyword) or "") for keyword in _UID_KEYWORDS):
         return _digest(text)
     return _UID.sub(lambda found: _digest(found.group()), text)
-
-
-def own_uids(tags: Tags) -> list[str]:
-    """Return the UIDs of a DICOM file that identify its study, series, frame of reference and itself."""
-    return [str(tags[keyword]) for keyword in _UID_KEYWORDS if tags.get(keyword)]
 
 
 def _digest(uid: str) -> str:
