@@ -74,9 +74,10 @@ def test_each_class_of_the_previous_stage_becomes_a_channel(tmp_path: Path) -> N
 def augmented(seed: int, labels: torch.Tensor, **options: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the image's channel and the masks of the labels after the augmentation of an image of ones."""
     augment = AugmentImaged([RandScaleIntensityd("image", factors=(1, 1), prob=1.0)], len(labels), **options)
-    augment.set_random_state(seed)
+    compose = Compose([augment])
+    augment.set_random_state(seed)  # a new `Compose` seeds its transforms
     image = torch.cat([torch.ones(1, *labels.shape[1:]), 0.6 * labels])
-    (case,) = Compose([augment])([{"image": MetaTensor(image), "name": "a"}])  # as patches of a case
+    (case,) = compose([{"image": MetaTensor(image), "name": "a"}])  # as patches of a case
     found = case["image"]
     return found[:1].as_tensor(), found[1:].as_tensor()
 
