@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,9 @@ def test_each_class_of_the_previous_stage_becomes_a_channel(tmp_path: Path) -> N
     before = fingerprint(AddPreviousd("image", tmp_path))
     nibabel.save(nibabel.Nifti1Image(labels[0].numpy(), image.affine.numpy()), tmp_path / "scan_seg.nii.gz")
     assert fingerprint(AddPreviousd("image", tmp_path)) == before  # a run goes on with renewed labels
+    assert fingerprint(AddPreviousd("image", tmp_path / "moved")) == before  # and in another folder
+    assert fingerprint(AddPreviousd("image", None)) != before
+    assert pickle.loads(pickle.dumps(add.transforms[0])).folder == tmp_path  # for the processes of a data loader
     assert torch.equal(add({"image": image, "name": "a"})["image"].as_tensor(), found["image"].as_tensor())
     nibabel.save(nibabel.Nifti1Image(0 * labels[0].numpy(), image.affine.numpy()), tmp_path / "a_seg.nii.gz")
     assert not add({"image": image, "name": "a"})["image"][1:].any()

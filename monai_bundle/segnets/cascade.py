@@ -41,11 +41,14 @@ class AddPreviousd(MapTransform):
     Args:
         keys: key of the image.
         folder: folder of the label maps; None: all are empty, for a test of the speed. If they change, delete the cache
-            of prepared cases.
+            of prepared cases. It is not part of the identity of a run, so that a moved bundle can be trained further.
     """
+
+    __slots__ = ("folder",)  # which `fingerprint` leaves out
 
     def __init__(self, keys: KeysCollection, folder: str | Path | None) -> None:
         super().__init__(keys)
+        self.is_empty = folder is None
         self.folder = None if folder is None else Path(folder)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -59,7 +62,7 @@ class AddPreviousd(MapTransform):
         for key in self.keys:
             image = case[key]
             labels = torch.zeros(image.shape[1:])
-            if given is not None or self.folder is not None:
+            if given is not None or not self.is_empty:
                 labels = nearest(self._read(case, image) if given is None else given, image)
             case[key] = _joined(image, labels[None])
         return case

@@ -75,7 +75,7 @@ def fingerprint(value: Any) -> str:
     """Return a hash of a value's content in 32 hexadecimal digits, equal in all processes.
 
     Objects are hashed by their class and attributes; functions by their name, code and closure; methods also by their
-    object; arrays and tensors by their content. States of random generators are left out.
+    object; arrays and tensors by their content. States of random generators and attributes in `__slots__` are left out.
     """
     return hashlib.sha256(json.dumps(_as_json_value(value, ())).encode()).hexdigest()[:32]
 
