@@ -89,6 +89,8 @@ def test_a_waiting_scan_keeps_its_name_in_its_place(tmp_path: Path) -> None:
     before = case(file(tmp_path, "a/T1", b"one", 1), "a_T1")
     for state in ("waiting", "running", "moving"):
         assert keys([replace(before, name="T1")], [replace(row(before), state=state)]) == ["a_T1"]
+    stacks = [replace(before, name=name) for name in ("x", "x_2")]  # of one file
+    assert keys(stacks, [replace(row(stacks[0]), state="waiting"), row(stacks[1])]) == ["x", "x_2"]
     elsewhere = case(file(tmp_path, "b/a/T1", b"one", 1), "b_a_T1")  # the same path below another input
     assert keys([elsewhere], [replace(row(before), state="waiting")]) == ["b_a_T1"]
 

@@ -51,9 +51,9 @@ def with_known_names(
     known: set[int] = set()
 
     def keep(number: int, rows: Iterable[CaseRow]) -> None:
-        """Give a case the name of the first of some rows that is its own; results come first, then its own name."""
+        """Give a case the name of the first of some rows that is its own: first its present name, then results."""
         case = cases[number]
-        for row in sorted(rows, key=lambda row: (row.is_unfinished, compared(row.name) != compared(case.key))):
+        for row in sorted(rows, key=lambda row: (compared(row.name) != compared(case.key), row.is_unfinished)):
             if (
                 compared(row.name) not in taken
                 and (row.is_unfinished or is_same(case.scan, row.fingerprint, row.input_sha256))
