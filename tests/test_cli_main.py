@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 from bundles import write_threshold_bundle
 
 import napari_seg.evaluation.overlay
-from napari_seg.cli.main import main
+from napari_seg.cli.main import _parser, main
 from napari_seg.volume import Segment, Segmentation, Volume
 
 pytestmark = pytest.mark.usefixtures("inline_cohorts")
@@ -220,3 +221,19 @@ def test_a_file_name_can_fake_no_line_of_a_table(head: Volume, tmp_path: Path, c
     phantoms.write_nifti(head, tmp_path / "a\nprocess   b.nii.gz")
     assert main(["inspect", str(tmp_path)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_an_option_that_takes_several_values_may_be_repeated() -> None:
+    parser, _ = _parser()
+    words = ["train", "data", "-o", "out", "--set", "a=1", "b=2", "--set", "c=3"]
+    assert parser.parse_args(words).set == [("a", "1"), ("b", "2"), ("c", "3")]
+    parsers, repeatable = [parser], 0
+    while parsers:
+        for action in parsers.pop()._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+            elif action.option_strings and action.nargs in ("+", "*"):
+                assert isinstance(action, argparse._ExtendAction), action.option_strings
+                assert not action.default, action.option_strings  # it would be extended
+                repeatable += 1
+    assert repeatable > 15

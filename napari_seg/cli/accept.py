@@ -61,6 +61,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--checked",
+        action="extend",
         nargs="+",
         metavar="NAME",
         help="structures that were checked; nothing is learned about others from this case; default: all of LABELS",
@@ -83,6 +84,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--names",
+        action="extend",
         nargs="+",
         default=[],
         type=named_value,

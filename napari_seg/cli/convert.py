@@ -38,6 +38,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--segments",
+        action="extend",
         nargs="+",
         default=[],
         metavar="NAME",

@@ -67,6 +67,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--structure",
+        action="extend",
         nargs="+",
         default=[],
         metavar="NAME",

@@ -41,6 +41,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--labels",
+        action="extend",
         nargs="+",
         default=[],
         type=named_label,
@@ -52,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--ignore",
+        action="extend",
         nargs="+",
         default=[],
         type=int,

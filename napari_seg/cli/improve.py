@@ -48,6 +48,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--replay",
+        action="extend",
         nargs="+",
         default=[],
         type=Path,
@@ -55,7 +56,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="data sets of the earlier training, so that it is not forgotten",
     )
     parser.add_argument(
-        "--set", nargs="+", default=[], type=named_value, metavar="ID=VALUE", help="set any value of the configs"
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        type=named_value,
+        metavar="ID=VALUE",
+        help="set any value of the configs",
     )
     add_trust_option(parser, "let the old model run code of its own while it is compared")
     parser.set_defaults(run=run)

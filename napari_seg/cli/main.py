@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from napari_seg.cli import (
     accept,
@@ -67,19 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # print names that the terminal's encoding lacks as escapes
             stream.reconfigure(errors="backslashreplace")
-    parser = _Parser(
-        prog="napari-seg",
-        description="Medical-image segmentation: scans in, named structures with volumes out.",
-        epilog="Exit status: 0 all done, 1 wrong usage, 2 nothing found, 3 some scans failed, 4 all scans or the "
-        "training failed, 5 a package, device or disk space is missing or another run uses the folder, 130 stopped, "
-        "141 the reader of the output closed it. "
-        "'napari-seg COMMAND --help' describes a command.",
-    )
-    parser.add_argument("--version", action="version", version=f"napari-seg {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    of_results = (predict, status, report, queue, evaluate, convert, edit)
-    for command in (demo, inspect, *of_results, train, accept, improve, models):
-        command.add_parser(commands)
+    parser, commands = _parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         commands.choices[arguments.command].refuse_unknown(unknown)
@@ -99,6 +87,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError):
             print(f"napari-seg: output.not_written: the output could not be written: {error.strerror}", file=sys.stderr)
         return ExitCode.ENVIRONMENT
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser of the command line, and its commands."""
+    parser = _Parser(
+        prog="napari-seg",
+        description="Medical-image segmentation: scans in, named structures with volumes out.",
+        epilog="Exit status: 0 all done, 1 wrong usage, 2 nothing found, 3 some scans failed, 4 all scans or the "
+        "training failed, 5 a package, device or disk space is missing or another run uses the folder, 130 stopped, "
+        "141 the reader of the output closed it. "
+        "'napari-seg COMMAND --help' describes a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"napari-seg {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    of_results = (predict, status, report, queue, evaluate, convert, edit)
+    for command in (demo, inspect, *of_results, train, accept, improve, models):
+        command.add_parser(commands)
+    return parser, commands
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -82,7 +82,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     new = action("new", _new, "write a new bundle to start from, without weights")
     new.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder; its name is that of the model")
     new.add_argument(
-        "--finds", nargs="+", default=["structure"], metavar="NAME", help="the structures, in the order of their labels"
+        "--finds", action="extend", nargs="+", metavar="NAME", help="the structures, in the order of their labels"
     )
     codes = ("CR", "CT", "DX", "MG", "MR", "NM", "PT", "RGB", "US", "XA")
     new.add_argument(
@@ -94,8 +94,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     new.add_argument(
         "--channels",
+        action="extend",
         nargs="+",
-        default=["image"],
         metavar="NAME",
         help="names of the images of one case, such as T1 T1c T2 FLAIR; default: one image",
     )
@@ -420,7 +420,9 @@ def _check(arguments: argparse.Namespace) -> int:
 def _new(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.skeleton import write_skeleton
 
-    folder = write_skeleton(arguments.folder, arguments.finds, arguments.modality, arguments.channels)
+    folder = write_skeleton(
+        arguments.folder, arguments.finds or ["structure"], arguments.modality, arguments.channels or ["image"]
+    )
     if arguments.json:
         print(json.dumps({"folder": str(folder)}, indent=2))
     else:

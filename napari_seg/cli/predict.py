@@ -68,6 +68,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_dask_options(parser)
     parser.add_argument(
         "--also",
+        action="extend",
         nargs="+",
         choices=RUN_FORMATS,
         default=[],
@@ -166,7 +167,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
             action = "store_false" if option.default else "store_true"
             parser.add_argument(flag, *_OLD_FLAGS.get(option.name, ()), dest=option.name, action=action, help=text)
         elif option.default == ():
-            parser.add_argument(flag, dest=option.name, nargs="+", default=(), metavar="NAME", help=text)
+            parser.add_argument(
+                flag, dest=option.name, action="extend", nargs="+", default=[], metavar="NAME", help=text
+            )
         elif option.name == "memory_bytes":
             parser.add_argument(flag, dest=option.name, type=memory_size, metavar="SIZE", help=text)
         else:

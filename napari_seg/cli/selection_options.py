@@ -31,7 +31,12 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
         "which scans", "Scans that these leave out are listed as skipped. They are judged by their headers."
     )
     group.add_argument(
-        "--modality", nargs="+", default=[], metavar="CODE", help="only these, such as CT or MR (NIfTI: by its name)"
+        "--modality",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="CODE",
+        help="only these, such as CT or MR (NIfTI: by its name)",
     )
     group.add_argument(
         "--min-slices", type=whole_number, default=0, metavar="N", help="only scans with N slices or more"

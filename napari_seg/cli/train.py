@@ -81,10 +81,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--fold", type=int, metavar="I", help="train only this fold, 0 to K - 1")
     parser.add_argument(
         "--compare",
+        action="extend",
         nargs="*",
         choices=("2d", "3d", "3d_lowres", "3d_cascade"),
-        help="with --folds: train these configurations on the same folds (default: all), and make the best one, or "
-        "two that are better together, the bundle; the others stay in OUT/training",
+        help="with --folds: train these configurations on the same folds (default: all but 3d_cascade, which has to be "
+        "named and is trained after 3d_lowres), and make the best one, or two that are better together, the bundle; "
+        "the others stay in OUT/training",
     )
     parser.add_argument(
         "--gpus",
@@ -95,6 +97,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--option",
+        action="extend",
         nargs="+",
         default=[],
         metavar="NAME",
@@ -102,6 +105,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--track",
+        action="extend",
         nargs="+",
         default=[],
         metavar="NAME",
@@ -115,6 +119,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--replay",
+        action="extend",
         nargs="+",
         default=[],
         type=Path,
@@ -124,6 +129,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--classes-from",
+        action="extend",
         nargs="+",
         default=[],
         type=named_value,
@@ -133,6 +139,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--labels",
+        action="extend",
         nargs="+",
         default=[],
         type=named_label,
@@ -151,13 +158,20 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--labels-dir", metavar="DIR", help="folder of the label maps; for BIDS, the derivative")
     parser.add_argument(
         "--channels",
+        action="extend",
         nargs="+",
         metavar="SUFFIX",
         help="BIDS suffixes, columns of a list, or words in file names that form the channels of an image, such as T1w "
         "FLAIR",
     )
     parser.add_argument(
-        "--set", nargs="+", default=[], type=named_value, metavar="ID=VALUE", help="set any value of the configs"
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        type=named_value,
+        metavar="ID=VALUE",
+        help="set any value of the configs",
     )
     add_trust_option(
         parser,
