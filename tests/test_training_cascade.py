@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from napari_seg.inference.segment import segment
 from napari_seg.inference.transforms import prepare_by_transforms
 from napari_seg.learning.inherit import check_improvable
 from napari_seg.memory import resident_bytes
-from napari_seg.training import folds
+from napari_seg.training import configurations, folds
 from napari_seg.training.cascade import begin_second_stage
 from napari_seg.training.choices import Choices
+from napari_seg.training.comparison import read_comparison
 from napari_seg.training.configurations import (
     Configurations,
     _why_no_cascade,
@@ -333,12 +335,25 @@ def write(root: Path, **entries: Any) -> None:
 
 
 def test_a_cascade_is_left_out_where_it_can_not_be() -> None:
-    found = Configurations(Path())
-    assert _why_no_cascade(found) == "there is no 3d_lowres, whose labels it needs"
+    found, choices = Configurations(Path()), Choices(settings={"preprocessing#transforms#1#pixdim": [2, 2, 2]})
+    assert _why_no_cascade(found, choices) == "there is no 3d_lowres, whose labels it needs"
     found.plans["3d_lowres"] = {"regions": {"whole": 1}}
-    assert _why_no_cascade(found) == "its structures may overlap"
+    assert _why_no_cascade(found, choices) == "its structures may overlap"
     found.plans["3d_lowres"] = {}
-    assert _why_no_cascade(found) == ""
+    assert _why_no_cascade(found, choices) == ""
+    for name in ("preprocessing", "preprocessing#transforms", "+preprocessing::transforms"):
+        reason = _why_no_cascade(found, Choices(settings={name: []}))
+        assert reason == f"--set {name} replaces the steps that add the labels of 3d_lowres"
+
+
+def test_a_cascade_takes_part_only_if_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configurations, "_plan", lambda read, out, first, choices, names, options: names)
+    data = tmp_path / "data"
+    monkeypatch.setattr(configurations, "_convert", lambda *rest: (configurations._Read(data, False, False), {}))
+    plan = partial(plan_configurations, data, tmp_path / "out", Choices(folds=2))
+    assert plan(()) == ["2d", "3d", "3d_lowres"]
+    assert read_comparison(tmp_path / "out")["compared"] == ["2d", "3d", "3d_lowres"]
+    assert plan(("3d", "3d_cascade")) == ["3d", "3d_lowres", "3d_cascade"]
 
 
 def test_a_member_of_a_pair_may_be_a_cascade(out: Path, balls: Path) -> None:

@@ -1,11 +1,11 @@
 """Train several configurations on the same folds, and make the best one, or the best two together, the bundle.
 
 As in nnU-Net (Isensee et al. 2021, Nature Methods 18:203) these are a 2D network on slices, a 3D network, and, if a
-patch at the full resolution shows little of a typical image, a 3D network at a lower one, and a cascade: a 3D network
-at the full resolution that is shown the labels of the lower one. Each is a complete bundle in
-the run's folder, planned and cross-validated like any other, so that a comparison goes on after a kill as they do. The
-files of the best bundle are copied into the folder of the comparison. A pair becomes a bundle whose members are the
-two, and whose probabilities are averaged.
+patch at the full resolution shows little of a typical image, a 3D network at a lower one. A cascade, which takes part
+only if it is named, is a 3D network at the full resolution that is shown the labels of the lower one. Each is a
+complete bundle in the run's folder, planned and cross-validated like any other, so that a comparison goes on after a
+kill as they do. The files of the best bundle are copied into the folder of the comparison. A pair becomes a bundle
+whose members are the two, and whose probabilities are averaged.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ from napari_seg.training.write import PLAN
 
 LOWRES, CASCADE = "3d_lowres", "3d_cascade"
 CONFIGURATIONS = ("2d", "3d", LOWRES, CASCADE)
+_DEFAULT = CONFIGURATIONS[:-1]
+"""A cascade costs a training more, so it has to be named."""
 MIN_FACTOR = 2.0
 """The lower resolution has at least so many times fewer voxels; otherwise it is left out, as in nnU-Net."""
 _MARGIN = 1.1
@@ -93,7 +95,8 @@ def plan_configurations(
         dataset_dir: data set.
         out: folder of the comparison.
         choices: choices of the user for all configurations.
-        names: configurations; empty: those of an existing comparison, else all. A cascade brings its first stage along.
+        names: configurations; empty: those of an existing comparison, else all but the cascade, which brings its first
+            stage along if it is named.
         dry_run: plan, and write nothing.
         more: further data sets, which are combined with the first one.
         report: function that prints a line of progress.
@@ -108,7 +111,7 @@ def plan_configurations(
         raise OutputError(
             "output.exists", f"{out} contains files, but no comparison; choose a new or empty folder for --compare"
         )
-    wanted = {*(names or (record or {}).get("compared", CONFIGURATIONS))}
+    wanted = {*(names or (record or {}).get("compared", _DEFAULT))}
     wanted |= {LOWRES} if CASCADE in wanted else set()
     names = [name for name in CONFIGURATIONS if name in wanted]
     if record is not None and _is_planned(out):
@@ -244,7 +247,7 @@ def _plan(
         is_planned = (folder / PLAN).is_file()
         chosen = replace(read.choices(choices if is_planned else first), dims=2 if name == "2d" else 3)
         if name == CASCADE:
-            if (reason := _why_no_cascade(found)) and not is_planned:
+            if (reason := _why_no_cascade(found, chosen)) and not is_planned:
                 found.left_out[name] = reason
                 continue
             chosen = replace(chosen, previous=LOWRES)
@@ -267,10 +270,13 @@ def _plan(
     return found
 
 
-def _why_no_cascade(found: Configurations) -> str:
+def _why_no_cascade(found: Configurations, choices: Choices) -> str:
     """Return the reason against a cascade, whose first stage is planned if it makes sense; "" if there is none."""
     if LOWRES not in found.plans:
         return f"there is no {LOWRES}, whose labels it needs"
+    for name in choices.settings:
+        if name.lstrip("+~").replace("::", "#") in ("preprocessing", "preprocessing#transforms"):
+            return f"--set {name} replaces the steps that add the labels of {LOWRES}"
     return "its structures may overlap" if found.plans[LOWRES].get("regions") else ""
 
 
