@@ -119,6 +119,13 @@ def test_advice_about_unknown_values_works_as_it_is_written(name: str, dataset: 
     assert plan["labels"] == {"front": [1], "back": [2], name: ["7-8"]}
 
 
+def test_regions_of_the_data_set_are_kept_beside_another_background(dataset: Path, tmp_path: Path) -> None:
+    describe(dataset, labels=NESTED, regions_class_order=[1, 2])
+    for number, chosen in enumerate(({}, {"background": [7]})):
+        plan = plan_bundle(dataset, tmp_path / f"out{number}", Choices(labels=chosen), dry_run=True)
+        assert plan["regions"] == {"both": 1, "back": 2}
+
+
 def test_a_class_that_becomes_background_leaves_the_others_their_names(dataset: Path, tmp_path: Path) -> None:
     describe(dataset, labels={"background": 0, "front": 1, "back": 2})
     plan = plan_bundle(dataset, tmp_path / "out", Choices(labels={"background": ["back"]}), dry_run=True)

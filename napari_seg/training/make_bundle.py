@@ -239,7 +239,8 @@ def _regions(
     from segnets.data.declarations import region_labels
     from segnets.data.labels import ranges
 
-    given = classes is not dataset.labels
+    foreground = {name: values for name, values in classes.items() if name != "background"}
+    given = classes is not dataset.labels and foreground != dataset.labels
     is_chosen = dataset.soft or "regions" in choices.options
     if not is_chosen and (given or not dataset.regions):
         return {}
@@ -393,6 +394,8 @@ def _chosen_classes(labels: Mapping[str, Sequence[Any]], dataset: Dataset) -> di
     chosen = {label: values for label, values in labels.items() if label != IGNORE}
     if set(chosen) - {"background"}:
         return chosen
+    if not chosen:
+        return dataset.labels
     outside = {value for low, high in ranges(chosen.get("background", [])) for value in range(low, high + 1)}
     return {name: values for name, values in dataset.labels.items() if not outside.issuperset(values)} | chosen
 
