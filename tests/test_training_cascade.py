@@ -22,17 +22,17 @@ from napari_seg.bundles.read import read_bundle, with_inner
 from napari_seg.bundles.spec import METADATA, PREVIOUS, WEIGHTS, Bundle
 from napari_seg.bundles.trust import check_runnable, forget, is_trusted, remember
 from napari_seg.bundles.ways import missing_weights
-from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
+from napari_seg.errors import BundleError, Cancelled, EnvironmentFault, InputError
 from napari_seg.geometry import Grid
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.segment import segment
 from napari_seg.inference.transforms import prepare_by_transforms
 from napari_seg.learning.inherit import check_improvable
 from napari_seg.memory import resident_bytes
-from napari_seg.training import configurations, folds
+from napari_seg.training import configurations, folds, held_out
 from napari_seg.training.cascade import begin_second_stage
 from napari_seg.training.choices import Choices
-from napari_seg.training.comparison import read_comparison
+from napari_seg.training.comparison import COMPARISON, read_comparison
 from napari_seg.training.configurations import (
     Configurations,
     _why_no_cascade,
@@ -43,6 +43,7 @@ from napari_seg.training.held_out import labels_file
 from napari_seg.training.pace import read_configs
 from napari_seg.training.postprocessing import METRIC
 from napari_seg.training.prepare import plan_bundle
+from napari_seg.training.report import REPORT
 from napari_seg.training.scores import CASES, SUMMARY
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.start import with_start
@@ -286,6 +287,32 @@ def test_a_cascade_is_estimated_and_keeps_to_the_memory(out: Path, balls: Path) 
     with pytest.raises(EnvironmentFault, match=r"environment\.memory"):
         prepare_by_transforms(large, None, bundle, Compose([]), budget_bytes=budget, previous=previous)
     prepare_by_transforms(large, None, bundle, Compose([]), budget_bytes=budget)
+
+
+def test_a_cascade_whose_labels_do_not_fit_is_left_out(out: Path, balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    next(labels_file(stages(out)[0], "").parent.glob("*_seg.nii.gz")).unlink()
+    monkeypatch.setattr(held_out, "default_budget", lambda: 1)
+    planned = plan_configurations(balls, out, Choices(), ())
+    reports: list[str] = []
+    rows = compare_configurations(out, planned, None, reports.append, {name: {} for name in planned.plans})
+    assert rows is not None
+    assert [row.name for row in rows] == ["3d_lowres"]
+    text = "the labels of 3d_lowres could not be written: environment.memory: "
+    assert reports[-1].startswith(f"3d_cascade is left out, because {text}")
+    record = read_comparison(out)
+    assert record is not None
+    assert record["left out"]["3d_cascade"].startswith(text)
+    assert f"Left out: 3d_cascade: {text}" in (out / REPORT).read_text(encoding="utf-8")
+    assert read_bundle(out).previous is None
+
+    # the message of another fault can name a file
+    def fail(*rest: Any) -> None:
+        raise InputError("file.damaged", "/data/a.nii.gz")
+
+    monkeypatch.setattr(configurations, "begin_second_stage", fail)
+    compare_configurations(out, planned, None, reports.append, {name: {} for name in planned.plans})
+    assert "a.nii.gz" in reports[-1]
+    assert "a.nii.gz" not in (out / COMPARISON).read_text()
 
 
 def test_a_planned_cascade_goes_on_without_consent(out: Path, balls: Path) -> None:

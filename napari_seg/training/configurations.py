@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from napari_seg.bundles.litter import is_litter
-from napari_seg.errors import BundleError, EnvironmentFault, OutputError
+from napari_seg.errors import BundleError, Cancelled, EnvironmentFault, NapariSegError, OutputError
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.training.advice import SEEN_FRACTION, lower_resolution
@@ -382,7 +382,14 @@ def compare_configurations(
                 scores[name] = {}
                 continue
             windows = window_values(values_of[first])
-            begin_second_stage(folder, planned.folders[first], planned.data, folds, report, out / STOP, windows)
+            try:
+                begin_second_stage(folder, planned.folders[first], planned.data, folds, report, out / STOP, windows)
+            except Cancelled:
+                raise
+            except NapariSegError as fault:
+                report(f"{name} is left out, because the labels of {first} could not be written: {fault}")
+                planned = _without(planned, name, first, fault)
+                continue
         cross_validate(folder, planned.data, folds, only, report, stop_file=out / STOP, **values_of[name])
         scores[name] = cross_validated_cases(folder, folds)
     finished = {name: cases for name, cases in scores.items() if cases}
@@ -409,8 +416,17 @@ def compare_configurations(
     if "converted" in record:  # for those who read the plan of the bundle
         plan = planned.plans[best] | {"converted": record["converted"]}
         atomic_write(out / PLAN, json.dumps(plan, indent=2) + "\n")
-    write_report(out, planned.folders[single], [row.cells() for row in rows])
+    write_report(out, planned.folders[single], [row.cells() for row in rows], planned.left_out)
     return rows
+
+
+def _without(planned: Configurations, name: str, first: str, fault: NapariSegError) -> Configurations:
+    """Return the configurations without a cascade for which the labels of its first stage could not be written."""
+    text = str(fault) if isinstance(fault, EnvironmentFault) else fault.code  # other messages can name files
+    left_out = planned.left_out | {name: f"the labels of {first} could not be written: {text}"}
+    plans, folders = dict(planned.plans), dict(planned.folders)
+    del plans[name], folders[name]
+    return replace(planned, plans=plans, folders=folders, left_out=left_out)
 
 
 def _pairs(
@@ -418,6 +434,8 @@ def _pairs(
 ) -> tuple[list[Pair], dict[str, float]]:
     """Return the scores of the pairs, and configuration -> seconds for a case; none if they can't be compared."""
     folds = next(iter(planned.plans.values()))["choices"]["folds"]
+    if len(planned.plans) < 2:
+        return [], {}
     if not pair_names(planned):
         report("pairs of configurations are not compared, because the structures may overlap")
         return [], {}

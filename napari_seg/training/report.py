@@ -33,13 +33,19 @@ _OPTIMISTIC = (
 )
 
 
-def write_report(root: Path, runs: Path | None = None, compared: Sequence[Sequence[str]] = ()) -> Path | None:
+def write_report(
+    root: Path,
+    runs: Path | None = None,
+    compared: Sequence[Sequence[str]] = (),
+    left_out: Mapping[str, str] | None = None,
+) -> Path | None:
     """Write the report of a bundle's runs and return its file; None if no run has begun.
 
     Args:
         root: folder of the bundle.
         runs: folder that holds the folders of its runs; default: the bundle's.
         compared: rows of the table of compared configurations (`comparison.Row.cells`).
+        left_out: configuration that was not compared -> reason.
     """
     folders = run_folders(runs or root)
     if not folders:
@@ -50,7 +56,7 @@ def write_report(root: Path, runs: Path | None = None, compared: Sequence[Sequen
     path = root / REPORT
     path.parent.mkdir(exist_ok=True)
     patients = {case: patient for folder in folders for case, patient in read_patients(folder).items()}
-    atomic_write(path, page(root.name, plan, states, cases, read_evaluation(root), compared, patients))
+    atomic_write(path, page(root.name, plan, states, cases, read_evaluation(root), compared, patients, left_out))
     return path
 
 
@@ -62,6 +68,7 @@ def page(
     evaluation: Mapping[str, Any] | None = None,
     compared: Sequence[Sequence[str]] = (),
     patients: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> str:
     """Return the page as HTML.
 
@@ -73,6 +80,7 @@ def page(
         evaluation: scores in the bundle's metadata (see `scores.write_scores`); None before the evaluation.
         compared: rows of the table of compared configurations.
         patients: case -> patient; intervals resample patients.
+        left_out: configuration that was not compared -> reason.
     """
     names = list(dict.fromkeys(name for scores in cases.values() for name in scores))
     known = {
@@ -83,7 +91,7 @@ def page(
         f"Training of {name}",
         f"{_lead(states)}. napari-seg {__version__}. For research; not a medical device.",
         {
-            "Configurations": _configurations(compared),
+            "Configurations": _configurations(compared, left_out or {}),
             "Scores of the bundle": _evaluation(evaluation),
             "Validation": _overview(known, cases, _measured_on(plan), patients or {}),
             "Curves": draw_curves(states, PAGE, 960, 460),
@@ -110,10 +118,11 @@ def _lead(states: Sequence[RunState]) -> str:
     return ", ".join(parts) or "No validation yet"
 
 
-def _configurations(compared: Sequence[Sequence[str]]) -> str:
+def _configurations(compared: Sequence[Sequence[str]], left_out: Mapping[str, str]) -> str:
     if not compared:
         return ""
-    return table(HEADS, [list(map(escape, row)) for row in compared], text=(0,)) + f"<p>{COMPARED_RULE}</p>"
+    reasons = "".join(f"<p>Left out: {escape(name)}: {escape(reason)}.</p>" for name, reason in left_out.items())
+    return table(HEADS, [list(map(escape, row)) for row in compared], text=(0,)) + f"<p>{COMPARED_RULE}</p>{reasons}"
 
 
 def _evaluation(entry: Mapping[str, Any] | None) -> str:
