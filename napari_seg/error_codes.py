@@ -253,8 +253,8 @@ CODES = {
         "error",
         "`--fine-tune` names a model that can't be trained further here: it is an ensemble, a cascade, or a model of "
         "nnU-Net that finds regions.",
-        "Name one configuration, such as `FOLDER:3d_fullres`, or one member of the ensemble, such as "
-        "`OUT/members/3d`; or train without `--fine-tune`.",
+        "Name one configuration, such as `FOLDER:3d_fullres`, one member of the ensemble, such as "
+        "`OUT/members/3d`, or, of a cascade of `train --compare`, `OUT/training/3d`; or train without `--fine-tune`.",
     ),
     "bundle.nnunet": Code(
         "error",
@@ -1304,8 +1304,9 @@ CODES = {
         "error",
         "The model is not one that napari-seg can train further: it has structures that overlap, is run "
         "where another model finds something, is of another program than nnU-Net, or is a cascade or an ensemble of "
-        "nnU-Net.",
-        "Train a new model on the folder of accepted cases with `napari-seg train`.",
+        "several models.",
+        "Train a new model on the folder of accepted cases with `napari-seg train`, or improve one network of the "
+        "cascade or the ensemble, such as `OUT/training/3d`.",
     ),
     "improve.no_structure": Code(
         "error",

@@ -18,7 +18,7 @@ from runs import write_lines
 
 from napari_seg.bundles.check import check
 from napari_seg.bundles.digest import model_digest
-from napari_seg.bundles.read import read_bundle, with_inner
+from napari_seg.bundles.read import find_bundles, read_bundle, with_inner
 from napari_seg.bundles.spec import METADATA, PREVIOUS, WEIGHTS, Bundle
 from napari_seg.bundles.trust import check_runnable, forget, is_trusted, remember
 from napari_seg.bundles.ways import missing_weights
@@ -292,6 +292,7 @@ def test_a_cascade_is_estimated_and_keeps_to_the_memory(out: Path, balls: Path) 
 def test_a_cascade_whose_labels_do_not_fit_is_left_out(out: Path, balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     next(labels_file(stages(out)[0], "").parent.glob("*_seg.nii.gz")).unlink()
     monkeypatch.setattr(held_out, "default_budget", lambda: 1)
+    write_lines(stages(out)[1] / "fold_0" / "history.jsonl", [{"epoch": 1, "step": 1, "loss": 0.5, "seconds": 90.0}])
     planned = plan_configurations(balls, out, Choices(), ())
     reports: list[str] = []
     rows = compare_configurations(out, planned, None, reports.append, {name: {} for name in planned.plans})
@@ -326,9 +327,19 @@ def test_a_planned_cascade_goes_on_without_consent(out: Path, balls: Path) -> No
 
 
 def test_a_cascade_is_no_start_of_a_training(out: Path, tmp_path: Path, balls: Path) -> None:
-    with pytest.raises(BundleError, match=r"bundle\.fine_tune: .*needs the result of a previous stage"):
+    root, _ = stages(out)
+    for start in (out, out / WEIGHTS, root, root / "fold_0" / "model.pt"):
+        text = r"bundle\.fine_tune: .*needs the result of a previous stage; expected a model of one network, such as .*"
+        with pytest.raises(BundleError, match=f"{text}previous$"):
+            with_start(Choices(), start, tmp_path / "new")
+    (out / "training" / "3d").mkdir()
+    with pytest.raises(BundleError, match=r"one network, such as .*3d$"):
         with_start(Choices(), out, tmp_path / "new")
-    with pytest.raises(BundleError, match=r"improve\.model: .*needs the result of a previous stage"):
+    first = with_start(Choices(), out / PREVIOUS, tmp_path / "new")
+    assert first.fine_tune["file"].endswith("previous/models/model.pt")
+    with pytest.raises(
+        BundleError, match=r"improve\.model: .*needs the result of a previous stage; improve .*previous;"
+    ):
         check_improvable(read_bundle(out))
     with pytest.raises(BundleError, match=r"bundle\.option: found option 'cascade'"):
         plan_bundle(balls, tmp_path / "new", Choices(options=("cascade",)))
@@ -345,6 +356,16 @@ def test_a_cascade_is_no_start_of_a_training(out: Path, tmp_path: Path, balls: P
 def test_an_odd_previous_stage_is_refused(out: Path, entry: dict[str, Any], message: str) -> None:
     write(out, napari_seg=entry)
     with pytest.raises(BundleError, match=rf"bundle\.metadata: .*{message}"):
+        read_bundle(out)
+
+
+def test_the_first_stage_is_no_model_of_its_own(out: Path) -> None:
+    found, faults = find_bundles([out])
+    assert [bundle.root for bundle in found][1:] == [out]
+    assert faults == []
+    assert out.resolve() in [bundle.root.resolve() for bundle in find_bundles([out.parent])[0]]
+    (out / PREVIOUS / METADATA).unlink()
+    with pytest.raises(BundleError, match=r"metadata\.json of the first stage of bundle 'out' can't be used"):
         read_bundle(out)
 
 

@@ -43,14 +43,16 @@ def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[Bundl
     The tasks of TotalSegmentator whose weights are on this machine follow.
 
     Args:
-        folders: further folders; one may be a bundle itself.
+        folders: further folders; one may be a bundle itself, and then those inside it are not returned.
     """
     places = (*bundle_folders(), *folders)
     roots: list[Path] = []
     for folder in places:
         with suppress(OSError):  # skip a folder that can't be listed
-            roots += [folder] if (folder / METADATA).is_file() else []
-            roots += [path.parent.parent for path in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
+            if (folder / METADATA).is_file():
+                roots.append(folder)  # bundles inside it, such as a first stage, are no models of their own
+            else:
+                roots += [path.parent.parent for path in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
     for folder in places:
         others = [child for child in _other_folders(folder) if child != own_folder()]  # its tasks are found below
         roots += [root for child in others for root in find_trainings(child)]
@@ -122,8 +124,15 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
     return _read_folder(root, trust or root == shipped_root())
 
 
-def _read_folder(root: Path, trusted: bool, is_member: bool = False) -> Bundle:
-    """Return the MONAI bundle in a folder, or the ensemble of those inside it; a member of one is none itself."""
+def _read_folder(root: Path, trusted: bool, is_member: bool = False, title: str = "") -> Bundle:
+    """Return the MONAI bundle in a folder, or the ensemble of those inside it; a member of one is none itself.
+
+    Args:
+        root: its folder.
+        trusted: whether its code may run.
+        is_member: whether it lies in another bundle.
+        title: what it is in messages; default: its name.
+    """
     try:
         metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
         found = bundle_of(root, metadata, trusted=trusted)
@@ -136,7 +145,7 @@ def _read_folder(root: Path, trusted: bool, is_member: bool = False) -> Bundle:
         cause = one_line(f"{type(error).__name__}: {error}", 200)
         raise BundleError(
             "bundle.too_large" if isinstance(error, TooLargeError) else "bundle.metadata",
-            f"{METADATA} of bundle {root.name!r} can't be used ({cause}); expected "
+            f"{METADATA} of {title or f'bundle {root.name!r}'} can't be used ({cause}); expected "
             "metadata by MONAI's bundle specification, with network_data_format",
         ) from error
 
@@ -248,7 +257,8 @@ def _cascade(bundle: Bundle, name: str) -> Bundle:
         BundleError: `bundle.metadata`, the folder lies outside.
         ValueError: the stages do not fit together.
     """
-    previous = _read_folder(_folder_in(bundle, name, "its previous stage"), bundle.trusted, True)
+    root, title = _folder_in(bundle, name, "its previous stage"), f"the first stage of bundle {bundle.root.name!r}"
+    previous = _read_folder(root, bundle.trusted, True, title)
     different = [key for key in _OF_BOTH_STAGES if getattr(previous, key) != getattr(bundle, key)]
     if different or bundle.localiser is not None or previous.localiser is not None:
         problem = f"has other {', '.join(different)}" if different else "or it has a localiser"

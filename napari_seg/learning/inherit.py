@@ -109,7 +109,8 @@ def check_improvable(bundle: Bundle) -> dict[str, Any]:
     if bundle.coarse is not None:
         raise _refusal(bundle, "it is run where another model finds something")
     if bundle.previous is not None:
-        raise _refusal(bundle, "it needs the result of a previous stage")
+        stage = f"it needs the result of a previous stage; improve one of its networks, such as {bundle.previous.root}"
+        raise _refusal(bundle, stage)
     path = bundle.root / "configs" / "inference.yaml"
     try:
         if path.stat().st_size > _MAX_BYTES:

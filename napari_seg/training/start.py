@@ -26,6 +26,7 @@ from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.errors import BundleError, OutputError, counted, one_line
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.training.choices import CODE, Choices, describe_weights
+from napari_seg.training.history import RUN
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.trust import check_taken
 
@@ -112,7 +113,11 @@ def _of_model(model: Bundle, out: Path) -> Choices:
         found = f"consists of {number}; name the one whose structures the data have: {folders}"
     if isinstance(found, str):
         text = f"model {one_line(model.name, 120)!r} can't be trained further: it {found}"
-        text += "; expected a model of one configuration, such as FOLDER:3d_fullres" * (model.kind != "ensemble")
+        if model.kind == "monai":  # a cascade of this program: its first stage is always there
+            other = model.root / RUN / "3d"
+            text += f"; expected a model of one network, such as {other if other.is_dir() else model.root / PREVIOUS}"
+        elif model.kind != "ensemble":
+            text += "; expected a model of one configuration, such as FOLDER:3d_fullres"
         raise BundleError("bundle.fine_tune", text)
     begun = nnunet_choices(found, out)
     begun.settings.pop("classes_from", None)  # the data set may have other classes
@@ -136,23 +141,33 @@ def trainable(bundle: Bundle) -> NnunetBundle | str:
 
 
 def _nnunet(start: str | Path) -> Bundle | None:
-    """Return the model of nnU-Net, or the ensemble, that a start names; None for anything else."""
+    """Return the model of nnU-Net, the ensemble or the cascade that a start names; None for anything else."""
     path = Path(start)
     if is_task_name(str(start)):
         return read_bundle(str(start))
     if path.is_file():
         fold = path.parent.resolve()
+        if (found := _cascade(fold.parent)) is not None:
+            return found
         if path.name not in CHECKPOINTS or not is_training(fold.parent):
             return None
         return replace(read_training(fold.parent, [fold.name.removeprefix("fold_")]), checkpoint=path.name)
     folder, configurations, folds = split_choice(str(start))
     if (folder / MEMBERS).is_dir() and isinstance(found := read_bundle(folder), EnsembleBundle):
         return found
-    if (folder / PREVIOUS).is_dir() and (found := read_bundle(folder)).previous is not None:
-        return found
+    if (cascade := _cascade(folder)) is not None:
+        return cascade
     if (folder / WEIGHTS).is_file() or not find_trainings(folder):
         return None
     return read_nnunet(folder, configurations, folds)
+
+
+def _cascade(root: Path) -> Bundle | None:
+    """Return the bundle in a folder if it is a cascade of `train --compare`."""
+    if not (root / PREVIOUS).is_dir() or not (root / METADATA).is_file():
+        return None
+    found = read_bundle(root)
+    return found if found.previous is not None else None
 
 
 def nnunet_choices(bundle: NnunetBundle, out: Path) -> Choices:
