@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -22,14 +24,15 @@ from napari_seg.bundles.read import find_bundles, read_bundle, with_inner
 from napari_seg.bundles.spec import METADATA, PREVIOUS, WEIGHTS, Bundle
 from napari_seg.bundles.trust import check_runnable, forget, is_trusted, remember
 from napari_seg.bundles.ways import missing_weights
-from napari_seg.errors import BundleError, Cancelled, EnvironmentFault, InputError
+from napari_seg.errors import BundleError, Cancelled, EnvironmentFault, InputError, TrainingError
+from napari_seg.formats.exclusive import exclusive
 from napari_seg.geometry import Grid
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.segment import segment
 from napari_seg.inference.transforms import prepare_by_transforms
 from napari_seg.learning.inherit import check_improvable
 from napari_seg.memory import resident_bytes
-from napari_seg.training import configurations, folds, held_out
+from napari_seg.training import cascade, chosen, configurations, folds, held_out
 from napari_seg.training.cascade import begin_second_stage
 from napari_seg.training.choices import Choices
 from napari_seg.training.comparison import COMPARISON, read_comparison
@@ -182,6 +185,76 @@ def test_the_labels_are_written_once_and_again_for_other_weights(out: Path, ball
     assert reports == ["labels of 3d_lowres on fold 1 of 2: 2 cases"]
     assert (root / "fold_0" / SUMMARY).is_file()
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_one_command_after_another_writes_the_labels(
+    out: Path, balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, first = stages(out)
+    other, reports = ExitStack(), []
+    waiting = "another command writes the labels of 3d_lowres; waiting for its end"
+
+    def begin() -> None:
+        reports.clear()
+        begin_second_stage(root, first, balls, 2, reports.append, out / "stop")
+
+    path = root / "training" / "previous.lock"
+    other.enter_context(exclusive(path, TrainingError("run.in_use", "")))
+    (out / "stop").touch()
+    with pytest.raises(Cancelled, match=r"run\.stopped"):
+        begin()
+    monkeypatch.setattr(cascade.time, "sleep", lambda seconds: other.close())
+    begin()
+    assert reports == [waiting]
+    assert not path.exists()
+
+
+def test_the_record_keeps_the_lines_of_another_command(out: Path, balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without locks two commands write at once."""
+    root, first = stages(out)
+    record = labels_file(root, "").parent / "cases.jsonl"
+    before = record.read_text()
+    record.write_text("".join(before.splitlines(keepends=True)[:1]))
+    monkeypatch.setattr(held_out.HeldOut, "settings", lambda *_: SimpleNamespace(bundle=None))
+    monkeypatch.setattr("napari_seg.localise.localise", lambda *_: ((), None))
+    monkeypatch.setattr("napari_seg.inference.scan.run_regions", lambda *_: (None, None, None))
+    monkeypatch.setattr(cascade, "write_map", lambda *_: record.write_text(record.read_text() + '{"case": "other"}\n'))
+    begin_second_stage(root, first, balls, 2, lambda text: None, out / "stop")
+    cases = {json.loads(line)["case"] for line in record.read_text().splitlines()}
+    assert cases == {json.loads(line)["case"] for line in before.splitlines()} | {"other"}
+
+
+def test_labels_are_written_again_if_other_largest_components_are_kept(out: Path, balls: Path) -> None:
+    root, first = stages(out)
+    config = first / "configs" / "evaluate.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"largest": [2]}))
+
+    def report(text: str) -> None:
+        raise Cancelled("run.stopped", text)
+
+    with pytest.raises(Cancelled, match="labels of 3d_lowres on fold 0 of 2: 2 cases"):
+        begin_second_stage(root, first, balls, 2, report, out / "stop")
+
+
+def test_the_first_stage_is_replaced_as_a_whole(out: Path, balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, first = stages(out)
+    inner = root / PREVIOUS
+    with (inner / WEIGHTS).open("ab") as file:
+        file.write(b"0")
+    files = sorted(inner.rglob("*"))
+
+    def full(*_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chosen, "atomic_file", full)
+        with pytest.raises(OSError, match="No space"):
+            begin_second_stage(root, first, balls, 2, lambda text: None, out / "stop")
+    assert sorted(inner.rglob("*")) == files
+    begin_second_stage(root, first, balls, 2, lambda text: None, out / "stop")
+    assert (inner / WEIGHTS).read_bytes() == (first / WEIGHTS).read_bytes()
+    assert json.loads((inner / METADATA).read_text())["name"] == PREVIOUS
+    assert not (root / "training" / "part").exists()
 
 
 def test_both_stages_are_one_bundle(out: Path, balls: Path) -> None:

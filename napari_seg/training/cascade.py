@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from filecmp import cmp
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.spec import METADATA, PREVIOUS, WEIGHTS
-from napari_seg.errors import counted
+from napari_seg.errors import TrainingError, counted
 from napari_seg.formats.atomic import atomic_write
+from napari_seg.formats.exclusive import exclusive
 from napari_seg.formats.nifti import write_map
 from napari_seg.training.choices import digest
 from napari_seg.training.chosen import copy_bundle
-from napari_seg.training.held_out import HeldOut, labels_file
+from napari_seg.training.held_out import HeldOut, check_stop, labels_file
 from napari_seg.training.history import RUN, read_lines
 from napari_seg.training.run import weights_of
 from napari_seg.training.scores import CASES, EVALUATION, read_scores
@@ -39,7 +42,8 @@ def begin_second_stage(
 ) -> None:
     """Write the labels of the first stage in each case, and its bundle, into the bundle of the second stage.
 
-    What was written before with the same weights stays. If labels change, their fold is evaluated again.
+    What was written before with the same weights and postprocessing stays. If labels change, their fold is evaluated
+    again. While another command does the same, this one waits for its end.
 
     Args:
         root: folder of the second stage's bundle.
@@ -55,15 +59,46 @@ def begin_second_stage(
         EnvironmentFault: `environment.memory`, a case does not fit in memory.
         OutputError: as for `write_map`.
     """
-    for fold in range(folds):
-        _write_labels(root, first, data, fold, folds, report, stop_file, windows or {})
-    inner = root / PREVIOUS
-    if not (inner / WEIGHTS).is_file() or not cmp(first / WEIGHTS, inner / WEIGHTS, shallow=False):
-        copy_bundle(first, inner)
-    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
-    metadata["required_packages_version"] |= {"scipy": version("scipy")}
-    metadata |= {"napari_seg": metadata.get("napari_seg", {}) | {PREVIOUS: PREVIOUS}}
-    atomic_write(root / METADATA, json.dumps(metadata, indent=4) + "\n")
+    with _alone(root, first, report, stop_file):
+        for fold in range(folds):
+            _write_labels(root, first, data, fold, folds, report, stop_file, windows or {})
+        inner = root / PREVIOUS
+        if not (inner / WEIGHTS).is_file() or not cmp(first / WEIGHTS, inner / WEIGHTS, shallow=False):
+            part = root / RUN / "part" / PREVIOUS  # the name of a bundle's folder is in its metadata
+            shutil.rmtree(part.parent, ignore_errors=True)
+            copy_bundle(first, part)
+            shutil.rmtree(inner, ignore_errors=True)
+            part.rename(inner)
+            part.parent.rmdir()
+        metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+        metadata["required_packages_version"] |= {"scipy": version("scipy")}
+        metadata |= {"napari_seg": metadata.get("napari_seg", {}) | {PREVIOUS: PREVIOUS}}
+        atomic_write(root / METADATA, json.dumps(metadata, indent=4) + "\n")
+
+
+@contextmanager
+def _alone(root: Path, first: Path, report: Callable[[str], None], stop_file: Path) -> Iterator[None]:
+    """Lock the labels of a cascade's first stage; wait while another command has locked them.
+
+    Raises:
+        Cancelled: the stop file appeared meanwhile.
+    """
+    path = root / RUN / "previous.lock"
+    path.parent.mkdir(exist_ok=True)
+    in_use = TrainingError("run.in_use", f"another command writes the labels of {first.name}")
+    with ExitStack() as stack:
+        is_reported = False
+        while True:
+            try:
+                stack.enter_context(exclusive(path, in_use))
+                break
+            except TrainingError:
+                if not is_reported:
+                    report(f"{in_use.message}; waiting for its end")
+                is_reported = True
+                check_stop(stop_file)
+                time.sleep(1)
+        yield
 
 
 def _write_labels(
@@ -77,15 +112,18 @@ def _write_labels(
     windows: Mapping[str, Any],
 ) -> None:
     """Write the labels that a fold's network finds in its validation cases, as far as they are not those of it."""
+    import yaml
+
     from napari_seg.inference.scan import run_regions
     from napari_seg.localise import localise
 
-    weights = digest(weights_of(first / f"fold_{fold}") or first)
+    evaluation = yaml.safe_load((first / "configs" / "evaluate.yaml").read_text(encoding="utf-8"))
+    line = {"weights": digest(weights_of(first / f"fold_{fold}") or first), "largest": evaluation.get("largest", [])}
     record = labels_file(root, "").parent / CASES.name
-    known = {line["case"]: line for line in read_lines(record)}
+    known = _read_record(record)
     cases = read_scores(first / f"fold_{fold}")
     missing = [
-        case for case in cases if known.get(case, {}).get("weights") != weights or not labels_file(root, case).is_file()
+        case for case in cases if known.get(case) != {"case": case, **line} or not labels_file(root, case).is_file()
     ]
     if not missing:
         return
@@ -102,5 +140,10 @@ def _write_labels(
             path = labels_file(root, case)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_map(labels, volume.grid, path)
-            known[case] = {"case": case, "weights": weights}
-            atomic_write(record, "".join(json.dumps(line) + "\n" for line in known.values()))
+            known = _read_record(record) | {case: {"case": case, **line}}  # not all file systems have locks
+            atomic_write(record, "".join(json.dumps(one) + "\n" for one in known.values()))
+
+
+def _read_record(record: Path) -> dict[str, dict[str, Any]]:
+    """Return case -> the weights and the structures of one component that made its labels."""
+    return {line["case"]: line for line in read_lines(record)}

@@ -113,10 +113,19 @@ class HeldOut:
         Raises:
             Cancelled: `run.stopped`.
         """
-        if self._stop_file.exists():
-            self._stop_file.unlink()
-            text = "stopped; the finished cases are kept; run the same command again to continue"
-            raise Cancelled("run.stopped", text)
+        check_stop(self._stop_file)
+
+
+def check_stop(stop_file: Path) -> None:
+    """Stop, and remove the file that stops the work, if it is there.
+
+    Raises:
+        Cancelled: `run.stopped`.
+    """
+    if stop_file.exists():
+        stop_file.unlink()
+        text = "stopped; the finished cases are kept; run the same command again to continue"
+        raise Cancelled("run.stopped", text)
 
 
 def _evaluation(root: Path) -> ConfigParser:
