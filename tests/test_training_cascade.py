@@ -23,7 +23,7 @@ from napari_seg.bundles.digest import model_digest
 from napari_seg.bundles.read import find_bundles, read_bundle, with_inner
 from napari_seg.bundles.spec import METADATA, PREVIOUS, WEIGHTS, Bundle
 from napari_seg.bundles.trust import check_runnable, forget, is_trusted, remember
-from napari_seg.bundles.ways import missing_weights
+from napari_seg.bundles.ways import missing_weights, way_of
 from napari_seg.errors import BundleError, Cancelled, EnvironmentFault, InputError, TrainingError
 from napari_seg.formats.exclusive import exclusive
 from napari_seg.geometry import Grid
@@ -437,9 +437,16 @@ def test_the_first_stage_is_no_model_of_its_own(out: Path) -> None:
     assert [bundle.root for bundle in found][1:] == [out]
     assert faults == []
     assert out.resolve() in [bundle.root.resolve() for bundle in find_bundles([out.parent])[0]]
-    (out / PREVIOUS / METADATA).unlink()
-    with pytest.raises(BundleError, match=r"metadata\.json of the first stage of bundle 'out' can't be used"):
-        read_bundle(out)
+
+    (out / PREVIOUS / WEIGHTS).unlink()
+    assert missing_weights(read_bundle(out)).startswith("the first stage of bundle 'out' has no models/model.pt")
+    first = read_bundle(out / PREVIOUS)
+    for file, read in (("inference.yaml", lambda: way_of(first)), ("metadata.json", lambda: read_bundle(out))):
+        (out / PREVIOUS / "configs" / file).unlink()
+        with pytest.raises(
+            BundleError, match=rf"the first stage of bundle .out. .*{file}|{file} of the first stage of bundle"
+        ):
+            read()
 
 
 def test_a_previous_stage_with_other_classes_is_refused(out: Path) -> None:

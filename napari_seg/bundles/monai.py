@@ -29,7 +29,7 @@ from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.modules import BundleModules
 from napari_seg.bundles.output import Output
-from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.bundles.spec import METADATA, Bundle, described
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights.find import Weights, find_weights, load_weights
 from napari_seg.errors import BundleError, Notice
@@ -98,7 +98,7 @@ def _objects(
     except Exception as error:  # a foreign config can raise anything
         raise BundleError(
             "bundle.config",
-            f"{config.name} of bundle {root.name!r} can't be used: {cause_of(error, root)}; "
+            f"{config.name} of {described(root)} can't be used: {cause_of(error, root)}; "
             "expected the ids network_def, preprocessing (a Compose) and inferer",
         ) from error
 

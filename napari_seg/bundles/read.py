@@ -18,7 +18,7 @@ from napari_seg.bundles.nnunet.folder import find_trainings, is_training
 from napari_seg.bundles.nnunet.plans import PLANS
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
 from napari_seg.bundles.places import bundle_folders
-from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle, PartOf
+from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle, PartOf, described
 from napari_seg.bundles.store.catalogue import entry_of
 from napari_seg.bundles.totalsegmentator.improved import with_improved
 from napari_seg.bundles.totalsegmentator.read import find_tasks, read_task
@@ -124,15 +124,8 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
     return _read_folder(root, trust or root == shipped_root())
 
 
-def _read_folder(root: Path, trusted: bool, is_member: bool = False, title: str = "") -> Bundle:
-    """Return the MONAI bundle in a folder, or the ensemble of those inside it; a member of one is none itself.
-
-    Args:
-        root: its folder.
-        trusted: whether its code may run.
-        is_member: whether it lies in another bundle.
-        title: what it is in messages; default: its name.
-    """
+def _read_folder(root: Path, trusted: bool, is_member: bool = False) -> Bundle:
+    """Return the MONAI bundle in a folder, or the ensemble of those inside it; a member of one is none itself."""
     try:
         metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
         found = bundle_of(root, metadata, trusted=trusted)
@@ -145,7 +138,7 @@ def _read_folder(root: Path, trusted: bool, is_member: bool = False, title: str 
         cause = one_line(f"{type(error).__name__}: {error}", 200)
         raise BundleError(
             "bundle.too_large" if isinstance(error, TooLargeError) else "bundle.metadata",
-            f"{METADATA} of {title or f'bundle {root.name!r}'} can't be used ({cause}); expected "
+            f"{METADATA} of {described(root)} can't be used ({cause}); expected "
             "metadata by MONAI's bundle specification, with network_data_format",
         ) from error
 
@@ -257,8 +250,7 @@ def _cascade(bundle: Bundle, name: str) -> Bundle:
         BundleError: `bundle.metadata`, the folder lies outside.
         ValueError: the stages do not fit together.
     """
-    root, title = _folder_in(bundle, name, "its previous stage"), f"the first stage of bundle {bundle.root.name!r}"
-    previous = _read_folder(root, bundle.trusted, True, title)
+    previous = _read_folder(_folder_in(bundle, name, "its previous stage"), bundle.trusted, True)
     different = [key for key in _OF_BOTH_STAGES if getattr(previous, key) != getattr(bundle, key)]
     if different or bundle.localiser is not None or previous.localiser is not None:
         problem = f"has other {', '.join(different)}" if different else "or it has a localiser"

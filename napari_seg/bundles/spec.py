@@ -17,6 +17,14 @@ MEMBERS = "members"
 PREVIOUS = "previous"
 """Folder of the previous stage in a cascade that a training writes."""
 
+
+def described(root: Path) -> str:
+    """Return what the bundle in a folder is called in a message: its folder, or the cascade that it begins."""
+    if root.name == PREVIOUS and (root.parent / METADATA).is_file():
+        return f"the first stage of bundle {root.parent.name!r}"
+    return f"bundle {root.name!r}"
+
+
 BundleKind = Literal["monai", "nnunet", "ensemble", "totalsegmentator"]
 """Formats of bundles."""
 

@@ -13,7 +13,7 @@ from napari_seg.bundles.config.sections import Sections, find_sections, missing_
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle
+from napari_seg.bundles.spec import METADATA, Bundle, EnsembleBundle, described
 from napari_seg.bundles.weights.find import find_weights, weight_files
 from napari_seg.errors import BundleError, one_line
 
@@ -190,7 +190,7 @@ def _unsupported(bundle: Bundle, resolver: Resolver, sections: Sections, own: li
 
 def _unreadable(bundle: Bundle, name: str, error: BaseException) -> BundleError:
     cause = one_line(f"{type(error).__name__}: {error}" if not isinstance(error, ResolveError) else error, 200)
-    text = f"{name} of bundle {bundle.root.name!r} can't be used ({cause}); expected a MONAI config"
+    text = f"{name} of {described(bundle.root)} can't be used ({cause}); expected a MONAI config"
     is_too_large = isinstance(error, TooLargeError) or isinstance(error.__cause__, TooLargeError)
     return BundleError("bundle.too_large" if is_too_large else "bundle.config", text)
 

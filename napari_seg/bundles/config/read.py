@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from napari_seg.bundles.spec import described
 from napari_seg.errors import BundleError
 
 MAX_CONFIG_BYTES = 2**18
@@ -50,11 +51,11 @@ def inference_config(root: Path) -> Path:
         found = [path for path in found if path.is_file() and not any(word in path.stem for word in _OTHER_RUNTIMES)]
         if len(found) > 1 and "*" in name:
             names = ", ".join(path.name for path in found[:5])
-            text = f"bundle {root.name!r} has no configs/inference.yaml or .json, but several like it ({names}); "
+            text = f"{described(root)} has no configs/inference.yaml or .json, but several like it ({names}); "
             raise BundleError("bundle.config", text + "copy the one to use to that name")
         if found:
             return found[0]
-    raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")
+    raise BundleError("bundle.config", f"{described(root)} has no configs/inference.yaml or .json")
 
 
 def read_config(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from napari_seg.bundles.config.expression import ExpressionError, dotted_name, parse
 from napari_seg.bundles.config.resolve import ResolveError, Resolver
 from napari_seg.bundles.config.sections import components
+from napari_seg.bundles.spec import described
 from napari_seg.bundles.weights.links import how_to_get
 from napari_seg.errors import BundleError, one_line
 
@@ -66,7 +67,7 @@ def find_weights(resolver: Resolver) -> Weights:
         raise _missing(root, _DEFAULTS[0])
     path = Path(os.path.normpath(root / named[0]))
     if not path.is_relative_to(root):
-        found = f"the config of bundle {root.name!r} loads weights outside it ({one_line(named[0], _MAX_TEXT)})"
+        found = f"the config of {described(root)} loads weights outside it ({one_line(named[0], _MAX_TEXT)})"
         raise BundleError("bundle.weights", f"{found}; copy them into its models folder and change the config")
     for one in (path, path.with_suffix(".safetensors")):
         with suppress(OSError):  # a name that no file system takes
@@ -95,7 +96,7 @@ def load_weights(network: torch.nn.Module, weights: Weights) -> None:
     try:
         state = state_dictionary(read_checkpoint(weights.path), weights.key)
     except UnsafeCheckpoint as error:
-        text = f"{weights.path.name} of bundle {root.name!r} can't be loaded: {error}"
+        text = f"{weights.path.name} of {described(root)} can't be loaded: {error}"
         raise BundleError("bundle.weights_unsafe", text) from error
     except Exception as error:  # unpickling a foreign file can raise anything
         raise _misfit(weights.path, cause_of(error, root)) from error
@@ -195,14 +196,14 @@ def _loaded_path(resolver: Resolver, text: str) -> tuple[str, str, bool] | None:
 
 
 def _missing(root: Path, name: str) -> BundleError:
-    text = f"bundle {root.name!r} has no {one_line(name, _MAX_TEXT)}; {how_to_get(root, name)}"
+    text = f"{described(root)} has no {one_line(name, _MAX_TEXT)}; {how_to_get(root, name)}"
     return BundleError("bundle.weights", text)
 
 
 def _misfit(path: Path, cause: str) -> BundleError:
     return BundleError(
         "bundle.weights",
-        f"{path.name} of bundle {path.parents[1].name!r} does not fit its network_def: {cause}; expected the state "
+        f"{path.name} of {described(path.parents[1])} does not fit its network_def: {cause}; expected the state "
         "dictionary of that network, saved by torch.save",
     )
 
