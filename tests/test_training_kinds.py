@@ -133,8 +133,5 @@ def test_the_page_lists_trained_and_refused_kinds(tmp_path: Path) -> None:
     training_kinds.write(tmp_path, "coco", row | trained | {"plugin equal": True}, about)
     training_kinds.write(tmp_path, "nothing", row | {"refusal": "dataset.unknown", "message": ["none"]}, about)
     page = (tmp_path / "training_kinds.md").read_text()
-    assert (
-        "| coco | crops, 2 channels; converted | 9 | 1 | 8 x 8 | 3 of 90 | 1 / 2 / 3 | 0.50 | equal, 7 voxels | none |"
-        in page
-    )
+    assert "| coco | crops, 2 channels; converted | 9 | 1 | 8 x 8 | 1 minutes | 3 of 90 | 1 / 2 / 3 | 0.50 |" in page
     assert "| nothing | crops | `dataset.unknown` | none | none |" in page
