@@ -1483,6 +1483,12 @@ CODES = {
         "no mask of a single structure.",
         "Give the path of one label map, or a folder with a mask for each structure.",
     ),
+    "labels.nowhere": Code(
+        "error",
+        "A class of the training is made of names that no data set has together, so that no case annotates all of it.",
+        "Name one structure alike in each data set's dataset.json or labels.json; merge only what one data set tells "
+        "apart.",
+    ),
     "labels.overlap": Code(
         "error",
         "Two structures share voxels, or one label value stands for two classes; a label map holds one label for each "

@@ -371,6 +371,12 @@ def test_a_union_of_different_classes_is_known_only_with_all_of_them(tmp_path: P
     assert "lesion (lesion, oedema) is annotated in data set 2" in said
 
 
+def test_a_class_that_no_data_set_knows_is_refused(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", {"front": 1}), write(tmp_path / "b", {"head": 1})
+    with with_segnets(), pytest.raises(TrainingError, match=r"labels\.nowhere: no data set has all of front, head"):
+        combine([first, second], tmp_path / "data", {}, {"front": ["front", "head"]}, print)
+
+
 def test_values_that_stay_are_checked_too(tmp_path: Path) -> None:
     first, second = (
         write(tmp_path / "a", {"liver": 1, "stray": 255}),

@@ -52,6 +52,7 @@ from napari_seg.training.gather.patients import (
 )
 from napari_seg.training.gather.write import RECORD, check_no_link, make_folders
 from napari_seg.training.identity import Row, identity, identity_of
+from napari_seg.training.label_table import BACKGROUND
 from napari_seg.training.segnets_modules import in_options
 from napari_seg.volume import Volume, as_labels, labels_in, smallest_label_type
 
@@ -93,8 +94,8 @@ def combine(
 
     Raises:
         TrainingError: `dataset.combined`, the data sets do not fit together; `labels.unnamed`, one does not name its
-            classes; `labels.unknown`, `labels` holds a word that is no class; `data.faults`, label maps with unknown
-            values; and those of `gather`.
+            classes; `labels.unknown`, `labels` holds a word that is no class; `labels.nowhere`, no data set has all
+            names of a class; `data.faults`, label maps with unknown values; and those of `gather`.
         OutputError: the combined data set could not be written.
     """
     from segnets.data import find_dataset
@@ -139,6 +140,19 @@ def combine(
     channels = _channels(datasets, report)
     names = {name.casefold(): name for dataset in reversed(datasets) for name in dataset.labels}
     sources, table, ignored = number_classes(datasets, labels)
+    complete = {
+        name: [str(source.number) for source in sources if is_complete(name, words, source.known)]
+        for name, words in labels.items()
+        if len(words) > 1 and name not in (IGNORE, BACKGROUND)
+    }
+    for name, found_in in complete.items():
+        if not found_in:
+            words = ", ".join(map(str, labels[name]))
+            raise TrainingError(
+                "labels.nowhere",
+                f"no data set has all of {words}, so none annotates all of {name!r}; names of one structure in several "
+                "data sets have to be equal: name it alike in each dataset.json or labels.json",
+            )
     cases = _named_cases(sources)
     patients = _patients(origins, report)
     of_parts, divided = _parts(sources, patients, replayed)
@@ -167,10 +181,8 @@ def combine(
         names.get(name, name): [value for of_value, value in table.items() if name in of_value]
         for name in dict.fromkeys(name for of_value in table for name in sorted(of_value))
     }
-    for name, words in labels.items():
-        if len(words) > 1 and name != IGNORE:
-            complete = [str(source.number) for source in sources if is_complete(name, words, source.known)]
-            report(f"{name} ({', '.join(map(str, words))}) is annotated in data set {', '.join(complete) or 'none'}")
+    for name, found_in in complete.items():
+        report(f"{name} ({', '.join(map(str, labels[name]))}) is annotated in data set {', '.join(found_in)}")
     training = []
     for (number, own), name in cases.items():
         source, case = sources[number - 1], sources[number - 1].dataset.cases[own]
