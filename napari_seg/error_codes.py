@@ -1794,6 +1794,12 @@ CODES = {
         "The model looks around certain structures only, and a coarser model found none of them. The result is empty.",
         "Check that the scan shows that part of the body.",
     ),
+    "result.structures": Code(
+        "notice",
+        "On this scan the model names its structures otherwise than on a whole one, and none of them is among those of "
+        "`--structures`: on a crop around the hippocampus it does not tell left from right.",
+        "Segment crops without `--structures`.",
+    ),
     "result.overlap": Code(
         "notice",
         "The bundle's structures are independent of each other, and several are present in the same voxels. A label "

@@ -23,7 +23,7 @@ from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
 from napari_seg.geometry import Grid, resample
 from napari_seg.inference.plausibility import remove_islands
 from napari_seg.inference.prepare import prepare
-from napari_seg.inference.segment import segment
+from napari_seg.inference.segment import _only, segment
 from napari_seg.volume import Segment, Segmentation, Volume
 
 
@@ -40,6 +40,13 @@ def test_labels_lie_where_the_intensities_are(head: Volume, threshold: Bundle) -
     assert result.volumes_ml()[1] == pytest.approx((head.array[0] > 100).sum() * head.grid.voxel_ml)
     assert result.confidence[1] > 0.99
     assert 2 not in result.confidence
+
+
+def test_a_result_without_the_required_structures_says_so(head: Volume) -> None:
+    found = Segmentation(np.ones(head.grid.shape, np.uint8), head.grid, (Segment(1, "anterior hippocampus"),))
+    empty = _only(found, ["left anterior hippocampus"])
+    assert not empty.array.any() and [notice.code for notice in empty.notices] == ["result.structures"]
+    assert _only(found, ["anterior hippocampus"]).notices == ()
 
 
 def test_a_label_map_that_is_segmented_is_doubted(head: Volume, threshold: Bundle) -> None:

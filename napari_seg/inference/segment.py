@@ -95,6 +95,10 @@ def _only(found: Segmentation, names: Sequence[str]) -> Segmentation:
     if not names:
         return found
     segments = tuple(segment for segment in found.segments if segment.name in names)
+    if found.segments and not segments:  # on a crop the model does not tell left from right
+        has = ", ".join(segment.name for segment in found.segments)
+        text = f"on this scan the model names {has}; found none of the required {', '.join(names)}; the result is empty"
+        found = replace(found, notices=(*found.notices, Notice("result.structures", text)))
     labels = [segment.label for segment in segments]
     array = found.array.copy()
     for plane in array:
