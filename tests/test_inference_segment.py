@@ -43,9 +43,11 @@ def test_labels_lie_where_the_intensities_are(head: Volume, threshold: Bundle) -
 
 
 def test_a_result_without_the_required_structures_says_so(head: Volume) -> None:
-    found = Segmentation(np.ones(head.grid.shape, np.uint8), head.grid, (Segment(1, "anterior hippocampus"),))
+    segments = (Segment(1, "anterior hippocampus", (1, 1, 1)),)
+    found = Segmentation(np.ones(head.grid.shape, np.uint8), head.grid, segments)
     empty = _only(found, ["left anterior hippocampus"])
-    assert not empty.array.any() and [notice.code for notice in empty.notices] == ["result.structures"]
+    assert not empty.array.any()
+    assert [notice.code for notice in empty.notices] == ["result.structures"]
     assert _only(found, ["anterior hippocampus"]).notices == ()
 
 
