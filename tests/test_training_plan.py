@@ -211,7 +211,7 @@ def test_wrong_choices_leave_nothing_behind(dataset: Path, tmp_path: Path) -> No
         plan_bundle(dataset, tmp_path / "out", Choices(network="Unet"))
     with pytest.raises(BundleError, match=r"found option 'focal'; expected one of .*loss_focal"):
         plan_bundle(dataset, tmp_path / "out", Choices(options=("focal",)))
-    with pytest.raises(BundleError, match=r"found id 'learningrate' in --set; expected one of .*learning_rate"):
+    with pytest.raises(BundleError, match=r"found id 'learningrate' in --set; did you mean learning_rate\?"):
         plan_bundle(dataset, tmp_path / "out", Choices(settings={"learningrate": 1}))
     with pytest.raises(BundleError, match=r"bundle\.network:.*spatial_dims 2.*expected 3.*MultiView"):
         plan_bundle(dataset, tmp_path / "out", Choices(network="MultiView", dims=2))

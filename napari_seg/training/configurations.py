@@ -266,7 +266,10 @@ def _plan(
         found.plans[name], found.folders[name], found.choices[name] = plan, folder, chosen
     if len(found.plans) < 2:
         reasons = "".join(f"; {name} is left out: {reason}" for name, reason in found.left_out.items())
-        raise BundleError("bundle.compare", f"found {len(found.plans)} configuration to compare; expected two{reasons}")
+        raise BundleError(
+            "bundle.compare",
+            f"found {', '.join(found.plans) or 'nothing'} to compare; expected two configurations{reasons}",
+        )
     return found
 
 

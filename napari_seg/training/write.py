@@ -14,7 +14,7 @@ from typing import Any
 from napari_seg.bundles.nnunet.as_bundle import NNUNET
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
-from napari_seg.errors import BundleError
+from napari_seg.errors import BundleError, did_you_mean
 from napari_seg.training.choices import IGNORE, PART, SOFT, Choices, check_names
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.plan import TrainingPlan
@@ -234,9 +234,10 @@ def _write_configs(
         text = yaml.safe_dump(parser.get(), sort_keys=False, width=120, default_flow_style=None)
         path.write_text(comment + f"Options: {', '.join(used) or 'none'}.\n" + text, encoding="utf-8")
     if unknown_ids := [name for name in choices.settings if _top(name) not in ids]:
-        raise BundleError(
-            "bundle.setting", f"found id {unknown_ids[0]!r} in --set; expected one of {', '.join(sorted(ids))}"
-        )
+        unknown = unknown_ids[0]
+        near = did_you_mean(_top(unknown), ids)
+        expected = "" if near else f"; expected one of {', '.join(sorted(ids))}"
+        raise BundleError("bundle.setting", f"found id {unknown!r} in --set{expected}{near}")
 
 
 def _in_order(planned: Sequence[str], chosen: Sequence[str]) -> list[str]:
