@@ -234,10 +234,10 @@ def _write_configs(
         text = yaml.safe_dump(parser.get(), sort_keys=False, width=120, default_flow_style=None)
         path.write_text(comment + f"Options: {', '.join(used) or 'none'}.\n" + text, encoding="utf-8")
     if unknown_ids := [name for name in choices.settings if _top(name) not in ids]:
-        unknown = unknown_ids[0]
-        near = did_you_mean(_top(unknown), ids)
+        wrong = unknown_ids[0]
+        near = did_you_mean(_top(wrong), ids)
         expected = "" if near else f"; expected one of {', '.join(sorted(ids))}"
-        raise BundleError("bundle.setting", f"found id {unknown!r} in --set{expected}{near}")
+        raise BundleError("bundle.setting", f"found id {wrong!r} in --set{expected}{near}")
 
 
 def _in_order(planned: Sequence[str], chosen: Sequence[str]) -> list[str]:
