@@ -129,7 +129,7 @@ def test_a_worker_measures_the_pace_where_processes_are_not_forked(
     requests: list[tuple[object, ...]] = []
 
     class Worker:
-        def run(self, *request: object) -> Pace:
+        def run(self, *request: object, **_: object) -> Pace:
             requests.append(request)
             return PACE
 
