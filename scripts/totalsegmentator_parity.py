@@ -25,7 +25,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from benchmarks.measuring import CHECKOUT, Watched, machine, watch
+from benchmarks.measuring import CHECKOUT, NAPARI_SEG, Watched, machine, watch
 from benchmarks.report import describe_machine, paragraph, table
 
 VERSIONS = ("napari-seg", "torch", "numpy")
@@ -191,7 +191,7 @@ def run(program: str, case: Case, scan: Path, home: Path, out: Path, peer: Path)
         words = ["-i", scan, "-o", out / program / "labels.nii.gz", "--ml", "--device", "cpu", *case.words]
         return watch([peer, *words], out / f"{program}_log", environment)
     words = ["predict", scan, "-o", out / program, "--model", f"totalsegmentator:{case.task}", "--match", program]
-    command = [sys.executable, "-P", "-m", "napari_seg", *words, "--device", "cpu", "--json", *case.options]
+    command = [*NAPARI_SEG, *words, "--device", "cpu", "--json", *case.options]
     return watch(command, out / f"{program}_log", environment)
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.measuring import CHECKOUT, machine
+from benchmarks.measuring import CHECKOUT, NAPARI_SEG, machine
 from benchmarks.nnunet_models import environment
 from benchmarks.report import describe_machine, paragraph, table
 from benchmarks.training_pairs import SETS, write_pair
@@ -98,7 +98,7 @@ def train_both(name: str, data: Path, work: Path, args: argparse.Namespace) -> d
     """Train with both programs at the same time and return the minutes of processor time of each."""
     made = SETS[name]
     shutil.rmtree(work / "trained", ignore_errors=True)
-    train = [sys.executable, "-P", "-m", "napari_seg", "train", data / "cases.csv", "-o", work / "trained"]
+    train = [*NAPARI_SEG, "train", data / "cases.csv", "-o", work / "trained"]
     train += ["--labels", *(f"{one}={value}" for value, one in enumerate(made.classes, 1))]
     train += ["--max-minutes", args.minutes, *made.options]
     peer = [args.peer, TIMED, "train", made.number, made.configuration, args.minutes, work / "nnunet.json"]
@@ -153,7 +153,7 @@ def predict(name: str, args: argparse.Namespace) -> None:
     command = [args.peer, "-c", PREDICT, "-i", data / "imagesTs", "-o", work / "evaluated" / "nnunet", "-f", "0"]
     command += ["-d", made.number, "-c", made.configuration, "-device", "cpu", "-npp", "1", "-nps", "1"]
     run(command, work / "nnunet_predict.txt", variables)
-    ours = [sys.executable, "-P", "-m", "napari_seg", "predict", "--model", work / "trained", "--no-preview"]
+    ours = [*NAPARI_SEG, "predict", "--model", work / "trained", "--no-preview"]
     if len(made.channels) == 1:
         run([*ours, data / "imagesTs", "-o", work / "evaluated" / "ours"], work / "predict.txt", variables)
         return
@@ -167,7 +167,7 @@ def predict(name: str, args: argparse.Namespace) -> None:
 def evaluate(work: Path, program: str, data: Path, classes: tuple[str, ...]) -> dict[str, Any]:
     """Score the results of a program: the mean Dice, that of each class, and of each case in the order of names."""
     out = work / "evaluated" / f"{program}_scores"
-    command = [sys.executable, "-P", "-m", "napari_seg", "evaluate", work / "evaluated" / program, data / "labelsTs"]
+    command = [*NAPARI_SEG, "evaluate", work / "evaluated" / program, data / "labelsTs"]
     command += ["-o", out, "--no-pictures", "--labels", *(f"{one}={n}" for n, one in enumerate(classes, 1))]
     run(command, work / f"{program}_evaluate.txt", dict(os.environ))
     with (out / "cases.csv").open() as file:

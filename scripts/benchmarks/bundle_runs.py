@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.measuring import Watched, watch
+from benchmarks.measuring import NAPARI_SEG, Watched, watch
 from numpy.typing import NDArray
 
 RUN_IDS = ("run", "evaluating", "inference")
@@ -60,10 +60,7 @@ def run_napari_seg(root: Path, inputs: Sequence[object], output: Path, options: 
     """
     shutil.rmtree(output, ignore_errors=True)
     words = [
-        sys.executable,
-        "-P",
-        "-m",
-        "napari_seg",
+        *NAPARI_SEG,
         "predict",
         *inputs,
         "-o",

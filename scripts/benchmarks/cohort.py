@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.learning import Training, learnt_weights
-from benchmarks.measuring import SPAWN, compare, machine, spread, watch
+from benchmarks.measuring import NAPARI_SEG, SPAWN, compare, machine, spread, watch
 from benchmarks.networks import Standard, make_nnunet_model
 from benchmarks.predict import PEER_VERSIONS, VERSIONS, dice, versions_in
 from benchmarks.report import describe_machine, describe_spread, paragraph, table
@@ -106,7 +106,7 @@ def run(name: str, scans: Sequence[Path], model: Path, folder: Path, peer: Path)
     else:
         inputs = scans if name == "each" else [scans[0].parent]
         options = ("-o", output, "--model", model, "--device", "cpu", *OPTIONS[name])
-        commands = [[sys.executable, "-P", "-m", "napari_seg", "predict", one, *options] for one in inputs]
+        commands = [[*NAPARI_SEG, "predict", one, *options] for one in inputs]
     processor, start = _processor_seconds(), time.time()
     watched = [watch(command, folder) for command in commands]
     ended = sorted(path.stat().st_mtime for path in label_files(output))

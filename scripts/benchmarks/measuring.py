@@ -19,6 +19,8 @@ import psutil
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SPAWN = multiprocessing.get_context("spawn")
+NAPARI_SEG = (sys.executable, "-P", "-m", "napari_seg")
+"""Command of napari-seg; without -P Python would import from the folder that it is started in first."""
 
 
 class Contender:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measuring import machine, watch
+from benchmarks.measuring import NAPARI_SEG, machine, watch
 from benchmarks.networks import evaluation
 from benchmarks.report import describe_machine, paragraph, table
 
@@ -37,7 +37,7 @@ def memory(args: argparse.Namespace) -> dict[str, object]:
     for slices, classes in SCANS:
         scan = make_ct(folder / f"ct_{slices}.nii", slices)
         bundle = make_small_bundle(folder / f"bundle_{classes}", classes)
-        command = [sys.executable, "-P", "-m", "napari_seg", "predict", scan, "--bundle", bundle, "--trust-bundle"]
+        command = [*NAPARI_SEG, "predict", scan, "--bundle", bundle, "--trust-bundle"]
         command += ["-o", folder / f"out_{slices}_{classes}", "--memory", args.budget, "--overwrite", "--json"]
         run = watch(command, folder / f"log_{slices}_{classes}")
         rows.append({"slices": slices, "classes": classes})

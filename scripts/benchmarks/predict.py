@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.learning import Training, learnt_weights
-from benchmarks.measuring import SPAWN, Watched, compare, machine, spread, watch
+from benchmarks.measuring import NAPARI_SEG, SPAWN, Watched, compare, machine, spread, watch
 from benchmarks.networks import Standard, make_bundle, make_nnunet_model, spacing_by_nnunet
 from benchmarks.report import describe_machine, describe_spread, paragraph, table
 from numpy.typing import NDArray
@@ -176,10 +176,7 @@ def command(key: str, made: Made, output: Path) -> list[object]:
         return [*words, "--bundle_root", root, "--scan", made.scan, "--output_dir", output]
     if key in OF_MODEL:
         words = [
-            sys.executable,
-            "-P",
-            "-m",
-            "napari_seg",
+            *NAPARI_SEG,
             "predict",
             made.scan,
             "-o",
@@ -190,10 +187,7 @@ def command(key: str, made: Made, output: Path) -> list[object]:
         return [*words, "--device", "cpu", *OF_MODEL[key]]
     bundle = made.bundle(NNUNET_OVERLAP if key == "napari-nnunet" else MONAI_OVERLAP)
     words = [
-        sys.executable,
-        "-P",
-        "-m",
-        "napari_seg",
+        *NAPARI_SEG,
         "predict",
         made.scan,
         "-o",
