@@ -56,6 +56,25 @@ def test_scans_are_not_scored_as_label_maps(tmp_path: Path, capsys: pytest.Captu
     assert "Dice" not in printed
 
 
+def test_failed_cases_of_a_kind_share_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, truth, out = (str(tmp_path / folder) for folder in ("found", "truth", "out"))
+    write_labels(Path(found) / "x.nii.gz", 9)
+    for n in range(1, 8):
+        write_labels(Path(truth) / f"{n:02}.nii.gz", 9)
+    for n in (1, 2):  # scans
+        array = np.arange(-n, 1000 - n, dtype=np.float32).reshape(10, 10, 10)
+        write_map(array, Grid(array.shape, np.eye(4)), Path(found) / f"{n:02}.nii.gz")
+    assert main(["evaluate", found, truth, "-o", out, "--no-figures"]) == 4
+    printed = [line.partition(".nii.gz ") for line in capsys.readouterr().out.splitlines()]
+    assert [(start, end[:30]) for start, _, end in printed[:3]] == [
+        ("failed   01, 02: labels.type: 01", "holds values from -1 to 998, a"),
+        ("failed   x: input.unpaired: x", "has no reference with the same"),
+        ("failed   5 cases (03, 04, 05 and 2 more): input.unpaired: 03", "has no label map with the same"),
+    ]
+    assert "cases.csv of -o, list each failed case" in printed[3][0]
+    assert (tmp_path / "out" / "cases.csv").read_text().count("input.unpaired") == 6
+
+
 def test_files_that_are_compared_with_themselves_are_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

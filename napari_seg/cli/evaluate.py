@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 10
 """Number of structures that only one side contains which are named."""
+_LISTED = 3
+"""Number of failed cases with messages of the same kind which are named."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -274,9 +277,32 @@ def _print_tables(
         console.print(f"versus   {name}, {counted(count, 'case')}{empty}: {text}", markup=False)
     if absent:
         console.print(f"versus   {_absent(absent)}", markup=False)
+    failed = _failed(results)
+    for kind, fault in failed:
+        console.print(f"failed   {_cases(kind)}: {fault.code}: {fault.message}", markup=False)
+    if any(len(kind) > _LISTED for kind, _ in failed):
+        console.print("         --json, and cases.csv of -o, list each failed case", markup=False)
+
+
+def _failed(results: Sequence[CaseScores]) -> list[tuple[list[str], CaseScores]]:
+    """Return the names of the failed cases with the first one of them, for each kind of message.
+
+    Messages of one kind differ in the name of the case or in numbers.
+    """
+    kinds: dict[tuple[str, str], list[CaseScores]] = {}
     for result in results:
         if result.code:
-            console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)
+            text = re.sub(r"\d[\d.e+]*", "", result.message.replace(result.name, ""))
+            kinds.setdefault((result.code, text), []).append(result)
+    return [([result.name for result in some], some[0]) for some in kinds.values()]
+
+
+def _cases(names: Sequence[str]) -> str:
+    """Return the first names, with their number if there are more."""
+    from napari_seg.errors import counted, listed
+
+    few = listed(names, _LISTED)
+    return f"{counted(len(names), 'case')} ({few})" if len(names) > _LISTED else few
 
 
 def _absent(names: Sequence[str]) -> str:
