@@ -189,6 +189,29 @@ def test_labels_are_those_of_the_whole_logits_resampled(seed: int, monkeypatch: 
         assert mean == pytest.approx(probability[winner == c].double().mean().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("orientation", ["RAS", "PLS", "IRA"])
+@torch.inference_mode()
+def test_voxels_that_both_grids_have_are_decided_without_their_neighbours(orientation: str) -> None:
+    rng = np.random.default_rng(3)
+    whole = Grid.around((0, 0, 0), (14, 11, 9), (2, 1, 3))
+    region, scan = whole.box((2, 0, 1), (13, 10, 9)), whole.reoriented(orientation)
+    net, image = network(4), torch.from_numpy(rng.normal(size=(1, *region.shape)).astype(np.float32))
+    settings = window_settings(SlidingWindowInferer((6, 5, 4), overlap=0.5, mode="gaussian"))
+    assert settings is not None
+    windows = Windows.over(region.shape, settings)
+    label_map = np.zeros(scan.shape, np.uint8)
+    maps = ConfidenceMaps(np.zeros(scan.shape, np.uint8), np.zeros(scan.shape, np.uint8))
+    decider = Decider(region, scan, label_map, {1: 1, 2: 2, 3: 3}, windows.axes, maps)
+    for block in stream(image, windows, net):
+        decider.add(block.start, block.logits)
+    assert not decider._faces  # nothing is copied and kept
+    logits, _ = joined(stream(image, windows, net), region.shape)
+    expected = resample(logits.argmax(dim=0).numpy().astype(np.uint8), region, scan, order=0, outside=0)
+    np.testing.assert_array_equal(label_map, expected)
+    most = (255 * logits.softmax(dim=0).amax(dim=0)).round().numpy().astype(np.uint8)
+    np.testing.assert_array_equal(maps.confidence, resample(most, region, scan, order=0, outside=0))
+
+
 @torch.inference_mode()
 def test_strips_and_blocks_change_no_label() -> None:
     rng = np.random.default_rng(3)

@@ -116,7 +116,7 @@ def test_a_scan_is_segmented_as_monai_does(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(regions, "resident_bytes", lambda: 0)
-    monkeypatch.setattr(planning, "decider_bytes", lambda classes, voxels: 0)
+    monkeypatch.setattr(planning, "decider_bytes", lambda classes, voxels, extends: 0)
     caplog.set_level(logging.INFO, "napari_seg")
     bundle, network, config = random_bundle(tmp_path / "bundle", seed)
     scan = random_scan(seed)

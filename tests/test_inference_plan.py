@@ -334,7 +334,7 @@ def test_strips_cover_the_axis_and_share_one_voxel(count: int) -> None:
 def test_a_small_budget_changes_no_label(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8), halves=True), trust=True)
     plenty = segment(head, bundle)
-    monkeypatch.setattr(planning, "make_plan", lambda *known: make_plan(*known[:3], 10**12, 0))
+    monkeypatch.setattr(planning, "make_plan", lambda *known, **named: make_plan(*known[:3], 10**12, 0))
     strips = cut_in_strips
     for count in (2, 3):
         monkeypatch.setattr(planning, "cut_in_strips", lambda windows, _, count=count: strips(windows, count))

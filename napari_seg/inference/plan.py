@@ -116,6 +116,8 @@ def best_plan(
     used_bytes: Callable[[float], int],
     compiled_memory: Callable[[float], float | None],
     gpu_bytes: int = 0,
+    *,
+    extends: bool = True,
 ) -> Plan:
     """Return the quickest plan that fits, in single precision if any does; an ample budget does not change it.
 
@@ -129,6 +131,7 @@ def best_plan(
             known, since counting them loads parts of torch.
         compiled_memory: function from the operations of all windows to the argument of `make_plan`.
         gpu_bytes: see `make_plan`.
+        extends: see `make_plan`.
 
     Raises:
         EnvironmentFault: `environment.memory`, no plan fits; the message names the memory that would be needed.
@@ -140,7 +143,8 @@ def best_plan(
         try:
             cost = cost_of(windows)
             flop = (windows.count - len(windows.empty)) * windows.settings.passes * cost.flop
-            plan = make_plan(windows, channels, cost, budget_bytes, used_bytes(flop), compiled_memory(flop), gpu_bytes)
+            used, compiled = used_bytes(flop), compiled_memory(flop)
+            plan = make_plan(windows, channels, cost, budget_bytes, used, compiled, gpu_bytes, extends=extends)
         except EnvironmentFault as fault:
             if is_last and not found:
                 raise
@@ -164,6 +168,8 @@ def make_plan(
     used_bytes: int,
     compiled_memory: float | None = None,
     gpu_bytes: int = 0,
+    *,
+    extends: bool = True,
 ) -> Plan:
     """Return the quickest way to run a region's windows within a budget.
 
@@ -175,6 +181,7 @@ def make_plan(
         used_bytes: memory in use already: the scan and the label map included, the image excluded.
         compiled_memory: memory of the compiled network as a fraction of torch's feature maps; None: torch runs it.
         gpu_bytes: memory of a GPU that accumulators may use; 0: there is no GPU.
+        extends: whether blocks are copied to be decided, see `decider_bytes`.
 
     Raises:
         EnvironmentFault: `environment.memory`, no way fits; the message names the memory that would be needed.
@@ -202,10 +209,10 @@ def make_plan(
             blending = int(accumulators + 2 * block)
             if blending <= gpu_bytes:  # logits stay in the GPU's memory, only labels leave it
                 permanent, in_network = image + 4 * voxels, 4 * batch * channels * voxels
-                temporary = decider_bytes(1, largest)
+                temporary = decider_bytes(1, largest, extends=False)
             else:
                 permanent, in_network = int(fixed + accumulators + weights), network
-                temporary = 4 * cost.classes * largest + decider_bytes(cost.classes, largest)
+                temporary = decider_bytes(cost.classes, largest, extends=extends)
             temporary += logits if releases else 0  # they are part of the network's memory, but stay
             peak = used_bytes + permanent + _together(in_network, temporary, releases)
             smallest = min(smallest or peak, peak)

@@ -25,7 +25,12 @@ from napari_seg.inference.backends.cost import NetworkCost
 from napari_seg.inference.backends.cost_cache import cached_cost
 from napari_seg.inference.backends.openvino import cached_compile
 from napari_seg.inference.backends.precision import MIN_CHECKED_FLOP, Agreement, agreement, checked_part
-from napari_seg.inference.decide.region_labels import check_inverse, collects_values, labels_bytes
+from napari_seg.inference.decide.region_labels import (
+    check_inverse,
+    collects_values,
+    extends_blocks,
+    labels_bytes,
+)
 from napari_seg.inference.inverse import Inverse
 from napari_seg.inference.options import BackendName
 from napari_seg.inference.plan import COMPILED_MEMORY, Plan
@@ -161,6 +166,7 @@ class RegionTask:
                 lambda flop: self._used_bytes(name, flop) if used_bytes is None else used_bytes,
                 compiled_memory,
                 choose.room_for_accumulators(model.device),
+                extends=self.inverse is None or extends_blocks(model.output, self.inverse, self.grid, self.scan_grid),
             )
 
     def start(self, on_window: OnWindow) -> tuple[RegionTask, Plan, Backend]:

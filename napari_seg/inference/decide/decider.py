@@ -1,16 +1,18 @@
 """Resampling of blocks of logits on the network's grid to labels on the scan's own grid.
 
-The centre of a scan voxel lies between eight voxels of the network's grid, in one cell, and the scan voxel's logits are
-interpolated linearly between the logits of these eight. If one class wins at all eight, it wins everywhere in the cell,
-so logits are interpolated only in mixed cells, at whose corners different classes win (see `cells`). Blending yields
-the logits block by block. Each block is decided as soon as it comes, together with the faces kept from earlier blocks,
-because cells also lie between the voxels of neighbouring blocks. So logits are never held in memory on the scan's grid.
+Where both grids have the same voxels, each one's class is its own winner. Otherwise the centre of a scan voxel lies
+between eight voxels of the network's grid, in one cell, and the scan voxel's logits are interpolated linearly between
+the logits of these eight. If one class wins at all eight, it wins everywhere in the cell, so logits are interpolated
+only in mixed cells, at whose corners different classes win (see `cells`). Blending yields the logits block by block.
+Each block is decided as soon as it comes, together with the faces kept from earlier blocks, because cells also lie
+between the voxels of neighbouring blocks. So logits are never held in memory on the scan's grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +47,7 @@ HALF_TOLERANCE = 1e-6
 """Distance in voxels below which a position counts as halfway between two voxels."""
 
 
-def decider_bytes(classes: int, voxels: int) -> int:
+def decider_bytes(classes: int, voxels: int, *, extends: bool = True) -> int:
     """Return the additional memory in bytes while a block is decided.
 
     It holds winners and confidence of the block's voxels, logits of some planes, and interpolated points.
@@ -53,8 +55,21 @@ def decider_bytes(classes: int, voxels: int) -> int:
     Args:
         classes: number of classes of the logits.
         voxels: number of voxels of the block.
+        extends: whether the block is copied with the faces of earlier ones; not where the grids have the same voxels.
     """
-    return 12 * voxels + 4 * 4 * min(MAX_LOGITS, classes * voxels) + POINT_BYTES * MAX_VOXELS
+    extended = 4 * classes * voxels if extends else 0
+    return extended + 12 * voxels + 4 * 4 * min(MAX_LOGITS, classes * voxels) + POINT_BYTES * MAX_VOXELS
+
+
+def has_same_voxels(region: Grid, scan: Grid, zero_faces: NDArray[np.bool_]) -> bool:
+    """Return whether each voxel of a scan in a region is one of the region's, so that nothing is interpolated.
+
+    Args:
+        region: the network's grid, in the scan's world.
+        scan: the scan's grid.
+        zero_faces: see `Decider`.
+    """
+    return is_same_lattice(region, scan) and not zero_faces.any()
 
 
 class Decider:
@@ -112,8 +127,8 @@ class Decider:
         self.nearest_axes = nearest_axes
         self.overlapping_voxels = 0
         self.to_region = index_affine(region, scan)
-        self.same_lattice = is_same_lattice(region, scan)
-        if self.same_lattice:
+        self.same_voxels = has_same_voxels(region, scan, self.zero_faces)
+        if is_same_lattice(region, scan):
             self.to_region = np.rint(self.to_region)
         self.scan_axes = parallel_axes(self.to_region, scan.shape)  # None if the grids are rotated
         self._faces: dict[tuple, torch.Tensor] = {}
@@ -133,19 +148,23 @@ class Decider:
             NotFinite: logits that decide are NaN or infinity.
         """
         start, strip_start = self._within_layers(start, strip_start)
-        cells_start, extended_logits = self._extended(start, logits, strip_start)
+        cells_start, extended_logits = list(start), logits
+        if not self.same_voxels:
+            cells_start, extended_logits = self._extended(start, logits, strip_start)
         winners = self._winners(extended_logits)
         # count each voxel once: skip those of earlier blocks and the one shared with the previous strip
         skipped = [n - first for n, first in zip(start, cells_start, strict=True)]
         skipped[self.axes[1]] += start[self.axes[1]] == strip_start > 0
         new_voxels = tuple(slice(n, n + length) for n, length in zip(skipped, logits.shape[1:], strict=True))
         self._count_winners(extended_logits, winners, new_voxels)
-        if 0 in (length - 1 for length in winners.shape):
+        if not self.same_voxels and 1 in winners.shape:
             return
         region_confidence = None
         if self.confidence_maps is not None:
             region_confidence = confidence_of(extended_logits, self.thresholds, self.are_probabilities)
-        decide = self._decide_parallel if self.scan_axes else self._decide_rotated
+        decide: Callable[..., Iterator[tuple[tuple[Any, ...], NDArray, NDArray | None]]] = self._decide_rotated
+        if self.scan_axes is not None:
+            decide = self._decide_same if self.same_voxels else self._decide_parallel
         for voxels, labels, scan_confidence in decide(cells_start, extended_logits, winners, region_confidence):
             is_free = self.label_map[voxels] == 0
             if self.confidence_maps is not None and scan_confidence is not None:
@@ -252,6 +271,36 @@ class Decider:
             self._voxel_counts[c] = self._voxel_counts.get(c, 0) + int(counts[c])
             self._probability_sums[c] = self._probability_sums.get(c, 0.0) + float(sums[c])
 
+    def _decide_same(
+        self, start: list[int], logits: torch.Tensor, winners: torch.Tensor, confidence: torch.Tensor | None
+    ) -> Iterator[tuple[tuple[slice, ...], NDArray, NDArray | None]]:
+        """Yield scan voxels, their labels and their confidence, if region and scan have the same voxels.
+
+        Args:
+            start: first voxel of the block in the region.
+            logits: (classes, I, J, K) of the block.
+            winners: (I, J, K) int16, winning classes.
+            confidence: (2, I, J, K), see `confidence_of`; None: not requested.
+        """
+        assert self.scan_axes is not None
+        voxels, places = [slice(0)] * 3, []
+        for axis, scan_axis in enumerate(self.scan_axes):
+            position = self.to_region[axis, scan_axis] * np.arange(self.scan.shape[scan_axis]) + self.to_region[axis, 3]
+            place = position.astype(np.int64) - start[axis]
+            in_block = np.flatnonzero((place >= 0) & (place < winners.shape[axis]))
+            if not len(in_block):
+                return
+            voxels[scan_axis] = slice(int(in_block[0]), int(in_block[-1]) + 1)
+            places.append(torch.from_numpy(place[in_block]).to(logits.device))
+        i, j, k = places
+        order = [self.scan_axes.index(axis) for axis in range(3)]
+        labels = self._labels_of(winners[i][:, j][:, :, k]).permute(order)
+        in_order = None
+        if confidence is not None:
+            shown = confidence[:, i][:, :, j][..., k]
+            in_order = _as_bytes(shown.permute(0, *(1 + axis for axis in order)))
+        yield tuple(voxels), labels.numpy(force=True).astype(self.label_map.dtype), in_order
+
     def _decide_parallel(
         self, cells_start: list[int], logits: torch.Tensor, winners: torch.Tensor, confidence: torch.Tensor | None
     ) -> Iterator[tuple[tuple[slice, ...], NDArray, NDArray | None]]:
@@ -268,7 +317,7 @@ class Decider:
         if found is None:
             return
         voxels, lower, fractions = found
-        cell_class = None if self.same_lattice else winners_of_cells(winners)
+        cell_class = winners_of_cells(winners)
         order = [self.scan_axes.index(axis) for axis in range(3)]
         start, stop = voxels[self.scan_axes[0]].start, voxels[self.scan_axes[0]].stop
         step = max(1, MAX_VOXELS // (len(lower[1]) * len(lower[2])))
@@ -276,7 +325,6 @@ class Decider:
             chunk = slice(first - start, first - start + step)
             labels, scan_confidence = self._on_lattice(
                 logits,
-                winners,
                 cell_class,
                 confidence,
                 [lower[0][chunk], *lower[1:]],
@@ -318,8 +366,7 @@ class Decider:
     def _on_lattice(
         self,
         logits: torch.Tensor,
-        winners: torch.Tensor,
-        cell_class: torch.Tensor | None,
+        cell_class: torch.Tensor,
         confidence: torch.Tensor | None,
         lower: list[torch.Tensor],
         fractions: list[torch.Tensor],
@@ -328,17 +375,11 @@ class Decider:
 
         Args:
             logits: (classes, I, J, K) of the extended block.
-            winners: (I, J, K) int16, winning classes.
-            cell_class: class that wins at all corners of each cell, -1 if they differ; None: no point needs
-                interpolation.
+            cell_class: class that wins at all corners of each cell, -1 if they differ.
             confidence: (2, I, J, K), see `confidence_of`; None: not requested.
             lower: per axis the lower corner of each position's cell.
             fractions: per axis the position in the cell, 0 to 1.
         """
-        if cell_class is None:
-            i, j, k = (corner + fraction.long() for corner, fraction in zip(lower, fractions, strict=True))
-            scan_confidence = None if confidence is None else confidence[:, i][:, :, j][..., k]
-            return self._labels_of(winners[i][:, j][:, :, k]), scan_confidence
         i, j, k = lower
         labels = self._labels_of(cell_class[i][:, j][:, :, k])
         points = torch.nonzero(labels < 0)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from napari_seg.bundles.output import LabelStep, Output
 from napari_seg.errors import EnvironmentFault, Notice
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, parallel_axes, resample
-from napari_seg.inference.decide.decider import REACH, Decider
+from napari_seg.inference.decide.decider import REACH, Decider, has_same_voxels
 from napari_seg.inference.inverse import Inverse
 from napari_seg.inference.windows.layout import Triple
 from napari_seg.memory import describe_bytes, resident_bytes
@@ -52,6 +52,20 @@ def labels_bytes(output: Output, inverse: Inverse, classes: int, scan: Grid) -> 
     if collects_values(output, inverse):
         return own_map + 4 * classes * voxels
     return own_map + 4 * voxels if output.decided_on == "network" else own_map
+
+
+def extends_blocks(output: Output, inverse: Inverse, grid: Grid, scan: Grid) -> bool:
+    """Return whether blocks are copied to be decided, see `decider_bytes`.
+
+    Args:
+        output: how values become labels.
+        inverse: the way back from the network's grid.
+        grid: grid of the logits, a box of the network's grid.
+        scan: the scan's grid.
+    """
+    if output.decided_on == "network":
+        return False
+    return not has_same_voxels(grid, scan, inverse.zero_faces)
 
 
 def check_inverse(output: Output, inverse: Inverse, classes: int, budget_bytes: int, used_bytes: int) -> None:
