@@ -1345,7 +1345,7 @@ CODES = {
     ),
     "input.not_a_file": Code("error", "The input is a pipe, a socket or a device.", "Give a regular file or a folder."),
     "input.same_file": Code(
-        "notice",
+        "error, notice",
         "A result and its reference are one file, so that the scores say nothing.",
         "Give the results and, in another folder, their references.",
     ),

@@ -24,7 +24,8 @@ def test_what_would_be_ignored_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "--trained without --part" in capsys.readouterr().err
     assert main(["evaluate", found, truth, "--versus", other]) == 2
     assert "expected the same names as in" in capsys.readouterr().err
-    assert main(["evaluate", truth, truth, "--versus", other]) == 0
+    write_labels(tmp_path / "found" / "b.nii.gz", 9)
+    assert main(["evaluate", found, truth, "--versus", other]) == 0
     assert "has 1 of 2 cases; the others are not compared" in capsys.readouterr().err
     (tmp_path / "found" / "cases.csv").write_text("name,state,code,message,source")
     assert main(["evaluate", found, truth, "-o", found]) == 1
@@ -75,12 +76,25 @@ def test_failed_cases_of_a_kind_share_a_line(tmp_path: Path, capsys: pytest.Capt
     assert (tmp_path / "out" / "cases.csv").read_text().count("input.unpaired") == 6
 
 
-def test_files_that_are_compared_with_themselves_are_noticed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_labels(tmp_path / "a.nii.gz", 9)
-    assert main(["evaluate", path, path]) == 0
+def test_what_is_compared_with_itself_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_labels(tmp_path / "a" / "a.nii.gz", 9)
+    for both in (path, str(tmp_path / "a")):
+        assert main(["evaluate", both, both]) == 1
+        output = capsys.readouterr()
+        assert "input.same_file: found" in output.err
+        assert not output.out
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a.nii.gz").hardlink_to(path)
+    assert main(["evaluate", str(tmp_path / "b"), str(tmp_path / "a")]) == 0
     assert "input.same_file: a.nii.gz is compared with itself" in capsys.readouterr().err
+
+
+def test_swapped_folders_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_labels(tmp_path / "found" / "a_seg.nii.gz", 9)
+    write_labels(tmp_path / "truth" / "a.nii.gz", 9)
+    assert main(["evaluate", str(tmp_path / "truth"), str(tmp_path / "found")]) == 2
+    text = f"results are given first: if they are in {tmp_path / 'found'}, swap the two"
+    assert text in capsys.readouterr().err
 
 
 def write_labels(path: Path, *voxels: int) -> str:

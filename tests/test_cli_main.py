@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,7 +170,8 @@ def test_a_report_that_cannot_be_written_is_the_only_json(
 
     monkeypatch.setattr("napari_seg.evaluation.report.atomic_write", fail)
     labels = str(phantoms.write_nifti(phantoms.head(), tmp_path / "a.nii.gz", np.uint16))
-    assert main(["evaluate", labels, labels, "-o", str(tmp_path / "out"), "--no-pictures", "--json"]) == 5
+    copy = str(shutil.copy(labels, tmp_path / "copy.nii.gz"))
+    assert main(["evaluate", labels, copy, "-o", str(tmp_path / "out"), "--no-pictures", "--json"]) == 5
     assert json.loads(capsys.readouterr().out)["code"] == "output.not_written"
 
 

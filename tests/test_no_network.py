@@ -42,7 +42,7 @@ for backend in backends:
     assert main(["predict", scan, "-o", f"{{out}}/{{backend}}", "--backend", backend, *trusted]) == 0
 labels = f"{{out}}/torch/head_seg.nii.gz"
 assert main(["convert", labels, f"{{out}}/labels.seg.nrrd"]) == 0
-assert main(["evaluate", labels, labels, "-o", f"{{out}}/evaluated"]) == 0
+assert main(["evaluate", labels, f"{{out}}/labels.seg.nrrd", "-o", f"{{out}}/evaluated"]) == 0
 import napari_seg.training, napari_seg.training.run
 """
 

@@ -127,9 +127,11 @@ def run(arguments: argparse.Namespace) -> int:
     pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes, **options)
     if not pairs:
         found, expected = map(describe_label_maps, (arguments.predictions, references))
+        turned, _ = find_pairs(references, arguments.predictions)
+        swapped = f"results are given first: if they are in {references}, swap the two; " if turned else ""
         raise InputError(
             "input.none",
-            f"found {found}, and as references {expected}, none of the same name; expected case.nii.gz, "
+            f"found {found}, and as references {expected}, none of the same name; {swapped}expected case.nii.gz, "
             "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, or PNG or TIFF images with such names; to "
             "compare two files of other names, give the paths of both; masks of single structures in a folder are "
             "compared with a file that names them, or with --labels NAME=VALUE",

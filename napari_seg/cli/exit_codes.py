@@ -40,7 +40,7 @@ _OF_CODES = {
     **dict.fromkeys(("dataset.missing", "dataset.no_cases", "dataset.unknown"), ExitCode.NOTHING_FOUND),
     **dict.fromkeys(("cohort.changed", "cohort.network", "cohort.rules", "cohort.rules_unreachable"), ExitCode.USAGE),
     **dict.fromkeys(("queue.model", "output.exists", "output.unknown_origin", "run.longer"), ExitCode.USAGE),
-    **dict.fromkeys(("output.format", "output.no_dicom", "output.no_folder"), ExitCode.USAGE),
+    **dict.fromkeys(("input.same_file", "output.format", "output.no_dicom", "output.no_folder"), ExitCode.USAGE),
     **dict.fromkeys(("dataset.patient", "weights.classes", "weights.missing"), ExitCode.USAGE),
     **dict.fromkeys(("bundle.unreadable", "bundle.weights", "run.in_use"), ExitCode.ENVIRONMENT),
 }

@@ -168,12 +168,15 @@ def find_pairs(
         planned: meaning of the references' values in a training, in place of what their dataset.json declares.
 
     Raises:
-        InputError: `input.missing`, a path does not exist; `input.unpaired`, two scans of a case have the same name;
-            `dataset.bad_json`, see `declared`.
+        InputError: `input.missing`, a path does not exist; `input.same_file`, both are the same; `input.unpaired`, two
+            scans of a case have the same name; `dataset.bad_json`, see `declared`.
     """
     for path in (predictions, references, *([scans] if scans else [])):
         if not path.exists():
             raise InputError("input.missing", f"there is no file or folder {path}")
+    if predictions.samefile(references):
+        text = f"found {references} as results and as references; expected two, the results first"
+        raise InputError("input.same_file", text)
     stated = declared(references)
     if planned:
         stated = as_planned(stated, planned)
