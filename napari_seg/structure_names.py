@@ -40,6 +40,18 @@ def match_each(requested: Iterable[str], names: Collection[str]) -> dict[str, st
     return {name: same for one in requested for name, same in match_names([one], known).items()}
 
 
+def similar_names(names: Collection[str], others: Collection[str]) -> dict[str, str]:
+    """Return name -> the only other name with more or fewer words, for names that have one to themselves.
+
+    "anterior hippocampus" is similar to "Anterior"; "left kidney" and "right kidney" share "kidney", so that none is.
+    Similar names need not mean the same.
+    """
+    words = {name: {*_words(name)} for name in (*names, *others)}
+    pairs = [(a, b) for a in names for b in others if words[a] <= words[b] or words[a] >= words[b]]
+    counts = Counter(name for pair in pairs for name in pair)
+    return {name: other for name, other in pairs if counts[name] == counts[other] == 1}
+
+
 def find_names(requested: Sequence[str], names: Collection[str], owner: str) -> list[str]:
     """Return the names of a file that are requested, in any case and with any separators between words.
 

@@ -555,6 +555,9 @@ def test_label_maps_with_nothing_in_common_are_refused(tmp_path: Path) -> None:
     assert result.code == "labels.none_common"
     assert "1 linke Niere, 2 Milz, and a.nii.gz has 1 spleen, 2 liver" in result.message
     assert "--labels 'linke Niere=VALUE' Milz=VALUE" in result.message
+    names = ({1: "front hippocampus", 2: "back hippocampus"}, {3: "Back", 4: "Front"})
+    result = case_of(tmp_path / "g", {1: ONE, 2: TWO}, {4: ONE, 3: TWO}, names)
+    assert result.message.endswith("--labels 'front hippocampus=4' 'back hippocampus=3'")
     result = case_of(tmp_path / "b", {1: ONE, 2: TWO}, {3: ONE, 7: TWO}, labels={"liver": 3, "spleen": 7})
     assert result.code == "labels.none_common"
     assert "the labels 1, 2 without names, and a.nii.gz has 3 liver, 7 spleen" in result.message

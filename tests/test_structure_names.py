@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from napari_seg.errors import InputError
-from napari_seg.structure_names import find_names, match_names
+from napari_seg.structure_names import find_names, match_names, similar_names
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,13 @@ def test_spellings_of_one_name_match(name: str, other: str) -> None:
 )
 def test_other_names_do_not_match(names: list[str], others: list[str], found: dict[str, str]) -> None:
     assert match_names(names, others) == found
+
+
+def test_names_with_more_or_fewer_words_are_similar() -> None:
+    names = ["anterior hippocampus", "left kidney", "right kidney", "liver"]
+    others = ["Anterior", "kidney", "liver tumour", "liver cyst"]
+    assert similar_names(names, others) == {"anterior hippocampus": "Anterior"}
+    assert similar_names(others, names) == {"Anterior": "anterior hippocampus"}
 
 
 def test_requested_names_are_found_in_any_case_and_with_any_separators() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError, Notice, listed
 from napari_seg.evaluation.labels import BACKGROUND, Classes, Meaning, do_overlap, mask_ignored
 from napari_seg.evaluation.metrics import on_grid
-from napari_seg.structure_names import match_names
+from napari_seg.structure_names import match_names, similar_names
 from napari_seg.volume import Segment, Segmentation, distinct_color, labels_in
 
 VOID = 255
@@ -25,6 +25,8 @@ UNNAMED_VOID = f"label {VOID}"
 
 _NAME, _NUMBER = "a common name", "a common number"
 _NONE: frozenset[int] = frozenset()
+_MAX_LABELS = 8
+"""Number of structures of a result up to which a message gives the value of each."""
 
 
 @dataclass(frozen=True)
@@ -311,11 +313,13 @@ def _no_name(one: str, ours: Classes) -> InputError:
 
 
 def _no_name_common(ours: Classes, theirs: Classes, name: str) -> InputError:
+    similar = similar_names(ours, theirs)
+    values = {one: _text(theirs[similar[one]]) if one in similar else "VALUE" for one in ours}
     return InputError(
         "labels.none_common",
         f"the result has {_listed(ours)}, and {name} has {_listed(theirs)}, so that no structure has the same name in "
         "both; rename them, or give the value in the reference of each structure of the result with "
-        f"{_labels_option({one: 'VALUE' for one in ours})}",
+        f"{_labels_option(values, _MAX_LABELS if similar.keys() == ours.keys() else 3)}",
     )
 
 
@@ -357,9 +361,9 @@ def _listed(classes: Classes) -> str:
     return listed([f"{_text(labels)} {name}" for name, labels in classes.items()])
 
 
-def _labels_option(values: Mapping[str, str]) -> str:
-    """Return the option of the command line that gives the first three names their values."""
-    return " ".join(["--labels", *(quote(f"{name}={value}") for name, value in [*values.items()][:3])])
+def _labels_option(values: Mapping[str, str], most: int = 3) -> str:
+    """Return the option of the command line that gives the first names their values."""
+    return " ".join(["--labels", *(quote(f"{name}={value}") for name, value in [*values.items()][:most])])
 
 
 def _text(values: frozenset[int]) -> str:
