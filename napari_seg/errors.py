@@ -59,6 +59,12 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
+def offered(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message that offers the name nearest to an unknown one, or all names if none is like it."""
+    names = list(known)
+    return did_you_mean(word, names) or f"; expected one of {', '.join(names)}"
+
+
 class NapariSegError(Exception):
     """An error that a user can cause and correct.
 

@@ -96,6 +96,8 @@ def test_unknown_and_broken_bundles_are_named(foreign: Path) -> None:
         assert raised.value.code == "bundle.unknown"
     with pytest.raises(BundleError, match='did you mean "totalsegmentator:total"'):
         read_bundle("totl")
+    with pytest.raises(BundleError, match='did you mean "totalsegmentator:lung_vessels"'):
+        read_bundle("totalsegmentor:lung_vessels")
     (foreign / "configs/metadata.json").write_text("{not json")
     assert code_of(read_bundle, foreign) == "bundle.metadata"
     (foreign / "configs/metadata.json").write_text(json.dumps({"version": "1"}))

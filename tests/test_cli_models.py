@@ -98,6 +98,7 @@ def test_the_catalogue_is_searched_without_a_network(capsys: pytest.CaptureFixtu
     text = printed(capsys, "search", "no-such-organ", "glioma", "flair", status=2)
     assert "no model has all of these words; 0 have 'no-such-organ', " in text
     assert "1 has 'flair'; 'models search' alone lists all 92" in text
+    assert "0 have 'hipocampus' (did you mean hippocampus?);" in printed(capsys, "search", "hipocampus", status=2)
 
 
 def test_a_model_that_is_not_installed_says_how_to_install_it(capsys: pytest.CaptureFixture) -> None:

@@ -112,10 +112,7 @@ def test_configurations_are_planned_together(
 
 def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert train(dataset, "-o", tmp_path / "out", "--network", "Unet") == 1
-    assert (
-        "found network 'Unet'; expected one of FCN, DeepLabV3, DeepLabV3Plus, MultiView, UNet"
-        in capsys.readouterr().err
-    )
+    assert "found network 'Unet'; did you mean UNet?" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         train(dataset, "-o", tmp_path / "out", "--set", "learning_rate")
     assert "found 'learning_rate'; expected NAME=VALUE" in capsys.readouterr().err

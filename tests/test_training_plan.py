@@ -207,9 +207,14 @@ def test_the_same_plan_twice_and_whatever_contradicts_it(dataset: Path, tmp_path
 
 
 def test_wrong_choices_leave_nothing_behind(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"found network 'Unet'; expected one of .*DeepLabV3Plus, .*UNet"):
-        plan_bundle(dataset, tmp_path / "out", Choices(network="Unet"))
-    with pytest.raises(BundleError, match=r"found option 'focal'; expected one of .*loss_focal"):
+    for found, expected in (
+        ("Unet", r"did you mean UNet\?"),
+        ("deeplabv3+", r"did you mean DeepLabV3Plus\?"),
+        ("x", "expected one of .*DeepLabV3Plus, .*UNet"),
+    ):
+        with pytest.raises(BundleError, match=f"found network '{re.escape(found)}'; {expected}"):
+            plan_bundle(dataset, tmp_path / "out", Choices(network=found))
+    with pytest.raises(BundleError, match=r"found option 'focal'; did you mean loss_focal\?"):
         plan_bundle(dataset, tmp_path / "out", Choices(options=("focal",)))
     with pytest.raises(BundleError, match=r"found id 'learningrate' in --set; did you mean learning_rate\?"):
         plan_bundle(dataset, tmp_path / "out", Choices(settings={"learningrate": 1}))

@@ -320,6 +320,7 @@ def _advice(bundle: str | Path) -> str:
     if re.search(r"@\d+(-\d+)+$", text):
         return "folds are given one by one, such as @0,1,2"
     known = {"totalsegmentator": "total"} | {name.lower(): name for name in tasks()}
+    known |= {PREFIX + word: name for word, name in known.items()}
     if task := known.get(text.lower()):
         return f"did you mean {PREFIX}{task}"
     listed = "'napari-seg models list' lists the available ones"

@@ -194,7 +194,7 @@ def _as_dict(bundle: Bundle) -> dict[str, object]:
 def _search(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from napari_seg.bundles.store.catalogue import counts, entries, search
+    from napari_seg.bundles.store.catalogue import counts, entries, search, similar_word
     from napari_seg.bundles.store.installed import installed
     from napari_seg.bundles.totalsegmentator.read import find_tasks
 
@@ -227,7 +227,9 @@ def _search(arguments: argparse.Namespace) -> int:
             print(f"{counted(len(found), 'model')}; 'napari-seg models add NAME' installs one")
         else:
             each = ", ".join(
-                f"{count} {'has' if count == 1 else 'have'} {word!r}" for word, count in counts(words).items()
+                f"{count} {'has' if count == 1 else 'have'} {word!r}"
+                + (f" (did you mean {near}?)" if not count and (near := similar_word(word)) else "")
+                for word, count in counts(words).items()
             )
             print(
                 one_line(

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundles.spec import WEIGHTS
-from napari_seg.errors import BundleError, EnvironmentFault, OutputError, TrainingError
+from napari_seg.errors import BundleError, EnvironmentFault, OutputError, TrainingError, offered
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
@@ -246,7 +246,7 @@ def check_trackers(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in TRACKERS:
-            raise BundleError("bundle.option", f"found --track {name}; expected one of {', '.join(TRACKERS)}")
+            raise BundleError("bundle.option", f"found --track {name}{offered(name, TRACKERS)}")
     check_packages(names)
 
 

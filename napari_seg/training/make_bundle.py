@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundles.nnunet.as_bundle import NNUNET, TRANSFORM
-from napari_seg.errors import BundleError, TrainingError, counted
+from napari_seg.errors import BundleError, TrainingError, counted, offered
 from napari_seg.training.choices import (
     IGNORE,
     READING,
@@ -88,9 +88,8 @@ def make_bundle(
 
     keeps_network = choices.network == NNUNET and "network_def" in choices.settings
     if choices.network not in (None, *networks()) and not keeps_network:
-        raise BundleError(
-            "bundle.network_name", f"found network {choices.network!r}; expected one of {', '.join(networks())}"
-        )
+        expected = offered(str(choices.network).replace("+", "plus"), networks())
+        raise BundleError("bundle.network_name", f"found network {choices.network!r}{expected}")
     name = out.name
     check_packages(choices.options)
     check_names([name, *choices.labels, *dataset.labels, *dataset.channels])

@@ -14,7 +14,7 @@ from typing import Any
 from napari_seg.bundles.nnunet.as_bundle import NNUNET
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
-from napari_seg.errors import BundleError, did_you_mean
+from napari_seg.errors import BundleError, offered
 from napari_seg.training.choices import IGNORE, PART, SOFT, Choices, check_names
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.plan import TrainingPlan
@@ -208,7 +208,7 @@ def _write_configs(
     known = _option_files()
     unknown = [name for name in choices.options if name not in options()]
     if unknown:
-        raise BundleError("bundle.option", f"found option {unknown[0]!r}; expected one of {', '.join(options())}")
+        raise BundleError("bundle.option", f"found option {unknown[0]!r}{offered(unknown[0], options())}")
     used = _in_order(plan.options, choices.options)
     settings = {name: value for name, value in plan.settings.items() if name != "normalisation"}
     settings |= {"labels": classes} | choices.settings
@@ -235,9 +235,7 @@ def _write_configs(
         path.write_text(comment + f"Options: {', '.join(used) or 'none'}.\n" + text, encoding="utf-8")
     if unknown_ids := [name for name in choices.settings if _top(name) not in ids]:
         wrong = unknown_ids[0]
-        near = did_you_mean(_top(wrong), ids)
-        expected = "" if near else f"; expected one of {', '.join(sorted(ids))}"
-        raise BundleError("bundle.setting", f"found id {wrong!r} in --set{expected}{near}")
+        raise BundleError("bundle.setting", f"found id {wrong!r} in --set{offered(_top(wrong), sorted(ids))}")
 
 
 def _in_order(planned: Sequence[str], chosen: Sequence[str]) -> list[str]:

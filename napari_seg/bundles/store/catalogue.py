@@ -27,6 +27,7 @@ from napari_seg.bundles.totalsegmentator.table import (
     weights_of,
 )
 from napari_seg.bundles.totalsegmentator.task import PREFIX, Task
+from napari_seg.errors import nearest
 
 REASONS = {
     "classification": "it classifies whole images and marks no structures",
@@ -146,6 +147,11 @@ def search(words: str = "") -> list[Entry]:
 def counts(words: str) -> dict[str, int]:
     """Return word -> number of published models that it describes."""
     return {word: sum(_has(one, word) for one in entries()) for word in _split(words)}
+
+
+def similar_word(word: str) -> str:
+    """Return the word of the catalogue that is most like one that describes no published model; "" if none is."""
+    return nearest(word, dict.fromkeys(known for one in entries() for known in re.findall(r"[^\W\d]{3,}", _text(one))))
 
 
 def _split(words: str) -> list[str]:
