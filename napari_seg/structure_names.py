@@ -23,7 +23,13 @@ def match_names(names: Collection[str], others: Collection[str]) -> dict[str, st
         names: names of one label map.
         others: names of the other.
     """
-    spellings: tuple[Callable[[str], Hashable], ...] = (str, _lower, _words)
+    return _match(names, others, _SPELLINGS)
+
+
+def _match(
+    names: Collection[str], others: Collection[str], spellings: Iterable[Callable[[str], Hashable]]
+) -> dict[str, str]:
+    """Return name -> the other name that is the first to have the same spelling, see `match_names`."""
     found: dict[str, str] = {}
     for spelling in spellings:
         left, right = (
@@ -34,10 +40,17 @@ def match_names(names: Collection[str], others: Collection[str]) -> dict[str, st
     return found
 
 
-def match_each(requested: Iterable[str], names: Collection[str]) -> dict[str, str]:
-    """Return requested name -> the same name of a file, see `match_names`, for the names that the file has."""
+def match_each(requested: Iterable[str], names: Collection[str], *, in_any_order: bool = False) -> dict[str, str]:
+    """Return requested name -> the same name of a file, see `match_names`, for the names that the file has.
+
+    Args:
+        requested: names that a user gives.
+        names: names of structures in the file.
+        in_any_order: also match names with the same words in another order, if only one has them.
+    """
     known = list(dict.fromkeys(names))
-    return {name: same for one in requested for name, same in match_names([one], known).items()}
+    spellings = (*_SPELLINGS, _sorted_words) if in_any_order else _SPELLINGS
+    return {name: same for one in requested for name, same in _match([one], known, spellings).items()}
 
 
 def similar_names(names: Collection[str], others: Collection[str]) -> dict[str, str]:
@@ -52,18 +65,21 @@ def similar_names(names: Collection[str], others: Collection[str]) -> dict[str, 
     return {name: other for name, other in pairs if counts[name] == counts[other] == 1}
 
 
-def find_names(requested: Sequence[str], names: Collection[str], owner: str) -> list[str]:
+def find_names(
+    requested: Sequence[str], names: Collection[str], owner: str, *, in_any_order: bool = False
+) -> list[str]:
     """Return the names of a file that are requested, in any case and with any separators between words.
 
     Args:
         requested: names that a user gives.
         names: names of structures in the file.
         owner: name of the file in messages.
+        in_any_order: see `match_each`.
 
     Raises:
         InputError: `labels.unknown`, the file has no structure of one of these names.
     """
-    found = match_each(requested, names)
+    found = match_each(requested, names, in_any_order=in_any_order)
     if missing := sorted(set(requested) - found.keys()):
         text = f"{owner} has no structure {', '.join(missing)}"
         raise InputError("labels.unknown", f"{text}; it has {_offered(missing, list(dict.fromkeys(names)))}")
@@ -92,6 +108,10 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(sorted(words, key=lambda word: word not in ("left", "right"))) or (name,)
 
 
+def _sorted_words(name: str) -> tuple[str, ...]:
+    return tuple(sorted(_words(name)))
+
+
 def _lower(name: str) -> str:
     return unicodedata.normalize("NFC", name).lower()
 
@@ -100,3 +120,6 @@ def _unique(spelling: Callable[[str], Hashable], names: Collection[str]) -> dict
     """Return spelling -> name, without the spellings that two names share."""
     counts = Counter(map(spelling, names))
     return {spelling(name): name for name in names if counts[spelling(name)] == 1}
+
+
+_SPELLINGS: tuple[Callable[[str], Hashable], ...] = (str, _lower, _words)

@@ -80,7 +80,7 @@ def test_structures_in_any_spelling_are_the_same_options(
         assert settings["structures"] == ["left anterior hippocampus"]
         typed = manifest.add_settings(settings | {"structures": ["LEFT Anterior_hippocampus"]})
         manifest.change_case(row.id, {"settings": typed})  # earlier versions noted structures as they were typed
-    cohort = Cohort(scan, out, structures=["Anterior_hippocampus left"], join=True)
+    cohort = Cohort(scan, out, structures=["Hippocampus_anterior left"], join=True)
     assert [one.is_done for one in cohort.plan(with_time=False).cases] == [True]
     assert statuses(list(cohort)) == {"a": "done before"}
     assert wanted[0] == wanted[1]

@@ -56,6 +56,17 @@ def test_requested_names_are_found_in_any_case_and_with_any_separators() -> None
         find_names(["Lung_left"], names, "f")  # two have this name
 
 
+def test_words_in_any_order_name_a_structure_that_no_other_shares() -> None:
+    names = ["left anterior hippocampus", "ptv bladder", "bladder ptv", "aorta"]
+    assert find_names(["hippocampus anterior left"], names, "f", in_any_order=True) == names[:1]
+    assert find_names(["Bladder_PTV"], names, "f", in_any_order=True) == ["bladder ptv"]
+    for requested, is_any in (("hippocampus anterior left", False), ("anterior hippocampus", True)):
+        with pytest.raises(InputError, match=f"has no structure {requested}"):
+            find_names([requested], names, "f", in_any_order=is_any)
+    with pytest.raises(InputError, match="has no structure b a c"):
+        find_names(["b a c"], ["a b c", "c b a"], "f", in_any_order=True)
+
+
 def test_a_wrong_name_is_answered_by_the_nearest_ones() -> None:
     names = ["spleen", "kidney_right", "liver", *(f"rib_{n}" for n in range(100))]
     for requested, listed in (

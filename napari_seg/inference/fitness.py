@@ -67,7 +67,8 @@ def fitted_options(options: SegmentOptions, bundle: Bundle) -> SegmentOptions:
     if options.postprocess:
         read_postprocessing(bundle)
     try:
-        names = find_names(options.structures, [segment.name for segment in bundle.segments], f"{bundle.name!r}")
+        known = [segment.name for segment in bundle.segments]
+        names = find_names(options.structures, known, f"{bundle.name!r}", in_any_order=True)
     except InputError as error:
         text = f"{error.message}; 'napari-seg models show {shlex.quote(bundle.reference)}' lists them"
         commas = "; names are separated by spaces, not commas" * any("," in name for name in options.structures)
