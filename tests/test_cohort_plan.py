@@ -16,7 +16,7 @@ from napari_seg.cohort.cohort import Cohort
 from napari_seg.cohort.plan import RunPlan, estimate_case, plan_run, with_estimates
 from napari_seg.cohort.select import Selection, select_cases
 from napari_seg.cohort.settings import RunSettings
-from napari_seg.errors import BundleError, InputError
+from napari_seg.errors import BundleError, EnvironmentFault, InputError
 from napari_seg.inference.options import SegmentOptions
 
 
@@ -200,3 +200,20 @@ def test_mirror_and_bids_are_written_and_resumed(tmp_path: Path, inline_cohorts:
     assert json.loads((out / "derivatives/napari-seg/dataset_description.json").read_text())["DatasetType"]
     # results among the scans are no scans
     assert [case.key for case in Cohort(out, tmp_path / "again").cases] == []
+
+
+def test_a_refused_run_leaves_no_description_of_its_results(tmp_path: Path, inline_cohorts: Any) -> None:
+    def run(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        phantoms.write_nifti(phantoms.head(), tmp_path / name / f"{name}.nii.gz")
+        list(Cohort(tmp_path / name, tmp_path / "out", selection=Selection(layout="bids"), device="cuda:99"))
+        return tmp_path / "out"
+
+    with pytest.raises(EnvironmentFault, match=r"environment\.device"):
+        run("sub-01")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out" / "derivatives").mkdir(parents=True)
+    with pytest.raises(EnvironmentFault, match=r"environment\.device"):
+        run("sub-02")
+    assert [*(tmp_path / "out").rglob("*")] == [tmp_path / "out" / "derivatives"]
+    assert not (run("no_subject") / "derivatives" / "napari-seg").exists()

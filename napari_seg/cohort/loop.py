@@ -81,8 +81,13 @@ def run_cases(run: Run) -> Iterator[CaseResult]:
 
 @contextmanager
 def _undone_if_refused(run: Run) -> Iterator[None]:
-    """Create the output folder; remove it if the run ends with an error of all cases before the first result."""
-    is_new_folder, is_new = not os.path.lexists(run.output), not has_manifest(run.output)
+    """Create the output folder; remove what is new if the run ends with an error of all cases before the first result.
+
+    That is the manifest, the files of the layout, and their folders.
+    """
+    is_new = not has_manifest(run.output)
+    paths = {run.output, *(run.output / path for file in run.extra_files for path in (file, *file.parents))}
+    made = sorted((path for path in paths if not os.path.lexists(path)), reverse=True)  # files before their folders
     make_output_folder(run.output)
     try:
         yield
@@ -93,8 +98,11 @@ def _undone_if_refused(run: Run) -> Iterator[None]:
             if not has_results:
                 with suppress(OSError):  # another program reads the file, or a folder has files of others
                     manifest.path.unlink()
-                    if is_new_folder:
-                        run.output.rmdir()
+                    for path in made:
+                        if path.is_dir():
+                            path.rmdir()
+                        else:
+                            path.unlink(missing_ok=True)
         raise
 
 

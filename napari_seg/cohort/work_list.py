@@ -110,7 +110,9 @@ class WorkList:
         run.others, run.left_out, run.renamed = earlier.count_others, earlier.count_left_out, earlier.count_renamed
         remade = {compared(case.key) for case, _ in chosen}
         staying = {row.name for key, row in rows.items() if row.outputs and key not in remade}
-        extra_files = files_to_write(run.output, run.extra_files, staying, has_new=bool(chosen))
+        extra_files = {}
+        if chosen or staying:
+            extra_files = files_to_write(run.output, run.extra_files, staying, has_new=bool(chosen))
         # without one transaction for all, each case would wait for the disk
         with manifest.transaction():
             self._share(runner, settings)
