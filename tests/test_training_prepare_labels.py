@@ -130,6 +130,15 @@ def test_a_class_that_becomes_background_leaves_the_others_their_names(dataset: 
     describe(dataset, labels={"background": 0, "front": 1, "back": 2})
     plan = plan_bundle(dataset, tmp_path / "out", Choices(labels={"background": ["back"]}), dry_run=True)
     assert plan["labels"] == {"front": [1], "background": [2]}
+    assert "notes" not in plan
+
+
+def test_a_class_that_becomes_background_unnamed_is_noted(dataset: Path, tmp_path: Path) -> None:
+    describe(dataset, labels={"background": 0, "front": 1, "back": 2})
+    plan = plan_bundle(dataset, tmp_path / "out", Choices(labels={"front": ["1"]}), dry_run=True)
+    (row,) = (row for row in plan["label table"] if row["value"] == 2)
+    counts = f"({row['cases']} cases, {row['voxels']} voxels)"
+    assert plan["notes"] == [f"in no class of --labels, so background: 2 back {counts}"]
 
 
 def test_one_slice_in_five_is_enough(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

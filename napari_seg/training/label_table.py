@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from napari_seg.errors import counted, listed
+
 if TYPE_CHECKING:
     from segnets.data import Dataset
     from segnets.data.file_facts import Facts
@@ -88,6 +90,27 @@ def label_table(
         if not found:
             rows.append(Row(bounds[name][0][0], name, 0, 0, ("in no case",)))
     return rows
+
+
+def background_note(
+    rows: Sequence[Row], named: Mapping[str, Sequence[int]], classes: Mapping[str, Sequence[Any]]
+) -> str:
+    """Return a note on classes of a data set that are background without being named so; "" if there are none.
+
+    Args:
+        rows: rows of `label_table`.
+        named: name in the data set -> values.
+        classes: as for `label_table`.
+    """
+    from segnets.data.labels import ranges
+
+    meant = ranges(list(classes.get(BACKGROUND, ())))
+    found = []
+    for row in rows:
+        names = [name for name, values in named.items() if row.value in values]
+        if row.name == BACKGROUND and names and not any(low <= row.value <= high for low, high in meant):
+            found.append(f"{row.value} {' + '.join(names)} ({counted(row.cases, 'case')}, {row.voxels} voxels)")
+    return f"in no class of --labels, so background: {listed(found)}" if found else ""
 
 
 def _same_grey(value: int, cases: Mapping[int, set[str]]) -> int | None:

@@ -82,7 +82,7 @@ def make_bundle(
 
     from napari_seg.training.advice import advise
     from napari_seg.training.fingerprint import fingerprint
-    from napari_seg.training.label_table import label_table
+    from napari_seg.training.label_table import background_note, label_table
     from napari_seg.training.memory_plan import find_device, grids_of
     from napari_seg.training.write import class_names, fine_tuning_rate, networks, write_bundle
 
@@ -170,6 +170,8 @@ def make_bundle(
         raise TrainingError("weights.classes", "found --classes-from without --fine-tune; expected both, or neither")
     left = converted.passed_over if converted else unread_files(dataset.unread)
     notes = [*map(in_options, (*dataset.unused, *(converted.unused if converted else ())))]
+    if text := background_note(table, dataset.labels, named):
+        notes.append(text)
     if text := unused_parts(dataset):
         notes.append(text)
     if repeated := repeated_images(dataset, dataset.cases, facts):
