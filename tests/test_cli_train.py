@@ -102,12 +102,14 @@ def test_configurations_are_planned_together(
     assert re.search(r"left    3d_lowres: a patch of 3d shows \d+% of a typical image", output)
     assert "pairs   2d+3d: compared with the single ones on the validation cases of the folds, about " in output
     assert re.search(r"total   about \d+ min \d+ s for all folds of 2 configurations", output)
-    for name in ("2d", "3d"):
-        for fold in range(2):
-            assert f"--output_dir {tmp_path / 'out' / 'training' / name / f'fold_{fold}'}" in output
+    commands = output.partition("would run\n")[2].splitlines()
+    fold = tmp_path / "out" / "training" / "2d" / "fold_0"
+    for line, folder in zip(commands, (fold, fold / "evaluation"), strict=False):
+        assert f"--output_dir {folder} " in line
+    assert commands[2:] == ["  ... and 6 more; --fold I prints those of a fold"]
     assert not (tmp_path / "out").exists()
     assert train(dataset, "-o", tmp_path / "out", "--compare", "2d", "3d") == 1
-    assert "bundle.compare: found --compare without --folds" in capsys.readouterr().err
+    assert "bundle.compare: found --compare without --folds; add the number of folds" in capsys.readouterr().err
 
 
 def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -303,7 +303,7 @@ def test_what_can_not_be_compared_leaves_nothing_behind(dataset: Path, tmp_path:
         (Choices(), (), "without --folds"),
         (Choices(folds=2, dims=2), (), "--dims 2"),
         (Choices(folds=2, fine_tune={"file": "x"}), (), "--fine-tune"),
-        (Choices(folds=2), ("3d", "3d_lowres"), "found 3d to compare.*3d_lowres is left out"),
+        (Choices(folds=2), ("3d", "3d_lowres"), "found 3d to compare.*3d_lowres is left out: .*--compare 2d 3d"),
     ):
         with pytest.raises(BundleError, match=rf"bundle\.compare: .*{message}"):
             plan_configurations(dataset, out, choices, names)

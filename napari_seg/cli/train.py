@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +12,7 @@ from napari_seg.cli.exit_codes import ExitCode
 from napari_seg.cli.train_output import (
     print_best,
     print_bundle,
+    print_commands,
     print_comparison,
     print_folds,
     print_line,
@@ -276,7 +276,7 @@ def run(arguments: argparse.Namespace) -> int:
         if folds:
             picked = range(folds) if arguments.fold is None else [arguments.fold]
             commands = [words for n in picked for words in fold_commands(out, dataset, n, folds, **values)]
-        print("would run", *map(shlex.join, commands), sep="\n  ")
+        print_commands(commands, arguments.fold)
         return ExitCode.DONE
     is_useful = True
     try:
@@ -351,7 +351,7 @@ def _compare(
         total = describe_seconds(60 * minutes)
         print(f"total   about {total} for all folds of {len(planned.plans)} configurations")
     if arguments.dry_run:
-        print("would run", *map(shlex.join, commands), sep="\n  ")
+        print_commands(commands, arguments.fold)
         return ExitCode.DONE
     try:
         with writing(out):

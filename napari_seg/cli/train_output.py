@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,23 @@ def print_plan(plan: dict[str, Any], limits: dict[str, Any]) -> None:
     for heading, text in (*plan_rows(plan), *network_rows(plan, find_device()), *time_rows(plan, limits)):
         print(f"{heading:<8}{text}")
     sys.stdout.flush()
+
+
+_OF_FOLD = 2
+"""Number of commands of a fold: its training and its evaluation."""
+
+
+def print_commands(commands: Sequence[Sequence[str]], fold: int | None) -> None:
+    """Print the commands of a training.
+
+    Args:
+        commands: the commands.
+        fold: index of the only fold that is trained; None: all, of which the first one is printed.
+    """
+    lines = [shlex.join(words) for words in commands]
+    if fold is None and (more := lines[_OF_FOLD:]):
+        lines[_OF_FOLD:] = [f"... and {len(more)} more; --fold I prints those of a fold"]
+    print("would run", *lines, sep="\n  ")
 
 
 def print_rate(rate: dict[str, Any], picture: Path) -> None:

@@ -268,7 +268,8 @@ def _plan(
         reasons = "".join(f"; {name} is left out: {reason}" for name, reason in found.left_out.items())
         raise BundleError(
             "bundle.compare",
-            f"found {', '.join(found.plans) or 'nothing'} to compare; expected two configurations{reasons}",
+            f"found {', '.join(found.plans) or 'nothing'} to compare; expected two configurations{reasons}; give "
+            "--compare 2d 3d, or leave --compare out",
         )
     return found
 
@@ -285,7 +286,9 @@ def _why_no_cascade(found: Configurations, choices: Choices) -> str:
 
 def _check(choices: Choices) -> None:
     if choices.folds is None:
-        raise BundleError("bundle.compare", "found --compare without --folds; expected the number of folds, such as 5")
+        raise BundleError(
+            "bundle.compare", "found --compare without --folds; add the number of folds, such as --folds 5"
+        )
     if choices.dims is not None or choices.fine_tune:
         found = "--fine-tune" if choices.fine_tune else f"--dims {choices.dims}"
         raise BundleError("bundle.compare", f"found {found} with --compare, which plans other networks; leave one out")
