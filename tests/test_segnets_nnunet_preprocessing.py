@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,20 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, LoadImaged, ResampleToMatchd
+from nnunet_models import bundle_of, resolved
 from phantoms import oblique_grid
 
+from napari_seg.bundles.nnunet.configuration import Normalisation, Resampling, preprocessing_arguments
 from napari_seg.bundles.read import shipped_root
+from napari_seg.inference.nnunet.prepare import prepare_as_nnunet
+from napari_seg.inference.nnunet.spacing import resampled_labels
+from napari_seg.volume import Segmentation, Volume
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.nnunet_preprocessing import NnunetNetwork, NnunetPreprocessd
+from segnets.nnunet_preprocessing import NnunetNetwork, NnunetPreprocessd, _resampled_labels
 
 
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 2, 0)])
@@ -51,6 +58,53 @@ def test_the_label_map_lies_on_the_image(tmp_path: Path, transpose: tuple, reori
     back = Invertd("pred", preprocessing, "image", nearest_interp=False)(prepared)["pred"]
     again = np.asarray(back)[0] > 51
     assert 2 * (again & (labels > 0)).sum() / (again.sum() + labels.sum()) > 0.97
+
+
+def test_labels_of_the_previous_stage_become_the_channels_of_nnunet() -> None:
+    grid = oblique_grid((20, 26, 14))
+    random = np.random.default_rng(0)
+    array = np.pad(random.integers(1, 900, (16, 22, 12)), [(2, 2), (2, 2), (1, 1)]).astype(np.float32)
+    array[2:8, 2:9, 1:5] = 0  # a corner without content, in which labels count as content
+    labels = random.integers(0, 3, (5, 7, 4)).repeat(4, 0).repeat(4, 1).repeat(4, 2)[:20, :26, :14].astype(np.uint8)
+    configuration = resolved(
+        spacing_mm=(0.7, 1.4, 1.1),
+        transpose=(1, 0, 2),
+        reader="SimpleITKIOWithReorient",
+        normalisation=(Normalisation("z-score", inside_mask=True),),
+        previous_stage="3d_lowres",
+    )
+    previous = Segmentation(labels, grid, ())
+    expected, _ = prepare_as_nnunet(Volume(array[None], grid), bundle_of(configuration), configuration, None, previous)
+    preprocess = NnunetPreprocessd(**preprocessing_arguments(configuration))
+    case = {"image": MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(grid.affine.copy()))}
+    found = preprocess(case | {"previous": MetaTensor(torch.from_numpy(labels[None]), affine=case["image"].affine)})
+    assert found.keys() == {"image"}
+    assert np.allclose(found["image"][:1], expected[:1], atol=1e-5)
+    assert np.array_equal(found["image"][1:], expected[1:])
+    assert expected[1:].mean() > 0.3
+    elsewhere = MetaTensor(torch.from_numpy(labels[None]), affine=np.eye(4))
+    for other in ({}, {"previous": elsewhere}, {"previous": case["image"][:, 1:]}):
+        with pytest.raises(ValueError, match="--previous_dir"):
+            preprocess(case | other)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Resampling("spline", 1, 0, None),
+        Resampling("spline", 0, 0, False),
+        Resampling("spline", 1, 1, True),
+        Resampling("spline", 3, 0, False),
+        Resampling("torch", 1, 0, False),
+        Resampling("torch", 1, 0, True),
+    ],
+)
+def test_label_maps_are_resampled_as_by_the_engine(how: Resampling) -> None:
+    labels = np.random.default_rng(0).integers(-1, 4, (6, 9, 7)).astype(np.int32)
+    old, new = (4.0, 1.0, 1.2), (3.0, 0.7, 1.5)
+    shape = (8, 13, 6)
+    expected = resampled_labels(labels, shape, how, old, new)
+    assert np.mean(_resampled_labels(labels, shape, asdict(how), old, new) == expected) > 0.995  # all but ties
 
 
 def test_logits_are_averaged_over_networks_and_mirror_images() -> None:

@@ -25,6 +25,12 @@ ANISOTROPY = 3
 OUTSIDE = -10.0
 """Logit of all channels outside of the crop: the first class, background, wins, and no region is present."""
 
+PREVIOUS = "previous"
+"""Key of the label map that the previous stage of a cascade found."""
+
+NO_CONTENT = -1
+"""nnU-Net's label of background where the image has no content."""
+
 
 class NnunetPreprocessd(MapTransform, InvertibleTransform):
     """Crop to what is not 0, normalise and resample, in nnU-Net's order; the inverse interpolates logits.
@@ -40,6 +46,9 @@ class NnunetPreprocessd(MapTransform, InvertibleTransform):
             `separate_z`.
         resample_values: how logits are resampled.
         reorient: bring the image to RAS first, as nnU-Net's readers with "WithReorient" do.
+        labels: in the second stage of a cascade, the labels of the previous one. Its label map on the voxels of the
+            image, `PREVIOUS`, is taken from the data and becomes a channel for each label, 1 inside and 0 outside.
+        resample_labels: how this label map is resampled.
         allow_missing_keys: skip images that are missing.
     """
 
@@ -52,6 +61,8 @@ class NnunetPreprocessd(MapTransform, InvertibleTransform):
         resample_image: Mapping[str, Any],
         resample_values: Mapping[str, Any],
         reorient: bool = False,
+        labels: Sequence[int] = (),
+        resample_labels: Mapping[str, Any] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -61,10 +72,17 @@ class NnunetPreprocessd(MapTransform, InvertibleTransform):
         self.resample_image = resample_image
         self.resample_values = resample_values
         self.reorient = reorient
+        self.labels = [int(label) for label in labels]
+        self.resample_labels = resample_labels or {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the network's image."""
+        """Return the data with the network's image.
+
+        Raises:
+            ValueError: the label map of the previous stage is missing, or does not lie on the image.
+        """
         result = dict(data)
+        previous = result.pop(PREVIOUS, None) if self.labels else None
         for key in self.key_iterator(result):
             image = result[key]
             array = np.asarray(image.as_tensor().cpu().numpy(), np.float32)
@@ -79,16 +97,22 @@ class NnunetPreprocessd(MapTransform, InvertibleTransform):
                 mask[:] = True
             box = [slice(found.min(), found.max() + 1) for found in np.nonzero(mask)]
             cropped, mask = arranged[(slice(None), *box)], mask[tuple(box)]
+            if self.labels:
+                label_map = _arranged(_on_image(previous, image), order, flips)[(0, *box)].astype(np.int32)
+                label_map[(label_map == 0) & ~mask] = NO_CONTENT
+                mask |= label_map > 0
             shape = [max(1, round(a / b * n)) for a, b, n in zip(old, new, mask.shape, strict=True)]
             if self.resample_image["method"] == "none":
                 shape = list(mask.shape)
-            prepared = np.stack(
-                [
-                    _resampled(_normalised(channel, how, mask), shape, self.resample_image, old, new)
-                    for channel, how in zip(cropped, self.normalisation, strict=True)
-                ]
-            )
-            made = MetaTensor(torch.from_numpy(prepared), meta=image.meta, applied_operations=image.applied_operations)
+            channels = [
+                _resampled(_normalised(channel, how, mask), shape, self.resample_image, old, new)
+                for channel, how in zip(cropped, self.normalisation, strict=True)
+            ]
+            if self.labels:
+                label_map = _resampled_labels(label_map, shape, self.resample_labels, old, new)
+                channels += [(label_map == label).astype(np.float32) for label in self.labels]
+            prepared = torch.from_numpy(np.stack(channels))
+            made = MetaTensor(prepared, meta=image.meta, applied_operations=image.applied_operations)
             made.affine = torch.from_numpy(_network_affine(image.affine.cpu().numpy(), array, order, flips, box, shape))
             state = {
                 "order": [int(axis) for axis in order],
@@ -153,6 +177,20 @@ def _arranged(array: NDArray, order: Sequence[int], flips: Sequence[bool]) -> ND
 
 def _flipped(array: NDArray, flips: Sequence[bool]) -> NDArray:
     return array[(slice(None), *(slice(None, None, -1 if flip else 1) for flip in flips))]
+
+
+def _on_image(labels: MetaTensor | None, image: MetaTensor) -> NDArray:
+    """Return the label map (1, I, J, K) of the previous stage.
+
+    Raises:
+        ValueError: it is missing, or has other voxels than the image.
+    """
+    if labels is None or labels.shape[1:] != image.shape[1:] or not np.allclose(labels.affine, image.affine, atol=1e-3):
+        raise ValueError(
+            "found no labels of the previous stage on the voxels of the image; run the bundle in the folder previous "
+            "on the same images first, and name its results with --previous_dir"
+        )
+    return np.asarray(labels.as_tensor().cpu().numpy())
 
 
 def _network_affine(
@@ -234,11 +272,54 @@ def _by_spline(array: NDArray, shape: Sequence[int], order: int, *, limited: boo
     """Return what scikit-image's `resize` returns without filter: a spline that keeps to the range of the array."""
     if list(array.shape) == list(shape):
         return array
-    factors = [new / n for new, n in zip(shape, array.shape, strict=True)]
-    found = zoom(array.astype(np.float64), factors, order=order, mode="nearest", grid_mode=True)
+    found = _zoomed(array, shape, order)
     if limited and order > 1:
         found = found.clip(array.min(), array.max())
     return np.asarray(found, np.float32)
+
+
+def _zoomed(array: NDArray, shape: Sequence[int], order: int) -> NDArray[np.float64]:
+    factors = [new / n for new, n in zip(shape, array.shape, strict=True)]
+    return np.asarray(zoom(array.astype(np.float64), factors, order=order, mode="nearest", grid_mode=True))
+
+
+def _resampled_labels(
+    array: NDArray, shape: Sequence[int], how: Mapping[str, Any], old: Sequence[float], new: Sequence[float]
+) -> NDArray:
+    """Return a label map with another number of voxels; arguments as for `_resampled`."""
+    alone = _separate_axis(how["separate_z"], old, new)
+    between = [n if axis == alone else m for axis, (n, m) in enumerate(zip(array.shape, shape, strict=True))]
+    array = _winners(array, between, how)
+    if between == list(shape):
+        return array
+    if how["method"] == "torch":
+        return _by_torch(array.astype(np.float32), shape, alone)
+    if how["order_z"] == 0:
+        return _zoomed(array, shape, 0)
+    result = np.zeros(shape)
+    for label in np.unique(array):
+        result[_zoomed(array == label, shape, how["order_z"]) > 0.5] = label
+    return result
+
+
+def _winners(array: NDArray, shape: Sequence[int], how: Mapping[str, Any]) -> NDArray:
+    """Return the label with the greatest interpolated mask: of equals that of the nearest voxel, else the lowest."""
+    if list(array.shape) == list(shape):
+        return array
+    nearest = _zoomed(array, shape, 0)
+    if how["order"] == 0:
+        return nearest
+    winner, best = np.full(shape, array.min()), np.full(shape, -1.0)
+    for label in np.unique(array):
+        mask = (array == label).astype(np.float32)
+        if how["method"] == "torch":  # which nnU-Net keeps in 16 bits, and without regard to the nearest voxel
+            score = (1000 * _by_torch(mask, shape, None)).astype(np.float16)
+            better = score > best
+        else:
+            score = _zoomed(mask, shape, how["order"]).clip(0, 1)
+            better = (score > best) | ((score == best) & (nearest == label))
+        winner[better], best[better] = label, score[better]
+    return winner
 
 
 def _by_torch(array: NDArray, shape: Sequence[int], alone: int | None) -> NDArray[np.float32]:

@@ -160,6 +160,10 @@ def why_not_single(bundle: Bundle) -> str:
 
 def preprocessing_arguments(configuration: Configuration) -> dict[str, Any]:
     """Return the arguments of `segnets.nnunet_preprocessing.NnunetPreprocessd` for a configuration, as plain data."""
+    of_cascade = {
+        "labels": list(configuration.foreground_labels),
+        "resample_labels": asdict(configuration.resample_labels),
+    }
     return {
         "keys": "image",
         "spacing": list(configuration.spacing_mm),
@@ -168,4 +172,5 @@ def preprocessing_arguments(configuration: Configuration) -> dict[str, Any]:
         "resample_image": asdict(configuration.resample_image),
         "resample_values": asdict(configuration.resample_values),
         "reorient": configuration.is_reoriented,
+        **(of_cascade if configuration.previous_stage else {}),
     }
