@@ -244,8 +244,8 @@ CODES = {
     ),
     "bundle.convert": Code(
         "error",
-        "The model can't become a MONAI bundle: it is or holds a cascade, averages a configuration with itself, or is "
-        "no model of nnU-Net.",
+        "The model can't become a MONAI bundle: it is a cascade of 2D images, averages a configuration with itself, or "
+        "is no model of nnU-Net.",
         "Convert one configuration, such as `FOLDER:3d_fullres`, or several, such as `FOLDER:2d+3d_fullres`. "
         "`napari-seg predict --model FOLDER` runs the others.",
     ),

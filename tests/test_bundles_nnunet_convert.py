@@ -53,10 +53,14 @@ import json, os, sys
 from monai.bundle import run
 
 for root, images, results in json.loads(sys.argv[1]):
-    os.chdir(root)
-    run(config_file="configs/inference.json", dataset_dir=images, output_dir=results)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
-        del sys.modules[name]  # the next one brings its own
+    stages = [(root, results, {})]
+    if os.path.isdir(labels := os.path.join(root, "previous")):  # a cascade, by the two commands of its README
+        stages = [(labels, results + "_labels", {}), (root, results, {"previous_dir": results + "_labels"})]
+    for stage, output, options in stages:
+        os.chdir(stage)
+        run(config_file="configs/inference.json", dataset_dir=images, output_dir=output, **options)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+            del sys.modules[name]  # the next one brings its own
 """
 
 
@@ -70,7 +74,7 @@ def run_by_monai(cases: list[tuple[Path, Path]], tmp_path: Path) -> list[Path]:
     environment = os.environ | {"PYTHONPATH": str(blocked)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [found for _, _, results in folders for found in Path(results).rglob("*_seg.*")]
+    return [found for _, _, results in folders for found in Path(results).glob("*_seg.*")]
 
 
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
@@ -83,7 +87,10 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A model of nnU-Net, and the thickness of the slices of its scan in mm; 0 for a PNG. The seed gives all labels."""
+    """A model of nnU-Net, and the thickness of the slices of its scan in mm; 0 for a PNG. The seed gives all labels.
+
+    The second stage of a cascade has the entry of the first one in `lowres`.
+    """
 
     entry: dict[str, Any] = field(default_factory=lambda: configuration((32, 48, 48), (1.5, 1, 1)))
     plans: dict[str, Any] = field(default_factory=dict)
@@ -92,6 +99,14 @@ class Variant:
     folds: tuple[int, ...] = (0, 1)
     thick: float = 2.0
     seed: int = 0
+    lowres: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the configuration."""
+        if self.lowres is not None:
+            return "3d_cascade_fullres"
+        return "2d" if len(self.entry["patch_size"]) == 2 else "3d_fullres"
 
 
 VARIANTS = {
@@ -128,7 +143,37 @@ VARIANTS = {
         thick=0.0,
         seed=11,
     ),
+    "cascade": Variant(
+        configuration((32, 48, 48), (1.5, 1, 1), use_mask_for_norm=[True], previous_stage="3d_lowres"),
+        mirror_axes=(0, 2),
+        seed=246,
+        lowres=configuration((16, 24, 24), (3, 2, 2)),
+    ),
+    "thick cascade of regions": Variant(
+        configuration((32, 48, 48), (3.6, 1.2, 1.0), previous_stage="3d_lowres"),
+        {"transpose_forward": [0, 2, 1], "transpose_backward": [0, 2, 1]},
+        REGIONS,
+        folds=(0,),
+        thick=4.0,
+        seed=18,
+        lowres=configuration((24, 32, 32), (4, 1.6, 1.6)),
+    ),
 }
+
+
+def write_variant(results: Path, variant: Variant) -> Path:
+    """Write the model of a variant, of a cascade both stages, and return the folder with its plans.json."""
+    changes: dict[str, Any] = {
+        "plans_changes": variant.plans,
+        "dataset_changes": variant.dataset,
+        "folds": variant.folds,
+        "mirror_axes": variant.mirror_axes,
+        "seed": variant.seed,
+    }
+    if variant.lowres is not None:
+        write_model(results, "3d_lowres", variant.lowres, **changes)
+        changes["other_configurations"] = {"3d_lowres": variant.lowres}
+    return write_model(results, variant.name, variant.entry, **changes)
 
 
 def write_scan(variant: Variant, folder: Path) -> tuple[Path, Volume]:
@@ -157,16 +202,7 @@ def read_labels(path: Path, volume: Volume) -> np.ndarray:
 def test_labels_are_those_of_the_nnunet_folder(tmp_path: Path) -> None:
     cases, volumes, expected = [], [], []
     for name, one in VARIANTS.items():
-        source = write_model(
-            tmp_path / f"source of {name}",
-            "2d" if len(one.entry["patch_size"]) == 2 else "3d_fullres",
-            one.entry,
-            plans_changes=one.plans,
-            dataset_changes=one.dataset,
-            folds=one.folds,
-            mirror_axes=one.mirror_axes,
-            seed=one.seed,
-        )
+        source = write_variant(tmp_path / f"source of {name}", one)
         scan, volume = write_scan(one, tmp_path / name)
         convert(read_bundle(source), tmp_path / f"bundle of {name}")
         cases.append((tmp_path / f"bundle of {name}", scan))
@@ -199,6 +235,34 @@ def test_a_converted_bundle_says_what_it_is(tmp_path: Path) -> None:
     text = (tmp_path / "bundle" / "scripts" / "nnunet.py").read_text()
     assert "import napari_seg" not in text
     assert "from napari_seg" not in text
+
+
+def test_a_cascade_reads_the_labels_of_its_first_stage(tmp_path: Path) -> None:
+    entries = {"3d_lowres": two(), "3d_cascade_fullres": two() | {"previous_stage": "3d_lowres"}}
+    names = {"channel_names": {"0": "T1", "1": "FLAIR"}}
+    for name, entry in entries.items():
+        source = write_model(tmp_path, name, entry, dataset_changes=names, other_configurations=entries)
+    out = tmp_path / "bundle"
+    convert(read_bundle(source), out)
+    bundle = read_bundle(out)
+    assert bundle.previous is not None
+    assert bundle.previous.root == (out / "previous").resolve()
+    assert bundle.channel_names == bundle.previous.channel_names == ("T1", "FLAIR")
+    assert not [one for one in check(out) if one.level == "error"]
+    assert "--previous_dir labels" in (out / "docs" / "README.md").read_text()
+    for number in range(2):
+        (tmp_path / f"a_000{number}.nii.gz").touch()
+    parser = ConfigParser(json.loads((out / "configs" / "inference.json").read_text()))
+    parser["dataset_dir"], parser["previous_dir"] = str(tmp_path), "labels"
+    (case,) = parser.get_parsed_content("dataset#data")
+    assert [Path(path).name for path in case["image"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    assert Path(case["previous"]) == Path("labels", "a_0000_seg.nii.gz")  # named after the first file, as by MONAI
+
+    weights = read_bundle(source).previous.root / "fold_0" / "checkpoint_final.pth"
+    weights.write_bytes(b"damaged")
+    with pytest.raises(NapariSegError, match=r"bundle\.weights"):
+        convert(read_bundle(source), tmp_path / "again")
+    assert not list((tmp_path / "again").iterdir())
 
 
 def two() -> dict[str, Any]:
@@ -285,17 +349,35 @@ def test_a_bundle_of_slices_takes_2d_images(tmp_path: Path) -> None:
     assert read_bundle(tmp_path / "bundle").takes_one_slice
 
 
-@pytest.mark.parametrize("dataset", [{}, REGIONS], ids=["labels", "regions"])
-def test_an_ensemble_becomes_a_bundle_of_bundles(tmp_path: Path, dataset: dict[str, Any]) -> None:
-    entries = {"2d": configuration((48, 48), (1, 1)), "3d_fullres": configuration((24, 48, 48), (1.5, 1, 1))}
-    for seed, (name, entry) in enumerate(entries.items(), start=5):
-        source = write_model(tmp_path, name, entry, dataset_changes=dataset, seed=seed)
+def with_first_stage(entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        "3d_lowres": configuration((16, 24, 24), (3, 2, 2)),
+        "3d_cascade_fullres": entry | {"previous_stage": "3d_lowres"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("dataset", "seed", "is_cascade"),
+    [({}, 5, False), (REGIONS, 5, False), ({}, 9, True)],
+    ids=["labels", "regions", "cascade"],
+)
+def test_an_ensemble_becomes_a_bundle_of_bundles(
+    tmp_path: Path, dataset: dict[str, Any], seed: int, is_cascade: bool
+) -> None:
+    entry = configuration((24, 48, 48), (1.5, 1, 1))
+    full = with_first_stage(entry) if is_cascade else {"3d_fullres": entry}
+    entries = {"2d": configuration((48, 48), (1, 1)), **full}
+    for number, (name, one) in enumerate(entries.items()):
+        source = write_model(
+            tmp_path, name, one, dataset_changes=dataset, seed=seed + number, other_configurations=entries
+        )
     (source / "LICENSE").write_text("MIT License\n")
-    ensemble = read_bundle(f"{source.parent}:3d_fullres+2d")
+    ensemble = read_bundle(f"{source.parent}:{name}+2d")
     convert(ensemble, tmp_path / "bundle")
     bundle = read_bundle(tmp_path / "bundle", trust=True)
     assert (bundle.name, bundle.segments) == (ensemble.name, ensemble.segments)
-    assert [one.root.name.rpartition("__")[2] for one in bundle.models] == ["3d_fullres", "2d"]
+    assert [one.root.name.rpartition("__")[2] for one in bundle.models] == [name, "2d"]
+    assert (bundle.models[0].previous is not None) == is_cascade
     assert not [one for one in check(tmp_path / "bundle") if one.level == "error"]
     assert (tmp_path / "bundle" / "LICENSE").is_file()
     array = oblique_scan().array[..., 4:16]
@@ -318,15 +400,19 @@ def test_a_member_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_models_that_a_bundle_can_not_hold_are_refused(tmp_path: Path) -> None:
-    full = configuration(previous_stage="3d_lowres")
-    configurations = {"3d_cascade_fullres": full, "3d_lowres": configuration()}
-    source = write_model(tmp_path, other_configurations=configurations)
-    for name, entry in configurations.items():
-        write_model(tmp_path, name, entry, other_configurations=configurations)
+    source = write_model(tmp_path)
+    slices = configuration((16, 16), (1, 1))
+    write_model(tmp_path / "2d", "2d", slices, dataset_changes=COLOURS | {"channel_names": {"0": "grey"}})
+    cascade = write_model(
+        tmp_path / "2d",
+        "cascade",
+        slices | {"previous_stage": "2d"},
+        other_configurations={"2d": slices},
+        dataset_changes=COLOURS | {"channel_names": {"0": "grey"}},
+    )
     folder = source.parent
     for bundle, reason in (
-        (read_bundle(f"{folder}:3d_cascade_fullres"), "cascade"),
-        (read_bundle(f"{folder}:3d_fullres+3d_cascade_fullres"), "cascade"),
+        (read_bundle(cascade), "cascade of 2D images"),
         (read_bundle(f"{folder}:3d_fullres+3d_fullres"), "with itself"),
         (read_bundle(), "no model of nnU-Net"),
     ):

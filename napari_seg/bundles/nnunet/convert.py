@@ -16,7 +16,7 @@ from napari_seg.bundles.nnunet.configuration import Configuration, NnunetBundle,
 from napari_seg.bundles.nnunet.network import MODULE, OPERATIONS, channels, plain_arguments
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.skeleton import example_metadata
-from napari_seg.bundles.spec import MEMBERS, METADATA, WEIGHTS, Bundle, EnsembleBundle
+from napari_seg.bundles.spec import MEMBERS, METADATA, PREVIOUS, WEIGHTS, Bundle, EnsembleBundle
 from napari_seg.bundles.store.licence import read_licence
 from napari_seg.errors import BundleError, StoreError, one_line
 from napari_seg.formats.atomic import not_written
@@ -32,14 +32,24 @@ _README = """\
 An nnU-Net model as a MONAI bundle, written by napari-seg {version}: trainer {trainer}, plans {plans}, configuration
 {configuration}, folds {folds}. `scripts/nnunet.py` holds its preprocessing, and the average of folds and mirror images.
 
-    cd THIS_FOLDER
-    python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir RESULTS
+{commands}
 
 needs `pip install monai {reader} scipy pytorch-ignite dynamic-network-architectures`. {files}
 `napari-seg predict SCAN -o RESULTS --model THIS_FOLDER --trust` runs it too.
 
 {notes}
 """
+
+_COMMANDS = """\
+    cd THIS_FOLDER
+    python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir RESULTS"""
+
+_COMMANDS_OF_CASCADE = """\
+    cd THIS_FOLDER/previous
+    python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir ../labels
+    cd ..
+    python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir RESULTS \\
+        --previous_dir labels"""
 
 _README_OF_ENSEMBLE = """\
 # {name}
@@ -59,7 +69,8 @@ def convert(bundle: Bundle, folder: Path) -> None:
     An ensemble becomes a bundle with a bundle for each configuration in it, which napari-seg averages.
 
     Args:
-        bundle: a model of one configuration, of volumes or of slices, with labels or regions, or an ensemble of such.
+        bundle: a model of one configuration, of volumes or of slices, with labels or regions, or an ensemble of such. A
+            cascade becomes a bundle with that of its previous stage in it.
         folder: a folder that does not exist or is empty.
 
     Raises:
@@ -84,8 +95,8 @@ def _why_not(bundle: Bundle, models: list[NnunetBundle]) -> str:
     """Return why a bundle can't be converted; "" if it can."""
     if len(models) < len(bundle.models):
         return "it is no model of nnU-Net"
-    if any(model.previous is not None for model in models):
-        return "a cascade needs the result of its first stage; that one can be converted"
+    if any(model.previous is not None and _is_of_images(model.configuration) for model in models):
+        return "it is a cascade of 2D images"
     if len({model.root.name for model in models}) < len(models):
         return "it averages a configuration with itself"
     return ""
@@ -125,7 +136,10 @@ def _convert_model(bundle: NnunetBundle, folder: Path) -> None:
         "scripts/nnunet.py": preprocessing.read_text(encoding="utf-8"),
         "docs/README.md": _readme(bundle, model.mirror_axes),
     }
-    with _complete(folder, ("configs", "docs", "models", "scripts")):
+    inner = () if bundle.previous is None else (PREVIOUS,)
+    with _complete(folder, ("configs", "docs", "models", "scripts", *inner)):
+        if bundle.previous is not None:
+            _convert_model(bundle.previous, folder / PREVIOUS)
         with (folder / WEIGHTS).open("wb") as file:  # torch raises no OSError if it opens the file itself
             torch.save(_weights(model.network), file)
         _write_texts(folder, texts | _licence_text(bundle))
@@ -198,7 +212,13 @@ def _readme(bundle: NnunetBundle, mirror_axes: tuple[int, ...]) -> str:
     files = f"IMAGES holds a `.{ending}` file a case."
     if "_0000" in _images(configuration):
         files = f"A case is {channels} files with nnU-Net's numbers: `case_0000.{ending}`, `case_0001.{ending}`."
-    notes = ["MONAI lays and weights windows a little differently from nnU-Net: some voxels get another label."]
+    notes = []
+    if bundle.previous is not None:
+        notes.append(
+            "The model is a cascade: the labels that the model in `previous` finds, `IMAGE_seg.nii.gz`, are further "
+            "channels of its image."
+        )
+    notes += ["MONAI lays and weights windows a little differently from nnU-Net: some voxels get another label."]
     if mirror_axes:
         notes.append(
             "Logits are averaged over mirror images, as nnU-Net does; `--mirror_axes []` leaves that out, which takes "
@@ -216,6 +236,7 @@ def _readme(bundle: NnunetBundle, mirror_axes: tuple[int, ...]) -> str:
         folds=", ".join(fold.removeprefix("fold_") for fold in bundle.folds),
         reader="pillow" if _is_of_images(configuration) else "nibabel",
         files=files,
+        commands=_COMMANDS if bundle.previous is None else _COMMANDS_OF_CASCADE,
         notes="\n".join(fill(note, 120, initial_indent="- ", subsequent_indent="  ") for note in notes),
     )
 
@@ -231,7 +252,7 @@ def _metadata(bundle: NnunetBundle) -> dict[str, Any]:
         "authors": "unknown; see the nnU-Net model",
         "copyright": "see LICENSE, or the source of the nnU-Net model",
         "required_packages_version": {package: version(package) for package in packages},
-        "napari_seg": {"match": "exact"},
+        "napari_seg": {"match": "exact"} | ({} if bundle.previous is None else {PREVIOUS: PREVIOUS}),
     }
     shapes = metadata["network_data_format"]
     names = (bundle.name, bundle.modality, *finds, *bundle.channel_names)
@@ -276,6 +297,16 @@ def _images(configuration: Configuration) -> str:
     return f"$[{others} for path in sorted(glob.glob(os.path.join(@dataset_dir, '*_0000.{ending}*')))]"
 
 
+def _cases(configuration: Configuration) -> str:
+    """Return the expression for the files of each case; in a cascade also that of the previous stage's labels."""
+    if not configuration.previous_stage:
+        return "$[{'image': path} for path in @images]"
+    first = "path[0]" if "_0000" in _images(configuration) else "path"
+    name = f"os.path.basename({first}).removesuffix('.gz').removesuffix('.nii')"
+    labels = f"os.path.join(@previous_dir, {name} + '_seg.nii.gz')"
+    return f"$[{{'image': path, '{PREVIOUS}': {labels}}} for path in @images]"
+
+
 def _decision(configuration: Configuration) -> list[dict[str, Any]]:
     """Return the transforms from logits to labels; of several regions in a voxel, the last one wins."""
     if not configuration.region_labels:
@@ -293,11 +324,14 @@ def _decision(configuration: Configuration) -> list[dict[str, Any]]:
 def _inference(bundle: NnunetBundle, mirror_axes: tuple[int, ...]) -> dict[str, Any]:
     configuration = bundle.configuration
     reader, ending = ("PILReader", ".png") if _is_of_images(configuration) else ("NibabelReader", ".nii.gz")
+    is_cascade = bool(configuration.previous_stage)
+    keys = ["image", PREVIOUS] if is_cascade else "image"
     return {
         "imports": ["$import glob", "$import os"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/results'",
+        **({"previous_dir": f"$@bundle_root + '/{PREVIOUS}/results'"} if is_cascade else {}),
         "images": _images(configuration),
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "mirror_axes": list(mirror_axes),
@@ -312,8 +346,8 @@ def _inference(bundle: NnunetBundle, mirror_axes: tuple[int, ...]) -> dict[str, 
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "LoadImaged", "keys": "image", "reader": reader},
-                {"_target_": "EnsureChannelFirstd", "keys": "image"},
+                {"_target_": "LoadImaged", "keys": keys, "reader": reader},
+                {"_target_": "EnsureChannelFirstd", "keys": keys},
                 {"_target_": "scripts.nnunet.NnunetPreprocessd", **preprocessing_arguments(configuration)},
             ],
         },
@@ -345,12 +379,13 @@ def _inference(bundle: NnunetBundle, mirror_axes: tuple[int, ...]) -> dict[str, 
                     "output_postfix": "seg",
                     "output_ext": ending,
                     "resample": False,
+                    "separate_folder": False,
                 },
             ],
         },
         "dataset": {
             "_target_": "Dataset",
-            "data": "$[{'image': path} for path in @images]",
+            "data": _cases(configuration),
             "transform": "@preprocessing",
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
