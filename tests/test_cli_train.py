@@ -20,7 +20,7 @@ from preloaded import run_python
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cli.main import main
-from napari_seg.cli.train import _value
+from napari_seg.cli.set_option import _value
 from napari_seg.cli.train_output import predicting, print_steps
 from napari_seg.formats.channels import read_channels
 from napari_seg.formats.label_maps import read_label_map
@@ -56,8 +56,9 @@ def test_dry_run_says_what_and_why_and_how(dataset: Path, tmp_path: Path, capsys
     assert train(dataset, "-o", tmp_path / "out", "--folds", 2, "--max-minutes", 5, "--dry-run") == 0
     output = capsys.readouterr().out
     assert "patch_size [32, 40, 32]: contains 95 % of the images whole" in output
-    assert output.count("monai.bundle run training") == output.count("monai.bundle run evaluating") == 2
-    assert "--fold 1 --folds 2" in output
+    assert output.count("monai.bundle run training") == output.count("monai.bundle run evaluating") == 1
+    assert "--fold 0 --folds 2" in output
+    assert output.endswith("... and 2 more; --fold I prints those of a fold\n")
     assert "--max_minutes 5.0" in output
     assert "network UNet: channels [32, 64, 128, 256], strides 2" in output
     assert re.search(r"size    S  +5\.1 million parameters, .* a step  <- planned\nsize    M ", output)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode
-from napari_seg.cli.train import parsed
+from napari_seg.cli.set_option import add_set_option, settings_of
 from napari_seg.cli.train_output import print_line
-from napari_seg.cli.values import minutes, named_value
+from napari_seg.cli.values import minutes
 
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
@@ -55,15 +55,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="DATASET",
         help="data sets of the earlier training, so that it is not forgotten",
     )
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        type=named_value,
-        metavar="ID=VALUE",
-        help="set any value of the configs",
-    )
+    add_set_option(parser)
     add_trust_option(parser, "let the old model run code of its own while it is compared")
     parser.set_defaults(run=run)
 
@@ -73,7 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.cli.consent import give_consent
     from napari_seg.errors import Cancelled
     from napari_seg.learning.improve import improve
-    from napari_seg.training.choices import distinct
 
     bundle = read_bundle(arguments.model)
     try:
@@ -82,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             give_consent(bundle) if arguments.trust else bundle,
             arguments.output,
             max_minutes=arguments.max_minutes,
-            settings={name: parsed(name, text) for name, text in distinct(arguments.set, "--set").items()},
+            settings=settings_of(arguments),
             replay=[path.resolve() for path in arguments.replay],
             report=print_line,
         )

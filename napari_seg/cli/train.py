@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode
+from napari_seg.cli.set_option import add_set_option, parsed, settings_of
 from napari_seg.cli.train_output import (
     print_best,
     print_bundle,
@@ -164,15 +165,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="BIDS suffixes, columns of a list, or words in file names that form the channels of an image, such as T1w "
         "FLAIR",
     )
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        type=named_value,
-        metavar="ID=VALUE",
-        help="set any value of the configs",
-    )
+    add_set_option(parser)
     add_trust_option(
         parser,
         "continue in a folder whose bundle contains other code than this version's (an older version, your changes)",
@@ -215,7 +208,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if arguments.images and not arguments.labels_dir and arguments.layout != "folders":
         raise BundleError("bundle.setting", "found --images without --labels-dir; expected both, or neither")
-    settings = {name: parsed(name, text) for name, text in distinct(arguments.set, "--set").items()}
+    settings = settings_of(arguments)
     if arguments.classes_from:
         settings["classes_from"] = {
             name: text.split(",") for name, text in distinct(arguments.classes_from, "--classes-from").items()
@@ -383,32 +376,3 @@ def _from(dataset: Path, folder: str | None) -> str | None:
     from napari_seg.training.choices import relative_path
 
     return None if folder is None else relative_path(dataset / folder, dataset)
-
-
-def parsed(name: str, text: str) -> Any:
-    """Parse a value of an option.
-
-    Raises:
-        BundleError: `bundle.setting`, it is no YAML.
-    """
-    import yaml
-
-    from napari_seg.errors import BundleError
-
-    try:
-        return _value(text)
-    except yaml.YAMLError as error:
-        expected = "expected a number, a word, or a list such as [4, 8]"
-        raise BundleError("bundle.setting", f"found {text!r} for {name}; {expected}") from error
-
-
-def _value(text: str) -> Any:
-    """Parse a value as YAML ([4, 8] is a list, 120-135 and $@x are text), but accept numbers such as 1e-3 and 010."""
-    import yaml
-
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            pass
-    return yaml.safe_load(text)
