@@ -107,6 +107,29 @@ def test_measuring_copies_no_labels_and_drops_outdated_results(model: Structures
     assert model.structures[1].voxels == before[1] + 1
 
 
+def test_labels_that_change_while_they_are_counted_are_counted_again(
+    model: StructuresModel, viewer: ViewerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[object] = []
+    due: list[int] = []
+    monkeypatch.setattr(model.session, "show_messages", lambda *messages: shown.extend(messages))
+    model.measurement_due.connect(lambda: due.append(1))
+
+    def failing(snapshot: Snapshot, scan: Image | None) -> Any:
+        raise ValueError("found no voxel")
+
+    monkeypatch.setattr(model, "measure", failing)
+    model.start_measuring()
+    labels_of(viewer).data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)
+    due.clear()
+    model.session.jobs.wait()
+    assert due
+    assert not shown
+    model.start_measuring()
+    model.session.jobs.wait()
+    assert len(shown) == 1  # an error that no edit explains is shown
+
+
 def test_intensities_are_those_of_the_selected_scan(model: StructuresModel, viewer: ViewerModel, head: Volume) -> None:
     """Two scans on one grid, such as two channels or two phases."""
     due: list[int] = []

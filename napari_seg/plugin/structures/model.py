@@ -21,7 +21,7 @@ from napari_seg.plugin.labels_on_scan import may_belong_to, on_scan
 from napari_seg.plugin.labels_state import LabelsState, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import color_in, colormap_of
-from napari_seg.plugin.messages import Message
+from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.session import Session, voxels_of
 from napari_seg.plugin.structures.comparison import ReferenceComparison, compare
 from napari_seg.plugin.structures.export import export
@@ -142,14 +142,20 @@ class StructuresModel:
         """Return whether a job of a kind is running."""
         return work in self._running
 
-    def _start(self, kind: Work, work: Callable[[Job], Any], on_result: Callable[[Any], object]) -> None:
+    def _start(
+        self,
+        kind: Work,
+        work: Callable[[Job], Any],
+        on_result: Callable[[Any], object],
+        on_error: Callable[[Exception], object] | None = None,
+    ) -> None:
         def end() -> None:
             self._running.discard(kind)
             self.changed.emit()
 
         self._running.add(kind)
         self.changed.emit()
-        self.session.jobs.start(work, on_result=on_result, on_end=end)
+        self.session.jobs.start(work, on_result=on_result, on_error=on_error, on_end=end)
 
     def save(self, path: Path, format_name: FormatName) -> None:
         """Save the selected labels in a job.
@@ -221,7 +227,15 @@ class StructuresModel:
             self.measurement_due.emit()
         elif self._watched is not None:
             snapshot, scan = Snapshot.of(self._watched, is_copied=False), self._scan
-            self._start("measure", lambda _: self.measure(snapshot, scan), self.take)
+            on_error = partial(self._on_measuring_failed, snapshot)
+            self._start("measure", lambda _: self.measure(snapshot, scan), self.take, on_error)
+
+    def _on_measuring_failed(self, snapshot: Snapshot, error: Exception) -> None:
+        """Ask for new measurements if labels were edited while they were counted, which can raise anything."""
+        if snapshot.is_current:
+            self.session.show_messages(message_of(error))
+        elif snapshot.layer is self._watched:
+            self.measurement_due.emit()
 
     def snapshot(self) -> Snapshot | None:
         """Return a snapshot of the selected labels layer; None if there is none."""
