@@ -359,7 +359,8 @@ class RegionTask:
     def _used_bytes(self, backend: BackendName, flop: float) -> int:
         """Return the memory besides the image: in use, promised, and of the weights that are not in memory yet.
 
-        A compiled network has its own copy of the weights, and torch reads them from their file when it runs.
+        A compiled network has its own copy of the weights, in its number format, and torch reads them from their file
+        when it runs.
         """
         model, numbers = self.settings.model, self.settings.model.network.state_dict().values()
         will_compile = choose.will_compile(backend, model.device, self._flop_of_run(flop))
@@ -367,7 +368,7 @@ class RegionTask:
             for weights in numbers:
                 weights.sum()  # reads them, so that they count as memory in use
         will_be_copied = will_compile and not model.statistics.is_compiled
-        copied = sum(weights.nbytes for weights in numbers) if will_be_copied else 0
+        copied = sum(weights.numel() for weights in numbers) * model.dtype.itemsize if will_be_copied else 0
         return resident_bytes() + self.promised_bytes - self.image.nbytes + copied
 
 
