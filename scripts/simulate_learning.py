@@ -135,7 +135,7 @@ def run_cell(
     if not (data / "dataset.json").is_file():
         write_data(args.data, data, cases, parts["validation"])
     epochs = ceil(args.steps / ceil(len(cases) / BATCH))
-    settings = {"batch_size": BATCH, "val_cases": 2, "val_interval": epochs}
+    settings = {"batch_size": BATCH, "patches_per_case": 1, "val_cases": 2, "val_interval": epochs}
     settings |= {"learning_rate": args.learning_rate, "max_epochs": epochs}
     settings |= {"seed": seed} if seed else {}
     inherited = inherited_choices(read_bundle(args.model, trust=True), out)
