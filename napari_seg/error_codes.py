@@ -1798,7 +1798,8 @@ CODES = {
         "notice",
         "On this scan the model names its structures otherwise than on a whole one, and none of them is among those of "
         "`--structures`: on a crop around the hippocampus it does not tell left from right.",
-        "Segment crops without `--structures`.",
+        "Name the structure without its side, as `anterior hippocampus`: this stands for that of a crop, and for both "
+        "sides of a head.",
     ),
     "result.overlap": Code(
         "notice",

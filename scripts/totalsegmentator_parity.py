@@ -32,8 +32,15 @@ VERSIONS = ("napari-seg", "torch", "numpy")
 FEW_VOXELS = 20
 """Structures with fewer voxels in TotalSegmentator's result are listed, and don't count for the lowest Dice."""
 
-MODES = ("exact", "fast", "bfloat16")
-"""Ways of napari-seg: --match exact, --match fast, and the latter with --precision bfloat16, whatever the labels do."""
+FAST = ("--match", "fast")
+MODES = {
+    "exact": ("--match", "exact"),
+    "fast": FAST,
+    "bfloat16": (*FAST, "--precision", "bfloat16"),
+    "least_memory": (*FAST, "--precision", "bfloat16", "--memory", "1.45GiB"),
+}
+"""Ways to run napari-seg, each with its options; the last two for networks of the published size."""
+
 PROGRAMS = ("theirs", *MODES)
 IN_32_BITS = "theirs32"
 """Folder of what TotalSegmentator gives with sums in 32 bits."""
@@ -84,7 +91,7 @@ CASES = {
     "large fast": Case("large", "total_fast", ("--fast",)),
     "large": Case("large", "total"),
     "full fast": Case("large", "total_fast", ("--fast",), full=True),
-    "full": Case("large", "total", modes=MODES, full=True),
+    "full": Case("large", "total", modes=tuple(MODES), full=True),
     "full 600": Case("largest", "total", options=("--memory", "4GiB"), modes=("fast",), full=True, theirs=False),
 }
 
@@ -157,7 +164,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     theirs = labels_of(out / "theirs", scan)
     names = names_of(out)
     for mode in case.modes:
-        if mode in row and "error" not in row[mode]:
+        if mode in row and "error" not in row[mode] and any((out / mode).glob("*_seg.nii.gz")):
             row[mode] |= agreement(labels_of(out / mode, scan), theirs, names)
     if args.peer32 is not None:
         shutil.rmtree(out / IN_32_BITS, ignore_errors=True)
@@ -191,14 +198,9 @@ def run(program: str, case: Case, scan: Path, home: Path, out: Path, peer: Path)
     if program in ("theirs", IN_32_BITS):
         words = ["-i", scan, "-o", out / program / "labels.nii.gz", "--ml", "--device", "cpu", *case.words]
         return watch([peer, *words], out / f"{program}_log", environment)
-    words = ["predict", scan, "-o", out / program, "--model", f"totalsegmentator:{case.task}", *words_of(program)]
+    words = ["predict", scan, "-o", out / program, "--model", f"totalsegmentator:{case.task}", *MODES[program]]
     command = [*NAPARI_SEG, *words, "--device", "cpu", "--json", *case.options]
     return watch(command, out / f"{program}_log", environment)
-
-
-def words_of(mode: str) -> tuple[str, ...]:
-    """Return the options of `napari-seg predict` that make a mode."""
-    return ("--match", "fast", "--precision", "bfloat16") if mode == "bfloat16" else ("--match", mode)
 
 
 def scan_of(kind: str, data: Path, work: Path) -> Path:
@@ -408,7 +410,7 @@ def _time_rows(name: str, row: Mapping[str, Any]) -> list[Sequence[object]]:
         one = row.get(key, {})
         if "seconds" not in one:
             continue
-        title = "TotalSegmentator" if key == "theirs" else " ".join((*words_of(key), *CASES[name].options))
+        title = "TotalSegmentator" if key == "theirs" else " ".join((*MODES[key], *CASES[name].options))
         known = key != "theirs" and "seconds" in theirs
         faster = f"{theirs['seconds'] / one['seconds']:.1f}" if known else ""
         share = f"{one['peak_gib'] / theirs['peak_gib']:.2f}" if known else ""

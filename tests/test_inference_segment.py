@@ -21,6 +21,8 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
 from napari_seg.geometry import Grid, resample
+from napari_seg.inference.fitness import fitted_options
+from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.plausibility import remove_islands
 from napari_seg.inference.prepare import prepare
 from napari_seg.inference.segment import _only, segment
@@ -49,6 +51,17 @@ def test_a_result_without_the_required_structures_says_so(head: Volume) -> None:
     assert not empty.array.any()
     assert [notice.code for notice in empty.notices] == ["result.structures"]
     assert _only(found, ["anterior hippocampus"]).notices == ()
+
+
+def test_a_structure_of_the_network_stands_for_those_of_all_regions(threshold: Bundle) -> None:
+    shipped = read_bundle()
+    options = fitted_options(SegmentOptions(structures=("Hippocampus anterior",)), shipped)
+    sides = ("left anterior hippocampus", "right anterior hippocampus")
+    assert options.structures == ("anterior hippocampus", *sides)
+    assert fitted_options(options, shipped) == options
+    assert fitted_options(SegmentOptions(structures=sides[:1]), shipped).structures == sides[:1]
+    with pytest.raises(BundleError, match=r"bundle\.structures"):
+        fitted_options(SegmentOptions(structures=("anterior hippocampus",)), threshold)
 
 
 def test_a_label_map_that_is_segmented_is_doubted(head: Volume, threshold: Bundle) -> None:

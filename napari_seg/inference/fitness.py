@@ -60,6 +60,8 @@ def fitted(volume: Volume, bundle: Bundle) -> Volume:
 def fitted_options(options: SegmentOptions, bundle: Bundle) -> SegmentOptions:
     """Return options with the required structures as a bundle spells them.
 
+    A structure of a network that is run on parts of a scan, such as on both sides, stands for that of each part.
+
     Raises:
         BundleError: `bundle.structures`, it has no structure of one of these names; `bundle.no_postprocessing`, it has
             no such steps of nnU-Net; `bundle.nnunet`, they can't be used.
@@ -67,13 +69,26 @@ def fitted_options(options: SegmentOptions, bundle: Bundle) -> SegmentOptions:
     if options.postprocess:
         read_postprocessing(bundle)
     try:
-        known = [segment.name for segment in bundle.segments]
+        located = _located_names(bundle)
+        known = [*(segment.name for segment in bundle.segments), *located]
         names = find_names(options.structures, known, f"{bundle.name!r}", in_any_order=True)
     except InputError as error:
         text = f"{error.message}; 'napari-seg models show {shlex.quote(bundle.reference)}' lists them"
         commas = "; names are separated by spaces, not commas" * any("," in name for name in options.structures)
         raise BundleError("bundle.structures", text + commas) from error
-    return replace(options, structures=tuple(names))
+    names = [each for name in names for each in (name, *located.get(name, ()))]
+    return replace(options, structures=tuple(dict.fromkeys(names)))
+
+
+def _located_names(bundle: Bundle) -> dict[str, list[str]]:
+    """Return name of a network's structure -> its names in a scan in which the bundle's regions are located."""
+    if bundle.localiser is None:
+        return {}
+    names = {segment.label: segment.name for segment in bundle.segments}
+    return {
+        segment.name: [names[r.labels[segment.label]] for r in bundle.localiser.regions if segment.label in r.labels]
+        for segment in bundle.network_segments
+    }
 
 
 def check_fit(volume: Volume, bundle: Bundle) -> None:
