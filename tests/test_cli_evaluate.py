@@ -97,6 +97,15 @@ def test_swapped_folders_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert text in capsys.readouterr().err
 
 
+def test_label_maps_below_a_folder_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_labels(tmp_path / "truth" / "a.nii.gz", 9)
+    (tmp_path / "found").mkdir()
+    write_labels(tmp_path / "found" / "first" / "a_seg.nii.gz", 9)
+    assert main(["evaluate", str(tmp_path / "found"), str(tmp_path / "truth")]) == 2
+    text = f"but in 1 folder below it ({tmp_path / 'found' / 'first'}), to be given singly"
+    assert text in capsys.readouterr().err
+
+
 def write_labels(path: Path, *voxels: int) -> str:
     """Write a label map with so many voxels of each of four labels, which a record names."""
     array = np.repeat(np.arange(len(voxels) + 1), [1000 - sum(voxels), *voxels]).reshape(10, 10, 10).astype(np.uint8)

@@ -32,6 +32,7 @@ from napari_seg.formats.label_maps import (
     stated_names,
 )
 from napari_seg.formats.mask_folder import mask_files
+from napari_seg.formats.walk import files_below
 from napari_seg.structure_names import match_names
 from napari_seg.volume import Segment, Segmentation, labels_in
 
@@ -225,9 +226,14 @@ def find_pairs(
 
 
 def describe_label_maps(path: Path) -> str:
-    """Return in words which label maps `find_pairs` finds at a path."""
+    """Return in words which label maps `find_pairs` finds at a path, and where others lie below it."""
     if not (names := [file.name for file in _label_maps(path)]):
-        return f"no NIfTI file or 2D image in {path}"
+        below, _ = files_below(path, lambda file: bool(nifti_ending(file)))
+        folders = dict.fromkeys(str(file.parent) for file in below if nifti_ending(file))
+        text = f"no NIfTI file or 2D image in {path}"
+        if not folders:
+            return text
+        return f"{text}, but in {counted(len(folders), 'folder')} below it ({listed([*folders])}), to be given singly"
     return names[0] if path.is_file() else f"{counted(len(names), 'label map')} in {path} ({listed(names)})"
 
 
