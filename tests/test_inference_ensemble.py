@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from napari_seg.bundles.output import Output
 from napari_seg.errors import EnvironmentFault
 from napari_seg.formats.temporary import remove_leftovers
 from napari_seg.geometry import Grid
+from napari_seg.inference import plan as planning
 from napari_seg.inference.decide import average
 from napari_seg.inference.segment import segment
 from napari_seg.volume import Segmentation, Volume
@@ -60,6 +62,25 @@ def probabilities(scan: Volume, name: str) -> np.ndarray:
 
 def inner(found: Segmentation) -> np.ndarray:
     return found.array[3:, :, :-2]
+
+
+def test_only_an_average_copies_blocks_of_the_voxels_of_the_scan(
+    tmp_path: Path, scan: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    best_plan = planning.best_plan
+
+    def watched(*known: Any, extends: bool) -> planning.Plan:
+        seen.append(extends)
+        return best_plan(*known, extends=extends)
+
+    monkeypatch.setattr(planning, "best_plan", watched)
+    folder, _ = write_two(tmp_path).split(":")
+    whole = replace(scan, array=scan.array + 1000)  # nothing is cropped
+    for name, is_copied in (("3d_fullres", False), ("3d_lowres", True), ("3d_fullres+3d_fullres", True)):
+        seen.clear()
+        segment(whole, f"{folder}:{name}", device="cpu", backend="torch")
+        assert set(seen) == {is_copied}, name
 
 
 def test_probabilities_are_averaged(tmp_path: Path, scan: Volume) -> None:

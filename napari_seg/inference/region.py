@@ -166,8 +166,14 @@ class RegionTask:
                 lambda flop: self._used_bytes(name, flop) if used_bytes is None else used_bytes,
                 compiled_memory,
                 choose.room_for_accumulators(model.device),
-                extends=self.inverse is None or extends_blocks(model.output, self.inverse, self.grid, self.scan_grid),
+                extends=self._extends_blocks(),
             )
+
+    def _extends_blocks(self) -> bool:
+        """Return whether blocks are copied to be decided; an average of several models always copies them."""
+        if self.inverse is None or self.settings.takes_values is not None:
+            return True
+        return extends_blocks(self.settings.model.output, self.inverse, self.grid, self.scan_grid)
 
     def start(self, on_window: OnWindow) -> tuple[RegionTask, Plan, Backend]:
         """Return the task in the number format that the scan's first window allows, its plan and its backend.

@@ -63,8 +63,8 @@ def extends_blocks(output: Output, inverse: Inverse, grid: Grid, scan: Grid) -> 
         grid: grid of the logits, a box of the network's grid.
         scan: the scan's grid.
     """
-    if output.decided_on == "network":
-        return False
+    if output.decided_on == "network" and not is_same_lattice(inverse.grid, scan):
+        return False  # the labels of its own grid are carried to the scan
     return not has_same_voxels(grid, scan, inverse.zero_faces)
 
 
