@@ -72,6 +72,7 @@ def test_failed_cases_of_a_kind_share_a_line(tmp_path: Path, capsys: pytest.Capt
         ("failed   x: input.unpaired: x", "has no reference with the same"),
         ("failed   5 cases (03, 04, 05 and 2 more): input.unpaired: 03", "has no label map with the same"),
     ]
+    assert [end.endswith("(others: other numbers)") for _, _, end in printed[:3]] == [True, False, False]
     assert "cases.csv of -o, list each failed case" in printed[3][0]
     assert (tmp_path / "out" / "cases.csv").read_text().count("input.unpaired") == 6
 
@@ -83,6 +84,9 @@ def test_what_is_compared_with_itself_is_refused(tmp_path: Path, capsys: pytest.
         output = capsys.readouterr()
         assert "input.same_file: found" in output.err
         assert not output.out
+    other = write_labels(tmp_path / "c" / "a.nii.gz", 9) and str(tmp_path / "c")
+    assert main(["evaluate", other, str(tmp_path / "a"), "--versus", str(tmp_path / "a")]) == 1
+    assert "for --versus and as references" in capsys.readouterr().err
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "a.nii.gz").hardlink_to(path)
     assert main(["evaluate", str(tmp_path / "b"), str(tmp_path / "a")]) == 0

@@ -124,6 +124,9 @@ def run(arguments: argparse.Namespace) -> int:
         "only": names,
         "planned": planned,
     }
+    if arguments.versus and arguments.versus.exists() and references.exists() and arguments.versus.samefile(references):
+        text = f"found {references} for --versus and as references; expected the results of another model"
+        raise InputError("input.same_file", text)
     pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes, **options)
     if not pairs:
         found, expected = map(describe_label_maps, (arguments.predictions, references))
@@ -280,23 +283,27 @@ def _print_tables(
     if absent:
         console.print(f"versus   {_absent(absent)}", markup=False)
     failed = _failed(results)
-    for kind, fault in failed:
-        console.print(f"failed   {_cases(kind)}: {fault.code}: {fault.message}", markup=False)
+    for kind, message in failed:
+        console.print(f"failed   {_cases(kind)}: {message}", markup=False)
     if any(len(kind) > _LISTED for kind, _ in failed):
         console.print("         --json, and cases.csv of -o, list each failed case", markup=False)
 
 
-def _failed(results: Sequence[CaseScores]) -> list[tuple[list[str], CaseScores]]:
-    """Return the names of the failed cases with the first one of them, for each kind of message.
+def _failed(results: Sequence[CaseScores]) -> list[tuple[list[str], str]]:
+    """Return the names of the failed cases with the code and the message of the first one, for each kind of message.
 
     Messages of one kind differ in the name of the case or in numbers.
     """
-    kinds: dict[tuple[str, str], list[CaseScores]] = {}
+    kinds: dict[tuple[str, str], dict[str, str]] = {}
     for result in results:
         if result.code:
-            text = re.sub(r"\d[\d.e+]*", "", result.message.replace(result.name, ""))
-            kinds.setdefault((result.code, text), []).append(result)
-    return [([result.name for result in some], some[0]) for some in kinds.values()]
+            text = re.sub(rf"(?<![^\W_]){re.escape(result.name)}(?![^\W_])", "", result.message)
+            kinds.setdefault((result.code, re.sub(r"\d[\d.e+]*", "", text)), {})[result.name] = text
+    messages = {result.name: result.message for result in results}
+    return [
+        ([*texts], f"{code}: {messages[next(iter(texts))]}" + " (others: other numbers)" * (len({*texts.values()}) > 1))
+        for (code, _), texts in kinds.items()
+    ]
 
 
 def _cases(names: Sequence[str]) -> str:
