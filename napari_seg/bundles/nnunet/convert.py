@@ -216,7 +216,7 @@ def _readme(bundle: NnunetBundle, mirror_axes: tuple[int, ...]) -> str:
     if bundle.previous is not None:
         notes.append(
             "The model is a cascade: the labels that the model in `previous` finds, `IMAGE_seg.nii.gz`, are further "
-            "channels of its image."
+            "channels of its image, so both commands need the same images. IMAGES and RESULTS are whole paths."
         )
     notes += ["MONAI lays and weights windows a little differently from nnU-Net: some voxels get another label."]
     if mirror_axes:
