@@ -138,7 +138,7 @@ def test_a_class_that_becomes_background_unnamed_is_noted(dataset: Path, tmp_pat
     plan = plan_bundle(dataset, tmp_path / "out", Choices(labels={"front": ["1"]}), dry_run=True)
     (row,) = (row for row in plan["label table"] if row["value"] == 2)
     counts = f"({row['cases']} cases, {row['voxels']} voxels)"
-    assert plan["notes"] == [f"in no class of --labels, so background: 2 back {counts}"]
+    assert plan["notes"] == [f"--labels names no class for 2 back {counts}: background"]
 
 
 def test_one_slice_in_five_is_enough(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -110,7 +110,7 @@ def background_note(
         names = [name for name, values in named.items() if row.value in values]
         if row.name == BACKGROUND and names and not any(low <= row.value <= high for low, high in meant):
             found.append(f"{row.value} {' + '.join(names)} ({counted(row.cases, 'case')}, {row.voxels} voxels)")
-    return f"in no class of --labels, so background: {listed(found)}" if found else ""
+    return f"--labels names no class for {listed(found)}: background" if found else ""
 
 
 def _same_grey(value: int, cases: Mapping[int, set[str]]) -> int | None:
