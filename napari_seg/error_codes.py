@@ -1485,9 +1485,10 @@ CODES = {
     ),
     "labels.nowhere": Code(
         "error",
-        "A class of the training is made of names that no data set has together, so that no case annotates all of it.",
-        "Name one structure alike in each data set's dataset.json or labels.json; merge only what one data set tells "
-        "apart.",
+        "A class of the training has values that no label map contains, or is made of names that no data set has "
+        "together, so that no case annotates all of it.",
+        "Give `--labels` values that the message lists. Name one structure alike in each data set's dataset.json or "
+        "labels.json; merge only what one data set tells apart.",
     ),
     "labels.overlap": Code(
         "error",

@@ -141,6 +141,12 @@ def test_a_class_that_becomes_background_unnamed_is_noted(dataset: Path, tmp_pat
     assert plan["notes"] == [f"--labels names no class for 2 back {counts}: background"]
 
 
+def test_a_class_whose_values_no_case_contains_is_refused(dataset: Path, tmp_path: Path) -> None:
+    for number, labels in enumerate(({"front": [7]}, {"front": [1], "back": [3]})):
+        with pytest.raises(TrainingError, match=r"labels\.nowhere: .*, which no case contains; .* contain 1, 2$"):
+            plan_bundle(dataset, tmp_path / f"out{number}", Choices(labels=labels), dry_run=True)
+
+
 def test_one_slice_in_five_is_enough(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     edit_labels(dataset, one_slice_in_five)
     with caplog.at_level(logging.INFO):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari_seg.errors import counted, listed
+from napari_seg.errors import TrainingError, counted, listed
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
@@ -90,6 +90,29 @@ def label_table(
         if not found:
             rows.append(Row(bounds[name][0][0], name, 0, 0, ("in no case",)))
     return rows
+
+
+def check_values(dataset: Dataset, facts: Mapping[str, Any], classes: Mapping[str, Sequence[Any]]) -> None:
+    """Raise if a chosen class has no voxel in any case.
+
+    Args:
+        dataset: the data set.
+        facts: as for `label_table`.
+        classes: class -> values or ranges of values, as `--labels` gives them.
+
+    Raises:
+        TrainingError: `labels.nowhere`, no case contains a value of the class.
+    """
+    from segnets.data.labels import ranges
+
+    present = sorted({int(value) for case in dataset.cases for value in facts[case["label"]].get("values", ())} - {0})
+    for name, values in classes.items():
+        if name != BACKGROUND and not any(low <= one <= high for one in present for low, high in ranges(list(values))):
+            raise TrainingError(
+                "labels.nowhere",
+                f"--labels gives {name} the value {listed([str(value) for value in values])}, which no case contains; "
+                f"the label maps contain {listed([str(value) for value in present], 10) or 'nothing but 0'}",
+            )
 
 
 def background_note(

@@ -82,7 +82,7 @@ def make_bundle(
 
     from napari_seg.training.advice import advise
     from napari_seg.training.fingerprint import fingerprint
-    from napari_seg.training.label_table import background_note, label_table
+    from napari_seg.training.label_table import background_note, check_values, label_table
     from napari_seg.training.memory_plan import find_device, grids_of
     from napari_seg.training.write import class_names, fine_tuning_rate, networks, write_bundle
 
@@ -103,6 +103,8 @@ def make_bundle(
     if classes and not set(classes) - {"background"}:
         raise TrainingError("labels.no_class", "the labels name nothing but background; expected a class")
     facts = read_all(dataset.cases, root / RUN / "cache", dataset.soft)
+    if not dataset.soft and not choices.settings.get("allow_empty"):
+        check_values(dataset, facts, {name: values for name, values in labels.items() if name != IGNORE})
     if dataset.soft and not classes:
         count = max((facts[case["label"]].get("channels", 1) for case in dataset.cases), default=1)
         classes = {f"label {value}": (value,) for value in range(1, count + 1)}
