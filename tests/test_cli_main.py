@@ -109,7 +109,7 @@ def test_a_run_that_ends_early_prints_what_it_did(
         (["predict", ".", "-o", "out", "--json"], "input.none", 2),
         (["predict", "gone", "-o", "out", "--json"], "input.missing", 2),
         (["predict", "x.nii", "-o", "x.nii", "--json"], "output.folder", 5),
-        (["evaluate", "x.nii", "x.nii", "-o", "x.nii", "--json"], "output.folder", 5),
+        (["evaluate", "x.nii", "y.nii", "-o", "x.nii", "--json"], "output.folder", 5),
     ],
 )
 def test_a_failure_is_json_too(
@@ -122,7 +122,8 @@ def test_a_failure_is_json_too(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "x.nii" in command:
-        (tmp_path / "x.nii").write_text("no scan")
+        for name in ("x.nii", "y.nii"):
+            (tmp_path / name).write_text("no scan")
     assert main(command) == status
     told = json.loads(capsys.readouterr().out)
     assert (told[-1] if isinstance(told, list) else told)["code"] == code

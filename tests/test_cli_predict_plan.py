@@ -37,7 +37,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     assert "an estimate from 1 scan, one case after the other" in printed.out
     assert printed.err.splitlines() == ["estimating the time of [red]head with Hippocampus, anterior and posterior"]
     assert not out.exists()
-    assert main(["predict", str(scans), "-o", str(out), "--dry-run", "--json", "--modality", "CT"]) == 2
+    assert main(["predict", str(scans), "-o", str(out), "--dry-run", "--json", "--modality", "CT"]) == 4
     content = json.loads(capsys.readouterr().out)
     assert content["cases"] == []
     assert [one["code"] for one in content["refused"]] == ["file.not_nifti"]
@@ -163,3 +163,10 @@ def test_an_unknown_time_is_not_summed_up(tmp_path: Path) -> None:
     assert not [line for line in summary(RunPlan((one, known)), tmp_path) if "estimate" in line]
     (line,) = [line for line in summary(RunPlan((known,), examples=1), tmp_path) if "estimate" in line]
     assert line.startswith("about 2 h")
+
+
+def test_a_scan_that_the_layout_refuses_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    phantoms.write_nifti(phantoms.head(), tmp_path / "head.nii.gz")
+    command = ["predict", str(tmp_path / "head.nii.gz"), "-o", str(tmp_path / "out"), "--layout", "bids"]
+    assert main([*command, "--dry-run"]) == main(command) == 4
+    assert "failed   head: cohort.not_bids" in capsys.readouterr().out

@@ -217,8 +217,9 @@ def test_damaged_label_maps_end_in_one_error_everywhere(
     content = (tmp_path / "x.seg.nrrd").read_bytes()
     start = content.index(b"space directions:")
     end = content.index(b"\n", start)
-    (tmp_path / "x.seg.nrrd").write_bytes(content[:start] + b"space directions: " + b"x" * 5000 + content[end:])
-    for words in (["convert", "x.seg.nrrd", "y.nii.gz"], ["evaluate", "x.seg.nrrd", "x.seg.nrrd"]):
+    for name in ("x.seg.nrrd", "z.seg.nrrd"):
+        (tmp_path / name).write_bytes(content[:start] + b"space directions: " + b"x" * 5000 + content[end:])
+    for words in (["convert", "x.seg.nrrd", "y.nii.gz"], ["evaluate", "x.seg.nrrd", "z.seg.nrrd"]):
         assert main([words[0], *(str(tmp_path / word) for word in words[1:])]) == 4
         captured = capsys.readouterr()
         assert "file." in captured.out + captured.err

@@ -253,9 +253,9 @@ def run(arguments: argparse.Namespace) -> int:
         from napari_seg.cli.progress import print_results
 
         print_results(results, arguments.output, cohort.report)
-    if not cohort.cases:
-        return ExitCode.NOTHING_FOUND
     failed = sum(result.status == "failed" for result in results)
+    if not cohort.cases and not failed:
+        return ExitCode.NOTHING_FOUND
     return exit_code(failed, sum(result.status != "skipped" for result in results))
 
 
@@ -318,7 +318,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
     cohort = _cohort(arguments)
     plan = cohort.plan(report=lambda text: print(text, file=sys.stderr))
     print_plan(plan, arguments.output, as_json=arguments.json or arguments.json_lines)
-    if not cohort.cases:
+    if not cohort.cases and not plan.refused:
         return ExitCode.NOTHING_FOUND
     return exit_code(len(plan.refused), len(plan.refused) + len(plan.cases))
 
