@@ -37,9 +37,8 @@ MODES = {
     "exact": ("--match", "exact"),
     "fast": FAST,
     "bfloat16": (*FAST, "--precision", "bfloat16"),
-    "least_memory": (*FAST, "--precision", "bfloat16", "--memory", "1.45GiB"),
 }
-"""Ways to run napari-seg, each with its options; the last two for networks of the published size."""
+"""Ways to run napari-seg, each with its options; the last one for networks of the published size."""
 
 PROGRAMS = ("theirs", *MODES)
 IN_32_BITS = "theirs32"
