@@ -25,9 +25,6 @@ SHAPE = (512, 512, 400)
 SPACING_MM = (0.8, 0.8, 1.0)
 ORGAN, NEIGHBOUR, PAINTED = 1, 2, 3
 
-NEEDS_TWO_STRUCTURES = ("mirror", "union", "minus", "within")
-"""Operations that take another structure."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,12 +95,10 @@ class TourOfEditing(TourOfLearning):
         self.wait(lambda: any(s.voxels for s in panel.structures_tab.model.structures), "open and measure the labels")
         self.click_tab(panel, panel.edit_tab)
         model, layer = panel.edit_tab.model, panel.session.labels
-        layer.selected_label = ORGAN
-        self.settle()
         for operation, known in WINDOW_OPERATIONS.items():
             layer.selected_label = PAINTED if operation == "fill_between" else ORGAN
             self.settle()
-            other = NEIGHBOUR if operation in NEEDS_TWO_STRUCTURES else None
+            other = NEIGHBOUR if "other" in known.amounts else None
             self.take(panel, known.title, lambda operation=operation, other=other: model.run(operation, other))
         self.press(Qt.Key.Key_I)
         for number, (inside, outside) in enumerate([self.near(layer, ORGAN)] * 2):
