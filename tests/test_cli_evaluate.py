@@ -68,9 +68,9 @@ def test_failed_cases_of_a_kind_share_a_line(tmp_path: Path, capsys: pytest.Capt
     assert main(["evaluate", found, truth, "-o", out, "--no-figures"]) == 4
     printed = [line.partition(".nii.gz ") for line in capsys.readouterr().out.splitlines()]
     assert [(start, end[:30]) for start, _, end in printed[:3]] == [
-        ("failed   01, 02: labels.type: 01", "holds values from -1 to 998, a"),
+        ("failed   01, 02: labels.type: for example 01", "holds values from -1 to 998, a"),
         ("failed   x: input.unpaired: x", "has no reference with the same"),
-        ("failed   5 cases (03, 04, 05 and 2 more): input.unpaired: 03", "has no label map with the same"),
+        ("failed   5 cases (03, 04, 05 and 2 more): input.unpaired: for example 03", "has no label map with the same"),
     ]
     assert [end.endswith("(others: other numbers)") for _, _, end in printed[:3]] == [True, False, False]
     assert "cases.csv of -o, list each failed case" in printed[3][0]
@@ -101,19 +101,34 @@ def test_swapped_folders_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert text in capsys.readouterr().err
 
 
-def test_label_maps_below_a_folder_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_labels(tmp_path / "truth" / "a.nii.gz", 9)
-    (tmp_path / "found").mkdir()
-    write_labels(tmp_path / "found" / "first" / "a_seg.nii.gz", 9)
-    assert main(["evaluate", str(tmp_path / "found"), str(tmp_path / "truth")]) == 2
-    text = f"but in 1 folder below it ({tmp_path / 'found' / 'first'}), to be given singly"
-    assert text in capsys.readouterr().err
+def test_cases_in_folders_have_names_with_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in "ab":
+        write_labels(tmp_path / "found" / folder / "x_seg.nii.gz", 9)
+        write_labels(tmp_path / "truth" / folder / "x.nii.gz", 9)
+        write_labels(tmp_path / "other" / folder / "x_seg.nii.gz", 9)
+    write_labels(tmp_path / "truth" / "c" / "x.nii.gz", 9)
+    found, truth, other, out = (str(tmp_path / folder) for folder in ("found", "truth", "other", "out"))
+    assert main(["evaluate", found, truth, "--versus", other, "-o", out, "--scans", truth]) == 3
+    printed = capsys.readouterr().out
+    assert "worst    a/x 1.0000, b/x 1.0000" in printed
+    assert "versus   A, 2 cases: dice +0.0000" in printed
+    assert "failed   c/x: input.unpaired: c/x.nii.gz has no label map with the same name" in printed
+    lines = (tmp_path / "out" / "cases.csv").read_text().splitlines()
+    assert [*dict.fromkeys(line.split(",")[0] for line in lines)] == ["case", "a/x", "b/x", "c/x"]
+    assert "<b>a/x</b>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "truth" / "a").rename(tmp_path / "truth" / "d")
+    (tmp_path / "truth" / "b").rename(tmp_path / "truth" / "e")
+    assert main(["evaluate", found, truth]) == 2
+    assert "2 label maps in" in (text := capsys.readouterr().err)
+    assert "(a/x_seg.nii.gz, b/x_seg.nii.gz), and as references 3 label maps in" in text
+    assert main(["evaluate", str(tmp_path / "found" / "a" / "x_seg.nii.gz"), truth]) == 4
+    assert "input.unpaired: found the references c/x.nii.gz, d/x.nii.gz, e/x.nii.gz" in capsys.readouterr().err
 
 
 def write_labels(path: Path, *voxels: int) -> str:
     """Write a label map with so many voxels of each of four labels, which a record names."""
     array = np.repeat(np.arange(len(voxels) + 1), [1000 - sum(voxels), *voxels]).reshape(10, 10, 10).astype(np.uint8)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_map(array, Grid(array.shape, np.eye(4)), path)
     table = [{"label": n, "name": name, "color": [1, n, 1]} for n, name in enumerate("ABCD", 1)]
     path.with_name(path.name.removesuffix(".nii.gz") + ".json").write_text(json.dumps({"segments": table}))

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -32,8 +32,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         help="compare label maps with references: Dice, HD95, NSD and more for each structure",
         description="Compares label maps with references on the same grid. Two folders are paired by file name "
-        "(case_01_seg.nii.gz, case_01_0000_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz). 2D images (PNG, "
-        "TIFF) are compared likewise, with distances in pixels. A structure that neither label map contains is left "
+        "(case_01_seg.nii.gz, case_01_0000_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz), also in folders "
+        "below them, as predict --layout mirror and bids writes them. 2D images (PNG, TIFF) are compared likewise, "
+        "with distances in pixels. A structure that neither label map contains is left "
         "out of the mean; one that only one contains counts as 0, and as the diagonal of the field of view for HD95. "
         "A file without a partner counts as failed.",
     )
@@ -129,15 +130,23 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("input.same_file", text)
     pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes, **options)
     if not pairs:
-        found, expected = map(describe_label_maps, (arguments.predictions, references))
-        turned, _ = find_pairs(references, arguments.predictions)
+        found = describe_label_maps(arguments.predictions)
+        expected = describe_label_maps(references, are_references=True)
+        if not (found and expected):
+            text = f"found no NIfTI file or 2D image in {references if found else arguments.predictions}"
+            raise InputError("input.none", f"{text}, or in folders below; expected label maps (NIfTI, PNG, TIFF)")
+        turned: list[Pair] = []
+        with suppress(InputError):  # then they are not just swapped
+            turned, _ = find_pairs(references, arguments.predictions)
         swapped = f"results are given first: if they are in {references}, swap the two; " if turned else ""
+        masks = "; masks of single structures in a folder are compared with a file that names them, or with --labels "
         raise InputError(
             "input.none",
             f"found {found}, and as references {expected}, none of the same name; {swapped}expected case.nii.gz, "
-            "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, or PNG or TIFF images with such names; to "
-            "compare two files of other names, give the paths of both; masks of single structures in a folder are "
-            "compared with a file that names them, or with --labels NAME=VALUE",
+            "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, in the same folders, or one side in one folder; "
+            "to compare two files of other names, give the paths of both"
+            + f"{masks}NAME=VALUE"
+            * (arguments.predictions.is_file() != references.is_file()),
         )
     other_pairs: list[Pair] = []
     if arguments.versus:
@@ -290,7 +299,9 @@ def _print_tables(
 
 
 def _failed(results: Sequence[CaseScores]) -> list[tuple[list[str], str]]:
-    """Return the names of the failed cases with the code and the message of the first one, for each kind of message.
+    """Return the names of the failed cases with the code and the message for each kind of message.
+
+    That of several cases is an example.
 
     Messages of one kind differ in the name of the case or in numbers.
     """
@@ -300,10 +311,13 @@ def _failed(results: Sequence[CaseScores]) -> list[tuple[list[str], str]]:
             text = re.sub(rf"(?<![^\W_]){re.escape(result.name)}(?![^\W_])", "", result.message)
             kinds.setdefault((result.code, re.sub(r"\d[\d.e+]*", "", text)), {})[result.name] = text
     messages = {result.name: result.message for result in results}
-    return [
-        ([*texts], f"{code}: {messages[next(iter(texts))]}" + " (others: other numbers)" * (len({*texts.values()}) > 1))
-        for (code, _), texts in kinds.items()
-    ]
+    lines = []
+    for (code, _), texts in kinds.items():
+        name = next(iter(texts))
+        example = "for example " if len(texts) > 1 and texts[name] != messages[name] else ""
+        others = " (others: other numbers)" if len({*texts.values()}) > 1 else ""
+        lines.append(([*texts], f"{code}: {example}{messages[name]}{others}"))
+    return lines
 
 
 def _cases(names: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice, counted, listed, printable
+from napari_seg.evaluation.bids import named_classes
+from napari_seg.evaluation.case_files import case_names, label_maps, normal, path_below, stem
 from napari_seg.evaluation.declared import as_planned, declared
 from napari_seg.evaluation.labels import BACKGROUND, MEAN, Classes, Meaning
 from napari_seg.evaluation.matching import UNNAMED_VOID, VOID, Matched, match
 from napari_seg.evaluation.metrics import Comparison, Scores, compare_label_maps, disagreement
+from napari_seg.evaluation.partners import find_partners, find_scans
 from napari_seg.formats.dicom.headers import file_label
-from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
 from napari_seg.formats.label_maps import (
     check_no_intensities,
@@ -32,7 +33,6 @@ from napari_seg.formats.label_maps import (
     stated_names,
 )
 from napari_seg.formats.mask_folder import mask_files
-from napari_seg.formats.walk import files_below
 from napari_seg.structure_names import match_names
 from napari_seg.volume import Segment, Segmentation, labels_in
 
@@ -156,9 +156,9 @@ def find_pairs(
     """Return a pair for each name in both folders, and a failed result for each file without a partner.
 
     Args:
-        predictions: a label map; or a folder of label maps: all its NIfTI files, or its 2D images if it contains no
-            NIfTI file. `case_01_seg.nii.gz` and `case_01_0000_seg.nii.gz` belong to the case `case_01`. If `references`
-            is one file, also a folder with masks of the structures that it names.
+        predictions: a label map; or a folder of label maps, see `label_maps`. `case_01_seg.nii.gz` and
+            `case_01_0000_seg.nii.gz` belong to the case `case_01`; for folders below see `partners`. If `references` is
+            one file, also a folder with masks of the structures that it names.
         references: the reference, or a folder of references; also a folder of masks if `predictions` is one file.
         scans: the scan, or a folder of scans named `case_01.nii.gz` or `case_01_0000.nii.gz`; used only for figures.
         classes: meaning of the references' values, which must be in one of them; None: that of their names, which their
@@ -170,7 +170,8 @@ def find_pairs(
 
     Raises:
         InputError: `input.missing`, a path does not exist; `input.same_file`, both are the same; `input.unpaired`, two
-            scans of a case have the same name; `dataset.bad_json`, see `declared`.
+            scans of a case have the same name, or several files in other folders fit one alike; `dataset.bad_json`, see
+            `declared`; `dataset.bad_table`, see `named_classes`.
     """
     for path in (predictions, references, *([scans] if scans else [])):
         if not path.exists():
@@ -185,55 +186,34 @@ def find_pairs(
     meaning = Meaning(classes or stated.classes, bool(classes), ignore_labels)
     if _are_of_one_case(predictions, references, meaning.classes):
         scan = scans if scans and scans.is_file() else None
-        meaning = replace(meaning, labelled=stated.labelled.get(_stem(Path(file_label(references)))))
-        return [Pair(_stem(Path(file_label(predictions))), predictions, references, scan, meaning, ignore_frame)], []
-    only = None if only is None else {_normal(name) for name in only}
-    references_by_name = _by_name(_label_maps(references))
-    scans_by_name = _by_name(_label_maps(scans) if scans else [], "_0000")
-    pairs: dict[str, Pair] = {}
-    unpaired = []
-    for path in _label_maps(predictions):
-        stem = _stem(path)
-        name = next((n for n in _case_names(stem) if n in references_by_name), None)
-        if name is None:
-            unpaired.append(_unpaired(stem, f"{path.name} has no reference with the same name"))
-        elif (only is not None and name not in only) or len(references_by_name[name]) > 1:
-            continue
-        elif name in pairs:
-            unpaired.append(
-                _unpaired(stem, f"{path.name} and {pairs[name].prediction.name} belong to the same reference")
-            )
-        else:
-            pairs[name] = Pair(
-                name,
-                path,
-                references_by_name[name][0],
-                _scan(scans_by_name.get(name, [])),
-                replace(meaning, labelled=stated.labelled.get(name)),
-                ignore_frame,
-            )
-    unpaired += [
-        _unpaired(
-            name,
-            f"{_several(references_by_name[name])} are references of the same name; expected one of them"
-            if len(references_by_name[name]) > 1
-            else f"{references_by_name[name][0].name} has no label map with the same name",
+        meaning = replace(meaning, labelled=stated.labelled.get(stem(Path(file_label(references)))))
+        return [Pair(stem(Path(file_label(predictions))), predictions, references, scan, meaning, ignore_frame)], []
+    only = None if only is None else {normal(name) for name in only}
+    found, alone = find_partners(predictions, references, only)
+    scan_of = find_scans(scans, found, predictions) if scans else {}
+    pairs = [
+        Pair(
+            one.case,
+            one.result,
+            one.reference,
+            scan_of.get(one.result),
+            replace(
+                meaning,
+                classes=meaning.classes or (named_classes(one.reference) if "/" in one.name else {}),
+                labelled=stated.labelled.get(stem(one.reference)),
+            ),
+            ignore_frame,
         )
-        for name in sorted(references_by_name.keys() - pairs)
-        if only is None or name in only
+        for one in found
     ]
-    return list(pairs.values()), unpaired
+    return pairs, [CaseScores(case, code="input.unpaired", message=printable(text)) for case, text in alone]
 
 
-def describe_label_maps(path: Path) -> str:
-    """Return in words which label maps `find_pairs` finds at a path, and where others lie below it."""
-    if not (names := [file.name for file in _label_maps(path)]):
-        below, _ = files_below(path, lambda file: bool(nifti_ending(file)))
-        folders = dict.fromkeys(str(file.parent) for file in below if nifti_ending(file))
-        text = f"no NIfTI file or 2D image in {path}"
-        if not folders:
-            return text
-        return f"{text}, but in {counted(len(folders), 'folder')} below it ({listed([*folders])}), to be given singly"
+def describe_label_maps(path: Path, *, are_references: bool = False) -> str:
+    """Return in words which label maps `find_pairs` finds at a path; "" for none."""
+    names = [path_below(file, path) for file in label_maps(path, are_references=are_references)]
+    if not names:
+        return ""
     return names[0] if path.is_file() else f"{counted(len(names), 'label map')} in {path} ({listed(names)})"
 
 
@@ -384,7 +364,7 @@ def compare_with(
     name, meaning = "the reference", Meaning()
     if isinstance(reference, Path):
         name, stated = file_label(reference), declared(reference)
-        meaning = Meaning(stated.classes, ignored=stated.ignored, labelled=stated.labelled.get(_stem(Path(name))))
+        meaning = Meaning(stated.classes, ignored=stated.ignored, labelled=stated.labelled.get(stem(Path(name))))
         segmentation = read_label_map(reference, prediction.grid, images=images, header_names=not stated.classes)
         if not stated.classes:
             check_no_intensities(segmentation, reference)
@@ -447,65 +427,13 @@ def _are_of_one_case(one: Path, other: Path, names: Collection[str]) -> bool:
     file, folder = (one, other) if one.is_file() else (other, one)
     if folder.is_file() or not file.is_file():
         return folder.is_file()
-    masks = [_normal(name) for name in mask_files(folder)]
-    case = set(_case_names(_stem(file)))
-    if not masks or any(case.intersection(_case_names(name)) for name in masks):
+    masks = [normal(name) for name in mask_files(folder)]
+    case = set(case_names(stem(file)))
+    if not masks or any(case.intersection(case_names(name)) for name in masks):
         return False
     with suppress(InputError):  # a file that can't be read is reported when it is compared
         names = [*names, *stated_names(file)]
     return bool(match_names(masks, names))
-
-
-def _case_names(stem: str) -> list[str]:
-    """Return the names that the case of a label map may have, the longest first."""
-    case = stem.removesuffix("_seg")
-    return [stem, case, case.removesuffix("_0000")]
-
-
-def _label_maps(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    # `predict` writes previews and confidence maps into the same folder
-    maps = [p for p in files if nifti_ending(p) and not _stem(p).endswith(("_seg_confidence", "_seg_entropy"))]
-    return maps or [p for p in files if is_image2d(p)]
-
-
-def _by_name(paths: Iterable[Path], suffix: str = "") -> dict[str, list[Path]]:
-    """Return the files of each name, without ending and suffix."""
-    found: dict[str, list[Path]] = {}
-    for path in paths:
-        found.setdefault(_stem(path).removesuffix(suffix), []).append(path)
-    return found
-
-
-def _scan(paths: Sequence[Path]) -> Path | None:
-    """Return the scan of a case, if there is one.
-
-    Raises:
-        InputError: `input.unpaired`, there are several of its name.
-    """
-    if len(paths) > 1:
-        raise InputError("input.unpaired", f"{_several(paths)} are scans of the same name; expected one of them")
-    return next(iter(paths), None)
-
-
-def _several(paths: Sequence[Path]) -> str:
-    return " and ".join(path.name for path in paths)
-
-
-def _stem(path: Path) -> str:
-    """Return a file name without ending, in the form of `_normal`."""
-    return _normal(path.name.removesuffix(nifti_ending(path) or path.suffix))
-
-
-def _normal(name: str) -> str:
-    """Return a name that UTF-8 can encode, normalised: file systems store an accent as one character or as two."""
-    return unicodedata.normalize("NFC", printable(name))
-
-
-def _unpaired(name: str, message: str) -> CaseScores:
-    return CaseScores(name, code="input.unpaired", message=printable(message))
 
 
 def _or_none(value: float) -> float | None:
