@@ -664,6 +664,12 @@ CODES = {
         "index and name, or contradicts another one.",
         "Correct the columns or the row that the message shows.",
     ),
+    "dataset.channels": Code(
+        "error",
+        "`--channels` was given for a data set in a layout that states its channels itself, such as that of the "
+        "Decathlon or of nnU-Net.",
+        "Leave it out; to train on some of the channels, list their files in a CSV table.",
+    ),
     "dataset.combined": Code(
         "error",
         "Data sets can't be trained on together: their channels differ, some hold 2D images and others volumes, or "

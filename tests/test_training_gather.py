@@ -109,6 +109,20 @@ def test_all_scans_of_a_patient_stay_together(tmp_path: Path) -> None:
         assert patients() == planned
 
 
+def test_channels_are_chosen_only_where_the_layout_leaves_a_choice(tmp_path: Path) -> None:
+    root = datasets.write_decathlon(tmp_path / "a", cases=2)
+    text = "found --channels T1w FLAIR for the layout decathlon, which states its channels itself; expected it for BIDS"
+    assert refused(root, "dataset.channels", channels=["T1w", "FLAIR"]).startswith(text)
+    with with_segnets():  # a training that was planned before goes on, and other data sets may use it
+        for options in ({"continued": Continued(lambda *_: None, is_dry=True)}, {"own": tmp_path}):
+            assert gather(root, tmp_path / "out", {"channels": ["T1w"]}, **options) is None
+    root = write(tmp_path / "b", "images/x.nii.gz", "labels/x.nii.gz")
+    assert "layout folders" in refused(root, "dataset.channels", channels=["T1w"])
+    (root / "cases.csv").write_text("image,label\nimages/x.nii.gz,labels/x.nii.gz\n")
+    assert gathered(root, channels=["image"], layout="list") == (None, {})
+    assert gathered(root / "cases.csv", channels=["image"]) == (None, {})
+
+
 def test_patients_in_names_of_files_are_those_of_their_folder(tmp_path: Path) -> None:
     cases = [f"{site}/sub-{n}_ses-{m}" for site in ("north", "south") for n in (1, 2) for m in (1, 2)]
     root = write(tmp_path / "a", *(f"{case}{end}.nrrd" for case in cases for end in ("", "_seg")))

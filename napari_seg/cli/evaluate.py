@@ -143,8 +143,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             "input.none",
             f"found {found}, and as references {expected}, none of the same name; {swapped}expected case.nii.gz, "
-            "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, in the same folders, or one side in one folder; "
-            "to compare two files of other names, give the paths of both"
+            "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, in the same folders or one side in one folder, "
+            "or in BIDS sub-01_dseg.nii.gz; to compare two files of other names, give the paths of both"
             + f"{masks}NAME=VALUE"
             * (arguments.predictions.is_file() != references.is_file()),
         )

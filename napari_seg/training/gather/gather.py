@@ -156,6 +156,8 @@ def gather(
             colours = colours_of(dataset_dir)
         if continued is None:
             refuse_unclear(dataset)
+            if own is None:  # of several data sets, others may have channels to choose
+                _refuse_channels(dataset, dataset_dir, reading.get("channels"))
         if not colours and not are_slices and _is_readable(dataset):
             return None
     except SegnetsError as error:
@@ -228,6 +230,23 @@ def refuse_unclear(dataset: Dataset) -> None:
         faults.append(("dataset.patient", "all", _UNMATCHED))
     if faults:
         raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
+
+
+def _refuse_channels(dataset: Dataset, dataset_dir: Path, channels: Sequence[str] | None) -> None:
+    """Refuse a choice of channels for a layout that states them itself.
+
+    Raises:
+        TrainingError: `dataset.channels`.
+    """
+    from segnets.data.lists import TABLES
+
+    files = [dataset_dir] if dataset_dir.is_file() else dataset_dir.iterdir()
+    is_table = dataset.layout == "list" and any(path.name.lower().endswith(TABLES) for path in files)
+    if channels and dataset.layout != "bids" and not is_table:
+        names = f" ({', '.join(dataset.channels)})" if dataset.channels else ""
+        text = f"found --channels {' '.join(channels)} for the layout {dataset.layout}, which states its channels"
+        way = "expected it for BIDS, a CSV list, or scans that are found by their names; leave it out"
+        raise TrainingError("dataset.channels", f"{text} itself{names}; {way}")
 
 
 def _refuse_unmatched(pairs: Sequence[Pair], pattern: str | None) -> None:
