@@ -28,6 +28,7 @@ from napari_seg.training.history import RUN
 from napari_seg.training.identity import identity_of
 from napari_seg.training.segnets_modules import in_options
 from napari_seg.training.start import state_origin
+from napari_seg.training.teacher import add_teacher, check_fits, teacher_of
 from napari_seg.training.time_plan import fit_time
 from napari_seg.training.write import PLAN
 
@@ -91,6 +92,9 @@ def make_bundle(
         expected = offered(str(choices.network).replace("+", "plus"), networks())
         raise BundleError("bundle.network_name", f"found network {choices.network!r}{expected}")
     name = out.name
+    made, teacher = choices, teacher_of(choices, out)
+    if teacher is not None:
+        choices = replace(choices, settings=teacher.settings | choices.settings)
     check_packages(choices.options)
     check_names([name, *choices.labels, *dataset.labels, *dataset.channels])
     labels = named_labels(choices.labels, dataset)
@@ -123,6 +127,9 @@ def make_bundle(
         raise BundleError("bundle.dims", f"{text}; expected volumes, or train without --fine-tune")
     if keeps_network:
         _check_channels(found.channels, choices, out)
+    if teacher is not None:
+        names_of_classes = class_names(_classes(found, classes), bool(regions))
+        check_fits(teacher, names_of_classes, found.channels)
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
     values |= {label: list(of_label) for label, of_label in labels.items() if label == IGNORE}
     device = find_device()
@@ -136,6 +143,8 @@ def make_bundle(
     )
     grids = grids_of(dataset.cases, facts, _nnunet_step(choices) if keeps_network else None)
     plan, network = _plan_network(of_epoch, choices, device, outputs, parts, grids, compared=timing is not None)
+    if teacher is not None:
+        plan.why |= {name: "that of the teacher" for name in teacher.settings if name in plan.why}
     if regions and "regions" not in choices.options:
         what = "the labels are fractions" if dataset.soft else "the data set's classes overlap"
         plan.use("regions", f"{what}: each gets a sigmoid of its own")
@@ -152,9 +161,10 @@ def make_bundle(
         state_origin(root, weights, model, choices.fine_tune.get("licence", ""))
     named = {label: of_label for label, of_label in values.items() if label != IGNORE}
     table = label_table(dataset, facts, named, converted.listed if converted else None)
+    described = converted.identity if converted else identity_of(dataset)
     written = {
-        "dataset": converted.identity if converted else identity_of(dataset),
-        "choices": choices.as_dict(),
+        "dataset": described,
+        "choices": made.as_dict(),
         "fingerprint": found.as_dict(),
         "patients": len(set(dataset.patients.values())),
         "parts": dict(counts),
@@ -166,6 +176,8 @@ def make_bundle(
         "network": network,
         "advice": [] if keeps_network else advise(plan, found),  # such a model decides dimensions and spacing
     }
+    if teacher is not None:
+        written["teacher"] = add_teacher(root, teacher, described, choices.folds)
     if choices.fine_tune:
         written["fine-tuning"] = _describe_origins(class_names(values, bool(regions)), weights, choices)
     elif choices.settings.get("classes_from"):
@@ -302,7 +314,14 @@ def _plan_network(
     from napari_seg.training.network_plan import SIZES
     from napari_seg.training.nnunet_plan import make_nnunet_plan
     from napari_seg.training.plan import make_plan
-    from napari_seg.training.write import CASCADE, input_channels, network_definition, planned_network
+    from napari_seg.training.write import (
+        CASCADE,
+        DISTILL,
+        defined_network,
+        input_channels,
+        network_definition,
+        planned_network,
+    )
 
     name = choices.network or "UNet"
     make = partial(
@@ -319,11 +338,12 @@ def _plan_network(
 
     def cost_of(plan: TrainingPlan) -> NetworkCost | None:
         try:
-            return measure_cost(
-                lambda: planned_network(plan, found, choices, outputs),
-                channels,
-                choices.settings.get("patch_size", plan.settings["patch_size"]),
-            )
+            patch = choices.settings.get("patch_size", plan.settings["patch_size"])
+            cost = measure_cost(lambda: planned_network(plan, found, choices, outputs), channels, patch)
+            if not choices.teacher:
+                return cost
+            definition = choices.settings["teacher_def"]
+            return replace(cost, teacher=measure_cost(lambda: defined_network(definition, outputs), channels, patch))
         except Exception:  # a network may raise any error; write_bundle builds it again and reports the error
             return None
 
@@ -350,6 +370,8 @@ def _plan_network(
         plan, cost = fit_memory(make, cost_of, found, device)
     if choices.previous:
         plan.use(CASCADE, f"the labels of {choices.previous} are further channels of the image")
+    if choices.teacher:
+        plan.use(DISTILL, f"the network also learns the probabilities of {choices.teacher['name']}")
     if device.kind == "cuda":
         workers = min(MAX_WORKERS, max(1, (os.cpu_count() or 2) - 1))
         plan.set("num_workers", workers, "processes that augment the next cases, so that the GPU does not wait")
@@ -374,7 +396,7 @@ def _plan_network(
             classes=outputs,
             regions=parts is not None,
             options=choices.options,
-            own_transforms="preprocessing" in choices.settings,
+            own_transforms="preprocessing" in choices.settings and (not choices.teacher or step is not None),
             plane_mm=step["spacing"] if step is not None and len(plan.axes) == 2 else (),
         )
         validate_within(plan, of_case, device, choices.options)

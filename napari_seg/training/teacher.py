@@ -1,0 +1,188 @@
+"""The teacher of a training: a trained bundle whose probabilities the new network learns besides the labels.
+
+The new network sees images as its teacher does: it takes over the preprocessing and the voxel size. The plan makes the
+rest. A copy of the teacher's weights stays in the folder of the training, so that it can be resumed anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundles.config.read import read_config
+from napari_seg.bundles.nnunet.as_bundle import SLICE_AXIS
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import METADATA, WEIGHTS
+from napari_seg.errors import BundleError, OutputError, TrainingError, one_line
+from napari_seg.formats.atomic import atomic_write
+from napari_seg.training.choices import SEEN, Choices, describe_weights
+from napari_seg.training.history import RUN
+from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.start import DATA_LICENCE
+from napari_seg.training.trust import check_taken
+from napari_seg.training.write import PLAN
+
+TEACHER = Path(RUN, "teacher.pt")
+"""Copy of the teacher's weights in the folder of a training; distill.yaml names it too."""
+
+_SEEN_ALIKE = ("spacing_mm", "preprocessing", SLICE_AXIS)
+"""Ids in the config of a bundle that decide what its network sees."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Teacher of a training.
+
+    Attributes:
+        root: folder of the bundle.
+        name: its title.
+        classes: names of the channels of its network's output.
+        channels: names of the channels of its image.
+        settings: config id -> value that the training takes over.
+    """
+
+    root: Path
+    name: str
+    classes: tuple[str, ...]
+    channels: tuple[str, ...]
+    settings: dict[str, Any]
+
+    @property
+    def dims(self) -> int:
+        """Return the spatial dimensions of its network."""
+        network = self.settings["teacher_def"]
+        return int(network.get("network", network)["spatial_dims"])
+
+
+def read_teacher(root: Path) -> Teacher:
+    """Read the bundle of a teacher; nothing of it runs.
+
+    Raises:
+        BundleError: `bundle.teacher`, its network is none of this program's, or it is no single bundle;
+            `bundle.untrusted`, its config holds foreign code; and as for `read_bundle`.
+        TrainingError: `weights.missing`.
+    """
+    if not root.is_dir():
+        text = f"found no folder {root}; expected the folder of a bundle (--teacher)"
+        raise TrainingError("weights.missing", text)
+    bundle = read_bundle(root)
+    try:
+        if bundle.kind != "monai" or bundle.previous is not None:
+            raise LookupError
+        content = read_config(root / "configs" / "inference.yaml")
+        settings = {key: content[key] for key in _SEEN_ALIKE if key in content}
+        settings["teacher_def"] = content["network_def"]
+        formats = read_config(root / METADATA)["network_data_format"]
+        names = [formats[way][what]["channel_def"] for way, what in (("outputs", "pred"), ("inputs", "image"))]
+        classes, channels = (tuple(str(of[str(n)]) for n in range(len(of))) for of in names)
+        teacher = Teacher(root, one_line(bundle.name, 120), classes, channels, settings)
+        is_ours = str(settings["teacher_def"]["_target_"]).startswith("segnets.") and teacher.dims in (2, 3)
+    except (OSError, LookupError, TypeError, ValueError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        raise BundleError(
+            "bundle.teacher",
+            f"model {one_line(bundle.name, 120)!r} can't be a teacher; expected a bundle of napari-seg train, with "
+            "--folds too, or of napari-seg models convert",
+        )
+    with with_segnets():
+        check_taken(root, settings)
+    return teacher
+
+
+def with_teacher(choices: Choices, root: Path, out: Path) -> Choices:
+    """Return choices with a teacher.
+
+    Args:
+        choices: choices of the user.
+        root: folder of the teacher's bundle.
+        out: folder of the new bundle.
+
+    Raises:
+        OutputError: `output.exists`, the teacher lies in the new bundle.
+        BundleError: `bundle.setting`, a choice that the teacher makes; and as for `read_teacher`.
+        TrainingError: `weights.missing`.
+    """
+    if root.resolve().is_relative_to(out.resolve()):
+        raise OutputError(
+            "output.exists",
+            f"--teacher {root} lies in the output folder {out}; choose a new folder with -o, or leave --teacher out to "
+            "continue the training",
+        )
+    teacher = read_teacher(root)
+    wrong = [
+        f"--set {name}"
+        for name, value in choices.settings.items()
+        if re.split("#|::", name.lstrip("+~"))[0] in teacher.settings and value != teacher.settings.get(name)
+    ]
+    wrong += [f"--dims {choices.dims}"] if choices.dims not in (None, teacher.dims) else []
+    if wrong:
+        text = f"found {wrong[0]} with --teacher, whose preprocessing and number of dimensions the network takes over"
+        raise BundleError("bundle.setting", f"{text}; leave it out")
+    return replace(
+        choices,
+        dims=2 if teacher.dims == 2 else choices.dims,
+        teacher=describe_weights(root, out) | {"name": teacher.name},
+    )
+
+
+def teacher_of(choices: Choices, out: Path) -> Teacher | None:
+    """Return the teacher of choices; None without one. Arguments and errors as for `with_teacher`."""
+    return read_teacher((out / choices.teacher["file"]).resolve().parents[1]) if choices.teacher else None
+
+
+def check_fits(teacher: Teacher, classes: Sequence[str], channels: Sequence[str]) -> None:
+    """Check that a teacher has the classes of a training in their order, and as many channels in no other order.
+
+    Raises:
+        BundleError: `bundle.teacher`.
+    """
+    theirs, ours = ([name.casefold() for name in names] for names in (teacher.classes, classes))
+    if theirs != ours:
+        raise BundleError(
+            "bundle.teacher",
+            f"teacher {teacher.name!r} has the classes {', '.join(teacher.classes)}; expected those of the data set in "
+            f"their order, {', '.join(classes)}; name the label values as the teacher does, with --labels",
+        )
+    theirs, ours = ([name.casefold() for name in names] for names in (teacher.channels, channels))
+    if len(theirs) != len(ours) or (theirs != ours and sorted(theirs) == sorted(ours)):
+        raise BundleError(
+            "bundle.teacher",
+            f"teacher {teacher.name!r} has the channels {', '.join(teacher.channels)}; expected those of the data set "
+            f"in their order, {', '.join(channels)}",
+        )
+
+
+def add_teacher(root: Path, teacher: Teacher, dataset: Mapping[str, Any], folds: int | None) -> dict[str, Any]:
+    """Copy the weights of a teacher into a new bundle, name it in the documents, and return its entry in plan.json.
+
+    Args:
+        root: folder of the bundle.
+        teacher: the teacher.
+        dataset: identity of the data set.
+        folds: number of folds of the training.
+    """
+    (root / TEACHER).parent.mkdir(exist_ok=True)
+    shutil.copyfile(teacher.root / WEIGHTS, root / TEACHER)
+    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+    metadata["description"] += f" It has also learned the results of the model {teacher.name}."
+    atomic_write(root / METADATA, json.dumps(metadata, indent=4) + "\n")
+    stated = (root / DATA_LICENCE).read_text(encoding="utf-8")
+    learned = f"The network has also learned the results of the model {teacher.name}: state its data and licence too."
+    atomic_write(root / DATA_LICENCE, f"{stated}\n{learned}\n")
+    return {"name": teacher.name, SEEN: folds is not None or not _kept_out(teacher.root, dataset)}
+
+
+def _kept_out(root: Path, dataset: Mapping[str, Any]) -> bool:
+    """Return whether a bundle was trained from random weights on the same parts of the same data set."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        plan = json.loads((root / PLAN).read_text(encoding="utf-8"))
+        others = ("folds", "fine_tune", "teacher")
+        return bool(plan["dataset"] == dataset and not any(plan["choices"].get(name) for name in others))
+    return False
