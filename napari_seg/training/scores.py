@@ -124,7 +124,7 @@ def explain(entry: Mapping[str, Any]) -> str:
     if entry.get("fine-tuned"):
         seen += "; the initial weights of the fine-tuning may have seen these cases before, then it is optimistic"
     if entry.get("taught"):
-        seen += "; the teacher has or may have seen these cases, then it is optimistic"
+        seen += "; the teacher may have seen these cases before, then it is optimistic"
     return {
         "test": "measured on the test part, which neither trained nor selected the weights",
         "validation": "there is no test part: measured on the validation part, which also selected the best epoch, so "
