@@ -26,7 +26,7 @@ from napari_seg.training.history import read_summary
 from napari_seg.training.plan import make_plan
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.segnets_modules import with_segnets
-from napari_seg.training.write import options, write_bundle
+from napari_seg.training.write import check_arguments, options, write_bundle
 
 MRI = Fingerprint(
     cases=100,
@@ -138,10 +138,27 @@ def test_sizes_and_chosen_networks() -> None:
     assert large.network["encoder_units"][:3] == [1, 3, 4]
     for name in ("network_def#channels", "network_def::strides"):
         assert make_plan(MRI, chosen={name: [4, 8]}).network == {}
+    assert make_plan(MRI, chosen={"network_def#channels": [4, 8]}).network_why == (
+        "chosen; strides, kernels, encoder_units are the defaults of this network and not those of size S, because all "
+        "must agree"
+    )
+    all_of_them = {f"network_def#{name}": 1 for name in ("channels", "strides", "kernels", "encoder_units")}
+    assert make_plan(MRI, chosen=all_of_them).network_why == "chosen"
     assert make_plan(MRI, chosen={"network_def#dropout": 0.1}).network != {}
     assert make_plan(MRI, network="FCN").network == {}
     with pytest.raises(BundleError, match=r"bundle\.size: found --size M for FCN"):
         make_plan(MRI, network="FCN", size="M")
+
+
+def test_arguments_that_a_network_lacks_are_refused() -> None:
+    with with_segnets():
+        with pytest.raises(
+            BundleError, match=r"found network_def#chanels in --set, .* of UNet; did you mean channels\?"
+        ):
+            check_arguments(Choices(settings={"network_def::chanels": [4]}))
+        for name, settings in (("UNet", {"channels#0": 4, "_disabled_": False}), ("FCN", {"channels": [4]})):
+            check_arguments(Choices(network=name, settings={f"network_def#{one}": n for one, n in settings.items()}))
+        check_arguments(Choices(settings={"network_def#_target_": "segnets.FCN", "network_def#variant": "8s"}))
 
 
 def test_what_is_chosen_stands_and_the_rest_follows_from_it() -> None:
@@ -166,6 +183,7 @@ def test_a_bundle_of_ones_own(dataset: Path, tmp_path: Path) -> None:
     plan = plan_bundle(dataset, tmp_path / "balls", choices)
     assert plan["settings"]["patch_size"]["value"] == [32, 40, 32]  # crops are 22 to 30, 30 to 38 and 22 to 30
     assert plan["labels"] == {"front": [1], "back": [2]}
+    assert plan["network"]["arguments"]["norm"] == "batch"
     assert plan == json.loads((tmp_path / "balls" / "plan.json").read_text())
 
     bundle = read_bundle(tmp_path / "balls")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seg.cli.exit_codes import exit_code, exit_code_of
-from napari_seg.cli.values import named_label, tolerance
+from napari_seg.cli.values import named_label, tolerance, whole_number
 
 if TYPE_CHECKING:
     from napari_seg.errors import NapariSegError, Notice
@@ -60,7 +60,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action="extend",
         nargs="+",
         default=[],
-        type=int,
+        type=whole_number,
         metavar="VALUE",
         help="ignore labels of the references; their voxels are not compared. Ignore labels in a dataset.json and the "
         "void label 255 are found without this option",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode, exit_code
-from napari_seg.cli.values import whole_number
+from napari_seg.cli.values import integer, whole_number
 from napari_seg.learning.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="uncertain-diverse: cases that stand for many uncertain ones, unlike the accepted and earlier cases "
         "(default); uncertain: uncertainty alone; random: the control",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --strategy random (default: 0)")
+    parser.add_argument("--seed", type=integer, default=0, metavar="N", help="seed of --strategy random (default: 0)")
     parser.add_argument(
         "--count",
         type=whole_number,

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from napari_seg.cli.values import whole_number
+
 if TYPE_CHECKING:
     from napari_seg.formats.scan import ReadOptions
-
-    pass
 
 
 def add_read_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
         "--volume",
-        type=int,
+        type=whole_number,
         metavar="N",
         help="index of the volume to read from 4D scans, or of the page of 2D images, from 0",
     )

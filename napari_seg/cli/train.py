@@ -23,7 +23,7 @@ from napari_seg.cli.train_output import (
     print_scores,
     print_steps,
 )
-from napari_seg.cli.values import count, minutes, named_label, named_value
+from napari_seg.cli.values import count, integer, minutes, named_label, named_value
 
 if TYPE_CHECKING:
     from napari_seg.training.choices import Choices
@@ -50,7 +50,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the bundle")
     parser.add_argument("--network", metavar="NAME", help="UNet (default), FCN, DeepLabV3, DeepLabV3Plus, MultiView")
     parser.add_argument(
-        "--dims", type=int, choices=(2, 3), help="spatial dimensions of the network; 2 segments volumes slice by slice"
+        "--dims",
+        type=integer,
+        choices=(2, 3),
+        help="spatial dimensions of the network; 2 segments volumes slice by slice",
     )
     parser.add_argument(
         "--size",
@@ -75,11 +78,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--folds",
-        type=int,
+        type=integer,
         metavar="K",
         help="cross-validate with K folds; the bundle becomes the ensemble of the folds",
     )
-    parser.add_argument("--fold", type=int, metavar="I", help="train only this fold, 0 to K - 1")
+    parser.add_argument("--fold", type=integer, metavar="I", help="train only this fold, 0 to K - 1")
     parser.add_argument(
         "--compare",
         action="extend",

@@ -16,6 +16,13 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def integer(text: str) -> int:
+    """Return the whole number in a text, whose limits others check."""
+    if not re.fullmatch(r"-?\d+", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number")
+    return int(text)
+
+
 def count(text: str) -> int:
     """Return the whole number in a text; it is at least 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:

@@ -85,12 +85,13 @@ def make_bundle(
     from napari_seg.training.fingerprint import fingerprint
     from napari_seg.training.label_table import background_note, check_values, label_table
     from napari_seg.training.memory_plan import find_device, grids_of
-    from napari_seg.training.write import class_names, fine_tuning_rate, networks, write_bundle
+    from napari_seg.training.write import check_arguments, class_names, fine_tuning_rate, networks, write_bundle
 
     keeps_network = choices.network == NNUNET and "network_def" in choices.settings
     if choices.network not in (None, *networks()) and not keeps_network:
         expected = offered(str(choices.network).replace("+", "plus"), networks())
         raise BundleError("bundle.network_name", f"found network {choices.network!r}{expected}")
+    check_arguments(choices)
     name = out.name
     made, teacher = choices, teacher_of(choices, out)
     if teacher is not None:
@@ -317,6 +318,7 @@ def _plan_network(
     from napari_seg.training.write import (
         CASCADE,
         DISTILL,
+        chosen_arguments,
         defined_network,
         input_channels,
         network_definition,
@@ -382,7 +384,7 @@ def _plan_network(
     network: dict[str, Any] = {
         "class": name,
         "size": plan.size,
-        "arguments": plan.network or arguments,
+        "arguments": (plan.network or arguments) | chosen_arguments(choices.settings),
         "why": plan.network_why,
     }
     if cost is not None:

@@ -172,10 +172,16 @@ def choose_axes(plan: TrainingPlan, found: Fingerprint) -> NDArray[np.float64]:
 def _plan_unet(plan: TrainingPlan, spacing: NDArray[np.float64], patch: list[int]) -> None:
     if plan.size is None:
         return
-    if any(name.replace("::", "#") == f"network_def#{part}" for name in plan.chosen for part in _STRUCTURE):
-        plan.size, plan.network_why = None, "chosen"
+    planned, why = plan_network(plan.size, spacing.tolist(), patch)
+    ids = {name.replace("::", "#") for name in plan.chosen}
+    if not ids.isdisjoint(f"network_def#{part}" for part in _STRUCTURE):
+        plan.network_why = "chosen"
+        if others := [part for part in planned if f"network_def#{part}" not in ids]:
+            plan.network_why += f"; {', '.join(others)} are the defaults of this network and not those of size "
+            plan.network_why += f"{plan.size}, because all must agree"
+        plan.size = None
         return
-    plan.network, plan.network_why = plan_network(plan.size, spacing.tolist(), patch)
+    plan.network, plan.network_why = planned, why
 
 
 def _augment(plan: TrainingPlan, spacing: NDArray[np.float64]) -> None:

@@ -41,6 +41,31 @@ def _parameters(network: Any) -> Any:
     return inspect.signature(network).parameters
 
 
+def chosen_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the network that the user set as `network_def#NAME`."""
+    plain = {name.removeprefix("+").replace("::", "#"): value for name, value in settings.items()}
+    prefix = "network_def#"
+    return {name.removeprefix(prefix): value for name, value in plain.items() if name.startswith(prefix)}
+
+
+def check_arguments(choices: Choices) -> None:
+    """Check that the network has the arguments that the user set; call it within `with_segnets`.
+
+    Raises:
+        BundleError: `bundle.setting`.
+    """
+    import segnets
+
+    name = choices.network or "UNet"
+    known, chosen = _parameters(getattr(segnets, name)), chosen_arguments(choices.settings)
+    if "_target_" in chosen or any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        return
+    for argument in (one.partition("#")[0] for one in chosen):
+        if argument not in known and not argument.startswith("_"):
+            text = f"found network_def#{argument} in --set, which is no argument of {name}{offered(argument, known)}"
+            raise BundleError("bundle.setting", text)
+
+
 def options() -> dict[str, Path]:
     """Return the option files, by the name that `--option` takes."""
     return {name: path for name, path in _option_files().items() if name not in (CASCADE, DISTILL)}
