@@ -168,5 +168,16 @@ def test_an_unknown_time_is_not_summed_up(tmp_path: Path) -> None:
 def test_a_scan_that_the_layout_refuses_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     phantoms.write_nifti(phantoms.head(), tmp_path / "head.nii.gz")
     command = ["predict", str(tmp_path / "head.nii.gz"), "-o", str(tmp_path / "out"), "--layout", "bids"]
-    assert main([*command, "--dry-run"]) == main(command) == 4
-    assert "failed   head: cohort.not_bids" in capsys.readouterr().out
+    assert main([*command, "--dry-run"]) == 4
+    assert not (tmp_path / "out").exists()
+    for _ in range(2):
+        assert main(command) == 4
+        printed = capsys.readouterr().out
+        assert "failed   head: cohort.not_bids" in printed
+        assert f"report   {tmp_path / 'out' / 'report.html'}" in printed
+        assert "head,failed,cohort.not_bids," in (tmp_path / "out" / "cases.csv").read_text(encoding="utf-8")
+    assert main(["status", str(tmp_path / "out")]) == 4
+    printed = capsys.readouterr().out
+    assert "failed   head: cohort.not_bids" in printed
+    assert f"report   {tmp_path / 'out' / 'report.html'}" in printed
+    assert "rate" not in printed

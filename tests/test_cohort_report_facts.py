@@ -87,3 +87,10 @@ def test_a_new_manifest_has_no_facts(manifest: Manifest) -> None:
     facts = gather(manifest)
     assert facts.total == 0
     assert (facts.per_minute, facts.at_once, facts.started) == (None, 0, None)
+
+
+def test_refused_cases_have_no_rate(manifest: Manifest) -> None:
+    manifest.add_case("a", {"state": "failed", "ended": START + 1})
+    manifest._write("UPDATE runners SET ended = ?", (START + 2,))
+    facts = gather(manifest)
+    assert (facts.counts["failed"], facts.per_minute) == (1, None)

@@ -106,6 +106,8 @@ def test_a_process_id_of_another_container_is_not_looked_up(
 def test_cases_of_earlier_runs_do_not_set_the_rate(manifest: Manifest, now: float) -> None:
     for n in range(30):
         add_done(manifest, f"old_{n}", {}, started=now - 90_000 + n, seconds=0.5)
+    for n in range(30):
+        manifest.add_case(f"refused_{n}", {"state": "failed", "ended": now - 30 + 0.01 * n})
     assert read_status(manifest.path.parent).per_minute == pytest.approx(6, rel=0.02)
 
 

@@ -22,6 +22,7 @@ from napari_seg.cohort.naming import compared
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.outputs import check_folders
 from napari_seg.cohort.plan import RunPlan, plan_run, with_estimates
+from napari_seg.cohort.report.tables import CASES_JSON
 from napari_seg.cohort.report.write import write_report
 from napari_seg.cohort.resume import Decision, Redo, Resume, Wanted, settings_content
 from napari_seg.cohort.rows import CaseRow
@@ -69,8 +70,8 @@ class Cohort:
         selection: what is segmented, by which models, and where the results lie.
         stop: request the end of the run with `stop.request()`, from another thread.
         view: shows the run while it goes on; None: nothing does.
-        report: page that the last run has written about all cases of the folder; None before it, for a single case, and
-            if it could not be written.
+        report: page that the last run has written about all cases of the folder; None before it, for a single case that
+            is done, and if it could not be written.
         other_results: number of results in the folder of scans that were not among those of the last run.
         results_left_out: number of earlier results that count no longer, because the last run left out or refused their
             scans.
@@ -214,7 +215,9 @@ class Cohort:
             return
         try:
             with Manifest.open(self.output, read_only=True) as manifest:
-                if sum(manifest.counts().values()) > 1:
+                counts = manifest.counts()
+                # a single case needs none if it is done, unless one tells why it failed before
+                if sum(counts.values()) > 1 or counts["failed"] or (self.output / CASES_JSON).is_file():
                     self.report = write_report(manifest)
         except NapariSegError as fault:
             self.report_fault = fault

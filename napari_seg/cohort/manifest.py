@@ -336,8 +336,9 @@ class Manifest:
             yield from map(_case_row, self._read(f"SELECT * FROM cases WHERE id IN ({marks}) ORDER BY id", part))
 
     def last_ends(self, count: int) -> list[float]:
-        """Return the times at which the last cases were done or failed, in order."""
-        text = "SELECT ended FROM cases WHERE state IN ('done', 'failed') AND ended > 0 ORDER BY ended DESC LIMIT ?"
+        """Return the times at which the last cases were done or failed, in order; refused ones were not run."""
+        which = "state IN ('done', 'failed') AND ended > 0 AND attempts > 0"
+        text = f"SELECT ended FROM cases WHERE {which} ORDER BY ended DESC LIMIT ?"
         return [float(ended) for (ended,) in self._read(text, (count,))][::-1]
 
     def case(self, number: int) -> CaseRow:

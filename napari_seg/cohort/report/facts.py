@@ -107,8 +107,8 @@ class Facts:
 
     @property
     def per_minute(self) -> float | None:
-        """Number of cases a minute that ended, over the time in which a runner ran; None while it is unknown."""
-        ended = self.counts["done"] + self.counts["failed"]
+        """Number of cases a minute that ended, over the time in which a runner ran; None before the first start."""
+        ended = 0 if self.started is None else self.counts["done"] + self.counts["failed"]
         return 60 * ended / self.busy_seconds if ended and self.busy_seconds > 0 else None
 
     def z(self, row: CaseRow, structure: str) -> float | None:
