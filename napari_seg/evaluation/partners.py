@@ -106,7 +106,8 @@ def find_scans(scans: Path, pairs: Sequence[Partners], results: Path) -> dict[Pa
     """
     files = by_name(scans_at(scans), scans, "_0000")
     names = {pair.result: name_below(pair.result, results) for pair in pairs}
-    fits = _fits([*names.values()], files, are_scans=True)
+    has_folders = any("/" in name for name in (*names.values(), *files))
+    fits = _fits([*names.values()], files, are_scans=True) if has_folders else {}
     found = {}
     for pair in pairs:
         fitting = [pair.name] if pair.name in files else fits.get(names[pair.result], [])
