@@ -156,6 +156,8 @@ def test_arguments_that_a_network_lacks_are_refused() -> None:
             BundleError, match=r"found network_def#chanels in --set, .* of UNet; did you mean channels\?"
         ):
             check_arguments(Choices(settings={"network_def::chanels": [4]}))
+        with pytest.raises(BundleError, match=r"no argument of FCN; did you mean stem_stride\?"):
+            check_arguments(Choices(network="FCN", settings={"network_def#stem_strides": 2}))
         for name, settings in (("UNet", {"channels#0": 4, "_disabled_": False}), ("FCN", {"channels": [4]})):
             check_arguments(Choices(network=name, settings={f"network_def#{one}": n for one, n in settings.items()}))
         check_arguments(Choices(settings={"network_def#_target_": "segnets.FCN", "network_def#variant": "8s"}))

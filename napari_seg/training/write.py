@@ -55,10 +55,14 @@ def check_arguments(choices: Choices) -> None:
         BundleError: `bundle.setting`.
     """
     import segnets
+    from segnets.encoder import ResidualEncoder
 
     name = choices.network or "UNet"
-    known, chosen = _parameters(getattr(segnets, name)), chosen_arguments(choices.settings)
-    if "_target_" in chosen or any(one.kind is one.VAR_KEYWORD for one in known.values()):
+    known, chosen = [*_parameters(getattr(segnets, name))], chosen_arguments(choices.settings)
+    if "encoder_options" in known:  # which are further arguments
+        known = list(dict.fromkeys([*known, *_parameters(ResidualEncoder)]))
+        known.remove("encoder_options")
+    if "_target_" in chosen:  # a network of the user
         return
     for argument in (one.partition("#")[0] for one in chosen):
         if argument not in known and not argument.startswith("_"):
