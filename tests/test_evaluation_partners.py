@@ -81,6 +81,24 @@ def test_references_in_folders(
     assert (dict(found), left) == (pairs, alone)
 
 
+def test_one_side_may_lie_below_the_other(tmp_path: Path) -> None:
+    """As the results and the references of a data set in BIDS do."""
+    for derivative, end in (("napari-seg", "_seg-m_desc-T1w"), ("manual", "")):
+        path = tmp_path / "derivatives" / derivative / f"{BIDS}{end}_dseg.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (tmp_path / "sub-01").mkdir()
+    (tmp_path / "sub-01" / "sub-01_T1w.nii.gz").touch()
+    results, references = (tmp_path / "derivatives" / name for name in ("napari-seg", "manual"))
+    for sides in ((tmp_path, references), (results, tmp_path), (results, references)):
+        pairs, alone = find_partners(*sides)
+        assert [pair.case for pair in pairs] == ["sub-01"]
+        assert alone == []
+    other = results.rename(tmp_path / "derivatives" / "other")
+    pairs, alone = find_partners(other, tmp_path)
+    assert [pair.reference.name for pair in pairs] == ["sub-01_dseg.nii.gz"]
+
+
 @pytest.mark.parametrize(
     ("results", "references", "message"),
     [

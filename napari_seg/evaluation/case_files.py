@@ -39,8 +39,9 @@ def label_maps(
     if not has_folders and (found := _volumes_or_images(_visible(path))):
         return found
     files, _ = files_below(path, lambda file: bool(nifti_ending(file)))
-    outside = without.resolve() if without is not None and without.resolve() != path.resolve() else None
-    files = [file for file in files if outside not in file.resolve().parents] if outside else files
+    outside = without.resolve() if without is not None else None
+    if outside is not None and path.resolve() in outside.parents:
+        files = [file for file in files if outside not in file.resolve().parents]
     files = _volumes_or_images(files)
     own, others = ([f for f in files if (f.relative_to(path).parts[:2] == _OWN) == is_own] for is_own in (True, False))
     return bids.without_scans(others if are_references else own or files)
