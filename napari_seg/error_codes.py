@@ -1365,8 +1365,8 @@ CODES = {
     "input.several_scans": Code("error", "Several scans were found where one was expected.", "Name one of them."),
     "input.unpaired": Code(
         "error",
-        "A label map has no partner of the same name, or several, such as `a.nii` and `a.nii.gz`, or `imagesTr/a.nii` "
-        "and `labelsTr/a.nii`.",
+        "A label map has no partner of the same name, or several, such as `a.nii` and `a.nii.gz`, or `first/a.nii` "
+        "and `second/a.nii`.",
         "Add the partner, correct the name, remove the other files of this name, or give the folder that holds the "
         "references alone.",
     ),

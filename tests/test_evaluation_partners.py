@@ -40,6 +40,10 @@ def partners(root: Path, results: list[str], references: list[str]) -> tuple[lis
         (["a/x_seg", "b/y_seg"], ["x", "z"], {"x": "x"}, ["b/y", "z"]),
         (["a/x_seg"], ["labels/a/x", "labels/x"], {"labels/a/x": "labels/a/x"}, ["labels/x"]),
         (["a/x_seg", "b/x_seg"], ["a/manual/x", "b/manual/x"], {f"{n}/manual/x": f"{n}/manual/x" for n in "ab"}, []),
+        # a data set
+        (["x_seg"], ["imagesTr/x", "labelsTr/x", "imagesTs/y"], {"labelsTr/x": "labelsTr/x"}, []),
+        (["x_0000_seg"], ["imagesTr/x_0000", "labelsTr/x"], {"labelsTr/x": "labelsTr/x"}, []),
+        (["x_seg"], ["images/x"], {"images/x": "images/x"}, []),
         # in one folder, as ever: those below do not count
         (["x_seg", "y_seg", "old/z_seg"], ["x", "other/z"], {"x": "x"}, ["y"]),
         (["sub-01_dseg"], ["sub-01_desc-manual_dseg"], {}, ["sub-01_dseg", "sub-01_desc-manual_dseg"]),
@@ -104,10 +108,11 @@ def test_one_side_may_lie_below_the_other(tmp_path: Path) -> None:
     [
         (
             ["x_seg"],
-            ["imagesTr/x", "labelsTr/x"],
-            "found the references imagesTr/x.nii.gz, labelsTr/x.nii.gz for x_seg.nii.gz, which fit alike; expected "
+            ["labels/x", "others/x"],
+            "found the references labels/x.nii.gz, others/x.nii.gz for x_seg.nii.gz, which fit alike; expected "
             "one; give the folder that holds only the references",
         ),
+        (["x_0000_seg"], ["a/x", "b/x_0000"], "found the references a/x.nii.gz, b/x_0000.nii.gz for x_0000_seg.nii.gz"),
         (
             ["a/x_seg", "b/x_seg"],
             ["x"],

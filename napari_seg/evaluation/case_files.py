@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,9 @@ from napari_seg.formats.walk import files_below
 _CERTAINTY_MAPS = tuple(f"{suffix}_{kind}" for suffix in ("_seg", "_dseg") for kind in ("confidence", "entropy"))
 """Endings of the names of maps that `predict` writes into the folder of its label maps."""
 
+_OF_SCANS = re.compile("(jpeg)?images?(tr|ts|va|val|test)?|imgs?|scans?", re.IGNORECASE)
+"""Names of folders of scans in data sets."""
+
 _OWN = ("derivatives", "napari-seg")
 """Folder in which `predict --layout bids` writes."""
 
@@ -25,8 +29,9 @@ def label_maps(
 ) -> list[Path]:
     """Return the label maps at a path: its NIfTI files, or its 2D images if it contains no NIfTI file.
 
-    If a folder has none, those of the folders below it are returned, without the scans among files in BIDS. In a data
-    set of BIDS into which `predict` has written, its results are the results and not the references.
+    If a folder has none, those of the folders below it are returned, without the scans among files in BIDS. References
+    are not looked for in folders of scans such as `imagesTr`, unless there are no others. In a data set of BIDS into
+    which `predict` has written, its results are the results and not the references.
 
     Args:
         path: a file, which is returned, or a folder.
@@ -44,7 +49,10 @@ def label_maps(
         files = [file for file in files if outside not in file.resolve().parents]
     files = _volumes_or_images(files)
     own, others = ([f for f in files if (f.relative_to(path).parts[:2] == _OWN) == is_own] for is_own in (True, False))
-    return bids.without_scans(others if are_references else own or files)
+    if are_references:
+        no_scans = [f for f in others if not any(map(_OF_SCANS.fullmatch, f.relative_to(path).parts[:-1]))]
+        return bids.without_scans(no_scans or others)
+    return bids.without_scans(own or files)
 
 
 def scans_at(path: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from napari_seg.evaluation.case_files import (
 )
 
 _Degree = tuple[int, int, int]
-"""How well two files fit, to be compared: by name, then folders and length of the name, or words and folders."""
+"""How well two files fit, to be compared: by name, then folders, or in BIDS words and folders."""
 
 
 class Partners(NamedTuple):
@@ -165,7 +165,7 @@ def _degree_by_name(result: str, other: str) -> _Degree | None:
     folders, other_folders = (name.split("/")[:-1] for name in (result, other))
     few, many = sorted((folders, other_folders), key=len)
     left = iter(many)
-    return (1, len(few), len(_file(other))) if all(folder in left for folder in few) else None
+    return (1, len(few), 0) if all(folder in left for folder in few) else None
 
 
 def _degree_in_bids(result: str, other: str) -> _Degree | None:
