@@ -116,6 +116,10 @@ def test_cases_in_folders_have_names_with_folders(tmp_path: Path, capsys: pytest
     lines = (tmp_path / "out" / "cases.csv").read_text().splitlines()
     assert [*dict.fromkeys(line.split(",")[0] for line in lines)] == ["case", "a/x", "b/x", "c/x"]
     assert "<b>a/x</b>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for folder in "ab":
+        (tmp_path / "found" / folder / "x_seg.nii.gz").write_text("no label map")
+    assert main(["evaluate", found, truth]) == 4
+    assert "failed   a/x, b/x: file.not_nifti: for example x_seg.nii.gz" in capsys.readouterr().out
     (tmp_path / "truth" / "a").rename(tmp_path / "truth" / "d")
     (tmp_path / "truth" / "b").rename(tmp_path / "truth" / "e")
     assert main(["evaluate", found, truth]) == 2

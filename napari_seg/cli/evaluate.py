@@ -308,7 +308,8 @@ def _failed(results: Sequence[CaseScores]) -> list[tuple[list[str], str]]:
     kinds: dict[tuple[str, str], dict[str, str]] = {}
     for result in results:
         if result.code:
-            text = re.sub(rf"(?<![^\W_]){re.escape(result.name)}(?![^\W_])", "", result.message)
+            names = "|".join(map(re.escape, (result.name, result.name.rpartition("/")[2])))
+            text = re.sub(rf"(?<![^\W_])({names})(?![^\W_])", "", result.message)
             kinds.setdefault((result.code, re.sub(r"\d[\d.e+]*", "", text)), {})[result.name] = text
     messages = {result.name: result.message for result in results}
     lines = []
