@@ -92,6 +92,27 @@ def test_a_dry_run_suggests_a_learning_rate_and_leaves_only_the_curve(
     assert "found --find-rate without --dry-run" in capsys.readouterr().err
 
 
+def test_all_cases_train_and_none_is_measured(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run, "run", run_preloaded)
+    words = [dataset, "-o", tmp_path / "out", "--set", *BRIEF, *SMALL]
+    assert train(*words, "--fold", "all") == 0
+    output = capsys.readouterr().out
+    assert "split   all 6 train; none chooses the weights or is left for a test: the last weights are taken" in output
+    assert "plan    val_interval" not in output
+    assert re.search(r"time    a step takes [\d.]+ s \(cpu.*\n +\d+ steps \d+ s, preparing", output)
+    assert "no validation; the last weights are the bundle's" in output
+    weights = (tmp_path / "out" / "models" / "model.pt").read_bytes()
+    assert weights == (tmp_path / "out" / "training" / "model_final.pt").read_bytes()
+    metadata = json.loads((tmp_path / "out" / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"] == {}
+    assert "trained on 6 of 6 cases" in metadata["description"]
+    for more in (["--folds", 2], ["--folds", 2, "--compare"]):
+        assert train(dataset, "-o", tmp_path / "other", "--fold", "all", *more) == 1
+        assert "bundle.fold: found --fold all with --folds or --compare" in capsys.readouterr().err
+
+
 def test_configurations_are_planned_together(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,16 @@ def assert_trained(parser: Any, folder: Path) -> None:
     assert (folder / "model.pt").is_file()
 
 
+def test_all_cases_train_without_a_validation(scans: Path, tmp_path: Path) -> None:
+    options = {"dataset_dir": scans, "output_dir": tmp_path / "run", "fold": "all"}
+    parser = run("training", "train", folder=tmp_path, **options)
+    assert parser.get_parsed_content("train#trainer").state.iteration == 1  # both cases
+    assert len(parser.get_parsed_content("train#dataset").data) == 2
+    assert [line["planned_steps"] for line in history(tmp_path / "run")] == [1]
+    assert (tmp_path / "run" / "model_final.pt").is_file()
+    assert not (tmp_path / "run" / "model.pt").exists()
+
+
 def test_the_second_stage_of_a_cascade_trains(scans: Path, tmp_path: Path) -> None:
     labels = tmp_path / "previous"
     labels.mkdir()

@@ -93,6 +93,20 @@ def test_a_stated_test_part_is_never_trained_on(tmp_path: Path) -> None:
     assert set().union(*parts.values()) == {f"c{n}" for n in range(25)}
 
 
+def test_all_cases_train_but_a_stated_test_part(tmp_path: Path) -> None:
+    decathlon(tmp_path / "plain", 11)
+    every = names(part_of(tmp_path / "plain", "all"))
+    assert sorted(names(part_of(tmp_path / "plain", "training", fold="all"))) == sorted(every)
+    for part in ("validation", "test"):
+        assert code_of(tmp_path / "plain", part, fold="all", call=part_of) == "split.empty_part"
+    parts = ("train", "train", "validation", "validation", "test")
+    root = stated(tmp_path / "stated", *((f"p{n}", part, "") for n, part in enumerate(parts)))
+    assert sorted(names(part_of(root, "training", fold="all"))) == ["c0", "c1", "c2", "c3"]
+    assert names(part_of(root, "test", fold="all")) == ["c4"]
+    decathlon(tmp_path / "one", 1)
+    assert len(part_of(tmp_path / "one", "training", fold="all")) == 1
+
+
 def test_stated_folds_are_used(tmp_path: Path) -> None:
     root = stated(tmp_path, *((f"p{n}", "", str(fold)) for n, fold in enumerate([10, 2, 10, 7, 2, 7])))
     found = [names(part_of(root, "validation", fold=n, folds=3)) for n in range(3)]

@@ -22,7 +22,7 @@ from napari_seg.training.describe import plan_rows
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.run import RUN
 from napari_seg.training.scores import explain, read_evaluation, write_scores
-from napari_seg.training.teacher import TEACHER, with_teacher
+from napari_seg.training.teacher import TEACHER, _kept_out, with_teacher
 
 pytestmark = pytest.mark.usefixtures("inline_cohorts", "unrendered_figures")
 
@@ -80,6 +80,29 @@ def test_it_keeps_the_preprocessing_and_names_the_teacher(data: Path, teacher: P
     again = plan_bundle(data, tmp_path / "small", Choices())
     assert again["choices"]["teacher"]["name"] == "big"
     assert main(["train", str(data), "-o", str(tmp_path / "small"), "--teacher", str(teacher), "--dry-run"]) == 0
+
+
+def test_a_teacher_has_seen_what_its_folds_trained_but_no_stated_test_part(
+    data: Path, tmp_path: Path, teacher: Path
+) -> None:
+    def seen(planned: dict[str, Any], **others: Any) -> bool:
+        plan = json.loads((teacher / "plan.json").read_text())
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        (folder / "plan.json").write_text(json.dumps(plan | others))
+        return not _kept_out(folder, plan | planned)
+
+    tested, chosen = {"training": 4, "validation": 1, "test": 1}, {"training": 5, "validation": 1, "test": 0}
+    every = {"training": 6, "validation": 0, "test": 0}
+    assert not seen({"parts": chosen}, parts=chosen)
+    assert seen({"parts": chosen}, parts=chosen, choices={"folds": 2})
+    assert seen({"parts": chosen}, parts=chosen, choices={"teacher": {"name": "x"}})
+    assert seen({"parts": chosen}, parts=chosen, dataset={})
+    assert seen({"parts": chosen, "choices": {"folds": 2}}, parts=chosen)
+    assert seen({"parts": tested}, parts=chosen, choices={"folds": 2})
+    assert not seen({"parts": tested}, parts=tested, choices={"folds": 2})
+    assert seen({"parts": chosen}, parts=every, choices={"settings": {"fold": "all"}})
+    assert not seen({"parts": every}, parts=chosen, choices={"folds": 2})  # no case measures it
 
 
 def test_scores_say_that_the_teacher_has_seen_the_cases(data: Path, teacher: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,7 @@ from napari_seg.cli.train_output import (
     print_scores,
     print_steps,
 )
-from napari_seg.cli.values import count, integer, minutes, named_label, named_value
+from napari_seg.cli.values import count, fold_number, integer, minutes, named_label, named_value
 
 if TYPE_CHECKING:
     from napari_seg.training.choices import Choices
@@ -82,7 +83,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="K",
         help="cross-validate with K folds; the bundle becomes the ensemble of the folds",
     )
-    parser.add_argument("--fold", type=integer, metavar="I", help="train only this fold, 0 to K - 1")
+    parser.add_argument(
+        "--fold",
+        type=fold_number,
+        metavar="I",
+        help="with --folds: train only this fold, 0 to K - 1; without: all, to train on all cases and keep none to "
+        "choose or to test the weights, once a cross-validation has measured this training",
+    )
     parser.add_argument(
         "--compare",
         action="extend",
@@ -198,7 +205,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import BundleError, Cancelled
-    from napari_seg.training.choices import Choices, changed_settings, check_trackers, distinct
+    from napari_seg.training.choices import ALL, Choices, changed_settings, check_trackers, distinct
     from napari_seg.training.comparison import COMPARISON
     from napari_seg.training.distributed import count_gpus
     from napari_seg.training.folds import cross_validate, fold_commands
@@ -237,6 +244,11 @@ def run(arguments: argparse.Namespace) -> int:
         },
         folds=arguments.folds,
     )
+    fold = arguments.fold
+    if fold == ALL:
+        if arguments.folds is not None or arguments.compare is not None:
+            raise BundleError("bundle.fold", "found --fold all with --folds or --compare; leave one out")
+        choices, fold = replace(choices, settings=choices.settings | {"fold": ALL}), None
     if arguments.fine_tune:
         choices = with_start(choices, arguments.fine_tune, out)
     if arguments.teacher:
@@ -259,7 +271,7 @@ def run(arguments: argparse.Namespace) -> int:
         dataset,
         out,
         choices,
-        fold=arguments.fold,
+        fold=fold,
         dry_run=arguments.dry_run,
         trust=arguments.trust,
         more=more,
@@ -280,15 +292,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         commands = [training_command(out, dataset, **values)]
         if folds:
-            picked = range(folds) if arguments.fold is None else [arguments.fold]
+            picked = range(folds) if fold is None else [fold]
             commands = [words for n in picked for words in fold_commands(out, dataset, n, folds, **values)]
-        print_commands(commands, arguments.fold)
+        print_commands(commands, fold)
         return ExitCode.DONE
     is_useful = True
     try:
         with writing(out):
             if folds:
-                dice = cross_validate(out, dataset, folds, arguments.fold, report=print_line, **values)
+                dice = cross_validate(out, dataset, folds, fold, report=print_line, **values)
                 print_folds(dice, folds)
             else:
                 summary = train(out, dataset, **values)

@@ -87,7 +87,7 @@ def print_rate(rate: dict[str, Any], picture: Path) -> None:
 def print_best(best: dict[str, Any] | None) -> None:
     """Print the Dice of the best validation."""
     if best is None:
-        print("no validation yet; the last weights are the bundle's")
+        print("no validation; the last weights are the bundle's")
         return
     each = ", ".join(f"{name} {value:.4f}" for name, value in best["dice"].items() if value is not None)
     print(f"best    Dice {best['mean_dice']:.4f} in epoch {best['epoch']} ({each})")

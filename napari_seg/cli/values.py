@@ -23,6 +23,13 @@ def integer(text: str) -> int:
     return int(text)
 
 
+def fold_number(text: str) -> int | str:
+    """Return the whole number in a text, or "all"."""
+    if text != "all" and not re.fullmatch(r"-?\d+", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number, or all")
+    return text if text == "all" else int(text)
+
+
 def count(text: str) -> int:
     """Return the whole number in a text; it is at least 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:

@@ -36,6 +36,8 @@ TRACKERS = ("tensorboard", *_PACKAGES)
 """Services that a training can report to; TensorBoard's events are always written."""
 PART = ("task", "part")
 """Keys of `Choices.fine_tune` that name the model of TotalSegmentator whose weights they are; see `PartOf`."""
+ALL = "all"
+"""Fold that trains on all cases but a test part that the data set states; none chooses the weights."""
 SEEN = "saw held-out cases"
 """Key of the teacher in plan.json: whether it has, or may have, seen the cases that measure the new network."""
 IGNORE = "ignore"
@@ -165,6 +167,8 @@ def check_values(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if name == "amp" and value not in (True, False, "bfloat16", "float16") and not CODE.match(str(value)):
             raise BundleError("bundle.setting", f"found {value!r} for amp; expected true, false, bfloat16 or float16")
+        if name == "fold" and value == ALL:
+            continue
         is_needed, is_whole, low, high = _NUMBERS.get(name, (False, False, -inf, inf))
         if name not in _NUMBERS or (value is None and not is_needed) or (isinstance(value, str) and CODE.match(value)):
             continue

@@ -48,6 +48,8 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     rows += _label_rows(plan)
     rows += [("plan", f"option {option}: {why}") for option, why in plan["options"].items()]
     for name, entry in plan["settings"].items():
+        if name == "val_interval" and _all_train(plan):
+            continue
         value = entry["value"]["_target_"].rpartition(".")[2] if isinstance(entry["value"], dict) else entry["value"]
         rows.append(("plan", f"{name} {value}: {entry['why']}"))
     rows += [("begin", plan["fine-tuning"])] if "fine-tuning" in plan else []
@@ -86,8 +88,16 @@ def _parts(plan: dict[str, Any]) -> list[tuple[str, str]]:
     if "parts" not in plan or plan["choices"].get("folds"):
         return []
     training, validation, test = (plan["parts"][part] for part in ("training", "validation", "test"))
+    if _all_train(plan):
+        tested = f"; {test} test them at the end" if test else "; none chooses the weights or is left for a test"
+        return [("split", f"all {training} train{tested}: the last weights are taken")]
     kept = f"{test} test them at the end" if test else "none is left for a test"
     return [("split", f"{training} train, {validation} choose the best weights, {kept}")]
+
+
+def _all_train(plan: Mapping[str, Any]) -> bool:
+    """Return whether no case is held out to choose the weights."""
+    return "parts" in plan and not plan["choices"].get("folds") and plan["parts"]["validation"] == 0
 
 
 def _label_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -160,7 +170,7 @@ def network_rows(plan: dict[str, Any], device: Device | None = None) -> list[tup
 def _validation_rows(plan: dict[str, Any], device: Device) -> list[tuple[str, str]]:
     """Return the memory of validations and of the evaluation at the end; nothing for a plan of an older version."""
     network = plan["network"]
-    if "evaluation bytes" not in network:
+    if "evaluation bytes" not in network or _all_train(plan):
         return []
     shape = " x ".join(map(str, network["largest case"]))
     of_case = f"the largest case ({shape}, {network['channels']} classes with background)"
@@ -215,14 +225,14 @@ def time_rows(plan: dict[str, Any], limits: Mapping[str, Any]) -> list[tuple[str
     settings = effective_settings(plan, **limits)
     time = plan_time(pace, settings, limit)
     folds = plan["choices"].get("folds")
-    each = _seconds(time.validating / time.validations)
     reached = f"{time.reached} of {time.steps} steps" if time.reached < time.steps else f"{time.steps} steps"
+    each = f", a validation {_seconds(time.validating / time.validations)}" if time.validations else ""
+    validated = f"{counted(time.validations, 'validation')} {_minutes(time.validating)}, " if time.validations else ""
     rows = [
-        ("time", f"a step takes {_seconds(pace.step)}, a validation {each} ({pace.device})"),
+        ("time", f"a step takes {_seconds(pace.step)}{each} ({pace.device})"),
         (
             "",
-            f"{reached} {_minutes(time.training)}, {counted(time.validations, 'validation')} "
-            f"{_minutes(time.validating)}, preparing the cases {_minutes(time.preparing)}, "
+            f"{reached} {_minutes(time.training)}, {validated}preparing the cases {_minutes(time.preparing)}, "
             f"evaluation {_minutes(time.evaluating)}: about {_minutes(60 * time.minutes)} in all"
             + (f" for each of {folds} folds" if folds else ""),
         ),

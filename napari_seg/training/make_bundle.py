@@ -162,9 +162,8 @@ def make_bundle(
         state_origin(root, weights, model, choices.fine_tune.get("licence", ""))
     named = {label: of_label for label, of_label in values.items() if label != IGNORE}
     table = label_table(dataset, facts, named, converted.listed if converted else None)
-    described = converted.identity if converted else identity_of(dataset)
-    written = {
-        "dataset": described,
+    written: dict[str, Any] = {
+        "dataset": converted.identity if converted else identity_of(dataset),
         "choices": made.as_dict(),
         "fingerprint": found.as_dict(),
         "patients": len(set(dataset.patients.values())),
@@ -178,7 +177,7 @@ def make_bundle(
         "advice": [] if keeps_network else advise(plan, found),  # such a model decides dimensions and spacing
     }
     if teacher is not None:
-        written["teacher"] = add_teacher(root, teacher, described, choices.folds)
+        written["teacher"] = add_teacher(root, teacher, written)
     if choices.fine_tune:
         written["fine-tuning"] = _describe_origins(class_names(values, bool(regions)), weights, choices)
     elif choices.settings.get("classes_from"):

@@ -124,7 +124,9 @@ def _measure(root: Path, dataset_dir: Path, voxels: Mapping[str, int], device: s
     sizes, timed = {}, {}
     chosen: dict[str, Any] = {"train#sampler#replayed": []}  # of the few timed cases none is replayed
     for part, section, count in (("training", "train", 2), ("validation", "validate", 1)):
-        sizes[part] = [voxels[case["label"]] for case in split(part)]
+        sizes[part] = [voxels[case["label"]] for case in split(part)] if split.count(part) else []
+        if not sizes[part]:  # all cases train
+            continue
         picked = _typical(sizes[part], count)
         timed[part] = sum(sizes[part][n] for n in picked)
         # indices, not cases: text that begins with $, such as a case's name, would be run as code
@@ -141,9 +143,11 @@ def _measure(root: Path, dataset_dir: Path, voxels: Mapping[str, int], device: s
         training_set.cases[number]
     preparing = time.monotonic() - begin
     step = _time_steps(parser)
-    validation = _time_validation(parser) / timed["validation"]  # for each voxel of a label map
-    evaluated = split("test" if split.count("test") else "validation")
-    evaluation = validation * sum(voxels[case["label"]] for case in evaluated) * _more_windows(parser)
+    validation = evaluation = 0.0
+    if sizes["validation"]:
+        validation = _time_validation(parser) / timed["validation"]  # for each voxel of a label map
+        evaluated = split("test" if split.count("test") else "validation")
+        evaluation = validation * sum(voxels[case["label"]] for case in evaluated) * _more_windows(parser)
     return Pace(
         device=device,
         step=step,

@@ -142,7 +142,7 @@ def window_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluate_unseen(root: Path, dataset_dir: Path, **values: Any) -> None:
-    """Evaluate a training on its test part, or on its validation part if there is no test part.
+    """Evaluate a training on its test part, or on its validation part if there is no test part; not without both.
 
     The scores are written into the metadata. Weights that were evaluated before are not evaluated again.
 
@@ -160,6 +160,8 @@ def evaluate_unseen(root: Path, dataset_dir: Path, **values: Any) -> None:
     if weights is None:
         return
     part = _unseen_part(root, dataset_dir)
+    if part is None:
+        return
     if not is_evaluated(folder):
         values |= {"checkpoint": weights, "output_dir": folder / EVALUATION, "part": part}
         run(command("evaluating", root, dataset_dir=dataset_dir, **values), root / STOP)
@@ -174,11 +176,12 @@ def is_evaluated(run_folder: Path) -> bool:
     return (run_folder / SUMMARY).stat().st_mtime >= weights.stat().st_mtime
 
 
-def _unseen_part(root: Path, dataset_dir: Path) -> Part:
-    """Return "test", or "validation" if the split of the bundle's config has no test part."""
+def _unseen_part(root: Path, dataset_dir: Path) -> Part | None:
+    """Return "test", or "validation" if the split of the bundle's config has no test part; None if all cases train."""
     with with_segnets():
         split = read_configs(root, dataset_dir).get_parsed_content("cases")
-        return "test" if split.count("test") else "validation"
+        parts: tuple[Part, ...] = ("test", "validation")
+        return next((part for part in parts if split.count(part)), None)
 
 
 def _metric_name(root: Path) -> str:

@@ -159,14 +159,13 @@ def check_fits(teacher: Teacher, classes: Sequence[str], channels: Sequence[str]
         )
 
 
-def add_teacher(root: Path, teacher: Teacher, dataset: Mapping[str, Any], folds: int | None) -> dict[str, Any]:
+def add_teacher(root: Path, teacher: Teacher, planned: Mapping[str, Any]) -> dict[str, Any]:
     """Copy the weights of a teacher into a new bundle, name it in the documents, and return its entry in plan.json.
 
     Args:
         root: folder of the bundle.
         teacher: the teacher.
-        dataset: identity of the data set.
-        folds: number of folds of the training.
+        planned: content of plan.json so far.
     """
     (root / TEACHER).parent.mkdir(exist_ok=True)
     shutil.copyfile(teacher.root / WEIGHTS, root / TEACHER)
@@ -176,13 +175,27 @@ def add_teacher(root: Path, teacher: Teacher, dataset: Mapping[str, Any], folds:
     stated = (root / DATA_LICENCE).read_text(encoding="utf-8")
     learned = f"The network has also learned the results of the model {teacher.name}: state its data and licence too."
     atomic_write(root / DATA_LICENCE, f"{stated}\n{learned}\n")
-    return {"name": teacher.name, SEEN: folds is not None or not _kept_out(teacher.root, dataset)}
+    return {"name": teacher.name, SEEN: not _kept_out(teacher.root, planned)}
 
 
-def _kept_out(root: Path, dataset: Mapping[str, Any]) -> bool:
-    """Return whether a bundle was trained from random weights on the same parts of the same data set."""
+def _kept_out(root: Path, planned: Mapping[str, Any]) -> bool:
+    """Return whether a teacher has certainly not seen the cases by which a training is measured, if there are any.
+
+    It has not if it was trained from random weights on the same data set with the same parts. Folds have not seen the
+    test part of a data set that states one.
+    """
+    parts = planned["parts"]
+    if planned["choices"].get("folds"):
+        return False
+    if parts["validation"] == parts["test"] == 0:
+        return True
     with suppress(OSError, ValueError, LookupError, TypeError):
-        plan = json.loads((root / PLAN).read_text(encoding="utf-8"))
-        others = ("folds", "fine_tune", "teacher")
-        return bool(plan["dataset"] == dataset and not any(plan["choices"].get(name) for name in others))
+        theirs = json.loads((root / PLAN).read_text(encoding="utf-8"))
+        made = theirs["choices"]
+        if theirs["dataset"] != planned["dataset"] or made.get("fine_tune") or made.get("teacher"):
+            return False
+        if parts["test"]:
+            return bool(theirs["parts"]["test"] == parts["test"])
+        fold, own_fold = (one["choices"].get("settings", {}).get("fold") for one in (theirs, planned))
+        return not made.get("folds") and fold == own_fold
     return False

@@ -71,8 +71,9 @@ def plan_time(pace: Pace, settings: Mapping[str, Any], max_minutes: float | None
     steps_per_epoch = ceil(pace.training_cases * settings.get("patches_per_case", 1) / (settings["batch_size"] * gpus))
     steps = epochs * steps_per_epoch
     validated = min(settings.get("val_cases") or pace.validation_cases, pace.validation_cases)
-    one = pace.validation * (ceil(validated / gpus) if validated >= gpus else validated) / pace.validation_cases
-    regular = ceil(epochs / settings["val_interval"])
+    divided = ceil(validated / gpus) if validated >= gpus else validated
+    one = pace.validation * divided / max(pace.validation_cases, 1)
+    regular = ceil(epochs / settings["val_interval"]) if validated else 0
     preparing = pace.case * (pace.training_cases + validated)
 
     def minutes(steps: float, validations: int) -> float:
@@ -85,7 +86,7 @@ def plan_time(pace: Pace, settings: Mapping[str, Any], max_minutes: float | None
         within = min(TIMED_VALIDATIONS - 1, int(VALIDATION_FRACTION * seconds / one) if one else TIMED_VALIDATIONS)
         epochs_within = int((seconds - within * one) / (pace.step * steps_per_epoch))
         within = min(max(within, epochs_within // settings["val_interval"]), epochs_within)  # each ends an epoch
-        validations = within + 1  # the last one comes after the limit
+        validations = within + 1 if validated else 0  # the last one comes after the limit
         reached = min(max(int((seconds - within * one) / pace.step), 1), steps)
     return TimePlan(
         steps=steps,

@@ -14,6 +14,8 @@ from segnets.data.pairing import Case
 from segnets.errors import TrainingError
 
 Part = Literal["training", "validation", "test", "all"]
+ALL: Literal["all"] = "all"
+"""Fold that trains on all cases, as in nnU-Net: a last training, whose length and quality others have measured."""
 _Group = TypeVar("_Group", str, int)
 
 
@@ -28,7 +30,8 @@ class Split:
     Args:
         dataset: as `find_dataset` returns.
         fold: 0 to `folds` - 1: this fold is the validation part, the others are the training part, and the test part
-            is the one that the data set states. None: split by `fractions`, or as the data set states.
+            is the one that the data set states. "all": all cases but that test part are the training part, and the
+            validation part is empty. None: split by `fractions`, or as the data set states.
         folds: number of folds, from 2 to the number of patients; every case is in validation in exactly one fold.
         fractions: fractions of the patients in training, validation and test. Training and validation get at least one
             patient each, unless their fraction is 0; so with fewer than 8 patients the test part is empty. If the data
@@ -40,7 +43,7 @@ class Split:
         self,
         dataset: Dataset,
         *,
-        fold: int | None = None,
+        fold: int | Literal["all"] | None = None,
         folds: int = 5,
         fractions: Sequence[float] = (0.8, 0.1, 0.1),
         seed: int = 0,
@@ -72,6 +75,7 @@ class Split:
         if not cases:
             advice = "add patients, or use folds, which validate every patient once"
             advice = "use the validation part, since folds have no test part" if self.fold is not None else advice
+            advice = f"use other patients, since all cases are trained on (fold {ALL})" if self.fold == ALL else advice
             counts = {name: len(patients) for name, patients in self._parts.items()}
             raise TrainingError(
                 "split.empty_part",
@@ -100,7 +104,7 @@ class Split:
     @cached_property
     def _parts(self) -> dict[str, list[list[Case]]]:
         """Part -> the cases of each of its patients."""
-        fold, folds = self.fold, self.folds
+        fold, folds = None if self.fold == ALL else self.fold, self.folds
         if fold is not None and folds < 2:
             raise TrainingError(
                 "split.folds", f"found --folds {folds}; expected at least 2, since validation is one of them"
@@ -113,7 +117,7 @@ class Split:
             part: [cases for who, cases in patients.items() if part_of.get(who) == part]
             for part in ("training", "validation", "test")
         }
-        if fold is None and stated["training"] and stated["validation"]:
+        if self.fold is None and stated["training"] and stated["validation"]:
             return stated
         test = stated["test"]
         of_replayed = {self.dataset.patients[name] for name in self.dataset.replayed}
@@ -121,7 +125,7 @@ class Split:
         patients = {
             who: cases for who, cases in patients.items() if who not in of_replayed and part_of.get(who) != "test"
         }
-        needed = folds if fold is not None else 2
+        needed = folds if fold is not None else 2 - (self.fold == ALL)
         if len(patients) < needed:
             raise TrainingError(
                 "split.too_few",
@@ -134,6 +138,8 @@ class Split:
         names = list(patients)
         np.random.RandomState(self.seed).shuffle(names)  # as MONAI's partition_dataset, which earlier versions used
         order = [patients[name] for name in names]
+        if self.fold == ALL:
+            return {"training": [*order, *replayed], "validation": [], "test": test}
         if fold is not None:
             if not 0 <= fold < folds:
                 raise TrainingError("split.fold", f"fold is {fold}; expected 0 to {folds - 1} of {folds} folds")

@@ -207,7 +207,7 @@ class EarlyStopping:
 
 
 class Validation(ValidationHandler):
-    """Validate every `interval` epochs, and at the end of the run if it was trained since.
+    """Validate every `interval` epochs, and at the end of the run if it was trained since; not without cases.
 
     A run with a time limit may end before the first interval, so it also validates at the ends of other epochs, at most
     once in each tenth of its time, and with at most a tenth of its time.
@@ -233,6 +233,8 @@ class Validation(ValidationHandler):
 
     def __call__(self, trainer: Engine) -> None:
         """Validate now, without a change of the trainer's random states."""
+        if not len(self.validator.data_loader.dataset):
+            return
         self.step = trainer.state.iteration
         self.used_minutes = self._minutes_now()
         begin = time.monotonic()
