@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ignite.distributed as idist
@@ -195,6 +196,7 @@ def test_long_validations_take_a_tenth_of_a_limited_time(monkeypatch: pytest.Mon
     minutes, trainer, validated = StopAfterMinutes(100), Engine(lambda e, b: None), []
     trainer.state.device = torch.device("cpu")
     validation = Validation(None, 2, minutes)
+    validation.validator = SimpleNamespace(data_loader=SimpleNamespace(dataset=[0]))
     validation.load_state_dict({"step": 0, "minutes": 0.0, "duration": 3.0})
     monkeypatch.setattr(ValidationHandler, "__call__", lambda handler, engine: validated.append(engine.state.iteration))
     monkeypatch.setattr(idist, "all_reduce", lambda seconds, _: 60 * 3.0)  # each takes three minutes
