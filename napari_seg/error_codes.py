@@ -673,8 +673,8 @@ CODES = {
     ),
     "dataset.channels": Code(
         "error",
-        "`--channels` was given for a data set in a layout that states its channels itself, such as that of the "
-        "Decathlon or of nnU-Net.",
+        "`--channels` was given for a data set in a layout with fixed channels, such as that of the Decathlon or of "
+        "nnU-Net.",
         "Leave it out; to train on some of the channels, list their files in a CSV table.",
     ),
     "dataset.combined": Code(
@@ -1365,10 +1365,8 @@ CODES = {
     "input.several_scans": Code("error", "Several scans were found where one was expected.", "Name one of them."),
     "input.unpaired": Code(
         "error",
-        "A label map has no partner of the same name, or several, such as `a.nii` and `a.nii.gz`, or `first/a.nii` "
-        "and `second/a.nii`.",
-        "Add the partner, correct the name, remove the other files of this name, or give the folder that holds the "
-        "references alone.",
+        "A label map has no partner of the same name and folder, or several, such as `a.nii` and `a.nii.gz`.",
+        "Add the partner, correct the name or the folder, or remove the other files of this name.",
     ),
     # internal
     "internal.error": Code(

@@ -150,6 +150,8 @@ def test_bids(tmp_path: Path) -> None:
     both = find_dataset(tmp_path, channels=["T1w", "FLAIR"]).cases[0]["image"]
     assert [Path(path).name for path in both] == ["sub-01_ses-1_T1w.nii.gz", "sub-01_ses-1_FLAIR.nii.gz"]
 
+    touch(tmp_path, "derivatives/napari-seg/sub-01/ses-1/anat/sub-01_ses-1_seg-m_desc-T1w_dseg.nii.gz")
+    assert find_dataset(tmp_path).cases == dataset.cases  # results are no references
     touch(tmp_path, "derivatives/other/sub-01/ses-1/anat/sub-01_ses-1_dseg.nii.gz")
     assert code_of(tmp_path) == "dataset.ambiguous"
     assert names(find_dataset(tmp_path, labels_dir="derivatives/other").cases) == ["sub-01_ses-1"]

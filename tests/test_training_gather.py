@@ -111,7 +111,7 @@ def test_all_scans_of_a_patient_stay_together(tmp_path: Path) -> None:
 
 def test_channels_are_chosen_only_where_the_layout_leaves_a_choice(tmp_path: Path) -> None:
     root = datasets.write_decathlon(tmp_path / "a", cases=2)
-    text = "found --channels T1w FLAIR for the layout decathlon, which states its channels itself; expected it for BIDS"
+    text = "found --channels T1w FLAIR for the layout decathlon, which has fixed channels; expected it for BIDS"
     assert refused(root, "dataset.channels", channels=["T1w", "FLAIR"]).startswith(text)
     with with_segnets():  # a training that was planned before goes on, and other data sets may use it
         for options in ({"continued": Continued(lambda *_: None, is_dry=True)}, {"own": tmp_path}):

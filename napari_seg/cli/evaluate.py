@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -32,8 +32,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         help="compare label maps with references: Dice, HD95, NSD and more for each structure",
         description="Compares label maps with references on the same grid. Two folders are paired by file name "
-        "(case_01_seg.nii.gz, case_01_0000_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz), also in folders "
-        "below them, as predict --layout mirror and bids writes them. 2D images (PNG, TIFF) are compared likewise, "
+        "(case_01_seg.nii.gz, case_01_0000_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz), in the same "
+        "folders below them too, as predict --layout mirror writes them. 2D images (PNG, TIFF) are compared likewise, "
         "with distances in pixels. A structure that neither label map contains is left "
         "out of the mean; one that only one contains counts as 0, and as the diagonal of the field of view for HD95. "
         "A file without a partner counts as failed.",
@@ -130,21 +130,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("input.same_file", text)
     pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes, **options)
     if not pairs:
-        found = describe_label_maps(arguments.predictions)
-        expected = describe_label_maps(references, are_references=True)
+        found, expected = map(describe_label_maps, (arguments.predictions, references))
         if not (found and expected):
             text = f"found no NIfTI file or 2D image in {references if found else arguments.predictions}"
             raise InputError("input.none", f"{text}, or in folders below; expected label maps (NIfTI, PNG, TIFF)")
-        turned: list[Pair] = []
-        with suppress(InputError):  # then they are not just swapped
-            turned, _ = find_pairs(references, arguments.predictions)
+        turned, _ = find_pairs(references, arguments.predictions)
         swapped = f"results are given first: if they are in {references}, swap the two; " if turned else ""
         masks = "; masks of single structures in a folder are compared with a file that names them, or with --labels "
         raise InputError(
             "input.none",
             f"found {found}, and as references {expected}, none of the same name; {swapped}expected case.nii.gz, "
-            "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, in the same folders or one side in one folder, "
-            "or in BIDS sub-01_dseg.nii.gz; to compare two files of other names, give the paths of both"
+            "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, in the same folders, or a_case_seg.nii.gz for "
+            "a/case.nii.gz; to compare two files of other names, give the paths of both"
             + f"{masks}NAME=VALUE"
             * (arguments.predictions.is_file() != references.is_file()),
         )

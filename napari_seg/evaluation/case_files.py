@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from napari_seg.errors import printable
-from napari_seg.evaluation import bids
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
 from napari_seg.formats.walk import files_below
@@ -17,56 +15,23 @@ from napari_seg.formats.walk import files_below
 _CERTAINTY_MAPS = tuple(f"{suffix}_{kind}" for suffix in ("_seg", "_dseg") for kind in ("confidence", "entropy"))
 """Endings of the names of maps that `predict` writes into the folder of its label maps."""
 
-_OF_SCANS = re.compile("(jpeg)?images?(tr|ts|va|val|test)?|imgs?|scans?", re.IGNORECASE)
-"""Names of folders of scans in data sets."""
 
-_OWN = ("derivatives", "napari-seg")
-"""Folder in which `predict --layout bids` writes."""
+def label_maps(path: Path, *, with_folders: bool = False) -> list[Path]:
+    """Return the label maps, or scans, at a path: its NIfTI files, or its 2D images if it contains no NIfTI file.
 
-
-def label_maps(
-    path: Path, *, has_folders: bool = False, are_references: bool = False, without: Path | None = None
-) -> list[Path]:
-    """Return the label maps at a path: its NIfTI files, or its 2D images if it contains no NIfTI file.
-
-    If a folder has none, those of the folders below it are returned, without the scans among files in BIDS. References
-    are not looked for in folders of scans such as `imagesTr`, unless there are no others. In a data set of BIDS into
-    which `predict` has written, its results are the results and not the references.
+    If a folder has none, those of the folders below it are returned.
 
     Args:
         path: a file, which is returned, or a folder.
-        has_folders: also return those of the folders below it if it has some itself.
-        are_references: return references and not results.
-        without: a folder whose files are left out if it lies below.
+        with_folders: also return those of the folders below it if it has some itself.
     """
     if path.is_file():
         return [path]
-    if not has_folders and (found := _volumes_or_images(_visible(path))):
+    visible = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+    if not with_folders and (found := _volumes_or_images(visible)):
         return found
     files, _ = files_below(path, lambda file: bool(nifti_ending(file)))
-    outside = without.resolve() if without is not None else None
-    if outside is not None and path.resolve() in outside.parents:
-        files = [file for file in files if outside not in file.resolve().parents]
-    files = _volumes_or_images(files)
-    own, others = ([f for f in files if (f.relative_to(path).parts[:2] == _OWN) == is_own] for is_own in (True, False))
-    if are_references:
-        no_scans = [f for f in others if not any(map(_OF_SCANS.fullmatch, f.relative_to(path).parts[:-1]))]
-        return bids.without_scans(no_scans or others)
-    return bids.without_scans(own or files)
-
-
-def scans_at(path: Path) -> list[Path]:
-    """Return the scans at a path, as `label_maps`, without the label maps among files in BIDS."""
-    if path.is_file():
-        return [path]
-    if found := _volumes_or_images(_visible(path)):
-        return found
-    files, _ = files_below(path, lambda file: bool(nifti_ending(file)))
-    return [file for file in _volumes_or_images(files) if not bids.is_label_map(stem(file))]
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    return _volumes_or_images(files)
 
 
 def _volumes_or_images(files: Sequence[Path]) -> list[Path]:
@@ -88,7 +53,7 @@ def share_folders(one: Path, other: Path) -> bool:
 
 def name_below(file: Path, root: Path) -> str:
     """Return the path of a file below a folder, with "/" and without ending, in the form of `normal`."""
-    folders = PurePosixPath(path_below(file, root)).parts[:-1]
+    folders = file.relative_to(root).parts[:-1] if file != root else ()
     return "/".join([*map(normal, folders), stem(file)])
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice, counted, listed, printable
-from napari_seg.evaluation.bids import named_classes
 from napari_seg.evaluation.case_files import case_names, label_maps, normal, path_below, stem
 from napari_seg.evaluation.declared import as_planned, declared
 from napari_seg.evaluation.labels import BACKGROUND, MEAN, Classes, Meaning
@@ -170,8 +169,7 @@ def find_pairs(
 
     Raises:
         InputError: `input.missing`, a path does not exist; `input.same_file`, both are the same; `input.unpaired`, two
-            scans of a case have the same name, or several files in other folders fit one alike; `dataset.bad_json`, see
-            `declared`; `dataset.bad_table`, see `named_classes`.
+            scans of a case have the same name; `dataset.bad_json`, see `declared`.
     """
     for path in (predictions, references, *([scans] if scans else [])):
         if not path.exists():
@@ -190,18 +188,14 @@ def find_pairs(
         return [Pair(stem(Path(file_label(predictions))), predictions, references, scan, meaning, ignore_frame)], []
     only = None if only is None else {normal(name) for name in only}
     found, alone = find_partners(predictions, references, only)
-    scan_of = find_scans(scans, found, predictions) if scans else {}
+    scan_of = find_scans(scans, found) if scans else {}
     pairs = [
         Pair(
             one.case,
             one.result,
             one.reference,
             scan_of.get(one.result),
-            replace(
-                meaning,
-                classes=meaning.classes or (named_classes(one.reference) if "/" in one.name else {}),
-                labelled=stated.labelled.get(stem(one.reference)),
-            ),
+            replace(meaning, labelled=stated.labelled.get(stem(one.reference))),
             ignore_frame,
         )
         for one in found
@@ -209,9 +203,9 @@ def find_pairs(
     return pairs, [CaseScores(case, code="input.unpaired", message=printable(text)) for case, text in alone]
 
 
-def describe_label_maps(path: Path, *, are_references: bool = False) -> str:
+def describe_label_maps(path: Path) -> str:
     """Return in words which label maps `find_pairs` finds at a path; "" for none."""
-    names = [path_below(file, path) for file in label_maps(path, are_references=are_references)]
+    names = [path_below(file, path) for file in label_maps(path)]
     if not names:
         return ""
     return names[0] if path.is_file() else f"{counted(len(names), 'label map')} in {path} ({listed(names)})"

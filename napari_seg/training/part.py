@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.bundles.spec import MEMBERS
 from napari_seg.errors import InputError, TrainingError
-from napari_seg.evaluation.case_files import name_below
 from napari_seg.evaluation.labels import Classes, read_classes
 from napari_seg.training.choices import READING, Choices
 from napari_seg.training.comparison import COMPARISON
@@ -41,8 +39,6 @@ def part_of(
     dataset_dir: Path, part: Literal["training", "validation", "test"], trained: Path | None = None
 ) -> tuple[Path, set[str]]:
     """Return the folder of a data set's label maps, and the names of those in one part, without endings.
-
-    In BIDS, that is the folder above those of the subjects, and names have folders.
 
     Args:
         dataset_dir: folder of the data set, or its folder of label maps.
@@ -96,9 +92,6 @@ def part_of(
             _check_source(source.resolve(), trained.resolve(), plan)
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]
-        if dataset.layout == "bids":
-            folder = Path(os.path.commonpath([Path(case["label"]).parent for case in dataset.cases]))
-            return folder, {name_below(path, folder) for path in paths}
         folders = {path.parent for path in paths}
         if len(folders) > 1:
             raise InputError(

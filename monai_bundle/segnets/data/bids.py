@@ -24,6 +24,7 @@ _DRAWN = re.compile(r"(seg|lesion|label|mask)-.*")
 """Endings of label maps that are no suffix of BIDS, such as `_seg-manual`."""
 
 _SCAN_ENTITIES = ("sub-", "ses-", "acq-", "run-", "rec-")
+_RESULTS = ("derivatives", "napari-seg")
 _NOT_STRUCTURES = re.compile(r"_desc-brain_mask$")
 _USUAL = {"T1w": 3, "T2w": 2, "FLAIR": 1}
 
@@ -114,10 +115,15 @@ def bids_cases(
 
 
 def bids_labels(root: Path, labels_dir: str | Path | None = None, soft: bool = False) -> Iterator[Path]:
-    """Yield the label maps of a data set; see `bids_cases`."""
+    """Yield the label maps of a data set; see `bids_cases`.
+
+    The derivative that `napari-seg predict` writes is left out unless `labels_dir` names it: it holds results.
+    """
     where = root / labels_dir if labels_dir else root
     patterns = [f"{folder}{inner}/*.nii*" for folder in ("", "derivatives/*/") for inner in _ANATOMY]
     found = [path for pattern in (patterns if not labels_dir else patterns[:2]) for path in where.glob(pattern)]
+    if not labels_dir:
+        found = [path for path in found if path.relative_to(root).parts[:2] != _RESULTS]
     for group in _FRACTIONS if soft else _LABEL_SUFFIXES:
         of_group = [path for path in found if _suffix_of(path) in group and not _NOT_STRUCTURES.search(stem(path))]
         if of_group:

@@ -244,9 +244,9 @@ def _refuse_channels(dataset: Dataset, dataset_dir: Path, channels: Sequence[str
     is_table = dataset.layout == "list" and any(path.name.lower().endswith(TABLES) for path in files)
     if channels and dataset.layout != "bids" and not is_table:
         names = f" ({', '.join(dataset.channels)})" if dataset.channels else ""
-        text = f"found --channels {' '.join(channels)} for the layout {dataset.layout}, which states its channels"
+        text = f"found --channels {' '.join(channels)} for the layout {dataset.layout}, which has fixed channels"
         way = "expected it for BIDS, a CSV list, or scans that are found by their names; leave it out"
-        raise TrainingError("dataset.channels", f"{text} itself{names}; {way}")
+        raise TrainingError("dataset.channels", f"{text}{names}; {way}")
 
 
 def _refuse_unmatched(pairs: Sequence[Pair], pattern: str | None) -> None:
