@@ -258,10 +258,11 @@ CODES = {
     ),
     "bundle.teacher": Code(
         "error",
-        "`--teacher` names a model that can't be the teacher of this training: it is not a bundle of this program with "
-        "one kind of network, or its classes or channels are not those of the data set.",
-        "Name a bundle of `napari-seg train` or of `napari-seg models convert` that was trained for the same classes; "
-        "give the label values its names with `--labels`.",
+        "`--teacher` names a model that can't be the teacher of this training: it is not a bundle of `napari-seg "
+        "train` with one kind of network and this program's preprocessing, or its classes, channels or dimensions are "
+        "not those of the data set.",
+        "Name a bundle of `napari-seg train` that was trained for the same classes; give the label values its names "
+        "with `--labels`.",
     ),
     "bundle.nnunet": Code(
         "error",

@@ -42,6 +42,8 @@ def test_the_summary_is_that_of_the_last_validation(tmp_path: Path) -> None:
     assert summary.best is not None
     assert summary.best["epoch"] == 6  # from epoch 8 on the Dice is lower
     assert read_summary(tmp_path / "nothing").best is None
+    (tmp_path / "training" / "history.jsonl").write_text("")  # all cases trained, for less than an epoch
+    assert read_summary(tmp_path / "training").steps == (27, 30)
 
 
 def test_a_run_is_live_while_it_writes(tmp_path: Path) -> None:

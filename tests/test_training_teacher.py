@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from test_training_prepare_labels import SETTINGS, dice, edit_labels, train
 from test_training_prepare_labels import run as run_config
 
+from napari_seg.bundles.nnunet.as_bundle import TRANSFORM
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.cli.main import main
 from napari_seg.errors import BundleError, OutputError, TrainingError
@@ -22,7 +24,9 @@ from napari_seg.training.describe import plan_rows
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.run import RUN
 from napari_seg.training.scores import explain, read_evaluation, write_scores
+from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.teacher import TEACHER, _kept_out, with_teacher
+from napari_seg.training.trust import check_code
 
 pytestmark = pytest.mark.usefixtures("inline_cohorts", "unrendered_figures")
 
@@ -124,6 +128,11 @@ def test_a_teacher_that_does_not_fit_is_refused(data: Path, teacher: Path, tmp_p
         with_teacher(Choices(), tmp_path / "nothing", out)
     with pytest.raises(BundleError, match=r"bundle\.teacher.*has the classes background, label 1, label 2; expected "):
         student(data, teacher, out, labels={"left": [1], "right": [2]})
+    pictures = datasets.write_voc(tmp_path / "pictures")
+    with pytest.raises(BundleError, match=r"bundle\.teacher.*takes volumes; expected 2D images, which the data set"):
+        student(pictures, teacher, out, labels={"label 1": [1], "label 2": [5]})
+    with pytest.raises(BundleError, match="found 5 for teacher_share; expected a number of 0 to 1"):
+        student(data, teacher, out, settings={"teacher_share": 5})
     channels = datasets.write_decathlon(tmp_path / "channels", cases=4, channels=2)
     with pytest.raises(BundleError, match=r"bundle\.teacher.*has the channels .*; expected those of the data set in"):
         student(channels, teacher, out)
@@ -133,6 +142,32 @@ def test_a_teacher_that_does_not_fit_is_refused(data: Path, teacher: Path, tmp_p
     changed = Choices(teacher={"file": "other.pt", "sha256": "0", "name": "other"})
     with pytest.raises(OutputError, match=r"planned with another teacher, now 'other\.pt'"):
         plan_bundle(data, out, changed)
+
+
+def test_a_linked_teacher_with_an_odd_title(data: Path, teacher: Path, tmp_path: Path) -> None:
+    """As in the cache of Hugging Face, whose files are links."""
+    linked = tmp_path / "linked"
+    shutil.copytree(teacher, linked, ignore=shutil.ignore_patterns("training"))
+    shutil.copyfile(teacher / WEIGHTS, tmp_path / "blob")
+    (linked / WEIGHTS).unlink()
+    (linked / WEIGHTS).symlink_to(tmp_path / "blob")
+    metadata = json.loads((linked / METADATA).read_text())
+    (linked / METADATA).write_text(json.dumps(metadata | {"name": "big @# model"}))
+    out = tmp_path / "small"
+    assert student(data, linked, out)["teacher"]["name"] == "big  model"
+    with with_segnets():
+        check_code(out, Choices())
+
+
+def test_a_teacher_with_the_preprocessing_of_nnunet_is_refused(teacher: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other, ignore=shutil.ignore_patterns("training"))
+    config = other / "configs" / "inference.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["preprocessing"]["transforms"][1] = {"_target_": TRANSFORM, "keys": "image"}
+    config.write_text(yaml.safe_dump(content))
+    with pytest.raises(BundleError, match=r"bundle\.teacher.*did not begin from a model of nnU-Net"):
+        with_teacher(Choices(), other, tmp_path / "small")
 
 
 def test_foreign_code_in_the_config_of_a_teacher_does_not_run(data: Path, teacher: Path, tmp_path: Path) -> None:

@@ -168,6 +168,9 @@ def check_values(values: Mapping[str, Any]) -> None:
         if name == "amp" and value not in (True, False, "bfloat16", "float16") and not CODE.match(str(value)):
             raise BundleError("bundle.setting", f"found {value!r} for amp; expected true, false, bfloat16 or float16")
         if name == "fold" and value == ALL:
+            if values.get("patience") is not None:
+                text = "found patience with --fold all, which validates no case; expected one of them"
+                raise BundleError("bundle.setting", text)
             continue
         is_needed, is_whole, low, high = _NUMBERS.get(name, (False, False, -inf, inf))
         if name not in _NUMBERS or (value is None and not is_needed) or (isinstance(value, str) and CODE.match(value)):
@@ -210,6 +213,7 @@ _NUMBERS: dict[str, tuple[bool, bool, float, float]] = {
     "learning_rate": (True, False, 0, inf),
     "warmup_share": (True, False, 0, 1),
     "replay_share": (True, False, 0, 0.99),
+    "teacher_share": (True, False, 0, 1),
     **dict.fromkeys(("max_minutes", "max_gradient_norm"), (False, False, 0, inf)),
 }
 """Config id -> whether it must not be null, whether it is an integer, smallest and largest value; numbers that are no

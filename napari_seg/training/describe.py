@@ -170,7 +170,7 @@ def network_rows(plan: dict[str, Any], device: Device | None = None) -> list[tup
 def _validation_rows(plan: dict[str, Any], device: Device) -> list[tuple[str, str]]:
     """Return the memory of validations and of the evaluation at the end; nothing for a plan of an older version."""
     network = plan["network"]
-    if "evaluation bytes" not in network or _all_train(plan):
+    if "evaluation bytes" not in network or (_all_train(plan) and not plan["parts"]["test"]):
         return []
     shape = " x ".join(map(str, network["largest case"]))
     of_case = f"the largest case ({shape}, {network['channels']} classes with background)"
@@ -228,12 +228,13 @@ def time_rows(plan: dict[str, Any], limits: Mapping[str, Any]) -> list[tuple[str
     reached = f"{time.reached} of {time.steps} steps" if time.reached < time.steps else f"{time.steps} steps"
     each = f", a validation {_seconds(time.validating / time.validations)}" if time.validations else ""
     validated = f"{counted(time.validations, 'validation')} {_minutes(time.validating)}, " if time.validations else ""
+    evaluated = f", evaluation {_minutes(time.evaluating)}" if time.validations else ""
     rows = [
         ("time", f"a step takes {_seconds(pace.step)}{each} ({pace.device})"),
         (
             "",
-            f"{reached} {_minutes(time.training)}, {validated}preparing the cases {_minutes(time.preparing)}, "
-            f"evaluation {_minutes(time.evaluating)}: about {_minutes(60 * time.minutes)} in all"
+            f"{reached} {_minutes(time.training)}, {validated}preparing the cases {_minutes(time.preparing)}"
+            f"{evaluated}: about {_minutes(60 * time.minutes)} in all"
             + (f" for each of {folds} folds" if folds else ""),
         ),
     ]

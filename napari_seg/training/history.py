@@ -26,7 +26,7 @@ class RunSummary:
 
     Attributes:
         best: {"mean_dice", "epoch", "dice": {name: Dice}, ...} of the best validation; None without a validation.
-        steps: trained and planned steps at the last validation; None without a validation.
+        steps: trained and planned steps at the last validation; without one, at the end; None if there is none either.
     """
 
     best: dict[str, Any] | None
@@ -123,7 +123,12 @@ def read_summary(run_folder: Path) -> RunSummary:
     validated = [line for line in lines if line.get("mean_dice") is not None]
     planned = [line for line in lines if "planned_steps" in line]
     best = max(validated, key=lambda line: line["mean_dice"], default=None)
-    return RunSummary(best, (planned[-1]["step"], planned[-1]["planned_steps"]) if planned else None)
+    if planned:
+        return RunSummary(best, (planned[-1]["step"], planned[-1]["planned_steps"]))
+    progress = _read_progress(run_folder)
+    if progress is not None and progress.stage == "ended":
+        return RunSummary(best, (progress.step, progress.steps))
+    return RunSummary(best, None)
 
 
 def read_case_scores(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from napari_seg.bundles.nnunet.as_bundle import NNUNET, TRANSFORM
 from napari_seg.errors import BundleError, TrainingError, counted, offered
 from napari_seg.training.choices import (
+    ALL,
     IGNORE,
     READING,
     Choices,
@@ -130,7 +131,7 @@ def make_bundle(
         _check_channels(found.channels, choices, out)
     if teacher is not None:
         names_of_classes = class_names(_classes(found, classes), bool(regions))
-        check_fits(teacher, names_of_classes, found.channels)
+        check_fits(teacher, names_of_classes, found.channels, found.is_2d)
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
     values |= {label: list(of_label) for label, of_label in labels.items() if label == IGNORE}
     device = find_device()
@@ -174,7 +175,7 @@ def make_bundle(
         "options": {option: plan.why[option] for option in plan.options},
         "settings": {key: {"value": value, "why": plan.why[key]} for key, value in plan.settings.items()},
         "network": network,
-        "advice": [] if keeps_network else advise(plan, found),  # such a model decides dimensions and spacing
+        "advice": [] if keeps_network or teacher else advise(plan, found),  # it decides dimensions and spacing
     }
     if teacher is not None:
         written["teacher"] = add_teacher(root, teacher, written)
@@ -186,7 +187,7 @@ def make_bundle(
     notes = [*map(in_options, (*dataset.unused, *(converted.unused if converted else ())))]
     if text := background_note(table, dataset.labels, named):
         notes.append(text)
-    if text := unused_parts(dataset):
+    if choices.settings.get("fold") != ALL and (text := unused_parts(dataset)):
         notes.append(text)
     if repeated := repeated_images(dataset, dataset.cases, facts):
         notes.append(f"{REPEATED} ({counted(len(repeated), 'image')}; the log of the training names the cases)")
@@ -344,7 +345,9 @@ def _plan_network(
             if not choices.teacher:
                 return cost
             definition = choices.settings["teacher_def"]
-            return replace(cost, teacher=measure_cost(lambda: defined_network(definition, outputs), channels, patch))
+            member = definition.get("network", definition)  # of an ensemble, which computes one after the other
+            teacher = measure_cost(lambda: defined_network(member, outputs), channels, patch)
+            return replace(cost, teacher=replace(teacher, parameters=teacher.parameters * definition.get("members", 1)))
         except Exception:  # a network may raise any error; write_bundle builds it again and reports the error
             return None
 

@@ -7,6 +7,7 @@ rest. A copy of the teacher's weights stays in the folder of the training, so th
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.config.read import read_config
-from napari_seg.bundles.nnunet.as_bundle import SLICE_AXIS
+from napari_seg.bundles.nnunet.as_bundle import SLICE_AXIS, TRANSFORM
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.errors import BundleError, OutputError, TrainingError, one_line
 from napari_seg.formats.atomic import atomic_write
-from napari_seg.training.choices import SEEN, Choices, describe_weights
+from napari_seg.training.choices import SEEN, Choices, digest, relative_path
 from napari_seg.training.history import RUN
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.start import DATA_LICENCE
@@ -59,6 +60,11 @@ class Teacher:
         network = self.settings["teacher_def"]
         return int(network.get("network", network)["spatial_dims"])
 
+    @property
+    def takes_2d_images(self) -> bool:
+        """Return whether its images are 2D images, not volumes or their slices."""
+        return self.dims == 2 and SLICE_AXIS not in self.settings
+
 
 def read_teacher(root: Path) -> Teacher:
     """Read the bundle of a teacher; nothing of it runs.
@@ -70,7 +76,7 @@ def read_teacher(root: Path) -> Teacher:
     """
     if not root.is_dir():
         text = f"found no folder {root}; expected the folder of a bundle (--teacher)"
-        raise TrainingError("weights.missing", text)
+        raise TrainingError("weights.missing", f"{text}; to continue a training, leave --teacher out")
     bundle = read_bundle(root)
     try:
         if bundle.kind != "monai" or bundle.previous is not None:
@@ -81,15 +87,18 @@ def read_teacher(root: Path) -> Teacher:
         formats = read_config(root / METADATA)["network_data_format"]
         names = [formats[way][what]["channel_def"] for way, what in (("outputs", "pred"), ("inputs", "image"))]
         classes, channels = (tuple(str(of[str(n)]) for n in range(len(of))) for of in names)
-        teacher = Teacher(root, one_line(bundle.name, 120), classes, channels, settings)
+        name = re.sub("[$@%#]|::", "", one_line(bundle.name, 120))  # which MONAI would interpret in metadata
+        teacher = Teacher(root, name, classes, channels, settings)
         is_ours = str(settings["teacher_def"]["_target_"]).startswith("segnets.") and teacher.dims in (2, 3)
+        # its axes are others than those of the plan
+        is_ours = is_ours and all(step["_target_"] != TRANSFORM for step in content["preprocessing"]["transforms"])
     except (OSError, LookupError, TypeError, ValueError, AttributeError):
         is_ours = False
     if not is_ours:
         raise BundleError(
             "bundle.teacher",
-            f"model {one_line(bundle.name, 120)!r} can't be a teacher; expected a bundle of napari-seg train, with "
-            "--folds too, or of napari-seg models convert",
+            f"model {one_line(bundle.name, 120)!r} can't be a teacher; expected a bundle of napari-seg train, also "
+            "with --folds, that did not begin from a model of nnU-Net, which has other preprocessing",
         )
     with with_segnets():
         check_taken(root, settings)
@@ -116,8 +125,9 @@ def with_teacher(choices: Choices, root: Path, out: Path) -> Choices:
             "continue the training",
         )
     teacher = read_teacher(root)
+    given = "--fine-tune, which sets " if choices.fine_tune else "--set "
     wrong = [
-        f"--set {name}"
+        f"{given}{name}"
         for name, value in choices.settings.items()
         if re.split("#|::", name.lstrip("+~"))[0] in teacher.settings and value != teacher.settings.get(name)
     ]
@@ -125,24 +135,34 @@ def with_teacher(choices: Choices, root: Path, out: Path) -> Choices:
     if wrong:
         text = f"found {wrong[0]} with --teacher, whose preprocessing and number of dimensions the network takes over"
         raise BundleError("bundle.setting", f"{text}; leave it out")
-    return replace(
-        choices,
-        dims=2 if teacher.dims == 2 else choices.dims,
-        teacher=describe_weights(root, out) | {"name": teacher.name},
-    )
+    weights = root.resolve() / WEIGHTS  # which may be a link out of the bundle
+    described = {"file": relative_path(weights, out.resolve()), "sha256": digest(weights), "name": teacher.name}
+    return replace(choices, dims=2 if teacher.dims == 2 else choices.dims, teacher=described)
 
 
 def teacher_of(choices: Choices, out: Path) -> Teacher | None:
     """Return the teacher of choices; None without one. Arguments and errors as for `with_teacher`."""
-    return read_teacher((out / choices.teacher["file"]).resolve().parents[1]) if choices.teacher else None
+    if not choices.teacher:
+        return None
+    return read_teacher(Path(os.path.normpath(out.resolve() / choices.teacher["file"])).parents[1])
 
 
-def check_fits(teacher: Teacher, classes: Sequence[str], channels: Sequence[str]) -> None:
+def check_fits(teacher: Teacher, classes: Sequence[str], channels: Sequence[str], is_2d: bool) -> None:
     """Check that a teacher has the classes of a training in their order, and as many channels in no other order.
+
+    Args:
+        teacher: the teacher.
+        classes: names of the classes, background first unless they are regions.
+        channels: names of the channels of the images.
+        is_2d: the images are 2D images.
 
     Raises:
         BundleError: `bundle.teacher`.
     """
+    if teacher.takes_2d_images != is_2d:
+        kinds = [("volumes", "2D images")[takes_2d] for takes_2d in (teacher.takes_2d_images, is_2d)]
+        text = f"teacher {teacher.name!r} takes {kinds[0]}; expected {kinds[1]}, which the data set holds"
+        raise BundleError("bundle.teacher", text)
     theirs, ours = ([name.casefold() for name in names] for names in (teacher.classes, classes))
     if theirs != ours:
         raise BundleError(

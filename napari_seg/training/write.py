@@ -15,7 +15,7 @@ from napari_seg.bundles.nnunet.as_bundle import NNUNET
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError, offered
-from napari_seg.training.choices import IGNORE, PART, SOFT, Choices, check_names
+from napari_seg.training.choices import ALL, IGNORE, PART, SOFT, Choices, check_names
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.plan import TrainingPlan
 
@@ -153,10 +153,11 @@ def write_bundle(
     (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")
     readme = _README.format(name=name, description=metadata["description"], classes=metadata["label_classes"])
     if choices.folds is not None:
-        readme = readme.replace(
-            "--dataset_dir DATASET --output_dir evaluation", "--dataset_dir OTHERS  --part all --output_dir evaluation"
-        )
+        readme = readme.replace(*_EVALUATED_ON_OTHERS)
         readme += _README_OF_FOLDS.format(folds=choices.folds)
+    if choices.settings.get("fold") == ALL:
+        readme = readme.replace(*_EVALUATED_ON_OTHERS).replace("training/model.pt", "training/model_final.pt")
+        readme += _README_OF_ALL
     if choices.previous:
         readme += _README_OF_CASCADE
     if found.is_2d or len(found.channels) > 1:
@@ -426,6 +427,15 @@ The network is the ensemble of {folds} folds. Each case of DATASET trained all n
 evaluated on OTHERS, a data set of other patients. The Dice of the folds on their validation cases is in
 `configs/metadata.json` (eval_metrics); it is slightly optimistic, because these cases also selected the best epoch.
 """
+
+_README_OF_ALL = """
+All cases of DATASET have trained the network, so it must be evaluated on OTHERS, a data set of other patients.
+"""
+
+_EVALUATED_ON_OTHERS = (
+    "--dataset_dir DATASET --output_dir evaluation",
+    "--dataset_dir OTHERS  --part all --output_dir evaluation",
+)
 
 _README_OF_CASCADE = """
 The bundle is a cascade. The folder `previous` is the bundle of its first stage, a network at a lower resolution whose

@@ -29,6 +29,7 @@ class TaughtBatch:
         device: device of the training.
         regions: the classes are regions with a sigmoid each, not classes with a softmax.
         amp: the teacher computes with mixed precision, in the type of `amp_dtype`.
+        parts: number of parts that a batch is split into, to save memory.
 
     Attributes:
         fingerprint: hash of the teacher's weights.
@@ -44,6 +45,7 @@ class TaughtBatch:
         device: torch.device | str,
         regions: bool = False,
         amp: bool | str = False,
+        parts: int = 1,
     ) -> None:
         from segnets.training.trainer import amp_dtype
 
@@ -56,6 +58,7 @@ class TaughtBatch:
         self.fingerprint = fingerprint(state)
         self.teacher = teacher.to(device).eval().requires_grad_(False)
         self.regions = regions
+        self.parts = parts
         self.autocast = {
             "device_type": torch.device(device).type,
             "enabled": bool(amp),
@@ -80,7 +83,7 @@ class TaughtBatch:
         batch = default_prepare_batch(batchdata, device, non_blocking, **kwargs)
         image, label = (x.as_tensor() if isinstance(x, MetaTensor) else x for x in batch)
         with torch.no_grad(), torch.autocast(**self.autocast):
-            logits = self.teacher(image).float()
+            logits = torch.cat([self.teacher(part).float() for part in image.chunk(self.parts)])
         probabilities = logits.sigmoid() if self.regions else logits.softmax(1)
         return image, torch.cat([label.to(probabilities.dtype), probabilities], dim=1)
 

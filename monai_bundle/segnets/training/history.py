@@ -2,7 +2,7 @@
 
 It has one line per epoch and one per validation, and with `every_step` one per step:
 
-    {"epoch": 1, "step": 83, "loss": 0.81, "lr": 0.0011, "planned_steps": 3984, "seconds": 47.1}
+    {"epoch": 1, "step": 83, "loss": 0.81, "lr": 0.0011, "seconds": 47.1}
     {"epoch": 6, "step": 498, "mean_dice": 0.86, "dice": {"anterior": 0.87, "posterior": 0.85},
      "planned_steps": 3984, "seconds": 301.4}
     {"epoch": 1, "step": 1, "step_loss": 1.24}
@@ -108,8 +108,7 @@ class History:
 
     def _epoch_completed(self, trainer: Engine) -> None:
         lr = trainer.optimizer.param_groups[0]["lr"]
-        values = {"loss": _finite_or_none(self.loss), "lr": float(lr), "planned_steps": _planned(trainer)}
-        self._append(trainer, **values, seconds=round(self.seconds, 3))
+        self._append(trainer, loss=_finite_or_none(self.loss), lr=float(lr), seconds=round(self.seconds, 3))
         self._sum, self._steps = 0.0, 0
 
     def _validation_completed(self, validator: Engine, trainer: Engine) -> None:
@@ -120,7 +119,8 @@ class History:
         per_class = mean_of(validator.state.metric_details[metric])[1]
         names = self.names or [str(n) for n in range(1, len(per_class) + 1)]
         dice = {name: _finite_or_none(value) for name, value in zip(names, per_class, strict=True)}
-        values = {"mean_dice": _finite_or_none(self.mean_dice), "dice": dice, "planned_steps": _planned(trainer)}
+        planned = trainer.state.max_epochs * trainer.state.epoch_length
+        values = {"mean_dice": _finite_or_none(self.mean_dice), "dice": dice, "planned_steps": planned}
         self._append(trainer, **values, seconds=round(self.seconds, 3))
 
     def _append(self, trainer: Engine, **values: Any) -> None:
@@ -148,10 +148,6 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     text = (path / "history.jsonl" if path.is_dir() else path).read_text(encoding="utf-8")
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def _planned(trainer: Engine) -> int:
-    return int(trainer.state.max_epochs * trainer.state.epoch_length)
 
 
 def _finite_or_none(value: float) -> float | None:
