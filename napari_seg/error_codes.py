@@ -256,14 +256,6 @@ CODES = {
         "Name one configuration, such as `FOLDER:3d_fullres`, one member of the ensemble, such as "
         "`OUT/members/3d`, or, of a cascade of `train --compare`, `OUT/training/3d`; or train without `--fine-tune`.",
     ),
-    "bundle.teacher": Code(
-        "error",
-        "`--teacher` names a model that can't be the teacher of this training: it is not a bundle of `napari-seg "
-        "train` with one kind of network and this program's preprocessing, or its classes, channels or dimensions are "
-        "not those of the data set.",
-        "Name a bundle of `napari-seg train` that was trained for the same classes; give the label values its names "
-        "with `--labels`.",
-    ),
     "bundle.nnunet": Code(
         "error",
         "The plans or the data set's description of an nnU-Net model can't be used, or ask for what nnU-Net itself "

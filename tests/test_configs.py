@@ -33,7 +33,6 @@ OPTIONS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - ALONE)
 TRAINED_ELSEWHERE = {
     "cascade",
     "compare_largest",
-    "distill",
     "images_2d",
     "multi_gpu_train",
     "compile",

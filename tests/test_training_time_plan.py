@@ -155,7 +155,7 @@ def test_validations_that_do_not_fit_are_neither_planned_nor_timed(
         return validate(self, engine, batch)
 
     monkeypatch.setattr(SupervisedEvaluator, "_iteration", sees)
-    monkeypatch.setattr(memory_plan, "FORWARD", 1e9)
+    monkeypatch.setattr(memory_plan, "_FORWARD", 1e9)
     root = datasets.write_decathlon(tmp_path / "data", cases=4, smallest=(30, 20, 20))
     small = {"channels": [4, 8], "strides": [1, 2], "encoder_convs": 1}
     settings = {f"network_def#{name}": value for name, value in small.items()}

@@ -129,13 +129,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "network and its preprocessing",
     )
     parser.add_argument(
-        "--teacher",
-        type=Path,
-        metavar="BUNDLE",
-        help="also learn the probabilities of a trained bundle, such as a larger one or the ensemble of --folds, which "
-        "makes one network of it; keeps its preprocessing (--set teacher_share=0.5: weight of the teacher)",
-    )
-    parser.add_argument(
         "--replay",
         action="extend",
         nargs="+",
@@ -212,7 +205,6 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.training.prepare import data_folder, plan_bundle
     from napari_seg.training.run import train, training_command, writing
     from napari_seg.training.start import with_start
-    from napari_seg.training.teacher import with_teacher
 
     check_trackers(arguments.track)
     if arguments.find_rate and not arguments.dry_run:
@@ -251,8 +243,6 @@ def run(arguments: argparse.Namespace) -> int:
         choices, fold = replace(choices, settings=choices.settings | {"fold": ALL}), None
     if arguments.fine_tune:
         choices = with_start(choices, arguments.fine_tune, out)
-    if arguments.teacher:
-        choices = with_teacher(choices, arguments.teacher.resolve(), out)
     limits = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
     limits = {name: value for name, value in limits.items() if value is not None}
     if arguments.gpus is not None and (gpus := count_gpus(arguments.gpus)) > 1:

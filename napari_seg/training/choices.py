@@ -38,8 +38,6 @@ PART = ("task", "part")
 """Keys of `Choices.fine_tune` that name the model of TotalSegmentator whose weights they are; see `PartOf`."""
 ALL = "all"
 """Fold that trains on all cases but a test part that the data set states; none chooses the weights."""
-SEEN = "saw held-out cases"
-"""Key of the teacher in plan.json: whether it has, or may have, seen the cases that measure the new network."""
 IGNORE = "ignore"
 """Name in `Choices.labels` of the values of voxels that are not annotated."""
 _KEYS = re.compile(r"_(target|disabled|requires|mode|desc|args)_")
@@ -65,7 +63,6 @@ class Choices:
         previous: configuration of the same comparison whose labels are further channels of the image: a cascade.
         fine_tune: initial weights, from `describe_weights`; "model" names the model of nnU-Net that they
             are of, and "licence" its licence; "task" and "part" name the model of a task of TotalSegmentator.
-        teacher: weights of the teacher, from `describe_weights`, and "name", the title of its bundle.
     """
 
     network: str | None = None
@@ -78,7 +75,6 @@ class Choices:
     folds: int | None = None
     previous: str | None = None
     fine_tune: dict[str, str] = field(default_factory=dict)
-    teacher: dict[str, str] = field(default_factory=dict)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -213,7 +209,6 @@ _NUMBERS: dict[str, tuple[bool, bool, float, float]] = {
     "learning_rate": (True, False, 0, inf),
     "warmup_share": (True, False, 0, 1),
     "replay_share": (True, False, 0, 0.99),
-    "teacher_share": (True, False, 0, 1),
     **dict.fromkeys(("max_minutes", "max_gradient_norm"), (False, False, 0, inf)),
 }
 """Config id -> whether it must not be null, whether it is an integer, smallest and largest value; numbers that are no
@@ -306,7 +301,7 @@ def check_same(written: dict[str, Any], dataset: Mapping[str, Any], choices: Cho
     differing = [
         f"{name} {planned[name]}, now {value}" if name in planned else f"no {name}, now {value}"
         for name, value in choices.as_dict().items()
-        if name not in ("settings", "fine_tune", "teacher") and planned.get(name) != value
+        if name not in ("settings", "fine_tune") and planned.get(name) != value
     ]
     differing += [
         f"another {name}, now {value!r}"
@@ -320,9 +315,6 @@ def check_same(written: dict[str, Any], dataset: Mapping[str, Any], choices: Cho
             f"initial weights {initial['file']!r}, now other weights" if initial else "no initial weights, now those in"
         )
         differing.append(f"{before} {now!r}")
-    if choices.teacher and choices.teacher["sha256"] != written["choices"].get("teacher", {}).get("sha256"):
-        before = "another teacher" if written["choices"].get("teacher") else "no teacher"
-        differing.append(f"{before}, now {choices.teacher['file']!r}")
     if written["dataset"] != dataset:
         before, now = written["dataset"]["cases"], dataset["cases"]
         other = "other files, names, patients or parts of its cases, or another order"

@@ -289,9 +289,8 @@ def _check(choices: Choices) -> None:
         raise BundleError(
             "bundle.compare", "found --compare without --folds; add the number of folds, such as --folds 5"
         )
-    if choices.dims is not None or choices.fine_tune or choices.teacher:
-        found = f"--dims {choices.dims}"
-        found = "--teacher" if choices.teacher else "--fine-tune" if choices.fine_tune else found
+    if choices.dims is not None or choices.fine_tune:
+        found = "--fine-tune" if choices.fine_tune else f"--dims {choices.dims}"
         raise BundleError("bundle.compare", f"found {found} with --compare, which plans other networks; leave one out")
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import counted
 from napari_seg.memory import describe_bytes
-from napari_seg.training.choices import SEEN
 from napari_seg.training.memory_plan import PATCHES
 from napari_seg.training.pace import Pace
 from napari_seg.training.time_plan import FEW, effective_settings, plan_time
@@ -53,10 +52,6 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         value = entry["value"]["_target_"].rpartition(".")[2] if isinstance(entry["value"], dict) else entry["value"]
         rows.append(("plan", f"{name} {value}: {entry['why']}"))
     rows += [("begin", plan["fine-tuning"])] if "fine-tuning" in plan else []
-    if "teacher" in plan:
-        text = f"{plan['teacher']['name']}: the network learns its probabilities besides the labels"
-        seen = "; it has, or may have, seen the cases that are kept for a test" * plan["teacher"][SEEN]
-        rows.append(("teacher", text + seen))
     rows += [("advice", proposal) for proposal in plan.get("advice", ())]
     return [*rows, ("options", ", ".join(_chosen(plan["choices"])) or "none")]
 
@@ -64,13 +59,13 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
 def _chosen(choices: Mapping[str, Any]) -> list[str]:
     """Return the choices of the user in words; those of the labels are shown with the labels."""
     chosen = dict(choices)
-    settings, weights, teacher = (chosen.pop(name, {}) for name in ("settings", "fine_tune", "teacher"))
+    settings, weights = chosen.pop("settings", {}), chosen.pop("fine_tune", {})
     words = [
         f"{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
         for name, value in chosen.items()
         if name != "labels"
     ]
-    words += [f"{name} {of['file']}" for name, of in (("fine_tune", weights), ("teacher", teacher)) if of]
+    words += [f"fine_tune {weights['file']}"] if weights else []
     return [*words, *(f"{name}={value}" for name, value in settings.items())]
 
 

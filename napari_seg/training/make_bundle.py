@@ -29,7 +29,6 @@ from napari_seg.training.history import RUN
 from napari_seg.training.identity import identity_of
 from napari_seg.training.segnets_modules import in_options
 from napari_seg.training.start import state_origin
-from napari_seg.training.teacher import add_teacher, check_fits, teacher_of
 from napari_seg.training.time_plan import fit_time
 from napari_seg.training.write import PLAN
 
@@ -94,9 +93,6 @@ def make_bundle(
         raise BundleError("bundle.network_name", f"found network {choices.network!r}{expected}")
     check_arguments(choices)
     name = out.name
-    made, teacher = choices, teacher_of(choices, out)
-    if teacher is not None:
-        choices = replace(choices, settings=teacher.settings | choices.settings)
     check_packages(choices.options)
     check_names([name, *choices.labels, *dataset.labels, *dataset.channels])
     labels = named_labels(choices.labels, dataset)
@@ -129,9 +125,6 @@ def make_bundle(
         raise BundleError("bundle.dims", f"{text}; expected volumes, or train without --fine-tune")
     if keeps_network:
         _check_channels(found.channels, choices, out)
-    if teacher is not None:
-        names_of_classes = class_names(_classes(found, classes), bool(regions))
-        check_fits(teacher, names_of_classes, found.channels, found.is_2d)
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
     values |= {label: list(of_label) for label, of_label in labels.items() if label == IGNORE}
     device = find_device()
@@ -145,8 +138,6 @@ def make_bundle(
     )
     grids = grids_of(dataset.cases, facts, _nnunet_step(choices) if keeps_network else None)
     plan, network = _plan_network(of_epoch, choices, device, outputs, parts, grids, compared=timing is not None)
-    if teacher is not None:
-        plan.why |= {name: "that of the teacher" for name in teacher.settings if name in plan.why}
     if regions and "regions" not in choices.options:
         what = "the labels are fractions" if dataset.soft else "the data set's classes overlap"
         plan.use("regions", f"{what}: each gets a sigmoid of its own")
@@ -163,9 +154,9 @@ def make_bundle(
         state_origin(root, weights, model, choices.fine_tune.get("licence", ""))
     named = {label: of_label for label, of_label in values.items() if label != IGNORE}
     table = label_table(dataset, facts, named, converted.listed if converted else None)
-    written: dict[str, Any] = {
+    written = {
         "dataset": converted.identity if converted else identity_of(dataset),
-        "choices": made.as_dict(),
+        "choices": choices.as_dict(),
         "fingerprint": found.as_dict(),
         "patients": len(set(dataset.patients.values())),
         "parts": dict(counts),
@@ -175,10 +166,8 @@ def make_bundle(
         "options": {option: plan.why[option] for option in plan.options},
         "settings": {key: {"value": value, "why": plan.why[key]} for key, value in plan.settings.items()},
         "network": network,
-        "advice": [] if keeps_network or teacher else advise(plan, found),  # it decides dimensions and spacing
+        "advice": [] if keeps_network else advise(plan, found),  # such a model decides dimensions and spacing
     }
-    if teacher is not None:
-        written["teacher"] = add_teacher(root, teacher, written)
     if choices.fine_tune:
         written["fine-tuning"] = _describe_origins(class_names(values, bool(regions)), weights, choices)
     elif choices.settings.get("classes_from"):
@@ -317,9 +306,7 @@ def _plan_network(
     from napari_seg.training.plan import make_plan
     from napari_seg.training.write import (
         CASCADE,
-        DISTILL,
         chosen_arguments,
-        defined_network,
         input_channels,
         network_definition,
         planned_network,
@@ -340,14 +327,11 @@ def _plan_network(
 
     def cost_of(plan: TrainingPlan) -> NetworkCost | None:
         try:
-            patch = choices.settings.get("patch_size", plan.settings["patch_size"])
-            cost = measure_cost(lambda: planned_network(plan, found, choices, outputs), channels, patch)
-            if not choices.teacher:
-                return cost
-            definition = choices.settings["teacher_def"]
-            member = definition.get("network", definition)  # of an ensemble, which computes one after the other
-            teacher = measure_cost(lambda: defined_network(member, outputs), channels, patch)
-            return replace(cost, teacher=replace(teacher, parameters=teacher.parameters * definition.get("members", 1)))
+            return measure_cost(
+                lambda: planned_network(plan, found, choices, outputs),
+                channels,
+                choices.settings.get("patch_size", plan.settings["patch_size"]),
+            )
         except Exception:  # a network may raise any error; write_bundle builds it again and reports the error
             return None
 
@@ -374,8 +358,6 @@ def _plan_network(
         plan, cost = fit_memory(make, cost_of, found, device)
     if choices.previous:
         plan.use(CASCADE, f"the labels of {choices.previous} are further channels of the image")
-    if choices.teacher:
-        plan.use(DISTILL, f"the network also learns the probabilities of {choices.teacher['name']}")
     if device.kind == "cuda":
         workers = min(MAX_WORKERS, max(1, (os.cpu_count() or 2) - 1))
         plan.set("num_workers", workers, "processes that augment the next cases, so that the GPU does not wait")
@@ -400,7 +382,7 @@ def _plan_network(
             classes=outputs,
             regions=parts is not None,
             options=choices.options,
-            own_transforms="preprocessing" in choices.settings and (not choices.teacher or step is not None),
+            own_transforms="preprocessing" in choices.settings,
             plane_mm=step["spacing"] if step is not None and len(plan.axes) == 2 else (),
         )
         validate_within(plan, of_case, device, choices.options)

@@ -16,7 +16,7 @@ from napari_seg.errors import counted
 from napari_seg.memory import SAFE_FRACTION, describe_bytes, free_bytes
 from napari_seg.training.choices import SOFT
 from napari_seg.training.fingerprint import Fingerprint
-from napari_seg.training.network_cost import FORWARD, NetworkCost
+from napari_seg.training.network_cost import NetworkCost
 from napari_seg.training.network_plan import SIZES
 from napari_seg.training.plan import TrainingPlan
 
@@ -37,6 +37,8 @@ _RESAMPLING = 60
 """Bytes per voxel in which MONAI resamples an image: sampling points with 64 bits."""
 _SURFACES = 12
 """Bytes per voxel for the distances between the surfaces of the largest structure."""
+_FORWARD = 0.4
+"""Memory of a window without gradients, as a fraction of the feature maps that a training step stores. An estimate."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def validation_cost(
     if "slices_2d" in plan.options:
         window.insert(plan.settings["slice_axis"], 1)
         batch = 16
-    fixed = cost.bytes(0, device) + FORWARD * batch * cost.stored_bytes
+    fixed = cost.bytes(0, device) + _FORWARD * batch * cost.stored_bytes
     found = []
     for shape, sizes in grids:
         spacing = (sizes[0], *plane_mm) if plane_mm else plan.settings.get("spacing_mm", sizes)

@@ -17,8 +17,6 @@ COPIES = 5
 """Values stored per parameter: weight, gradient, two moments of Adam, and the moving average."""
 GRADIENTS = 0.35
 """Memory of gradients and of the convolutions' scratch space, as a fraction of the stored feature maps. An estimate."""
-FORWARD = 0.4
-"""Memory of a forward pass without gradients, as a fraction of the feature maps that a step stores. An estimate."""
 HALF = 0.55
 """Memory of feature maps with mixed precision: most have 16 bits."""
 BASE_BYTES = {"cpu": int(0.9 * 2**30), "cuda": int(0.8 * 2**30)}
@@ -33,13 +31,11 @@ class NetworkCost:
         parameters: number of parameters.
         operations: floating-point operations of the forward and backward passes.
         stored_bytes: feature maps that are stored for the backward pass, with 32 bits per value.
-        teacher: cost of a step of the teacher, whose forward pass precedes the network's; None: there is none.
     """
 
     parameters: int
     operations: int
     stored_bytes: int
-    teacher: NetworkCost | None = None
 
     def bytes(self, cases: int, device: str, amp: bool = False) -> int:
         """Return the estimated memory of a process that trains with so many cases at a time.
@@ -49,11 +45,8 @@ class NetworkCost:
             device: "cpu" or "cuda".
             amp: mixed precision.
         """
-        half = HALF if amp else 1.0
-        maps, weights = (1 + GRADIENTS) * self.stored_bytes, 4 * COPIES * self.parameters
-        if self.teacher is not None:
-            maps, weights = max(maps, FORWARD * self.teacher.stored_bytes), weights + 4 * self.teacher.parameters
-        return int(BASE_BYTES[device] + weights + cases * half * maps)
+        stored = cases * self.stored_bytes * (HALF if amp else 1.0)
+        return int(BASE_BYTES[device] + 4 * COPIES * self.parameters + (1 + GRADIENTS) * stored)
 
 
 def measure_cost(build: Callable[[], torch.nn.Module], channels: int, patch: Sequence[int]) -> NetworkCost:

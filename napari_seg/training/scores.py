@@ -17,7 +17,6 @@ from napari_seg.bundles.spec import METADATA
 from napari_seg.evaluation.statistics import Summary, summarise_table
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.training import history
-from napari_seg.training.choices import SEEN
 from napari_seg.training.history import read_case_scores
 from napari_seg.training.write import PLAN
 
@@ -123,8 +122,6 @@ def explain(entry: Mapping[str, Any]) -> str:
         seen = f"; masks of fractions above one half; the mean Dice of the fractions is {entry['soft dice']:.4f}"
     if entry.get("fine-tuned"):
         seen += "; the initial weights of the fine-tuning may have seen these cases before, then it is optimistic"
-    if entry.get("taught"):
-        seen += "; the teacher may have seen these cases before, then it is optimistic"
     return {
         "test": "measured on the test part, which neither trained nor selected the weights",
         "validation": "there is no test part: measured on the validation part, which also selected the best epoch, so "
@@ -166,23 +163,17 @@ def write_scores(
         "interval": "95 % of the mean, bootstrap over patients",
         "dice": [{"structure": name, **_plain(summary)} for name, summary in summaries.items()],
         **({"soft dice": soft_dice} if soft_dice is not None else {}),
-        **_seen_before(root),
+        **({"fine-tuned": True} if _is_fine_tuned(root) else {}),
         **({"largest component": list(postprocessing)} if postprocessing else {}),
     }
     metadata["napari_seg"] = {**metadata.get("napari_seg", {}), EVALUATION: entry}
     atomic_write(root / METADATA, json.dumps(metadata, indent=4) + "\n")
 
 
-def _seen_before(root: Path) -> dict[str, bool]:
-    """Return through what a training may have seen the evaluated cases before: "fine-tuned", "taught"."""
+def _is_fine_tuned(root: Path) -> bool:
     with suppress(OSError, ValueError, LookupError, TypeError):
-        plan = json.loads((root / PLAN).read_text(encoding="utf-8"))
-        seen = {
-            "fine-tuned": bool(plan["choices"].get("fine_tune")),
-            "taught": plan.get("teacher", {}).get(SEEN, False),
-        }
-        return {name: True for name, is_so in seen.items() if is_so}
-    return {}
+        return bool(json.loads((root / PLAN).read_text(encoding="utf-8"))["choices"].get("fine_tune"))
+    return False
 
 
 def read_evaluation(root: Path) -> dict[str, Any] | None:

@@ -24,8 +24,6 @@ _OF_COMMANDS = ("multi_gpu_train", "compare_largest")
 """Files that are merged over a config by a command of their own."""
 CASCADE = "cascade"
 """Option of the second stage of a cascade, which `Choices.previous` chooses."""
-DISTILL = "distill"
-"""Option of a training with a teacher, which `Choices.teacher` chooses."""
 PLAN = "plan.json"
 
 
@@ -72,7 +70,7 @@ def check_arguments(choices: Choices) -> None:
 
 def options() -> dict[str, Path]:
     """Return the option files, by the name that `--option` takes."""
-    return {name: path for name, path in _option_files().items() if name not in (CASCADE, DISTILL)}
+    return {name: path for name, path in _option_files().items() if name != CASCADE}
 
 
 def _option_files() -> dict[str, Path]:
@@ -205,16 +203,9 @@ def planned_network(plan: TrainingPlan, found: Fingerprint, choices: Choices, ou
     from monai.bundle import ConfigParser
 
     definition = network_definition(plan, found, choices) | {"in_channels": input_channels(found, choices, outputs)}
-    parser = ConfigParser({"network_def": definition})
+    parser = ConfigParser({"network_def": definition, "num_classes": outputs})
     _update(parser, {name: value for name, value in choices.settings.items() if _top(name) == "network_def"})
-    return defined_network(parser["network_def"], outputs)
-
-
-def defined_network(definition: Mapping[str, Any], outputs: int) -> Any:
-    """Build the network of a config; `outputs` is its number of classes, background included."""
-    from monai.bundle import ConfigParser
-
-    return ConfigParser({"network_def": definition, "num_classes": outputs}).get_parsed_content("network_def")
+    return parser.get_parsed_content("network_def")
 
 
 def _build_network(root: Path) -> None:
@@ -280,8 +271,7 @@ def _write_configs(
 def _in_order(planned: Sequence[str], chosen: Sequence[str]) -> list[str]:
     """Return the planned and the chosen options in the order of merging: a chosen loss replaces that of the labels."""
     of_labels = [name for name in ("regions", SOFT) if name in (*planned, *chosen)]
-    names = dict.fromkeys([*(name for name in planned if name not in of_labels), *of_labels, *chosen])
-    return sorted(names, key=lambda name: name == DISTILL)
+    return list(dict.fromkeys([*(name for name in planned if name not in of_labels), *of_labels, *chosen]))
 
 
 def change_training(root: Path, values: dict[str, Any] | str) -> None:

@@ -62,26 +62,10 @@ class Fit:
 
 
 def read_weights(path: str | Path) -> State:
-    """Read the state dict in a file, as `read_state` does, but only the first member of an `Ensemble`, which is logged.
-
-    A cross-validated bundle holds an `Ensemble`.
-
-    Raises:
-        TrainingError: as for `read_state`.
-    """
-    state = read_state(path)
-    if all(name.startswith("members.") for name in state):
-        count = len({name.split(".")[1] for name in state})
-        first = {name: tensor for name, tensor in state.items() if name.startswith(FIRST_MEMBER)}
-        state = {name.removeprefix(FIRST_MEMBER): tensor for name, tensor in first.items()}
-        logger.info("%s holds an ensemble of %d networks; the first one is used", path, count)
-    return state
-
-
-def read_state(path: str | Path) -> State:
     """Read the state dict in a file: a bare one, one under "model", or a checkpoint of a run (its averaged weights).
 
-    A checkpoint of nnU-Net is read too.
+    A checkpoint of nnU-Net is read too. Of an `Ensemble`, as in a cross-validated bundle, the weights of the first
+    member are returned, which is logged.
 
     Raises:
         TrainingError: weights.missing, weights.unreadable.
@@ -108,11 +92,17 @@ def read_state(path: str | Path) -> State:
     state = {name: tensor for name, tensor in content.items()}
     for prefix in _WRAPPERS:
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return {  # nnU-Net names the weights of the encoder twice
+    state = {  # nnU-Net names the weights of the encoder twice
         name: tensor
         for name, tensor in state.items()
         if not (name.startswith(_TWICE) and name.partition(".")[2] in state)
     }
+    if all(name.startswith("members.") for name in state):
+        count = len({name.split(".")[1] for name in state})
+        first = {name: tensor for name, tensor in state.items() if name.startswith(FIRST_MEMBER)}
+        state = {name.removeprefix(FIRST_MEMBER): tensor for name, tensor in first.items()}
+        logger.info("%s holds an ensemble of %d networks; the first one is used", path, count)
+    return state
 
 
 def _numbers() -> list[Any]:
