@@ -137,13 +137,12 @@ def run(arguments: argparse.Namespace) -> int:
         turned, _ = find_pairs(references, arguments.predictions)
         swapped = f"results are given first: if they are in {references}, swap the two; " if turned else ""
         masks = "; masks of single structures in a folder are compared with a file that names them, or with --labels "
+        masks = f"{masks}NAME=VALUE" if arguments.predictions.is_file() != references.is_file() else ""
         raise InputError(
             "input.none",
             f"found {found}, and as references {expected}, none of the same name; {swapped}expected case.nii.gz, "
             "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, in the same folders, or a_case_seg.nii.gz for "
-            "a/case.nii.gz; to compare two files of other names, give the paths of both"
-            + f"{masks}NAME=VALUE"
-            * (arguments.predictions.is_file() != references.is_file()),
+            f"a/case.nii.gz; to compare two files of other names, give the paths of both{masks}",
         )
     other_pairs: list[Pair] = []
     if arguments.versus:

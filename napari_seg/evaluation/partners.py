@@ -11,7 +11,7 @@ Both lie in the same folders, or those of one side lie in one folder and are nam
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,14 +46,13 @@ def find_partners(
         only: names of the references to pair; None: all.
     """
     with_folders = share_folders(results, references)
-    found = label_maps(results, with_folders=with_folders)
+    found = {path: name_below(path, results) for path in label_maps(results, with_folders=with_folders)}
     expected = by_name(label_maps(references, with_folders=with_folders), references)
-    name_of = _names({name_below(path, results): path for path in found}, expected)
+    name_of = _names(found.values(), expected)
     pairs: dict[str, Partners] = {}
     alone: list[tuple[str, str]] = []
-    for path in found:
-        own, shown = name_below(path, results), path_below(path, results)
-        name = name_of.get(own)
+    for path, own in found.items():
+        name, shown = name_of.get(own), path_below(path, results)
         if name is None:
             if not references.is_file():
                 case = case_names(own)[-1] if own.endswith("_seg") else own
@@ -99,9 +98,8 @@ def find_scans(scans: Path, pairs: Sequence[Partners]) -> dict[Path, Path]:
     return found
 
 
-def _names(results: Iterable[str], others: Mapping[str, Sequence[Path]]) -> dict[str, str]:
+def _names(results: Collection[str], others: Collection[str]) -> dict[str, str]:
     """Return result -> the name of its reference or scan, for those that have one."""
-    results = [*results]
     is_one_flat = any("/" in name for name in results) != any("/" in name for name in others)
 
     def key(name: str) -> str:

@@ -168,7 +168,6 @@ def read_configs(root: Path, dataset_dir: Path) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config(str(root / "configs" / "train.yaml"))
     parser.read_meta(str(root / METADATA))
-    parser["bundle_root"] = str(root)  # not that of the shipped modules, which are imported here
     parser["dataset_dir"], parser["output_dir"] = str(dataset_dir), str(root / RUN)
     return parser
 

@@ -125,7 +125,8 @@ class Split:
         patients = {
             who: cases for who, cases in patients.items() if who not in of_replayed and part_of.get(who) != "test"
         }
-        needed = folds if fold is not None else 2 - (self.fold == ALL)
+        least = 1 if self.fold == ALL else 2  # without folds: one to train, and one to validate
+        needed = least if fold is None else folds
         if len(patients) < needed:
             raise TrainingError(
                 "split.too_few",
