@@ -1338,11 +1338,6 @@ CODES = {
         "Accept cases of at least two patients, and mend those that the message names.",
     ),
     # input
-    "input.folders": Code(
-        "error",
-        "The label maps of a part of a data set lie in several folders.",
-        "Copy those of the part into one folder, and compare with that.",
-    ),
     "input.missing": Code("error", "The file or folder does not exist.", "Check the path."),
     "input.none": Code(
         "error",

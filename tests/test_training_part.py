@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,10 @@ def test_the_parts_are_those_of_the_training(balls: Path, tmp_path: Path, write:
     plan = plan_bundle(root, out, Choices(settings=settings))
     for part in ("training", "validation", "test"):
         cases = trained_on(out, root, plan, part)
-        folder, names = part_of(root, part, out)
-        assert names == {case["name"] for case in cases}
-        assert {folder} == {Path(case["label"]).parent for case in cases}
+        data = part_of(root, part, out)
+        assert data.part == {case["name"] for case in cases}
+        found = {one.name: (str(one.reference), [*map(str, one.scans)]) for one in data.cases}
+        assert all(found[case["name"]] == (case["label"], [case["image"]]) for case in cases)
 
 
 def test_the_plan_says_what_the_label_values_mean(tmp_path: Path) -> None:
@@ -108,7 +110,8 @@ def test_the_cases_of_folds_have_trained_the_ensemble(balls: Path, tmp_path: Pat
 
         planned = identity_of(find_dataset(tmp_path / "cases.csv"))
     (tmp_path / "plan.json").write_text(json.dumps({"choices": {"folds": 3}, "dataset": planned}))
-    assert part_of(tmp_path / "cases.csv", "test", tmp_path) == (balls / "labelsTr", {"case_03"})
+    data = part_of(tmp_path / "cases.csv", "test", tmp_path)
+    assert [one.reference for one in data.cases if one.name in data.part] == [balls / "labelsTr" / "case_03.nii.gz"]
 
 
 @pytest.mark.parametrize(
@@ -133,10 +136,10 @@ def test_the_parts_of_another_data_set_are_not_those_of_the_training(
     (out / "configs").mkdir(parents=True)
     (out / "configs" / "train.yaml").write_text("{cases: {}}")
     (out / "plan.json").write_text(json.dumps({"choices": {}, "dataset": identity_of(dataset)}))
-    _, trained = part_of(root / "cases.csv", "training", out)
+    trained = part_of(root / "cases.csv", "training", out).part
     write_list(patients)
     if is_same:
-        assert part_of(root / "cases.csv", "training", out)[1] == trained
+        assert part_of(root / "cases.csv", "training", out).part == trained
     else:
         with pytest.raises(InputError, match=r"evaluation\.changed"):
             part_of(root / "cases.csv", "test", out)
@@ -147,7 +150,7 @@ def test_a_changed_data_set_is_not_the_one_that_was_converted(balls: Path, tmp_p
     plan_bundle(root, out, Choices())
     expected = part_of(root, "test", out)
     for folder in (out / "data", out / "data" / "labelsTr"):
-        assert part_of(folder, "test", out) == expected
+        assert replace(part_of(folder, "test", out), root=root) == expected
     with pytest.raises(InputError, match=r"evaluation\.changed: found other files"):
         part_of(balls, "test", out)
     for folder in ("imagesTr", "labelsTr"):
@@ -191,4 +194,4 @@ def test_a_list_below_a_link_is_the_planned_one(tmp_path: Path) -> None:
         planned = identity_of(find_dataset(real / "cases.csv"))  # the command resolves the path
     (out / "plan.json").write_text(json.dumps({"choices": {}, "dataset": planned}))
     for table in (real / "cases.csv", link / "cases.csv"):
-        assert len(part_of(table, "training", out)[1]) == 8
+        assert len(part_of(table, "training", out).part) == 8

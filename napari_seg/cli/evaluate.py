@@ -18,8 +18,10 @@ from napari_seg.cli.values import named_label, tolerance, whole_number
 
 if TYPE_CHECKING:
     from napari_seg.errors import NapariSegError, Notice
+    from napari_seg.evaluation.data_set import References
     from napari_seg.evaluation.pairs import CaseScores, Pair
     from napari_seg.evaluation.statistics import Difference, Summary
+    from napari_seg.training.gather.combine import Part
 
 _SHOWN = 10
 """Number of structures that only one side contains which are named."""
@@ -31,15 +33,18 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="compare label maps with references: Dice, HD95, NSD and more for each structure",
-        description="Compares label maps with references on the same grid. Two folders are paired by file name "
-        "(case_01_seg.nii.gz, case_01_0000_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz), in the same "
-        "folders below them too, as predict --layout mirror writes them. 2D images (PNG, TIFF) are compared likewise, "
-        "with distances in pixels. A structure that neither label map contains is left "
+        description="Compares label maps with references on the same grid. If the references are a data set that train "
+        "reads, such as one in BIDS, each result belongs to the scan that it was made from. Two other folders are "
+        "paired by file name (case_01_seg.nii.gz, case_01_0000_seg.nii.gz or case_01.nii.gz belongs to "
+        "case_01.nii.gz), in the same folders below them too, as predict --layout mirror writes them. 2D images (PNG, "
+        "TIFF) are compared likewise, with distances in pixels. A structure that neither label map contains is left "
         "out of the mean; one that only one contains counts as 0, and as the diagonal of the field of view for HD95. "
         "A file without a partner counts as failed.",
     )
     parser.add_argument("predictions", type=Path, help="a label map (NIfTI or 2D image), or a folder of label maps")
-    parser.add_argument("references", type=Path, help="the reference, or a folder of references")
+    parser.add_argument(
+        "references", type=Path, help="the reference, a folder of references, or a data set: its folder, or its list"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, help="also write cases.csv, summary.json and report.html into this folder"
     )
@@ -97,7 +102,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import InputError, counted
-    from napari_seg.evaluation.labels import Classes, read_classes, split_ignored
+    from napari_seg.evaluation.labels import read_classes, split_ignored
     from napari_seg.evaluation.pairs import describe_label_maps, find_pairs
     from napari_seg.evaluation.report import (
         check_replaceable,
@@ -112,28 +117,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.trained and not arguments.part:
         arguments.refuse("found --trained without --part; expected a part of the data, such as --part validation")
     classes, ignored = split_ignored(read_classes(arguments.labels))
-    references, names = arguments.references, None
-    planned: Classes = {}
-    if arguments.part:
-        from napari_seg.training.part import label_values, part_of
-
-        references, names = part_of(references, arguments.part, arguments.trained)
-        planned = label_values(arguments.trained) if arguments.trained else {}
+    references = arguments.references
+    data = _data_set(references, arguments.part, arguments.trained)
     options = {
         "ignore_frame": arguments.ignore_frame_of_reference,
         "ignored": (*arguments.ignore, *ignored),
-        "only": names,
-        "planned": planned,
+        "data": data,
     }
     if arguments.versus and arguments.versus.exists() and references.exists() and arguments.versus.samefile(references):
         text = f"found {references} for --versus and as references; expected the results of another model"
         raise InputError("input.same_file", text)
     pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes, **options)
     if not pairs:
-        found, expected = map(describe_label_maps, (arguments.predictions, references))
+        found = describe_label_maps(arguments.predictions)
+        expected = describe_label_maps(references) if data is None else "those of a data set"
         if not (found and expected):
             text = f"found no NIfTI file or 2D image in {references if found else arguments.predictions}"
             raise InputError("input.none", f"{text}, or in folders below; expected label maps (NIfTI, PNG, TIFF)")
+        if data is not None:
+            what = f"the {arguments.part} part" if arguments.part else counted(len(data.cases), "case")
+            raise InputError(
+                "input.none",
+                f"found {found}, none of them of {what} of {references}; expected results of its scans, beside the "
+                "records that predict writes, or with the names of its cases",
+            )
         turned, _ = find_pairs(references, arguments.predictions)
         swapped = f"results are given first: if they are in {references}, swap the two; " if turned else ""
         masks = "; masks of single structures in a folder are compared with a file that names them, or with --labels "
@@ -142,7 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
             "input.none",
             f"found {found}, and as references {expected}, none of the same name; {swapped}expected case.nii.gz, "
             "case_seg.nii.gz or case_0000_seg.nii.gz for case.nii.gz, in the same folders, or a_case_seg.nii.gz for "
-            f"a/case.nii.gz; to compare two files of other names, give the paths of both{masks}",
+            "a/case.nii.gz, or the folder of a data set that train reads, whose scans the results were made from; to "
+            f"compare two files of other names, give the paths of both{masks}",
         )
     other_pairs: list[Pair] = []
     if arguments.versus:
@@ -202,6 +210,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"napari-seg: {faults[0]}", file=sys.stderr)
         return exit_code_of(faults[0])
     return exit_code(sum(bool(result.code) for result in results), len(results))
+
+
+def _data_set(path: Path, part: Part | None, trained: Path | None) -> References | None:
+    """Return the data set at a path, if training reads it; without a part, files or folders may be given instead."""
+    if part is None and (path.is_file() or not path.exists()) and path.suffix.lower() not in (".csv", ".tsv"):
+        return None
+    from napari_seg.training.part import found_data_set, part_of
+
+    return found_data_set(path) if part is None else part_of(path, part, trained)
 
 
 @contextmanager

@@ -78,6 +78,11 @@ def case_names(name: str) -> list[str]:
     return [name, case, case.removesuffix("_0000")]
 
 
+def case_of_result(name: str) -> str:
+    """Return the name of the case of a result, as for `case_names`, that has no reference."""
+    return case_names(name)[-1] if name.endswith("_seg") else name
+
+
 def by_name(files: Iterable[Path], root: Path, suffix: str = "") -> dict[str, list[Path]]:
     """Return the files of each name below a folder, see `name_below`, without suffix."""
     found: dict[str, list[Path]] = {}

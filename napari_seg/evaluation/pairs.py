@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice, counted, listed, printable
 from napari_seg.evaluation.case_files import case_names, label_maps, normal, path_below, stem
-from napari_seg.evaluation.declared import as_planned, declared
+from napari_seg.evaluation.data_set import References, partners_in
+from napari_seg.evaluation.declared import declared
 from napari_seg.evaluation.labels import BACKGROUND, MEAN, Classes, Meaning
 from napari_seg.evaluation.matching import UNNAMED_VOID, VOID, Matched, match
 from napari_seg.evaluation.metrics import Comparison, Scores, compare_label_maps, disagreement
@@ -149,10 +150,9 @@ def find_pairs(
     *,
     ignore_frame: bool = False,
     ignored: Sequence[int] = (),
-    only: Collection[str] | None = None,
-    planned: Classes | None = None,
+    data: References | None = None,
 ) -> tuple[list[Pair], list[CaseScores]]:
-    """Return a pair for each name in both folders, and a failed result for each file without a partner.
+    """Return a pair for each case with both files, and a failed result for each file without a partner.
 
     Args:
         predictions: a label map; or a folder of label maps, see `label_maps`. `case_01_seg.nii.gz` and
@@ -164,8 +164,7 @@ def find_pairs(
             dataset.json may declare.
         ignore_frame: compare DICOM objects even if their frames of reference differ.
         ignored: ignore labels of the references, in addition to those declared in their dataset.json.
-        only: names of the references to compare; None: all.
-        planned: meaning of the references' values in a training, in place of what their dataset.json declares.
+        data: the data set at `references`, which says what belongs together; None: names and folders do.
 
     Raises:
         InputError: `input.missing`, a path does not exist; `input.same_file`, both are the same; `input.unpaired`, two
@@ -177,25 +176,22 @@ def find_pairs(
     if predictions.samefile(references):
         text = f"found {references} as results and as references; expected two, the results first"
         raise InputError("input.same_file", text)
-    stated = declared(references)
-    if planned:
-        stated = as_planned(stated, planned)
+    stated = data.declared if data else declared(references)
     ignore_labels = tuple(dict.fromkeys((*ignored, *stated.ignored)))
     meaning = Meaning(classes or stated.classes, bool(classes), ignore_labels)
-    if _are_of_one_case(predictions, references, meaning.classes):
+    if not data and _are_of_one_case(predictions, references, meaning.classes):
         scan = scans if scans and scans.is_file() else None
         meaning = replace(meaning, labelled=stated.labelled.get(stem(Path(file_label(references)))))
         return [Pair(stem(Path(file_label(predictions))), predictions, references, scan, meaning, ignore_frame)], []
-    only = None if only is None else {normal(name) for name in only}
-    found, alone = find_partners(predictions, references, only)
+    found, alone = partners_in(data, predictions) if data else find_partners(predictions, references)
     scan_of = find_scans(scans, found) if scans else {}
     pairs = [
         Pair(
             one.case,
             one.result,
             one.reference,
-            scan_of.get(one.result),
-            replace(meaning, labelled=stated.labelled.get(stem(one.reference))),
+            scan_of.get(one.result, one.scan),
+            replace(meaning, labelled=stated.labelled.get(one.case if data else stem(one.reference))),
             ignore_frame,
         )
         for one in found

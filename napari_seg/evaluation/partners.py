@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from napari_seg.errors import InputError
-from napari_seg.evaluation.case_files import by_name, case_names, label_maps, name_below, path_below, share_folders
+from napari_seg.evaluation.case_files import (
+    by_name,
+    case_names,
+    case_of_result,
+    label_maps,
+    name_below,
+    path_below,
+    share_folders,
+)
 
 
 class Partners(NamedTuple):
@@ -26,16 +34,16 @@ class Partners(NamedTuple):
         case: name of the case, which is that of the reference below its folder.
         result: path of the result.
         reference: path of the reference.
+        scan: path of the scan, if the data set says it.
     """
 
     case: str
     result: Path
     reference: Path
+    scan: Path | None = None
 
 
-def find_partners(
-    results: Path, references: Path, only: Collection[str] | None = None
-) -> tuple[list[Partners], list[tuple[str, str]]]:
+def find_partners(results: Path, references: Path) -> tuple[list[Partners], list[tuple[str, str]]]:
     """Return the results with their references, and the case and a message for each file without a partner.
 
     If one of the paths is a file, the others need no partner.
@@ -43,7 +51,6 @@ def find_partners(
     Args:
         results: a label map, or a folder of label maps.
         references: the same for references.
-        only: names of the references to pair; None: all.
     """
     with_folders = share_folders(results, references)
     found = {path: name_below(path, results) for path in label_maps(results, with_folders=with_folders)}
@@ -55,9 +62,8 @@ def find_partners(
         name, shown = name_of.get(own), path_below(path, results)
         if name is None:
             if not references.is_file():
-                case = case_names(own)[-1] if own.endswith("_seg") else own
-                alone.append((case, f"{shown} has no reference with the same name"))
-        elif (only is not None and name not in only) or len(expected[name]) > 1:
+                alone.append((case_of_result(own), f"{shown} has no reference with the same name"))
+        elif len(expected[name]) > 1:
             continue
         elif name in pairs:
             other = path_below(pairs[name].result, results)
@@ -65,8 +71,6 @@ def find_partners(
         else:
             pairs[name] = Partners(name, path, expected[name][0])
     for name in sorted(expected.keys() - pairs if results.is_dir() else {*name_of.values()} - pairs.keys()):
-        if only is not None and name not in only:
-            continue
         files = [path_below(path, references) for path in expected[name]]
         text = f"{files[0]} has no label map with the same name"
         if len(files) > 1:

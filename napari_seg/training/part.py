@@ -1,22 +1,32 @@
-"""Find the label maps of one part of a data set, as training splits it."""
+"""Find the references of a data set, or of one part of it as training splits it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundles.spec import MEMBERS
 from napari_seg.errors import InputError, TrainingError
+from napari_seg.evaluation.case_files import label_maps, normal
+from napari_seg.evaluation.data_set import ReferenceCase, References
+from napari_seg.evaluation.declared import Declared, as_planned
 from napari_seg.evaluation.labels import Classes, read_classes
 from napari_seg.training.choices import READING, Choices
 from napari_seg.training.comparison import COMPARISON
+from napari_seg.training.gather.combine import Part
 from napari_seg.training.gather.gather import DATA, Continued, gather
 from napari_seg.training.identity import check_recorded, identity_of
 from napari_seg.training.prepare import data_folder
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.write import PLAN
+from napari_seg.volume import name_of_segment
+
+if TYPE_CHECKING:
+    from segnets.data import Dataset
 
 _SPLIT = ("fold", "folds", "fractions", "seed")
 """Arguments of `segnets.data.Split` in a bundle's train.yaml."""
@@ -35,24 +45,37 @@ def label_values(trained: Path) -> Classes:
     return read_classes([(name, ",".join(map(str, of_class))) for name, of_class in values.items() if of_class])
 
 
-def part_of(
-    dataset_dir: Path, part: Literal["training", "validation", "test"], trained: Path | None = None
-) -> tuple[Path, set[str]]:
-    """Return the folder of a data set's label maps, and the names of those in one part, without endings.
+def found_data_set(path: Path) -> References | None:
+    """Return the references of a data set that training reads; None if the path is none.
+
+    Args:
+        path: folder of a data set, or a list of its cases. A folder that holds label maps itself is none.
+    """
+    is_folder_of_others = path.is_dir() and not any(file.parent == path for file in label_maps(path))
+    if not is_folder_of_others and path.suffix.lower() not in (".csv", ".tsv", ".json"):
+        return None
+    with suppress(TrainingError), with_segnets():
+        from segnets.data import find_dataset
+
+        return _references(find_dataset(path.resolve()), path)
+    return None
+
+
+def part_of(dataset_dir: Path, part: Part, trained: Path | None = None) -> References:
+    """Return the references of a data set, of which one part is to be compared.
 
     Args:
         dataset_dir: folder of the data set, or its folder of label maps.
         part: the part.
-        trained: a bundle that `napari-seg train` wrote; its train.yaml says how the data set is read and split. If the
-            data set was converted for it, the label maps are the converted ones. None: as `napari-seg train` does by
-            default.
+        trained: a bundle that `napari-seg train` wrote; its train.yaml says how the data set is read and split, and its
+            plan what the values mean. If the data set was converted for it, the label maps are the converted ones.
+            None: as `napari-seg train` does by default.
 
     Raises:
         TrainingError: the data set can't be read (`dataset.*`) or has no such part (`split.*`).
-        InputError: `input.missing`, `trained` has no plan; `input.folders`, the label maps lie in several folders;
-            `evaluation.seen`, the bundle is an ensemble of folds, so its members were trained on all cases but those of
-            a test part that the data set states; `evaluation.changed`, the data set has other cases, patients or parts
-            than `trained` was planned for.
+        InputError: `input.missing`, `trained` has no plan; `evaluation.seen`, the bundle is an ensemble of folds, so
+            its members were trained on all cases but those of a test part that the data set states;
+            `evaluation.changed`, the data set has other cases, patients or parts than `trained` was planned for.
         OutputError: `run.outdated`, the plan of `trained` does not record them.
     """
     reading: dict[str, Any] = {}
@@ -68,7 +91,6 @@ def part_of(
     split |= {"fold": 0, "folds": folds} if folds else {}
     with with_segnets():
         from segnets.data import Split, find_dataset
-        from segnets.data.pairing import stem
         from segnets.errors import TrainingError as SegnetsError
 
         try:
@@ -91,13 +113,28 @@ def part_of(
         elif trained is not None and not (trained / COMPARISON).is_file():  # whose plan is of the converted data
             _check_source(source.resolve(), trained.resolve(), plan)
         cases = Split(dataset, **split)(part)
-        paths = [Path(case["label"]) for case in cases]
-        folders = {path.parent for path in paths}
-        if len(folders) > 1:
-            raise InputError(
-                "input.folders", f"the label maps lie in {len(folders)} folders; expected all of them in one"
-            )
-        return folders.pop(), {stem(path) for path in paths}
+        data = _references(dataset, source)
+    if trained is not None and (values := label_values(trained)):
+        data = replace(data, declared=as_planned(data.declared, values))
+    return replace(data, part=frozenset(normal(case["name"]) for case in cases))
+
+
+def _references(dataset: Dataset, root: Path) -> References:
+    """Return the references of a data set of `segnets`, with the path that the user gave."""
+    declared = Declared(
+        dataset.ignored,
+        {name_of_segment(name): frozenset(values) for name, values in dataset.labels.items()},
+        {normal(name): frozenset(values) for name, values in dataset.labelled.items()},
+    )
+    cases = [(normal(case["name"]), case["label"], case["image"]) for case in dataset.cases]
+    return References(
+        root,
+        tuple(
+            ReferenceCase(name, Path(label), tuple(map(Path, image if isinstance(image, list) else [image])))
+            for name, label, image in cases
+        ),
+        declared,
+    )
 
 
 def _check_source(source: Path, trained: Path, plan: Mapping[str, Any]) -> None:
