@@ -169,8 +169,9 @@ def test_tables_of_bids_name_the_label_maps_of_their_own_derivative(tmp_path: Pa
     (tmp_path / "derivatives/fs/dseg.tsv").write_text("index\tname\n7\tlesion\n")
     assert find_dataset(tmp_path, labels_dir="derivatives/manual").labels == {"lesion": (1,)}
     touch(tmp_path, "sub-2/anat/sub-2_T1w.nii.gz", "derivatives/manual/sub-2/anat/sub-2_desc-manual_dseg.nii.gz")
-    (tmp_path / "derivatives/manual/desc-manual_dseg.tsv").write_text("index\tname\n2\tlesion\n")
-    assert code_of(tmp_path) == "dataset.bad_table"
+    for text in ("2\tlesion\n", "1\tlésion\n"):  # another value; no UTF-8
+        (tmp_path / "derivatives/manual/desc-manual_dseg.tsv").write_text(f"index\tname\n{text}", encoding="latin-1")
+        assert code_of(tmp_path) == "dataset.bad_table"
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.refuse("found --trained without --part; expected a part of the data, such as --part validation")
     classes, ignored = split_ignored(read_classes(arguments.labels))
     references = arguments.references
-    data = _data_set(references, arguments.part, arguments.trained)
+    data, fault = _data_set(references, arguments.part, arguments.trained)
     options = {
         "ignore_frame": arguments.ignore_frame_of_reference,
         "ignored": (*arguments.ignore, *ignored),
@@ -129,17 +129,19 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("input.same_file", text)
     pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes, **options)
     if not pairs:
+        if fault:
+            raise fault
         found = describe_label_maps(arguments.predictions)
-        expected = describe_label_maps(references) if data is None else "those of a data set"
-        if not (found and expected):
+        expected = "" if data else describe_label_maps(references)
+        if not found or not (expected or data):
             text = f"found no NIfTI file or 2D image in {references if found else arguments.predictions}"
             raise InputError("input.none", f"{text}, or in folders below; expected label maps (NIfTI, PNG, TIFF)")
-        if data is not None:
-            what = f"the {arguments.part} part" if arguments.part else counted(len(data.cases), "case")
+        if data:
+            reason = unpaired[0].message if unpaired else "the others are of another part"
             raise InputError(
                 "input.none",
-                f"found {found}, none of them of {what} of {references}; expected results of its scans, beside the "
-                "records that predict writes, or with the names of its cases",
+                f"found {found}, and no result of {'a case' if not arguments.part else f'the {arguments.part} part'} "
+                f"of {references}; for example, {reason}",
             )
         turned, _ = find_pairs(references, arguments.predictions)
         swapped = f"results are given first: if they are in {references}, swap the two; " if turned else ""
@@ -212,13 +214,19 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_code(sum(bool(result.code) for result in results), len(results))
 
 
-def _data_set(path: Path, part: Part | None, trained: Path | None) -> References | None:
-    """Return the data set at a path, if training reads it; without a part, files or folders may be given instead."""
-    if part is None and (path.is_file() or not path.exists()) and path.suffix.lower() not in (".csv", ".tsv"):
-        return None
+def _data_set(path: Path, part: Part | None, trained: Path | None) -> tuple[References | None, NapariSegError | None]:
+    """Return the data set at a path, or None and why it can't be read; without a part it may be other references."""
+    if part is None and not path.is_dir() and path.suffix.lower() not in (".csv", ".tsv", ".json"):
+        return None, None  # without a look at the training, which takes longer
+    from napari_seg.errors import TrainingError
     from napari_seg.training.part import found_data_set, part_of
 
-    return found_data_set(path) if part is None else part_of(path, part, trained)
+    if part is not None:
+        return part_of(path, part, trained), None
+    try:
+        return found_data_set(path), None
+    except TrainingError as error:
+        return None, error
 
 
 @contextmanager

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundles.spec import MEMBERS
 from napari_seg.errors import InputError, TrainingError
-from napari_seg.evaluation.case_files import label_maps, normal
+from napari_seg.evaluation.case_files import normal
 from napari_seg.evaluation.data_set import ReferenceCase, References
 from napari_seg.evaluation.declared import Declared, as_planned
+from napari_seg.evaluation.declared import declared as read_declared
 from napari_seg.evaluation.labels import Classes, read_classes
 from napari_seg.training.choices import READING, Choices
 from napari_seg.training.comparison import COMPARISON
@@ -28,6 +30,9 @@ from napari_seg.volume import name_of_segment
 if TYPE_CHECKING:
     from segnets.data import Dataset
 
+_LISTS = (".csv", ".tsv", ".json")
+_DATA_FOLDER = re.compile(r"(?i)sub-.*|JPEGImages|images?|imagesTr|img")
+"""Folders of images in data sets, and those of subjects in BIDS."""
 _SPLIT = ("fold", "folds", "fractions", "seed")
 """Arguments of `segnets.data.Split` in a bundle's train.yaml."""
 
@@ -49,16 +54,37 @@ def found_data_set(path: Path) -> References | None:
     """Return the references of a data set that training reads; None if the path is none.
 
     Args:
-        path: folder of a data set, or a list of its cases. A folder that holds label maps itself is none.
-    """
-    is_folder_of_others = path.is_dir() and not any(file.parent == path for file in label_maps(path))
-    if not is_folder_of_others and path.suffix.lower() not in (".csv", ".tsv", ".json"):
-        return None
-    with suppress(TrainingError), with_segnets():
-        from segnets.data import find_dataset
+        path: folder of a data set, a list of its cases, or in BIDS the folder of one derivative, `derivatives/NAME`.
 
-        return _references(find_dataset(path.resolve()), path)
-    return None
+    Raises:
+        TrainingError: it is a data set that can't be read (`dataset.*`).
+    """
+    root, labels = path.resolve(), None
+    if root.parent.name == "derivatives":
+        root, labels = root.parent.parent, root
+    if not _may_be_data_set(root):
+        return None
+    try:
+        with with_segnets():
+            from segnets.data import find_dataset
+
+            return _references(find_dataset(root, "bids" if labels else "auto", labels_dir=labels), path)
+    except TrainingError as error:
+        if error.code == "dataset.unknown" or labels:
+            return None
+        text = error.message.replace("with --labels-dir", "as the references")
+        raise TrainingError(error.code, text) from error
+
+
+def _may_be_data_set(path: Path) -> bool:
+    """Return whether names of files look like a data set: a list, or a folder of lists, subjects or images."""
+    if not path.is_dir():
+        return path.is_file() and path.suffix.lower() in _LISTS
+    with os.scandir(path) as entries:
+        return any(
+            _DATA_FOLDER.fullmatch(entry.name) if entry.is_dir() else entry.name.lower().endswith(_LISTS)
+            for entry in entries
+        )
 
 
 def part_of(dataset_dir: Path, part: Part, trained: Path | None = None) -> References:
@@ -116,6 +142,7 @@ def part_of(dataset_dir: Path, part: Part, trained: Path | None = None) -> Refer
         data = _references(dataset, source)
     if trained is not None and (values := label_values(trained)):
         data = replace(data, declared=as_planned(data.declared, values))
+    data = replace(data, are_converted="converted" in plan)
     return replace(data, part=frozenset(normal(case["name"]) for case in cases))
 
 
@@ -126,15 +153,14 @@ def _references(dataset: Dataset, root: Path) -> References:
         {name_of_segment(name): frozenset(values) for name, values in dataset.labels.items()},
         {normal(name): frozenset(values) for name, values in dataset.labelled.items()},
     )
-    cases = [(normal(case["name"]), case["label"], case["image"]) for case in dataset.cases]
-    return References(
-        root,
-        tuple(
-            ReferenceCase(name, Path(label), tuple(map(Path, image if isinstance(image, list) else [image])))
-            for name, label, image in cases
-        ),
-        declared,
-    )
+    cases = []
+    for case in dataset.cases:
+        scans = case["image"] if isinstance(case["image"], list) else [case["image"]]
+        cases.append(ReferenceCase(normal(case["name"]), Path(case["label"]), tuple(map(Path, scans))))
+    folders = {case.reference.parent for case in cases}
+    if not (declared.classes or declared.ignored or declared.labelled) and len(folders) == 1:
+        declared = read_declared(folders.pop())  # such as the dataset.json next to a list
+    return References(root, tuple(cases), declared)
 
 
 def _check_source(source: Path, trained: Path, plan: Mapping[str, Any]) -> None:

@@ -186,18 +186,19 @@ def _named_in_tables(root: Path, labels: Sequence[str | list[str]]) -> dict[str,
     }
     names: dict[str, tuple[int, ...]] = {}
     for path in sorted(tables):
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            for row in csv.DictReader(stream, delimiter="\t"):
-                try:
-                    name, value = row["name"].strip(), int(row["index"])
-                except (AttributeError, KeyError, TypeError, ValueError) as error:
-                    raise TrainingError(
-                        "dataset.bad_table", f"{path}: expected the columns index and name, found {row}"
-                    ) from error
-                if names.setdefault(name, (value,)) != (value,):
-                    raise TrainingError(
-                        "dataset.bad_table", f"{path}: {name} is {value}, but {names[name][0]} elsewhere"
-                    )
+        try:
+            rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t"))
+        except (UnicodeError, csv.Error) as error:
+            raise TrainingError("dataset.bad_table", f"{path}: expected a table in UTF-8 ({error})") from error
+        for row in rows:
+            try:
+                name, value = row["name"].strip(), int(row["index"])
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise TrainingError(
+                    "dataset.bad_table", f"{path}: expected the columns index and name, found {row}"
+                ) from error
+            if names.setdefault(name, (value,)) != (value,):
+                raise TrainingError("dataset.bad_table", f"{path}: {name} is {value}, but {names[name][0]} elsewhere")
     return {name: values for name, values in names.items() if values != (0,)}
 
 
