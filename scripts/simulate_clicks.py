@@ -4,18 +4,18 @@ A click is put into the largest connected error, at the voxel that is farthest (
 where the structure is missing, negative where it is too large. All clicks so far are given to each refinement, together
 with the label map before the first one.
 
-    python scripts/simulate_clicks.py --ct FOLDER --hippocampus FOLDER --random-walker 5 --out clicks.json
+    python scripts/simulate_clicks.py --ct FOLDER --random-walker 5 --out clicks.json
+    python scripts/simulate_clicks.py --hippocampus FOLDER --model MODEL
     python scripts/simulate_clicks.py --hippocampus FOLDER --model MODEL --parts parts.json --cases 30
 
-The second command corrects the results of another model, on the cases that parts.json (see `simulate_learning.py`)
-names "validation".
+The second command corrects the results of a model of `napari-seg train` on the test part of its training, the third one
+those on the cases that parts.json (see `simulate_learning.py`) names "validation".
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -32,8 +32,7 @@ from napari_seg import Grid, read, read_bundle, segment
 from napari_seg.editing.evidence import probability_of
 from napari_seg.editing.prompts import Prompts
 from napari_seg.editing.refine import MARGIN_MM, refine, warm_up
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "monai_bundle"))
+from napari_seg.training.part import part_of
 
 CT_STRUCTURES = {
     "liver": 5,
@@ -216,16 +215,20 @@ def ct_tasks(folder: Path) -> Iterator[Task]:
         yield Task("CT, from a reference with synthetic errors", name, image, grid, truth, damaged_one)
 
 
-def unseen_cases(folder: Path, part: str) -> list[dict[str, str]]:
-    """Return cases of the Medical Segmentation Decathlon that the shipped model was not trained on.
+def unseen_cases(folder: Path, part: str, model: Path) -> list[dict[str, str]]:
+    """Return cases of a data set that a model was not trained on.
 
     Args:
         folder: data set.
-        part: part of the split that trained the shipped model: "test" or "validation".
+        part: part of the split that trained the model: "test" or "validation".
+        model: a bundle of `napari-seg train`.
     """
-    from segnets.data import Split, find_dataset
-
-    return Split(find_dataset(folder))(part)  # type: ignore[arg-type]
+    data = part_of(folder, part, model)  # type: ignore[arg-type]
+    return [
+        {"name": case.name, "image": str(case.scans[0]), "label": str(case.reference)}
+        for case in data.cases
+        if data.part and case.name in data.part
+    ]
 
 
 def named_cases(folder: Path, names: list[str]) -> list[dict[str, str]]:
@@ -234,14 +237,14 @@ def named_cases(folder: Path, names: list[str]) -> list[dict[str, str]]:
     return [{"name": n, **{key: str(folder / sub / f"{n}.nii.gz") for key, sub in files.items()}} for n in names]
 
 
-def hippocampus_tasks(cases: list[dict[str, str]], model: Path | None) -> Iterator[Task]:
+def hippocampus_tasks(cases: list[dict[str, str]], model: Path) -> Iterator[Task]:
     """Yield both structures of cases, with a model's result and from nothing.
 
     Args:
         cases: for each case its name and the files of its image and its label map.
-        model: a bundle; None: the shipped one.
+        model: a bundle.
     """
-    bundle = None if model is None else read_bundle(model, trust=True)
+    bundle = read_bundle(model, trust=True)
     for case in cases:
         scan = read(Path(case["image"]))
         image = np.ascontiguousarray(scan.array[0], dtype=np.float32)
@@ -287,12 +290,14 @@ def main() -> None:
     parser.add_argument("--hippocampus", type=Path, help="folder of Task04 of the Decathlon")
     parser.add_argument("--cases", type=int, default=20, help="number of hippocampus cases")
     parser.add_argument("--part", choices=["test", "validation"], default="test", help="part of the model's split")
-    parser.add_argument("--model", type=Path, help="bundle whose results are corrected; default: the shipped one")
+    parser.add_argument("--model", type=Path, help="bundle whose results are corrected, with --hippocampus")
     parser.add_argument("--parts", type=Path, help='JSON: names of the cases "validation"; default: those of --part')
     parser.add_argument("--clicks", type=int, default=10)
     parser.add_argument("--random-walker", type=int, default=0, metavar="CLICKS", help="also measure it, so far")
     parser.add_argument("--out", type=Path, default=Path("clicks.json"))
     arguments = parser.parse_args()
+    if arguments.hippocampus and not arguments.model:
+        parser.error("found --hippocampus without --model; the shipped model was trained on all of its cases")
     warm_up()
     tasks: list[Task] = []
     if arguments.ct:
@@ -300,7 +305,7 @@ def main() -> None:
     if arguments.hippocampus:
         folder, parts = arguments.hippocampus, arguments.parts
         names = json.loads(parts.read_text())["validation"] if parts else []
-        cases = named_cases(folder, names) if parts else unseen_cases(folder, arguments.part)
+        cases = named_cases(folder, names) if parts else unseen_cases(folder, arguments.part, arguments.model)
         tasks += hippocampus_tasks(cases[: arguments.cases], arguments.model)
     results: dict[str, list[dict[str, Any]]] = {}
     for name, method, clicks in (

@@ -25,8 +25,7 @@ the network."""
 STEP_PIXELS = {"cpu": 8 * 256**2, "cuda": 16 * 512**2}
 """Largest number of pixels in a step over 2D images, by device."""
 STEPS = {"cpu": 4000, "cuda": 25_000}
-"""Optimiser steps of a training, by device, whatever the number of cases: an hour or two on either. The shipped model
-was trained with 4000."""
+"""Optimiser steps of a training, by device, whatever the number of cases: an hour or two on either."""
 VALIDATIONS = 12
 EPOCH_STEPS = 50
 """Minimum steps of an epoch if cases are larger than a patch, so that its mean loss is meaningful."""
