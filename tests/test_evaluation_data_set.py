@@ -19,12 +19,16 @@ from napari_seg.training.part import found_data_set
 NAMES = ("sub-01", "sub-02", "sub-03")
 
 
-def result(path: Path, scan: Path | None = None, source: str = "", rows: slice = slice(0, 2)) -> None:
+def result(path: Path, scan: Path | None = None, source: str | None = None, rows: slice = slice(0, 2)) -> None:
     """Write a label map, and the record of its scan if it has one."""
     write(label_map({1: rows}), path)
     if scan is not None:
         digest = hashlib.sha256(scan.read_bytes()).hexdigest()
-        record = {"program": "napari-seg 0.1.0", "source": source or scan.name, "input_sha256": digest}
+        record = {
+            "program": "napari-seg 0.1.0",
+            "source": scan.name if source is None else source or None,
+            "input_sha256": digest,
+        }
         path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(record))
 
 
@@ -78,6 +82,9 @@ def test_no_other_result_takes_the_place_of_a_missing_one(bids: Path, tmp_path: 
     assert [(pair.case, pair.result.name) for pair in pairs] == [("sub-02", "sub-01_T1w_seg.nii.gz")]
     assert [case for case, _ in alone] == ["below/sub-03_T1w", "sub-01", "sub-03"]
     assert "was made from sub-03_T1w.nii.gz; no scan of" in alone[0][1]
+    result(results / "earlier" / "sub-02_T1w_seg.nii.gz", images[1])
+    write(label_map({1: slice(0, 2)}), results / "masks" / "sub-02" / "liver.nii.gz")
+    assert partners_in(data, results) == (pairs, alone)
     result(results / "again_seg.nii.gz", images[1])
     pairs, alone = partners_in(data, results)
     assert pairs == []
@@ -107,6 +114,7 @@ def test_a_scan_with_two_references_has_none(bids: Path, tmp_path: Path) -> None
         ("c/t1.nii.gz", 2, None),  # one of two equal ones
         ("d/t1.nii.gz", 2, "case_4"),
         ("new.nii.gz", 1, None),
+        ("", 2, "case_2"),  # by its name
     ],
 )
 def test_the_scan_of_a_result_is_that_of_its_record(tmp_path: Path, source: str, number: int, case: str | None) -> None:
@@ -116,7 +124,7 @@ def test_the_scan_of_a_result_is_that_of_its_record(tmp_path: Path, source: str,
         ReferenceCase(f"case_{n}", root / folder / "label.nii.gz", (scan(root / folder / "t1.nii.gz", number_of),))
         for n, (folder, number_of) in zip((1, 2, 4), numbers.items(), strict=True)
     ]
-    result(tmp_path / "results" / "case_2_seg.nii.gz", scan(tmp_path / "scan.nii.gz", number), source)
+    result(tmp_path / "results" / "b_t1_seg.nii.gz", scan(tmp_path / "scan.nii.gz", number), source)
     pairs, _ = partners_in(References(root, tuple(cases)), tmp_path / "results")
     assert [pair.case for pair in pairs] == ([case] if case else [])
 
@@ -149,6 +157,18 @@ def test_a_result_without_a_record_has_the_name_of_its_reference_or_scan(
         assert [pair.case for pair in pairs] == ([case] if case else [])
 
 
+def test_channels_are_found_by_their_paths(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    files = [scan(root / "a" / f"{name}.nii.gz", 1) for name in ("case_0000", "case_0001")]
+    data = References(root, (ReferenceCase("case", root / "label.nii.gz", (*files,)),))
+    for source, channels, is_found in (
+        ("a/case_0000.nii.gz", ["case_0000", "case_0001"], True),
+        ("a/case_0002.nii.gz", ["case_0002", "case_0001"], True),  # the data set has other channels, too
+        ("b/case_0000.nii.gz", ["case_0000"], False),
+    ):
+        assert bool(data.of_scan(source, channels, "the digest of all files")) == is_found
+
+
 def test_other_references_are_no_data_set(bids: Path, tmp_path: Path) -> None:
     manual = bids / "derivatives" / "manual"
     for path in (manual / "sub-01" / "anat", manual / "sub-01" / "anat" / "sub-01_dseg.nii.gz"):
@@ -172,9 +192,11 @@ def test_a_list_is_a_data_set(bids: Path, tmp_path: Path, kind: str, capsys: pyt
         if kind == "json"
         else "\n".join(map(",".join, [("image", "label"), *rows]))
     )
-    (root / "dataset.json").write_text(json.dumps({"labels": {"liver": 1, "ignore": 9}}))
+    description = {"labels": {"liver": 1, "spleen": 3, "ignore": 9}, "labelled": {"sub-01": ["spleen"]}}
+    (root / "dataset.json").write_text(json.dumps(description))
     cases = cases_of([tmp_path / "results", path], capsys)
-    assert [dice_of(case) for case in cases] == [{"liver": 1}] * 3
+    scores = [{name: dice for name, dice in dice_of(case).items() if dice is not None} for case in cases]
+    assert scores == [{}, {"liver": 1}, {"liver": 1}]
 
 
 @pytest.mark.parametrize("words", [[], ["--part", "training"]])

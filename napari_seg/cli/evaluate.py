@@ -221,12 +221,13 @@ def _data_set(path: Path, part: Part | None, trained: Path | None) -> tuple[Refe
     from napari_seg.errors import TrainingError
     from napari_seg.training.part import found_data_set, part_of
 
-    if part is not None:
-        return part_of(path, part, trained), None
     try:
-        return found_data_set(path), None
+        return found_data_set(path) if part is None else part_of(path, part, trained), None
     except TrainingError as error:
-        return None, error
+        fault = TrainingError(error.code, error.message.replace("with --labels-dir", "as the references"))
+        if part is None and path.is_dir() and error.code == "dataset.no_cases":
+            return None, fault  # folders of references that are named like those of a data set
+        raise fault from error
 
 
 @contextmanager

@@ -10,13 +10,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from napari_seg.evaluation.case_files import case_names, case_of_result, label_maps, name_below, normal, path_below
+from napari_seg.evaluation.case_files import (
+    case_names,
+    case_of_result,
+    label_maps,
+    name_below,
+    normal,
+    path_below,
+    stem,
+)
 from napari_seg.evaluation.declared import Declared
 from napari_seg.evaluation.partners import Partners
 from napari_seg.formats.record import read_record, record_path
@@ -54,19 +62,26 @@ class References:
     part: frozenset[str] | None = None
     are_converted: bool = False
 
-    def of_scan(self, source: str, sha256: str) -> list[ReferenceCase]:
+    def of_scan(self, source: str, channels: Collection[str], sha256: str) -> list[ReferenceCase]:
         """Return the cases with the scan of a record; several if it is listed several times.
 
         Args:
-            source: path of the scan, below the inputs of the run.
-            sha256: digest of its files; "" if the record has none, so that the whole path counts.
+            source: path of the scan, or of its first channel, below the inputs of the run.
+            channels: names of the files of its channels, without endings; empty for a single file.
+            sha256: digest of the file. "", and with channels: the whole path counts, in place of name and content.
         """
-        place = _parts(PurePosixPath(source))
-        found = self._by_file.get("".join(place[-1:]), [])
-        if sha256:
-            found = [one for one in found if sha256 in (_sha256_of((one[0],)), _sha256_of(one[1].scans))]
-        at_place = [one for one in found if _parts(one[0])[-len(place) :] == place]
-        return list({id(case): case for _, case in at_place or (found if sha256 else [])}.values())
+        of_file = _place(PurePosixPath(source))
+        places = [of_file, *((*of_file[:-1], normal(name)) for name in channels)]
+        candidates = [(place, *one) for place in places for one in self._by_stem.get(place[-1], [])]
+        near = [(scan, case) for place, scan, case in candidates if _place(scan)[-len(place) :] == place]
+        if channels or not sha256:
+            found = near
+        else:
+            others = ((scan, case) for _, scan, case in candidates)
+            found = [one for one in near if _sha256_of(one[0]) == sha256] or [
+                one for one in others if _sha256_of(one[0]) == sha256
+            ]
+        return list({id(case): case for _, case in found}.values())
 
     def of_name(self, name: str) -> list[ReferenceCase]:
         """Return the cases with a reference or a scan of a name.
@@ -83,12 +98,12 @@ class References:
         return []
 
     @cached_property
-    def _by_file(self) -> Mapping[str, list[tuple[Path, ReferenceCase]]]:
-        """Name of a file -> the scans of this name, with their cases."""
+    def _by_stem(self) -> Mapping[str, list[tuple[Path, ReferenceCase]]]:
+        """Name of a file without ending -> the scans of this name, with their cases."""
         found: dict[str, list[tuple[Path, ReferenceCase]]] = defaultdict(list)
         for case in self.cases:
             for scan in case.scans:
-                found[normal(scan.name)].append((scan, case))
+                found[stem(scan)].append((scan, case))
         return found
 
     @cached_property
@@ -123,30 +138,35 @@ def partners_in(data: References, results: Path) -> tuple[list[Partners], list[t
     of_case: dict[str, list[tuple[Path, ReferenceCase]]] = defaultdict(list)
     alone: list[tuple[str, str]] = []
     told: set[str] = set()
-    for path in label_maps(results, with_folders=True):
+    top = label_maps(results)
+    for path in [*top, *(path for path in label_maps(results, with_folders=True) if path not in top)]:
         record = {} if data.are_converted else read_record(record_path(path)) or {}
-        source, sha256 = str(record.get("source", "")), str(record.get("input_sha256", ""))
-        cases = data.of_scan(source, sha256) if source else data.of_name(name_below(path, results))
+        source, sha256 = (str(record.get(key) or "") for key in ("source", "input_sha256"))
+        channels = record["channels"].values() if isinstance(record.get("channels"), dict) else ()
+        shown = path_below(path, results)
+        if source:
+            cases = data.of_scan(source, [*map(str, channels)], sha256)
+            what = "name and content" if sha256 and not channels else "path"
+            text = f"{shown} was made from {source}; no scan of {data.root} with this {what} has a reference"
+        elif path in top:
+            cases = data.of_name(name_below(path, results))
+            text = f"{shown} has no record of its scan, and no reference or scan of {data.root} has this name"
+        else:
+            continue  # masks of structures, for example
         if len(cases) == 1:
             of_case[cases[0].name].append((path, cases[0]))
-            continue
-        shown = path_below(path, results)
-        if cases:
+        elif cases:
             files = " and ".join(str(case.reference) for case in cases[:2])
             told |= {case.name for case in cases}
             alone.append((cases[0].name, f"{shown} has several references, such as {files}; expected one"))
-        elif source:
-            what = "name and content" if sha256 else "path"
-            text = f"{shown} was made from {source}; no scan of {data.root} with this {what} has a reference"
-            alone.append((case_of_result(name_below(path, results)), text))
         else:
-            text = f"{shown} has no record of its scan, and no reference or scan of {data.root} has this name"
             alone.append((case_of_result(name_below(path, results)), text))
     pairs: list[Partners] = []
     for case in data.cases:
         if (data.part is not None and case.name not in data.part) or case.name in told:
             continue
         found = of_case.get(case.name, [])
+        found = [one for one in found if one[0] in top] or found  # below may lie an earlier run
         if len(found) == 1:
             (path, own), *_ = found
             pairs.append(Partners(case.name, path, own.reference, own.scans[0]))
@@ -160,18 +180,15 @@ def partners_in(data: References, results: Path) -> tuple[list[Partners], list[t
 
 
 @cache
-def _sha256_of(files: tuple[Path, ...]) -> str:
-    """Return the digest of files, one behind the other; "" if one can't be read."""
-    digest = hashlib.sha256()
+def _sha256_of(path: Path) -> str:
+    """Return the digest of a file; "" if it can't be read."""
     try:
-        for path in files:
-            with path.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return ""
-    return digest.hexdigest()
 
 
-def _parts(path: Path | PurePosixPath) -> tuple[str, ...]:
-    return tuple(map(normal, path.parts))
+def _place(path: Path | PurePosixPath) -> tuple[str, ...]:
+    """Return the folders of a file and its name without ending."""
+    return (*map(normal, path.parts[:-1]), stem(Path(path)))

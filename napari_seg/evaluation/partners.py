@@ -24,6 +24,7 @@ from napari_seg.evaluation.case_files import (
     name_below,
     path_below,
     share_folders,
+    stem,
 )
 
 
@@ -90,10 +91,12 @@ def find_scans(scans: Path, pairs: Sequence[Partners]) -> dict[Path, Path]:
         InputError: `input.unpaired`, two scans of a case have the same name.
     """
     files = by_name(label_maps(scans), scans, "_0000")
-    name_of = _names([pair.case for pair in pairs], files)
+    names = {pair: [pair.case, *([stem(pair.reference)] if pair.scan else [])] for pair in pairs}
+    name_of = _names([name for some in names.values() for name in some], files)
     found = {}
     for pair in pairs:
-        if (name := name_of.get(pair.case)) is None:
+        name = next((name_of[name] for name in names[pair] if name in name_of), None)
+        if name is None:
             continue
         if len(paths := files[name]) > 1:
             text = f"{' and '.join(path.name for path in paths)} are scans of the same name; expected one of them"

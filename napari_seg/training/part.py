@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundles.spec import MEMBERS
 from napari_seg.errors import InputError, TrainingError
-from napari_seg.evaluation.case_files import normal
+from napari_seg.evaluation.case_files import normal, stem
 from napari_seg.evaluation.data_set import ReferenceCase, References
 from napari_seg.evaluation.declared import Declared, as_planned
 from napari_seg.evaluation.declared import declared as read_declared
 from napari_seg.evaluation.labels import Classes, read_classes
+from napari_seg.formats.endings import nifti_ending
 from napari_seg.training.choices import READING, Choices
 from napari_seg.training.comparison import COMPARISON
 from napari_seg.training.gather.combine import Part
 from napari_seg.training.gather.gather import DATA, Continued, gather
+from napari_seg.training.gather.write import RECORD
 from napari_seg.training.identity import check_recorded, identity_of
 from napari_seg.training.prepare import data_folder
 from napari_seg.training.segnets_modules import with_segnets
@@ -59,32 +61,43 @@ def found_data_set(path: Path) -> References | None:
     Raises:
         TrainingError: it is a data set that can't be read (`dataset.*`).
     """
-    root, labels = path.resolve(), None
-    if root.parent.name == "derivatives":
-        root, labels = root.parent.parent, root
+    root = _of_derivative(path) or path
     if not _may_be_data_set(root):
         return None
     try:
         with with_segnets():
-            from segnets.data import find_dataset
-
-            return _references(find_dataset(root, "bids" if labels else "auto", labels_dir=labels), path)
+            return _references(_found(path), path)
     except TrainingError as error:
-        if error.code == "dataset.unknown" or labels:
+        if error.code == "dataset.unknown":
             return None
-        text = error.message.replace("with --labels-dir", "as the references")
-        raise TrainingError(error.code, text) from error
+        raise
+
+
+def _of_derivative(path: Path) -> Path | None:
+    """Return the data set in BIDS that a folder is a derivative of; None if it is none."""
+    above = path.absolute().parent
+    return above.parent if above.name == "derivatives" and path.is_dir() else None
+
+
+def _found(path: Path, **reading: Any) -> Dataset:
+    """Find a data set as the command that trains does, or that of a derivative."""
+    from segnets.data import find_dataset
+
+    if (root := _of_derivative(path)) and "labels_dir" not in reading:
+        return find_dataset(root.resolve(), **{**reading, "layout": "bids", "labels_dir": path.absolute()})
+    return find_dataset(path.resolve(), **reading)
 
 
 def _may_be_data_set(path: Path) -> bool:
-    """Return whether names of files look like a data set: a list, or a folder of lists, subjects or images."""
+    """Return whether names look like a data set: a list, or a folder of lists, subjects or images, without volumes."""
     if not path.is_dir():
         return path.is_file() and path.suffix.lower() in _LISTS
     with os.scandir(path) as entries:
-        return any(
-            _DATA_FOLDER.fullmatch(entry.name) if entry.is_dir() else entry.name.lower().endswith(_LISTS)
-            for entry in entries
-        )
+        is_folder = {entry.name: entry.is_dir() for entry in entries}
+    files = [name for name, is_one in is_folder.items() if not is_one]
+    if any(nifti_ending(Path(name)) for name in files):
+        return False
+    return any(_DATA_FOLDER.fullmatch(name) or name.lower().endswith(_LISTS) for name in is_folder)
 
 
 def part_of(dataset_dir: Path, part: Part, trained: Path | None = None) -> References:
@@ -116,15 +129,15 @@ def part_of(dataset_dir: Path, part: Part, trained: Path | None = None) -> Refer
     planned, folds = plan.get("dataset", {}), plan.get("choices", {}).get("folds")
     split |= {"fold": 0, "folds": folds} if folds else {}
     with with_segnets():
-        from segnets.data import Split, find_dataset
+        from segnets.data import Split
         from segnets.errors import TrainingError as SegnetsError
 
         try:
-            dataset = find_dataset(dataset_dir.resolve(), **reading)  # as the command that trains reads it
+            dataset = _found(dataset_dir, **reading)
         except SegnetsError:
             if not (dataset_dir.parent / "dataset.json").is_file():
                 raise
-            dataset = find_dataset(dataset_dir.parent.resolve(), **reading)
+            dataset = _found(dataset_dir.parent, **reading)
         if folds and not (part == "test" and "test" in dataset.parts.values()):
             raise InputError(
                 "evaluation.seen",
@@ -142,7 +155,7 @@ def part_of(dataset_dir: Path, part: Part, trained: Path | None = None) -> Refer
         data = _references(dataset, source)
     if trained is not None and (values := label_values(trained)):
         data = replace(data, declared=as_planned(data.declared, values))
-    data = replace(data, are_converted="converted" in plan)
+    data = replace(data, are_converted=data.are_converted or "converted" in plan)
     return replace(data, part=frozenset(normal(case["name"]) for case in cases))
 
 
@@ -160,7 +173,9 @@ def _references(dataset: Dataset, root: Path) -> References:
     folders = {case.reference.parent for case in cases}
     if not (declared.classes or declared.ignored or declared.labelled) and len(folders) == 1:
         declared = read_declared(folders.pop())  # such as the dataset.json next to a list
-    return References(root, tuple(cases), declared)
+        labelled = {case.name: declared.labelled.get(stem(case.reference)) for case in cases}
+        declared = replace(declared, labelled={name: values for name, values in labelled.items() if values is not None})
+    return References(root, tuple(cases), declared, are_converted=(dataset.root / RECORD).is_file())
 
 
 def _check_source(source: Path, trained: Path, plan: Mapping[str, Any]) -> None:
