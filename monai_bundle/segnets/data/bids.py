@@ -187,7 +187,8 @@ def _named_in_tables(root: Path, labels: Sequence[str | list[str]]) -> dict[str,
     names: dict[str, tuple[int, ...]] = {}
     for path in sorted(tables):
         try:
-            rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t"))
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                rows = list(csv.DictReader(stream, delimiter="\t"))
         except (UnicodeError, csv.Error) as error:
             raise TrainingError("dataset.bad_table", f"{path}: expected a table in UTF-8 ({error})") from error
         for row in rows:
