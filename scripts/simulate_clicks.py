@@ -224,11 +224,7 @@ def unseen_cases(folder: Path, part: str, model: Path) -> list[dict[str, str]]:
         model: a bundle of `napari-seg train`.
     """
     data = part_of(folder, part, model)  # type: ignore[arg-type]
-    return [
-        {"name": case.name, "image": str(case.scans[0]), "label": str(case.reference)}
-        for case in data.cases
-        if data.part and case.name in data.part
-    ]
+    return [{"name": case.name, "image": str(case.scans[0]), "label": str(case.reference)} for case in data.compared]
 
 
 def named_cases(folder: Path, names: list[str]) -> list[dict[str, str]]:

@@ -216,9 +216,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _data_set(path: Path, part: Part | None, trained: Path | None) -> tuple[References | None, NapariSegError | None]:
     """Return the data set at a path, or None and why it can't be read; without a part it may be other references."""
-    if part is None and not path.is_dir() and path.suffix.lower() not in (".csv", ".tsv", ".json"):
-        return None, None  # without a look at the training, which takes longer
     from napari_seg.errors import TrainingError
+    from napari_seg.evaluation.data_set import LISTS
+
+    if part is None and not path.is_dir() and path.suffix.lower() not in LISTS:
+        return None, None  # without a look at the training, which takes longer
     from napari_seg.training.part import found_data_set, part_of
 
     try:

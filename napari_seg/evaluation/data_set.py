@@ -7,15 +7,16 @@ other scan of the same name takes its place. A result without a record has the n
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from napari_seg.errors import InputError
 from napari_seg.evaluation.case_files import (
     case_names,
     case_of_result,
@@ -27,7 +28,11 @@ from napari_seg.evaluation.case_files import (
 )
 from napari_seg.evaluation.declared import Declared
 from napari_seg.evaluation.partners import Partners
+from napari_seg.formats.origin import sha256_of_file
 from napari_seg.formats.record import read_record, record_path
+
+LISTS = (".csv", ".tsv", ".json")
+"""Endings of lists of cases."""
 
 
 class ReferenceCase(NamedTuple):
@@ -61,6 +66,11 @@ class References:
     declared: Declared = field(default_factory=Declared)
     part: frozenset[str] | None = None
     are_converted: bool = False
+
+    @property
+    def compared(self) -> list[ReferenceCase]:
+        """The cases of the part."""
+        return [case for case in self.cases if self.part is None or case.name in self.part]
 
     def of_scan(self, source: str, channels: Collection[str], sha256: str) -> list[ReferenceCase]:
         """Return the cases with the scan of a record; several if it is listed several times.
@@ -138,7 +148,7 @@ def partners_in(data: References, results: Path) -> tuple[list[Partners], list[t
     of_case: dict[str, list[tuple[Path, ReferenceCase]]] = defaultdict(list)
     alone: list[tuple[str, str]] = []
     told: set[str] = set()
-    top = label_maps(results)
+    top = dict.fromkeys(label_maps(results))
     for path in [*top, *(path for path in label_maps(results, with_folders=True) if path not in top)]:
         record = {} if data.are_converted else read_record(record_path(path)) or {}
         source, sha256 = (str(record.get(key) or "") for key in ("source", "input_sha256"))
@@ -162,13 +172,13 @@ def partners_in(data: References, results: Path) -> tuple[list[Partners], list[t
         else:
             alone.append((case_of_result(name_below(path, results)), text))
     pairs: list[Partners] = []
-    for case in data.cases:
-        if (data.part is not None and case.name not in data.part) or case.name in told:
+    for case in data.compared:
+        if case.name in told:
             continue
         found = of_case.get(case.name, [])
         found = [one for one in found if one[0] in top] or found  # below may lie an earlier run
         if len(found) == 1:
-            (path, own), *_ = found
+            ((path, own),) = found
             pairs.append(Partners(case.name, path, own.reference, own.scans[0]))
         elif found:
             names = " and ".join(path_below(path, results) for path, _ in found[:2])
@@ -182,11 +192,9 @@ def partners_in(data: References, results: Path) -> tuple[list[Partners], list[t
 @cache
 def _sha256_of(path: Path) -> str:
     """Return the digest of a file; "" if it can't be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return ""
+    with suppress(InputError):
+        return sha256_of_file(path)
+    return ""
 
 
 def _place(path: Path | PurePosixPath) -> tuple[str, ...]:

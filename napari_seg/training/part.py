@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from napari_seg.bundles.spec import MEMBERS
 from napari_seg.errors import InputError, TrainingError
 from napari_seg.evaluation.case_files import normal, stem
-from napari_seg.evaluation.data_set import ReferenceCase, References
+from napari_seg.evaluation.data_set import LISTS, ReferenceCase, References
 from napari_seg.evaluation.declared import Declared, as_planned
 from napari_seg.evaluation.declared import declared as read_declared
 from napari_seg.evaluation.labels import Classes, read_classes
@@ -32,7 +32,6 @@ from napari_seg.volume import name_of_segment
 if TYPE_CHECKING:
     from segnets.data import Dataset
 
-_LISTS = (".csv", ".tsv", ".json")
 _DATA_FOLDER = re.compile(r"(?i)sub-.*|JPEGImages|images?|imagesTr|img")
 """Folders of images in data sets, and those of subjects in BIDS."""
 _SPLIT = ("fold", "folds", "fractions", "seed")
@@ -91,13 +90,13 @@ def _found(path: Path, **reading: Any) -> Dataset:
 def _may_be_data_set(path: Path) -> bool:
     """Return whether names look like a data set: a list, or a folder of lists, subjects or images, without volumes."""
     if not path.is_dir():
-        return path.is_file() and path.suffix.lower() in _LISTS
+        return path.is_file() and path.suffix.lower() in LISTS
     with os.scandir(path) as entries:
         is_folder = {entry.name: entry.is_dir() for entry in entries}
     files = [name for name, is_one in is_folder.items() if not is_one]
     if any(nifti_ending(Path(name)) for name in files):
         return False
-    return any(_DATA_FOLDER.fullmatch(name) or name.lower().endswith(_LISTS) for name in is_folder)
+    return any(_DATA_FOLDER.fullmatch(name) or name.lower().endswith(LISTS) for name in is_folder)
 
 
 def part_of(dataset_dir: Path, part: Part, trained: Path | None = None) -> References:
